@@ -1,0 +1,78 @@
+"""iterreg: deformable registration of a pair of images by optimisation alone.
+
+Everything here is loaded when it is first used, so that importing iterreg is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from iterreg.config import Config, load_config, preset_names
+    from iterreg.displacement import DisplacementField, Transform
+    from iterreg.errors import ExitCode, IterregError
+    from iterreg.geometry import Grid, Points
+    from iterreg.image import Image, LabelMap
+    from iterreg.io import read_image, read_label_map, read_points
+    from iterreg.pair import Progress, optimize_pair
+    from iterreg.registration import Registration, Status
+    from iterreg.transform import read_transform, write_transform
+
+_HOMES = {
+    "Config": "config",
+    "DisplacementField": "displacement",
+    "ExitCode": "errors",
+    "Grid": "geometry",
+    "Image": "image",
+    "IterregError": "errors",
+    "LabelMap": "image",
+    "Points": "geometry",
+    "Progress": "pair",
+    "Registration": "registration",
+    "Status": "registration",
+    "Transform": "displacement",
+    "load_config": "config",
+    "optimize_pair": "pair",
+    "preset_names": "config",
+    "read_image": "io",
+    "read_label_map": "io",
+    "read_points": "io",
+    "read_transform": "transform",
+    "write_transform": "transform",
+}
+
+__all__ = [
+    "Config",
+    "DisplacementField",
+    "ExitCode",
+    "Grid",
+    "Image",
+    "IterregError",
+    "LabelMap",
+    "Points",
+    "Progress",
+    "Registration",
+    "Status",
+    "Transform",
+    "load_config",
+    "optimize_pair",
+    "preset_names",
+    "read_image",
+    "read_label_map",
+    "read_points",
+    "read_transform",
+    "write_transform",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'iterreg' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"iterreg.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

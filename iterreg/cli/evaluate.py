@@ -1,0 +1,88 @@
+"""``iterreg evaluate``: judge any transform by label maps and landmarks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from iterreg.cli.failures import debug_option
+from iterreg.cli.options import PATH, both_or_neither, label_table_option, landmark_options
+
+
+@click.command(short_help="Judge a transform by label maps and landmarks.")
+@click.option("--transform", "transform_path", type=PATH, required=True, metavar="T",
+              help="transform.h5 of a run, another ITK transform, or a displacement field in mm.")
+@click.option("--fixed-labels", type=PATH, required=True, help="Label map of the fixed image.")
+@click.option("--moving-labels", type=PATH, required=True, help="Label map of the moving image.")
+@label_table_option
+@landmark_options
+@click.option("--json", "json_path", type=PATH, metavar="FILE", help="Also write all numbers here.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@debug_option
+def evaluate(
+    transform_path: Path,
+    fixed_labels: Path,
+    moving_labels: Path,
+    label_table: str | None,
+    fixed_landmarks: Path | None,
+    moving_landmarks: Path | None,
+    json_path: Path | None,
+    quiet: bool,
+) -> None:
+    """Judge a transform: overlap, distances, landmarks, folding, before and after.
+
+    Before is the identity in physical space, where the files' headers put the images. Labels are
+    warped by the nearest voxel; what leaves the moving image counts as background.
+    """
+    both_or_neither("--fixed-landmarks", "--moving-landmarks", fixed_landmarks, moving_landmarks)
+    from iterreg.cli.console import Console
+    from iterreg.cli.register import label_names, read_landmarks
+    from iterreg.io import read_label_map
+    from iterreg.regions.label_tables import match_labels
+    from iterreg.report.measures import measure
+    from iterreg.transform import read_transform, resample_transform
+
+    names = label_names(label_table)
+    matched = match_labels(
+        read_label_map(fixed_labels, names or _names_of_run(fixed_labels)),
+        read_label_map(moving_labels, names or _names_of_run(moving_labels)),
+    )
+    landmarks = read_landmarks(fixed_landmarks, moving_landmarks)
+    transform = read_transform(transform_path, matched.fixed.grid)
+    on_labels = resample_transform(transform, matched.fixed.grid)
+    measures = measure(
+        on_labels, matched.fixed, matched.moving, landmarks=landmarks, in_depth=True
+    )
+    console = Console(quiet=quiet)
+    console.print_measures(measures)
+    for note in matched.notes:
+        console.say(f"note: {note}", style="yellow")
+    if json_path is not None:
+        tables = {"schema": 1, "transform": str(transform_path), "notes": list(matched.notes)}
+        _write_json(tables | measures.to_dict(), json_path)
+
+
+def _names_of_run(labels: Path) -> dict[int, str] | None:
+    """Names for the regions that a run wrote: they are in its ``run.json``."""
+    run = labels.parent / "run.json"
+    if labels.name not in ("fixed_regions.nii.gz", "moving_regions.nii.gz") or not run.is_file():
+        return None
+    try:
+        regions = json.loads(run.read_text("utf-8"))["regions"]
+        return {int(value): str(name) for value, name in regions.items()}
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+
+
+def _write_json(tables: dict[str, Any], path: Path) -> None:
+    from iterreg.io import write_aside
+
+    text = json.dumps(tables, indent=2, allow_nan=False) + "\n"
+    write_aside(path, lambda target: _write_text(target, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

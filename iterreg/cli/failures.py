@@ -1,0 +1,98 @@
+"""How a failure reaches the user: one line on stderr and an exit code of its own."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from iterreg.errors import ExitCode, IterregError
+
+DEBUG = "iterreg.debug"
+"""Key in click's context under which ``--debug`` is kept."""
+
+MEMORY_ADVICE = (
+    "not enough memory for this pair: try --device cpu, or a coarser finest level, such as "
+    "--set 'levels.spacing_mm=[8.0, 4.0]' --set 'levels.steps=[20, 15]'"
+)
+
+
+class SafeGroup(click.Group):
+    """A group whose commands never end in a traceback unless ``--debug`` asks for it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn exceptions into one line and an exit code."""
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            message, code = describe(error)
+            click.echo(f"iterreg: {message}", err=True)
+            if ctx.meta.get(DEBUG):
+                traceback.print_exception(error, file=sys.stderr)
+            ctx.exit(code)
+
+
+def describe(error: BaseException) -> tuple[str, int]:
+    """The line and the exit code for an exception.
+
+    Args:
+        error: whatever ended the command.
+
+    Returns:
+        The message, without a line break, and the exit code.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; nothing was written", ExitCode.INTERRUPTED
+    if isinstance(error, IterregError):
+        return f"error: {_one_line(error)}", error.exit_code
+    if _is_out_of_memory(error):
+        return f"error: {MEMORY_ADVICE}", ExitCode.OUT_OF_MEMORY
+    return (
+        f"error: this is a bug in iterreg: {type(error).__name__}: {_one_line(error)[:300]}; "
+        "please report it with the command line, the versions (iterreg --version) and what "
+        "--debug prints",
+        ExitCode.ERROR,
+    )
+
+
+def debug_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--debug``, which shows the traceback of a failure."""
+
+    def remember(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        if value:
+            ctx.meta[DEBUG] = True
+
+    return click.option(
+        "--debug", is_flag=True, expose_value=False, is_eager=True, callback=remember,
+        help="Show the traceback of an error.",
+    )(command)  # fmt: skip
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """By name: torch may not even be loaded, and the CPU's allocator raises a RuntimeError."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(
+        sign in str(error) for sign in ("DefaultCPUAllocator", "out of memory", "bad_alloc")
+    )
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int,
+    file: Any = None, line: str | None = None,
+) -> None:  # fmt: skip
+    """Our own warnings are for the user, one line each; other libraries' are not."""
+    if category.__module__.split(".")[0] == "iterreg":
+        click.echo(f"iterreg: warning: {' '.join(str(message).split())}", err=True)

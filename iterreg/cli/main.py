@@ -1,0 +1,85 @@
+"""The command's root: its commands, the presets among them, and how errors reach the user."""
+
+from __future__ import annotations
+
+import click
+
+from iterreg.cli.failures import SafeGroup
+from iterreg.config import preset_names
+
+
+class _RootGroup(SafeGroup):
+    """The commands, and one more for each preset that comes with iterreg."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        named = [*_OWN_COMMANDS, *(n for n in preset_names() if n not in _OWN_COMMANDS)]
+        return sorted(named, key=lambda n: (_ORDER.index(n) if n in _ORDER else len(_ORDER), n))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _OWN_COMMANDS:
+            return _own_command(cmd_name)
+        if cmd_name in preset_names():
+            from iterreg.cli.register import pair_command
+
+            return pair_command(cmd_name, preset=cmd_name)
+        return None
+
+
+_OWN_COMMANDS = ("register", "apply", "evaluate", "demo", "presets")
+_ORDER = ("demo", "thorax", "register", "apply", "evaluate", "presets")
+
+
+def _own_command(name: str) -> click.Command:
+    if name == "register":
+        from iterreg.cli.register import pair_command
+
+        return pair_command("register", preset=None)
+    if name == "apply":
+        from iterreg.cli.apply import apply
+
+        return apply
+    if name == "evaluate":
+        from iterreg.cli.evaluate import evaluate
+
+        return evaluate
+    if name == "demo":
+        from iterreg.cli.demo import demo
+
+        return demo
+    from iterreg.cli.presets import presets
+
+    return presets
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        click.echo(f"iterreg {version('iterreg')}")
+    except PackageNotFoundError:
+        click.echo("iterreg (not installed: run from its source)")
+    ctx.exit()
+
+
+@click.group(
+    cls=_RootGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Try it first on the pair that comes with it: iterreg demo",
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
+    help="Show the version and exit.",
+)  # fmt: skip
+def iterreg() -> None:
+    """Deformable registration of one pair of images, region by region, without training data.
+
+    The moving image is pulled onto the fixed image. Motion is smooth inside a region and free to
+    jump between regions: a lung may slide along the chest wall.
+    """
+
+
+def main() -> None:
+    """Run the command; the entry point of the installed script."""
+    iterreg(prog_name="iterreg")

@@ -1,0 +1,235 @@
+"""The configuration: frozen values, read from TOML by name or by path. An unknown key is an error.
+
+Presets are TOML files in ``iterreg/presets``; every value in them carries its source or the
+measurement behind it. ``load_config`` resolves a preset and overrides into one :class:`Config`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from iterreg.errors import ConfigError
+
+SCHEMA = 1
+"""Version of the TOML and ``run.json`` layout."""
+
+
+def _one_of(*choices: str, default: str) -> Any:
+    return field(default=default, metadata={"choices": choices})
+
+
+def _number(default: float, low: float, high: float) -> Any:
+    return field(default=default, metadata={"range": (low, high)})
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """The voxel-wise term L_v of SegReg's eq. 5."""
+
+    kind: str = _one_of("mind", "mse", "ncc", default="mind")
+    weight: float = _number(1.0, 0, 1e6)
+    radius_mm: float = _number(4.0, 0.1, 100)
+    """Half-width of the local window: NCC's statistics, MIND's patch distance."""
+    intensity_range: tuple[float, ...] = ()
+    """Clip to (low, high) first; empty: the 1st and 99th percentile of each image."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """The mask-wise term L_m of SegReg's eq. 5."""
+
+    kind: str = _one_of("boundary", "dice", "edt", "dice+edt", default="boundary")
+    weight: float = _number(1.0, 0, 1e6)
+    band_mm: float = _number(6.0, 0.1, 1000)
+    """Signed distances are clamped to +-band_mm, and sampled in a shell of this width."""
+
+
+@dataclass(frozen=True)
+class Smoothness:
+    """The region-wise regulariser R of SegReg's eq. 5."""
+
+    kind: str = _one_of("edges", "region-means", default="edges")
+    """``edges``: one mean over all edges; ``region-means``: the paper's sum of per-region means."""
+    weight: float = _number(1.0, 0, 1e6)
+    sliding_weight: float = _number(0.05, 0, 1)
+    """w[a, b] of an edge across a sliding interface; 1 inside a region and across a glued one."""
+    sliding: tuple[tuple[str, str], ...] = ()
+    """Pairs of region names that slide along each other; ``*`` stands for any. A label without a
+    name slides along everything."""
+    glued: tuple[tuple[str, str], ...] = ()
+    """Exceptions from ``sliding``, in the same form."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """How the registration starts."""
+
+    affine: str = _one_of("none", "translation", "rigid", "affine", default="affine")
+    search_mm: float = _number(24.0, 0, 500)
+    """Reach of the discrete search for large motion; 0 leaves it out."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The pyramid."""
+
+    spacing_mm: tuple[float, ...] = (8.0, 4.0, 2.0)
+    """Grid spacing of each level, coarse to fine; an axis coarser than that stays as it is."""
+    steps: tuple[int, ...] = (20, 15, 10)
+    """Most steps of each level."""
+    tolerance: float = _number(1e-3, 0, 1)
+    """A level ends when a step lowers the energy by less than this share of it."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a result, beside the images.
+
+    Args:
+        name: the preset it came from.
+        segmenter: where regions come from when no label maps are given.
+        fill: intensity outside the moving image; None takes its minimum.
+    """
+
+    name: str = "custom"
+    segmenter: str = _one_of("none", "thorax-ct", "totalsegmentator", default="none")
+    fill: float | None = None
+    similarity: Similarity = Similarity()
+    overlap: Overlap = Overlap()
+    smoothness: Smoothness = Smoothness()
+    start: Start = Start()
+    levels: Levels = Levels()
+
+    def __post_init__(self) -> None:
+        if len(self.levels.spacing_mm) != len(self.levels.steps) or not self.levels.steps:
+            raise ConfigError(
+                f"levels: expected as many steps as spacing_mm, got {len(self.levels.steps)} "
+                f"and {len(self.levels.spacing_mm)}"
+            )
+
+
+def preset_names() -> list[str]:
+    """The presets that come with iterreg."""
+    folder = resources.files("iterreg") / "presets"
+    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+
+
+def load_config(
+    preset: str | Path | Config = "thorax", overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """Resolve a preset and overrides.
+
+    Args:
+        preset: a preset's name, the path of a TOML file, or a ready configuration.
+        overrides: dotted keys, such as ``{"smoothness.weight": 0.5}``.
+
+    Returns:
+        The resolved configuration.
+
+    Raises:
+        ConfigError: unknown preset, unreadable TOML, another schema, unknown key, wrong type,
+            value out of range.
+    """
+    if isinstance(preset, Config):
+        tables = config_to_dict(preset)
+        tables.pop("schema")
+        source = preset.name
+    else:
+        tables, source = _read_preset(preset)
+    for dotted, value in (overrides or {}).items():
+        *path, key = dotted.split(".")
+        table = tables
+        for part in path:
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"override {dotted}: {part} is a value, not a table")
+        table[key] = value
+    tables.setdefault("name", source)
+    return _build(Config, tables, source, "")
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as plain tables, as in TOML and ``run.json``."""
+    return {"schema": SCHEMA} | dataclasses.asdict(config)
+
+
+def _read_preset(preset: str | Path) -> tuple[dict[str, Any], str]:
+    text, source = _preset_text(preset)
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"preset {preset}: not valid TOML: {error}") from error
+    schema = tables.pop("schema", None)
+    if schema != SCHEMA:
+        raise ConfigError(f"preset {preset}: expected schema = {SCHEMA}, got {schema}")
+    return tables, source
+
+
+def _preset_text(preset: str | Path) -> tuple[str, str]:
+    if isinstance(preset, str) and preset in preset_names():
+        return (resources.files("iterreg") / "presets" / f"{preset}.toml").read_text(), preset
+    path = Path(preset)
+    if path.suffix != ".toml":
+        known = ", ".join(preset_names())
+        raise ConfigError(f"preset {preset}: expected one of {known}, or a .toml file")
+    try:
+        return path.read_text(encoding="utf-8"), path.stem
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"preset {preset}: cannot be read: {error}") from error
+
+
+def _build(kind: type, table: Mapping[str, Any], source: str, prefix: str) -> Any:
+    """A frozen dataclass from a table, every key and value checked."""
+    hints = get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    values = {}
+    for key, value in table.items():
+        where = f"preset {source}: {prefix}{key}"
+        if key not in fields:
+            known = ", ".join(sorted(fields))
+            raise ConfigError(f"{where}: unknown key; expected one of {known}")
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where}: expected a table, got {value!r}")
+            values[key] = _build(hints[key], value, source, f"{key}.")
+        else:
+            values[key] = _checked(value, hints[key], fields[key].metadata, where)
+    return kind(**values)
+
+
+def _checked(value: Any, hint: Any, metadata: Mapping[str, Any], where: str) -> Any:
+    value = _typed(value, hint, where)
+    if "choices" in metadata and value not in metadata["choices"]:
+        choices = ", ".join(metadata["choices"])
+        raise ConfigError(f"{where}: expected one of {choices}, got {value!r}")
+    if "range" in metadata:
+        low, high = metadata["range"]
+        if not low <= value <= high:
+            raise ConfigError(f"{where}: expected {low:g} to {high:g}, got {value!r}")
+    return value
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """The value as the type of its field: numbers widen to float, lists become tuples."""
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}: expected a list, got {value!r}")
+        kinds = get_args(hint)
+        if kinds[-1] is not Ellipsis and len(value) != len(kinds):
+            raise ConfigError(f"{where}: expected {len(kinds)} values, got {value!r}")
+        return tuple(_typed(v, kinds[0], where) for v in value)
+    options = get_args(hint) or (hint,)
+    if value is None and type(None) in options:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and float in options:
+        return float(value)
+    if isinstance(value, bool) or not isinstance(value, options):
+        names = " or ".join(t.__name__ for t in options if t is not type(None))
+        raise ConfigError(f"{where}: expected {names}, got {value!r}")
+    return value

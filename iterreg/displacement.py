@@ -1,0 +1,239 @@
+"""The displacement field and the transform: sampling, conversion, warping. The only grid_sample.
+
+A :class:`Transform` maps a fixed point x to A(x + u(x)): the field first, on the fixed grid, then
+the affine. Outside the fixed grid u is zero, ITK's rule. Images are pulled with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from iterreg.errors import GeometryError
+from iterreg.geometry import Grid, Matrix, Points, apply_affine, fixed_to_moving_index
+from iterreg.image import Image, LabelMap
+
+SLAB_VOXELS = 4_000_000
+"""Volumes are warped in slabs of about this many voxels, so that coordinates stay small in memory."""
+
+
+@dataclass(frozen=True)
+class DisplacementField:
+    """A displacement per voxel of the fixed grid.
+
+    Args:
+        vox: (rank, *shape) float32, components in array order (z, y, x), voxels of the fixed grid.
+        grid: the fixed grid.
+    """
+
+    vox: torch.Tensor
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        expected = (self.grid.rank, *self.grid.shape_zyx)
+        if tuple(self.vox.shape) != expected:
+            raise GeometryError(
+                f"displacement field: expected shape {expected}, got {tuple(self.vox.shape)}"
+            )
+
+    def __repr__(self) -> str:
+        mm = displacement_vox_to_mm(self.vox, self.grid)
+        longest = float(mm.square().sum(0).max().sqrt())
+        return f"DisplacementField({self.grid!r}, longest {longest:.3g} mm)"
+
+    @classmethod
+    def zero(cls, grid: Grid) -> DisplacementField:
+        """The field that moves nothing."""
+        return cls(torch.zeros(grid.rank, *grid.shape_zyx), grid)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Maps a fixed point x to A(x + u(x)), all in LPS mm.
+
+    Args:
+        affine_lps: homogeneous (rank + 1, rank + 1) matrix on (x, y, z, 1), LPS mm.
+        field: the residual u, on the fixed grid.
+    """
+
+    affine_lps: Matrix
+    field: DisplacementField
+
+    def __post_init__(self) -> None:
+        expected = (self.grid.rank + 1, self.grid.rank + 1)
+        if self.affine_lps.shape != expected:
+            raise GeometryError(
+                f"transform: expected an affine of shape {expected}, got {self.affine_lps.shape}"
+            )
+
+    @property
+    def grid(self) -> Grid:
+        """The fixed grid."""
+        return self.field.grid
+
+    def map_points(self, points: Points) -> Points:
+        """Where fixed points land in the moving image.
+
+        Args:
+            points: in fixed space.
+
+        Returns:
+            The same number of points in moving space.
+        """
+        index = torch.from_numpy(apply_affine(self.grid.lps_to_index, points.lps).T)
+        u = sample(self.field.vox, index.float(), outside=0.0).double()
+        displaced = apply_affine(self.grid.index_to_lps, (index + u).T.numpy())
+        return Points(apply_affine(self.affine_lps, displaced))
+
+
+def displacement_vox_to_mm(vox: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Displacement in voxels of a grid to LPS mm.
+
+    Args:
+        vox: (rank, ...), components (z, y, x), voxels.
+        grid: the grid whose voxels are meant.
+
+    Returns:
+        (rank, ...), components (x, y, z), LPS mm.
+    """
+    linear = vox.new_tensor(grid.index_to_lps[: grid.rank, : grid.rank].tolist())
+    return torch.einsum("ij,j...->i...", linear, vox)
+
+
+def displacement_mm_to_vox(mm: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Displacement in LPS mm to voxels of a grid: the inverse of :func:`displacement_vox_to_mm`."""
+    linear = mm.new_tensor(grid.lps_to_index[: grid.rank, : grid.rank].tolist())
+    return torch.einsum("ij,j...->i...", linear, mm)
+
+
+def total_displacement_vox(transform: Transform) -> torch.Tensor:
+    """The whole transform as a displacement on the fixed grid, A(x + u(x)) - x.
+
+    Returns:
+        (rank, *shape) float32, components (z, y, x), voxels of the fixed grid.
+    """
+    grid = transform.grid
+    matrix = fixed_to_moving_index(grid, transform.affine_lps, grid)
+    if np.allclose(matrix, np.eye(grid.rank + 1), atol=1e-12):
+        return transform.field.vox.clone()
+    total = torch.empty_like(transform.field.vox)
+    for rows, index in _index_slabs(grid, total.device):
+        mapped = _apply(matrix, index + transform.field.vox[:, rows].double())
+        total[:, rows] = (mapped - index).float()
+    return total
+
+
+def total_displacement_mm(transform: Transform) -> torch.Tensor:
+    """As :func:`total_displacement_vox`, but components (x, y, z) in LPS mm: ITK's vector field."""
+    return displacement_vox_to_mm(total_displacement_vox(transform), transform.grid)
+
+
+def moving_index(transform: Transform, moving: Grid) -> torch.Tensor:
+    """Where each fixed voxel lands, in voxel indices of the moving grid.
+
+    Returns:
+        (rank, *fixed shape) float32, components (z, y, x).
+    """
+    landed = torch.empty_like(transform.field.vox)
+    for rows, index in _moving_index_slabs(transform, moving):
+        landed[:, rows] = index
+    return landed
+
+
+def warp_image(image: Image, transform: Transform, fill: float) -> Image:
+    """Pull a moving image onto the fixed grid, linearly.
+
+    Args:
+        image: in moving space.
+        transform: fixed to moving.
+        fill: intensity where the transform leaves the moving image.
+
+    Returns:
+        The image on the fixed grid; the stored type and intensity scale are kept.
+    """
+    data = image.data.new_empty(image.data.shape[0], *transform.grid.shape_zyx)
+    for rows, index in _moving_index_slabs(transform, image.grid):
+        data[:, rows] = sample(image.data, index.to(data.device), outside=fill)
+    return Image(data, transform.grid, image.dtype, image.slope, image.intercept, image.name)
+
+
+def warp_labels(labels: LabelMap, transform: Transform) -> LabelMap:
+    """Pull a label map onto the fixed grid: the nearest voxel's label, 0 outside."""
+    data = labels.data.new_empty(transform.grid.shape_zyx)
+    for rows, index in _moving_index_slabs(transform, labels.grid):
+        data[rows] = sample_nearest(labels.data, index.to(data.device))
+    return LabelMap(data, transform.grid, labels.names, labels.name)
+
+
+def sample(volume: torch.Tensor, index: torch.Tensor, outside: float | None = None) -> torch.Tensor:
+    """Linear interpolation.
+
+    Args:
+        volume: (C, *shape) float.
+        index: (rank, ...) voxel indices, components in array order.
+        outside: value more than half a voxel outside; None repeats the border.
+
+    Returns:
+        (C, ...) of the volume's type.
+    """
+    rank = volume.ndim - 1
+    if index.shape[0] != rank:
+        raise GeometryError(f"sample: expected {rank} index components, got {index.shape[0]}")
+    flat = index.reshape(rank, -1)
+    size = flat.new_tensor(volume.shape[1:]).unsqueeze(1)
+    unit = torch.where(size > 1, flat * (2 / (size - 1).clamp(min=1)) - 1, torch.zeros_like(flat))
+    lattice = unit.flip(0).T.reshape(1, *[1] * (rank - 1), -1, rank).to(volume.dtype)
+    values = torch.nn.functional.grid_sample(
+        volume.unsqueeze(0), lattice, padding_mode="border", align_corners=True
+    ).reshape(volume.shape[0], -1)
+    if outside is not None:
+        values = torch.where(_inside(flat, size), values, values.new_tensor(outside))
+    return values.reshape(volume.shape[0], *index.shape[1:])
+
+
+def sample_nearest(labels: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The value of the nearest voxel, 0 (False) more than half a voxel outside.
+
+    Args:
+        labels: (*shape), any type.
+        index: (rank, ...) voxel indices, components in array order.
+    """
+    size = index.new_tensor(labels.shape).view(-1, *[1] * (index.ndim - 1))
+    inside = _inside(index, size)
+    nearest = torch.minimum((index + 0.5).floor().clamp(min=0), size - 1).long()
+    values = labels[tuple(nearest)]
+    return torch.where(inside, values, torch.zeros_like(values))
+
+
+def _inside(index: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+    """Within the voxels' own extent: half a voxel beyond the outermost centres, as in ITK."""
+    return ((index >= -0.5) & (index <= size - 0.5)).all(0)
+
+
+def _apply(matrix: Matrix, index: torch.Tensor) -> torch.Tensor:
+    rank = index.shape[0]
+    linear = index.new_tensor(matrix[:rank, :rank].tolist())
+    shift = index.new_tensor(matrix[:rank, rank].tolist()).view(-1, *[1] * rank)
+    return torch.einsum("ij,j...->i...", linear, index) + shift
+
+
+def _index_slabs(grid: Grid, device: torch.device) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Slices of the first axis with their voxel indices (rank, rows, ...) in float64."""
+    row_voxels = grid.voxel_count // grid.shape_zyx[0]
+    rows_per_slab = max(1, SLAB_VOXELS // row_voxels)
+    for first in range(0, grid.shape_zyx[0], rows_per_slab):
+        rows = slice(first, min(first + rows_per_slab, grid.shape_zyx[0]))
+        axes = [torch.arange(rows.start, rows.stop, dtype=torch.float64, device=device)]
+        axes += [torch.arange(n, dtype=torch.float64, device=device) for n in grid.shape_zyx[1:]]
+        yield rows, torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def _moving_index_slabs(
+    transform: Transform, moving: Grid
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    matrix = fixed_to_moving_index(transform.grid, transform.affine_lps, moving)
+    for rows, index in _index_slabs(transform.grid, transform.field.vox.device):
+        yield rows, _apply(matrix, index + transform.field.vox[:, rows].double()).float()

@@ -1,0 +1,1 @@
+"""The energy: similarity, overlap and smoothness, each with its gradient and curvature."""

@@ -1,0 +1,73 @@
+"""What a term of the energy is: something that adds itself to the normal equations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from iterreg.kernels import IndexMap, squared_difference
+
+
+@dataclass
+class NormalEquations:
+    """Half the gradient and the Gauss-Newton curvature of an energy at a displacement.
+
+    Args:
+        gradient: (3, Z, Y, X).
+        curvature: (6, Z, Y, X), symmetric 3 x 3 per voxel (zz, zy, zx, yy, yx, xx).
+    """
+
+    gradient: Tensor
+    curvature: Tensor
+
+    @classmethod
+    def zero(cls, u_mm: Tensor) -> NormalEquations:
+        """Nothing yet, for displacements like this one."""
+        return cls(torch.zeros_like(u_mm), u_mm.new_zeros(6, *u_mm.shape[1:]))
+
+
+class Term(Protocol):
+    """A term of the energy."""
+
+    def accumulate(self, u_mm: Tensor, mapping: IndexMap, into: NormalEquations) -> Tensor:
+        """Add gradient and curvature at ``u_mm`` and return the energy, a float64 scalar."""
+
+
+@dataclass(frozen=True)
+class SquaredDifference:
+    """``sum_n weight_n |moving(q_n) - fixed_n|^2`` over samples of the fixed grid.
+
+    Args:
+        fixed: (N, C) features at the samples.
+        moving: (Z, Y, X, C) features of the moving image, or of a crop of it.
+        voxels: (N, 3) int32, the fixed voxel of each sample.
+        weights: (N,).
+        pull: energy per squared voxel outside ``moving``.
+        corner: (3,), moving index of the crop's first voxel.
+    """
+
+    fixed: Tensor
+    moving: Tensor
+    voxels: Tensor
+    weights: Tensor
+    pull: float
+    corner: Tensor | None = None
+
+    def accumulate(self, u_mm: Tensor, mapping: IndexMap, into: NormalEquations) -> Tensor:
+        """See :class:`Term`."""
+        if self.corner is not None:
+            mapping = IndexMap(mapping.linear, mapping.shift - self.corner, mapping.from_mm)
+        return squared_difference(
+            self.fixed,
+            self.moving,
+            self.voxels,
+            self.weights,
+            u_mm,
+            mapping,
+            self.pull,
+            into.gradient,
+            into.curvature,
+        )

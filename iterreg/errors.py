@@ -1,0 +1,108 @@
+"""Everything iterreg refuses to do, and the exit code that goes with it.
+
+The tree::
+
+    IterregError                 1   anything not named below
+    ├── ImageReadError           3   missing, truncated, not an image, unsupported format
+    ├── ImageContentError        4   4-D, NaN, constant, empty label map, empty mask
+    ├── GeometryError            5   another space, no overlap, bad spacing or direction
+    ├── ConfigError              6   unknown preset, unknown key, value out of range
+    ├── OutputError              7   not writable, exists already
+    ├── DeviceError              8   device asked for that is not there
+    ├── OutOfMemoryError         9   the pair does not fit the device
+    ├── SegmentationError       10   the segmenter found no such anatomy
+    ├── MissingDependencyError  11   an optional package is not installed
+    └── TransformError          12   transform file unreadable or of an unknown kind
+
+Exit code 2 is a mistake in the command line itself, 130 is Ctrl-C. Each message is one line that
+names the file or argument, what was expected, and what came.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the ``iterreg`` command."""
+
+    OK = 0
+    ERROR = 1
+    USAGE = 2
+    IMAGE_READ = 3
+    IMAGE_CONTENT = 4
+    GEOMETRY = 5
+    CONFIG = 6
+    OUTPUT = 7
+    DEVICE = 8
+    OUT_OF_MEMORY = 9
+    SEGMENTATION = 10
+    MISSING_DEPENDENCY = 11
+    TRANSFORM = 12
+    INTERRUPTED = 130
+
+
+class IterregError(Exception):
+    """Base of every error that iterreg raises on purpose."""
+
+    exit_code = ExitCode.ERROR
+
+
+class ImageReadError(IterregError):
+    """A file is missing, truncated, or not an image that can be read."""
+
+    exit_code = ExitCode.IMAGE_READ
+
+
+class ImageContentError(IterregError):
+    """An image was read, but its content cannot be registered."""
+
+    exit_code = ExitCode.IMAGE_CONTENT
+
+
+class GeometryError(IterregError):
+    """Two things that must share a space do not, or a space makes no sense."""
+
+    exit_code = ExitCode.GEOMETRY
+
+
+class ConfigError(IterregError):
+    """A preset or an override is unknown or out of range."""
+
+    exit_code = ExitCode.CONFIG
+
+
+class OutputError(IterregError):
+    """An output cannot be written."""
+
+    exit_code = ExitCode.OUTPUT
+
+
+class DeviceError(IterregError):
+    """The device asked for is not available."""
+
+    exit_code = ExitCode.DEVICE
+
+
+class OutOfMemoryError(IterregError):
+    """The pair does not fit into the memory of the device."""
+
+    exit_code = ExitCode.OUT_OF_MEMORY
+
+
+class SegmentationError(IterregError):
+    """The segmenter did not find the anatomy that the preset is made for."""
+
+    exit_code = ExitCode.SEGMENTATION
+
+
+class MissingDependencyError(IterregError):
+    """An optional package is needed and is not installed."""
+
+    exit_code = ExitCode.MISSING_DEPENDENCY
+
+
+class TransformError(IterregError):
+    """A transform cannot be read, or is of a kind that iterreg cannot use."""
+
+    exit_code = ExitCode.TRANSFORM

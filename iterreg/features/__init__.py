@@ -1,0 +1,6 @@
+"""Per-voxel features that the similarity compares: intensities and MIND-SSC."""
+
+from iterreg.features.intensity import normalized_intensity
+from iterreg.features.mind import mind_ssc
+
+__all__ = ["mind_ssc", "normalized_intensity"]

@@ -1,0 +1,275 @@
+"""Where voxels are: grids, axes, points. The one module that turns (z, y, x) into (x, y, z).
+
+Array indices run (z, y, x) (rank 3) or (y, x) (rank 2); physical points run (x, y, z) or (x, y), in
+mm, in ITK's LPS frame. Every change between the two is a matrix made here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from iterreg.errors import GeometryError
+
+Matrix = NDArray[np.float64]
+
+SPACE_TOLERANCE = 1e-3
+"""Two grids are the same space when their corners agree within this share of a voxel (0.1 %), the
+rounding that a float32 header leaves; label maps resaved by other programs stay within it."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular lattice of voxel centres in physical space.
+
+    Args:
+        shape_zyx: voxels along each array axis, slowest first; 2 or 3 numbers.
+        spacing_xyz_mm: distance of neighbouring voxel centres, x first.
+        origin_lps_mm: centre of the voxel with index 0.
+        direction_lps: rows of the direction matrix; column k is the axis of index k (x first).
+
+    Raises:
+        GeometryError: sizes that disagree, a spacing that is not positive and finite, or a
+            direction that is not a rotation or reflection.
+    """
+
+    shape_zyx: tuple[int, ...]
+    spacing_xyz_mm: tuple[float, ...]
+    origin_lps_mm: tuple[float, ...]
+    direction_lps: tuple[tuple[float, ...], ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        rank = len(self.shape_zyx)
+        if rank not in (2, 3):
+            raise GeometryError(f"grid: expected 2 or 3 axes, got {rank} ({self.shape_zyx})")
+        if not (len(self.spacing_xyz_mm) == len(self.origin_lps_mm) == rank):
+            raise GeometryError(f"grid: spacing, origin and shape disagree on the rank ({rank})")
+        if min(self.shape_zyx) < 1:
+            raise GeometryError(f"grid: every axis needs a voxel, got shape {self.shape_zyx}")
+        spacing = np.asarray(self.spacing_xyz_mm)
+        if not np.all(np.isfinite(spacing)) or np.any(spacing <= 0):
+            raise GeometryError(f"grid: spacing must be positive, got {self.spacing_xyz_mm} mm")
+        if not np.all(np.isfinite(self.origin_lps_mm)):
+            raise GeometryError(f"grid: origin must be finite, got {self.origin_lps_mm} mm")
+        direction = np.asarray(self.direction_lps)
+        if direction.shape != (rank, rank) or not np.allclose(
+            direction @ direction.T, np.eye(rank), atol=1e-3
+        ):
+            raise GeometryError(
+                f"grid: direction must be an orthonormal {rank} x {rank} matrix, "
+                f"got {np.round(direction, 4).tolist()}"
+            )
+
+    def __repr__(self) -> str:
+        size = " x ".join(str(n) for n in reversed(self.shape_zyx))
+        spacing = " x ".join(f"{s:.4g}" for s in self.spacing_xyz_mm)
+        return f"Grid({size} voxels (x first) of {spacing} mm, axes {self.orientation})"
+
+    @property
+    def rank(self) -> int:
+        """2 for a picture, 3 for a volume."""
+        return len(self.shape_zyx)
+
+    @property
+    def spacing_zyx_mm(self) -> tuple[float, ...]:
+        """Spacing in array order."""
+        return tuple(reversed(self.spacing_xyz_mm))
+
+    @property
+    def voxel_count(self) -> int:
+        """How many voxels the grid has."""
+        return int(np.prod(self.shape_zyx))
+
+    @property
+    def voxel_volume_mm3(self) -> float:
+        """Volume of a voxel (mm^2 for a picture)."""
+        return float(np.prod(self.spacing_xyz_mm))
+
+    @property
+    def orientation(self) -> str:
+        """Where each index axis points, x first, as letters: LPS for an axial CT."""
+        letters = ("RL", "AP", "IS")
+        direction = np.asarray(self.direction_lps)
+        word = ""
+        for axis in range(self.rank):
+            row = int(np.argmax(np.abs(direction[:, axis])))
+            word += letters[row][int(direction[row, axis] > 0)]
+        return word
+
+    @cached_property
+    def index_to_lps(self) -> Matrix:
+        """Homogeneous matrix from an index (z, y, x, 1) to a point (x, y, z, 1) in LPS mm."""
+        rank = self.rank
+        matrix = np.eye(rank + 1)
+        scaled = np.asarray(self.direction_lps) * np.asarray(self.spacing_xyz_mm)[None, :]
+        matrix[:rank, :rank] = scaled[:, ::-1]
+        matrix[:rank, rank] = self.origin_lps_mm
+        return matrix
+
+    @cached_property
+    def lps_to_index(self) -> Matrix:
+        """Homogeneous matrix from a point (x, y, z, 1) in LPS mm to an index (z, y, x, 1)."""
+        return np.linalg.inv(self.index_to_lps)
+
+    @cached_property
+    def corners_lps_mm(self) -> Matrix:
+        """Centres of the corner voxels, (2 ** rank, rank)."""
+        last = np.asarray(self.shape_zyx) - 1
+        index = np.stack(np.meshgrid(*[(0, n) for n in last], indexing="ij"), -1)
+        return apply_affine(self.index_to_lps, index.reshape(-1, self.rank))
+
+    @property
+    def centre_lps_mm(self) -> Matrix:
+        """Centre of the grid."""
+        return self.corners_lps_mm.mean(0)
+
+    def same_space(self, other: Grid) -> bool:
+        """Whether both grids put every voxel at the same place, rounding tolerated."""
+        if self.shape_zyx != other.shape_zyx:
+            return False
+        index = apply_affine(self.lps_to_index, other.corners_lps_mm)
+        mine = apply_affine(self.lps_to_index, self.corners_lps_mm)
+        allowed = SPACE_TOLERANCE * max(1.0, float(max(self.shape_zyx)) / 10)
+        return bool(np.abs(index - mine).max() <= allowed)
+
+    def pooled(self, factor_zyx: tuple[int, ...]) -> Grid:
+        """The grid whose voxels are blocks of ``factor_zyx`` voxels of this one, rounded up."""
+        shape = tuple(-(-n // f) for n, f in zip(self.shape_zyx, factor_zyx, strict=True))
+        first = apply_affine(self.index_to_lps, (np.asarray(factor_zyx) - 1) / 2)
+        spacing = tuple(
+            s * f for s, f in zip(self.spacing_xyz_mm, reversed(factor_zyx), strict=True)
+        )
+        return Grid(shape, spacing, tuple(first.tolist()), self.direction_lps)
+
+
+@dataclass(frozen=True)
+class AxisOrder:
+    """A permutation and flip of array axes: how a stored array becomes a canonical one.
+
+    ``axes[k]`` is the stored axis that becomes canonical axis k, ``flipped[k]`` says whether it
+    is reversed.
+    """
+
+    axes: tuple[int, ...]
+    flipped: tuple[bool, ...]
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether applying it changes nothing."""
+        return self.axes == tuple(range(len(self.axes))) and not any(self.flipped)
+
+    def apply(self, array: torch.Tensor) -> torch.Tensor:
+        """Reorder the last ``rank`` axes of a tensor; scalars per voxel."""
+        lead = array.ndim - len(self.axes)
+        array = array.permute(*range(lead), *[lead + a for a in self.axes])
+        return array.flip([lead + k for k, f in enumerate(self.flipped) if f]).contiguous()
+
+    def undo(self, array: torch.Tensor) -> torch.Tensor:
+        """The inverse of :meth:`apply`."""
+        lead = array.ndim - len(self.axes)
+        array = array.flip([lead + k for k, f in enumerate(self.flipped) if f])
+        order = [self.axes.index(k) for k in range(len(self.axes))]
+        return array.permute(*range(lead), *[lead + a for a in order]).contiguous()
+
+    def undo_vectors(self, vox: torch.Tensor) -> torch.Tensor:
+        """The inverse for a vector per voxel, (rank, *shape), components in axis order."""
+        signs = vox.new_tensor([-1.0 if f else 1.0 for f in self.flipped])
+        signed = vox * signs.view(-1, *[1] * len(self.axes))
+        order = [self.axes.index(k) for k in range(len(self.axes))]
+        return self.undo(signed)[order].contiguous()
+
+    def apply_vectors(self, vox: torch.Tensor) -> torch.Tensor:
+        """Reorder a vector per voxel, (rank, *shape), components in axis order."""
+        signs = vox.new_tensor([-1.0 if f else 1.0 for f in self.flipped])
+        reordered = self.apply(vox)[list(self.axes)]
+        return (reordered * signs.view(-1, *[1] * len(self.axes))).contiguous()
+
+
+def canonical(grid: Grid) -> tuple[Grid, AxisOrder]:
+    """The same lattice with its array axes nearest to (S, P, L), and how to get there.
+
+    An image and its flipped copy become the same array, so that what is computed on it is the
+    same physical answer.
+
+    Args:
+        grid: any grid.
+
+    Returns:
+        The reordered grid, and the axis order that turns arrays of ``grid`` into arrays of it.
+    """
+    rank = grid.rank
+    direction = np.asarray(grid.direction_lps)
+    weight = np.abs(direction)
+    column_of_row = [-1] * rank
+    for _ in range(rank):
+        row, column = np.unravel_index(int(np.argmax(weight)), weight.shape)
+        column_of_row[int(row)] = int(column)
+        weight[row, :] = -1
+        weight[:, column] = -1
+    axes = tuple(rank - 1 - column_of_row[rank - 1 - k] for k in range(rank))
+    flipped = tuple(
+        bool(direction[rank - 1 - k, column_of_row[rank - 1 - k]] < 0) for k in range(rank)
+    )
+    first = np.array([0 if not f else grid.shape_zyx[a] - 1 for a, f in zip(axes, flipped)])
+    stored_first = np.empty(rank)
+    stored_first[list(axes)] = first
+    origin = apply_affine(grid.index_to_lps, stored_first)
+    signs = np.array([-1.0 if f else 1.0 for f in reversed(flipped)])
+    columns = direction[:, column_of_row] * signs[None, :]
+    reordered = Grid(
+        shape_zyx=tuple(grid.shape_zyx[a] for a in axes),
+        spacing_xyz_mm=tuple(grid.spacing_xyz_mm[c] for c in column_of_row),
+        origin_lps_mm=tuple(origin.tolist()),
+        direction_lps=tuple(tuple(row) for row in columns.tolist()),
+    )
+    return reordered, AxisOrder(axes, flipped)
+
+
+def apply_affine(matrix: Matrix, points: NDArray[np.floating]) -> Matrix:
+    """Apply a homogeneous matrix to points.
+
+    Args:
+        matrix: (rank + 1, rank + 1).
+        points: (..., rank), in the order that the matrix takes.
+
+    Returns:
+        (..., rank), in the order that the matrix gives.
+    """
+    rank = matrix.shape[0] - 1
+    result: Matrix = np.asarray(points, np.float64) @ matrix[:rank, :rank].T + matrix[:rank, rank]
+    return result
+
+
+def fixed_to_moving_index(fixed: Grid, affine_lps: Matrix, moving: Grid) -> Matrix:
+    """Homogeneous matrix from a fixed index (z, y, x, 1) to a moving index, through an affine."""
+    matrix: Matrix = moving.lps_to_index @ affine_lps @ fixed.index_to_lps
+    return matrix
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points in physical space.
+
+    Args:
+        lps: (n, rank) float64, components (x, y, z), LPS mm.
+    """
+
+    lps: Matrix
+
+    def __post_init__(self) -> None:
+        lps = np.asarray(self.lps, np.float64)
+        if lps.ndim != 2 or lps.shape[1] not in (2, 3):
+            raise GeometryError(f"points: expected shape (n, 2) or (n, 3), got {lps.shape}")
+        if not np.all(np.isfinite(lps)):
+            raise GeometryError("points: every coordinate must be finite")
+        object.__setattr__(self, "lps", lps)
+
+    def __len__(self) -> int:
+        return len(self.lps)
+
+    def __repr__(self) -> str:
+        return f"Points({len(self)} points, {self.lps.shape[1]}-D, LPS mm)"

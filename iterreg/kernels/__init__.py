@@ -1,0 +1,190 @@
+"""The hot loops: compiled on the CPU where numba is installed, plain torch anywhere else.
+
+Each function here has the contract of its twin in :mod:`iterreg.kernels.reference`.
+Set ``ITERREG_COMPILED=0`` to run the plain torch versions on the CPU too.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from iterreg.kernels import reference
+from iterreg.kernels.reference import IndexMap, edge_degree, normal_equations, sample_with_slope
+
+__all__ = [
+    "IndexMap",
+    "cheapest",
+    "conjugate_gradient",
+    "cost_volume",
+    "edge_degree",
+    "laplacian",
+    "normal_equations",
+    "sample_with_slope",
+    "self_similarity",
+    "squared_difference",
+    "upsample",
+]
+
+
+@cache
+def _compiled() -> ModuleType | None:
+    if os.environ.get("ITERREG_COMPILED", "1") == "0" or not importlib.util.find_spec("numba"):
+        return None
+    from iterreg.kernels import compiled
+
+    return compiled
+
+
+def _fast(*tensors: Tensor) -> ModuleType | None:
+    """The compiled kernels where they can run on these tensors."""
+    return _compiled() if all(t.device.type == "cpu" for t in tensors) else None
+
+
+def set_threads(threads: int) -> None:
+    """Use this many CPU threads, here and in torch."""
+    torch.set_num_threads(threads)
+    if _compiled() is not None:
+        import numba
+
+        numba.set_num_threads(min(threads, int(numba.config.NUMBA_NUM_THREADS)))
+
+
+def squared_difference(
+    fixed: Tensor,
+    moving: Tensor,
+    voxels: Tensor,
+    weights: Tensor,
+    u_mm: Tensor,
+    mapping: IndexMap,
+    pull: float,
+    gradient: Tensor,
+    curvature: Tensor,
+) -> Tensor:
+    """Energy of the weighted squared feature difference; adds to gradient and curvature."""
+    fast = _fast(u_mm)
+    if fast is None:
+        return reference.squared_difference(
+            fixed, moving, voxels, weights, u_mm, mapping, pull, gradient, curvature
+        )
+    energy = torch.zeros(-(-len(voxels) // fast.CHUNK_SAMPLES), dtype=torch.float64)
+    samples = (fixed, moving, voxels, weights, u_mm, mapping.linear, mapping.shift, mapping.from_mm)
+    arrays = [t.numpy() for t in samples]
+    fast.squared_difference(
+        *arrays, _float32(pull), gradient.numpy(), curvature.numpy(), energy.numpy()
+    )
+    return energy.sum()
+
+
+def laplacian(v: Tensor, edges: Tensor) -> Tensor:
+    """``L v``."""
+    fast = _fast(v)
+    if fast is None:
+        return reference.laplacian(v, edges)
+    out = torch.empty_like(v)
+    fast.laplacian(v.numpy(), edges.numpy(), out.numpy(), _rows(v).numpy())
+    return out
+
+
+def conjugate_gradient(
+    curvature: Tensor, edges: Tensor, residual: Tensor, steps: int, damping: float
+) -> Tensor:
+    """Solve ``(curvature + L) step = residual`` roughly; ``residual`` is overwritten."""
+    fast = _fast(residual)
+    if fast is None:
+        return reference.conjugate_gradient(curvature, edges, residual, steps, damping)
+    blocks = torch.empty_like(curvature)
+    step, product, preconditioned = (torch.zeros_like(residual) for _ in range(3))
+    direction = torch.zeros_like(residual)
+    rows = _rows(residual)
+    fast.invert_blocks(curvature.numpy(), (edge_degree(edges) + damping).numpy(), blocks.numpy())
+    views = [t.numpy() for t in (step, residual, direction, product, blocks)]
+
+    def descend(alpha: float) -> float:
+        fast.descend(*views, _float32(alpha), preconditioned.numpy(), rows.numpy())
+        return float(rows.sum())
+
+    old = descend(0.0)
+    beta = 0.0
+    for _ in range(steps):
+        fast.redirect(direction.numpy(), preconditioned.numpy(), _float32(beta))
+        fast.edge_product(
+            direction.numpy(), edges.numpy(), curvature.numpy(), product.numpy(), rows.numpy()
+        )
+        new = descend(old / max(float(rows.sum()), 1e-30))
+        beta, old = new / max(old, 1e-30), new
+    return step
+
+
+def upsample(
+    coarse: Tensor,
+    coarse_labels: Tensor,
+    fine_labels: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    affinity: Tensor,
+) -> Tensor:
+    """Label-aware linear interpolation of a coarse field on a fine grid."""
+    fast = _fast(coarse)
+    if fast is None:
+        return reference.upsample(coarse, coarse_labels, fine_labels, scale, shift, affinity)
+    out = coarse.new_empty(coarse.shape[0], *fine_labels.shape)
+    arrays = (coarse, coarse_labels, fine_labels, scale, shift, affinity, out)
+    fast.upsample(*[t.contiguous().numpy() for t in arrays])
+    return out
+
+
+def cost_volume(
+    fixed: Tensor, moving: Tensor, nodes: Tensor, centre: Tensor, offsets: Tensor
+) -> Tensor:
+    """Squared feature difference of each node to each offset around its place, (N, K)."""
+    fast = _fast(fixed)
+    if fast is None:
+        return reference.cost_volume(fixed, moving, nodes, centre, offsets)
+    out = fixed.new_empty(len(nodes), len(offsets))
+    fast.cost_volume(*[t.numpy() for t in (fixed, moving, nodes, centre, offsets, out)])
+    return out
+
+
+def cheapest(cost: Tensor, offsets_mm: Tensor, at_mm: Tensor, coupling: float) -> Tensor:
+    """Index of the offset with the least ``cost + coupling |offset - at|^2``, node by node."""
+    fast = _fast(cost)
+    if fast is None:
+        return reference.cheapest(cost, offsets_mm, at_mm, coupling)
+    out = torch.empty(len(cost), dtype=torch.int64)
+    fast.cheapest(
+        cost.numpy(), offsets_mm.numpy(), at_mm.numpy(), _float32(coupling), out.numpy()
+    )
+    return out
+
+
+def self_similarity(
+    volume: Tensor, first: Tensor, second: Tensor, radius: Tensor, clamp: tuple[float, float]
+) -> Tensor:
+    """``exp(-D / V)`` of patch distances D between pairs of shifted copies of a volume."""
+    fast = _fast(volume)
+    if fast is None:
+        return reference.self_similarity(volume, first, second, radius, clamp)
+    out = volume.new_empty(*volume.shape, len(first))
+    row_sum = torch.empty(volume.shape[0] * volume.shape[1], dtype=torch.float64)
+    arrays = (volume, first, second, radius, out, row_sum)
+    fast.patch_distances(*[t.numpy() for t in arrays])
+    typical = max(float(row_sum.sum()) / volume.numel(), 1e-12)
+    fast.exponentiate(out.numpy(), _float32(typical * clamp[0]), _float32(typical * clamp[1]))
+    return out
+
+
+def _rows(v: Tensor) -> Tensor:
+    return torch.empty(v.shape[1] * v.shape[2], dtype=torch.float64)
+
+
+def _float32(number: float) -> object:
+    """A float32 scalar: numba would widen the whole loop to float64 for a Python float."""
+    import numpy
+
+    return numpy.float32(number)

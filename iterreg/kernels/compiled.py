@@ -1,0 +1,414 @@
+"""The hot loops, compiled for the CPU by numba. Each has a plain torch twin in ``reference``.
+
+Arrays are C-contiguous NumPy views of torch tensors, rank 3 (a picture has one slice). Every loop
+runs over rows in parallel, and each row writes its own place in a list of partial sums, so that
+the result does not depend on the order in which threads finish.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+CHUNK_SAMPLES = 4096
+"""Samples that one thread takes at a time; each chunk sums its own energy."""
+
+compiled = numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+
+
+@compiled
+def squared_difference(
+    fixed: Array,
+    moving: Array,
+    voxels: NDArray[np.int32],
+    weights: Array,
+    u_mm: Array,
+    linear: Array,
+    shift: Array,
+    from_mm: Array,
+    pull: float,
+    gradient: Array,
+    curvature: Array,
+    chunk_energy: NDArray[np.float64],
+) -> None:
+    """See :func:`iterreg.kernels.reference.squared_difference`, which this agrees with."""
+    count, channels = fixed.shape
+    mz, my, mx = moving.shape[0], moving.shape[1], moving.shape[2]
+    one = np.float32(1)
+    zero = np.float32(0)
+    for chunk in numba.prange(len(chunk_energy)):
+        slope_z = np.empty(channels, np.float32)
+        slope_y = np.empty(channels, np.float32)
+        slope_x = np.empty(channels, np.float32)
+        residual = np.empty(channels, np.float32)
+        total = 0.0
+        for n in range(chunk * CHUNK_SAMPLES, min((chunk + 1) * CHUNK_SAMPLES, count)):
+            z, y, x = voxels[n, 0], voxels[n, 1], voxels[n, 2]
+            weight = weights[n]
+            uz, uy, ux = u_mm[0, z, y, x], u_mm[1, z, y, x], u_mm[2, z, y, x]
+            qz = linear[0, 0] * z + linear[0, 1] * y + linear[0, 2] * x + shift[0]
+            qy = linear[1, 0] * z + linear[1, 1] * y + linear[1, 2] * x + shift[1]
+            qx = linear[2, 0] * z + linear[2, 1] * y + linear[2, 2] * x + shift[2]
+            qz += from_mm[0, 0] * uz + from_mm[0, 1] * uy + from_mm[0, 2] * ux
+            qy += from_mm[1, 0] * uz + from_mm[1, 1] * uy + from_mm[1, 2] * ux
+            qx += from_mm[2, 0] * uz + from_mm[2, 1] * uy + from_mm[2, 2] * ux
+            cz = min(max(qz, zero), np.float32(mz - 1))
+            cy = min(max(qy, zero), np.float32(my - 1))
+            cx = min(max(qx, zero), np.float32(mx - 1))
+            oz = qz - cz if mz > 1 else zero
+            oy = qy - cy if my > 1 else zero
+            ox = qx - cx if mx > 1 else zero
+            iz = min(int(cz), max(mz - 2, 0))
+            iy = min(int(cy), max(my - 2, 0))
+            ix = min(int(cx), max(mx - 2, 0))
+            jz, jy, jx = min(iz + 1, mz - 1), min(iy + 1, my - 1), min(ix + 1, mx - 1)
+            tz, ty, tx = np.float32(cz - iz), np.float32(cy - iy), np.float32(cx - ix)
+            sz, sy, sx = one - tz, one - ty, one - tx
+            inz = zero if oz != 0 else one
+            iny = zero if oy != 0 else one
+            inx = zero if ox != 0 else one
+            v000, v001 = moving[iz, iy, ix], moving[iz, iy, jx]
+            v010, v011 = moving[iz, jy, ix], moving[iz, jy, jx]
+            v100, v101 = moving[jz, iy, ix], moving[jz, iy, jx]
+            v110, v111 = moving[jz, jy, ix], moving[jz, jy, jx]
+            here = fixed[n]
+            for c in range(channels):
+                e00 = v000[c] * sx + v001[c] * tx
+                e01 = v010[c] * sx + v011[c] * tx
+                e10 = v100[c] * sx + v101[c] * tx
+                e11 = v110[c] * sx + v111[c] * tx
+                low = e00 * sy + e01 * ty
+                high = e10 * sy + e11 * ty
+                residual[c] = low * sz + high * tz - here[c]
+                slope_z[c] = (high - low) * inz
+                slope_y[c] = ((e01 - e00) * sz + (e11 - e10) * tz) * iny
+                front = (v001[c] - v000[c]) * sy + (v011[c] - v010[c]) * ty
+                back = (v101[c] - v100[c]) * sy + (v111[c] - v110[c]) * ty
+                slope_x[c] = (front * sz + back * tz) * inx
+            energy = zero
+            gz, gy, gx = zero, zero, zero
+            hzz, hzy, hzx, hyy, hyx, hxx = zero, zero, zero, zero, zero, zero
+            for c in range(channels):
+                r, pz, py, px = residual[c], slope_z[c], slope_y[c], slope_x[c]
+                energy += r * r
+                gz += r * pz
+                gy += r * py
+                gx += r * px
+                hzz += pz * pz
+                hzy += pz * py
+                hzx += pz * px
+                hyy += py * py
+                hyx += py * px
+                hxx += px * px
+            if inz * iny * inx == 0:
+                energy += pull * (oz * oz + oy * oy + ox * ox)
+                gz += pull * oz
+                gy += pull * oy
+                gx += pull * ox
+                hzz += pull * (one - inz)
+                hyy += pull * (one - iny)
+                hxx += pull * (one - inx)
+            total += weight * energy
+            entry = 0
+            for k in range(3):
+                a, b, d = from_mm[0, k], from_mm[1, k], from_mm[2, k]
+                gradient[k, z, y, x] += weight * (a * gz + b * gy + d * gx)
+                az = hzz * a + hzy * b + hzx * d
+                ay = hzy * a + hyy * b + hyx * d
+                ax = hzx * a + hyx * b + hxx * d
+                for m in range(k, 3):
+                    value = from_mm[0, m] * az + from_mm[1, m] * ay + from_mm[2, m] * ax
+                    curvature[entry, z, y, x] += weight * value
+                    entry += 1
+        chunk_energy[chunk] = total
+
+
+@compiled
+def edge_product(v: Array, edges: Array, curvature: Array, out: Array, row_dot: Array) -> None:
+    """``out = curvature v + L v`` and the partial sums of ``v . out``, row by row."""
+    nz, ny, nx = v.shape[1], v.shape[2], v.shape[3]
+    for row in numba.prange(nz * ny):
+        z = row // ny
+        y = row % ny
+        for c in range(3):
+            for x in range(nx):
+                here = v[c, z, y, x]
+                total = np.float32(0)
+                if x + 1 < nx:
+                    total += edges[2, z, y, x] * (here - v[c, z, y, x + 1])
+                if x > 0:
+                    total += edges[2, z, y, x - 1] * (here - v[c, z, y, x - 1])
+                if y + 1 < ny:
+                    total += edges[1, z, y, x] * (here - v[c, z, y + 1, x])
+                if y > 0:
+                    total += edges[1, z, y - 1, x] * (here - v[c, z, y - 1, x])
+                if z + 1 < nz:
+                    total += edges[0, z, y, x] * (here - v[c, z + 1, y, x])
+                if z > 0:
+                    total += edges[0, z - 1, y, x] * (here - v[c, z - 1, y, x])
+                out[c, z, y, x] = total
+        dot = 0.0
+        for x in range(nx):
+            a, b, d = v[0, z, y, x], v[1, z, y, x], v[2, z, y, x]
+            hzy, hzx, hyx = curvature[1, z, y, x], curvature[2, z, y, x], curvature[4, z, y, x]
+            oz = out[0, z, y, x] + curvature[0, z, y, x] * a + hzy * b + hzx * d
+            oy = out[1, z, y, x] + hzy * a + curvature[3, z, y, x] * b + hyx * d
+            ox = out[2, z, y, x] + hzx * a + hyx * b + curvature[5, z, y, x] * d
+            out[0, z, y, x] = oz
+            out[1, z, y, x] = oy
+            out[2, z, y, x] = ox
+            dot += a * oz + b * oy + d * ox
+        row_dot[row] = dot
+
+
+@compiled
+def laplacian(v: Array, edges: Array, out: Array, row_dot: Array) -> None:
+    """``out = L v`` and the partial sums of ``v . out``, row by row."""
+    nz, ny, nx = v.shape[1], v.shape[2], v.shape[3]
+    for row in numba.prange(nz * ny):
+        z = row // ny
+        y = row % ny
+        dot = 0.0
+        for c in range(3):
+            for x in range(nx):
+                here = v[c, z, y, x]
+                total = np.float32(0)
+                if x + 1 < nx:
+                    total += edges[2, z, y, x] * (here - v[c, z, y, x + 1])
+                if x > 0:
+                    total += edges[2, z, y, x - 1] * (here - v[c, z, y, x - 1])
+                if y + 1 < ny:
+                    total += edges[1, z, y, x] * (here - v[c, z, y + 1, x])
+                if y > 0:
+                    total += edges[1, z, y - 1, x] * (here - v[c, z, y - 1, x])
+                if z + 1 < nz:
+                    total += edges[0, z, y, x] * (here - v[c, z + 1, y, x])
+                if z > 0:
+                    total += edges[0, z - 1, y, x] * (here - v[c, z - 1, y, x])
+                out[c, z, y, x] = total
+                dot += here * total
+        row_dot[row] = dot
+
+
+@compiled
+def invert_blocks(curvature: Array, diagonal: Array, out: Array) -> None:
+    """``out = (curvature + diagonal I)^-1`` per voxel, symmetric 3 x 3 in six entries."""
+    nz, ny, nx = diagonal.shape
+    for row in numba.prange(nz * ny):
+        z = row // ny
+        y = row % ny
+        for x in range(nx):
+            d = diagonal[z, y, x]
+            a = curvature[0, z, y, x] + d
+            b = curvature[1, z, y, x]
+            c = curvature[2, z, y, x]
+            e = curvature[3, z, y, x] + d
+            f = curvature[4, z, y, x]
+            i = curvature[5, z, y, x] + d
+            aa, bb, cc = e * i - f * f, c * f - b * i, b * f - c * e
+            scale = np.float32(1) / (a * aa + b * bb + c * cc)
+            out[0, z, y, x] = aa * scale
+            out[1, z, y, x] = bb * scale
+            out[2, z, y, x] = cc * scale
+            out[3, z, y, x] = (a * i - c * c) * scale
+            out[4, z, y, x] = (b * c - a * f) * scale
+            out[5, z, y, x] = (a * e - b * b) * scale
+
+
+@compiled
+def descend(
+    step: Array,
+    residual: Array,
+    direction: Array,
+    product: Array,
+    blocks: Array,
+    alpha: float,
+    preconditioned: Array,
+    row_dot: Array,
+) -> None:
+    """One conjugate-gradient update: step, residual, preconditioned residual and their dot."""
+    nz, ny, nx = step.shape[1], step.shape[2], step.shape[3]
+    for row in numba.prange(nz * ny):
+        z = row // ny
+        y = row % ny
+        dot = 0.0
+        for x in range(nx):
+            for c in range(3):
+                step[c, z, y, x] += alpha * direction[c, z, y, x]
+                residual[c, z, y, x] -= alpha * product[c, z, y, x]
+            a, b, d = residual[0, z, y, x], residual[1, z, y, x], residual[2, z, y, x]
+            pzy, pzx, pyx = blocks[1, z, y, x], blocks[2, z, y, x], blocks[4, z, y, x]
+            oz = blocks[0, z, y, x] * a + pzy * b + pzx * d
+            oy = pzy * a + blocks[3, z, y, x] * b + pyx * d
+            ox = pzx * a + pyx * b + blocks[5, z, y, x] * d
+            preconditioned[0, z, y, x] = oz
+            preconditioned[1, z, y, x] = oy
+            preconditioned[2, z, y, x] = ox
+            dot += a * oz + b * oy + d * ox
+        row_dot[row] = dot
+
+
+@compiled
+def redirect(direction: Array, preconditioned: Array, beta: float) -> None:
+    """``direction = preconditioned + beta direction``."""
+    nz, ny, nx = direction.shape[1], direction.shape[2], direction.shape[3]
+    for row in numba.prange(nz * ny):
+        z = row // ny
+        y = row % ny
+        for c in range(3):
+            for x in range(nx):
+                direction[c, z, y, x] = (
+                    preconditioned[c, z, y, x] + beta * direction[c, z, y, x]
+                )
+
+
+@compiled
+def upsample(
+    coarse: Array,
+    coarse_labels: Array,
+    fine_labels: Array,
+    scale: Array,
+    shift: Array,
+    affinity: Array,
+    out: Array,
+) -> None:
+    """See :func:`iterreg.kernels.reference.upsample`, which this agrees with."""
+    components = coarse.shape[0]
+    cz, cy, cx = coarse.shape[1], coarse.shape[2], coarse.shape[3]
+    nz, ny, nx = fine_labels.shape
+    for row in numba.prange(nz * ny):
+        z = row // ny
+        y = row % ny
+        qz = min(max(scale[0] * z + shift[0], np.float32(0)), np.float32(cz - 1))
+        qy = min(max(scale[1] * y + shift[1], np.float32(0)), np.float32(cy - 1))
+        iz, iy = int(qz), int(qy)
+        tz, ty = qz - iz, qy - iy
+        for x in range(nx):
+            qx = min(max(scale[2] * x + shift[2], np.float32(0)), np.float32(cx - 1))
+            ix = int(qx)
+            tx = qx - ix
+            label = fine_labels[z, y, x]
+            mass = np.float32(0)
+            for c in range(components):
+                out[c, z, y, x] = np.float32(0)
+            for corner in range(8):
+                dz, dy, dx = corner >> 2, (corner >> 1) & 1, corner & 1
+                jz, jy, jx = min(iz + dz, cz - 1), min(iy + dy, cy - 1), min(ix + dx, cx - 1)
+                weight = (tz if dz else 1 - tz) * (ty if dy else 1 - ty) * (tx if dx else 1 - tx)
+                weight *= affinity[label, coarse_labels[jz, jy, jx]]
+                mass += weight
+                for c in range(components):
+                    out[c, z, y, x] += weight * coarse[c, jz, jy, jx]
+            inverse = np.float32(1) / mass
+            for c in range(components):
+                out[c, z, y, x] *= inverse
+
+
+@compiled
+def cost_volume(
+    fixed: Array, moving: Array, nodes: Array, centre: Array, offsets: Array, out: Array
+) -> None:
+    """See :func:`iterreg.kernels.reference.cost_volume`, which this agrees with."""
+    nz, ny, nx, channels = moving.shape
+    for n in numba.prange(nodes.shape[0]):
+        here = fixed[nodes[n, 0], nodes[n, 1], nodes[n, 2]]
+        for k in range(offsets.shape[0]):
+            z = min(max(centre[n, 0] + offsets[k, 0], 0), nz - 1)
+            y = min(max(centre[n, 1] + offsets[k, 1], 0), ny - 1)
+            x = min(max(centre[n, 2] + offsets[k, 2], 0), nx - 1)
+            there = moving[z, y, x]
+            total = np.float32(0)
+            for c in range(channels):
+                difference = here[c] - there[c]
+                total += difference * difference
+            out[n, k] = total
+
+
+@compiled
+def cheapest(cost: Array, offsets_mm: Array, at_mm: Array, coupling: float, out: Array) -> None:
+    """Index of the offset with the least ``cost + coupling |offset - at|^2``, node by node."""
+    for n in numba.prange(cost.shape[0]):
+        best = np.float32(np.inf)
+        chosen = 0
+        for k in range(cost.shape[1]):
+            dz = offsets_mm[k, 0] - at_mm[n, 0]
+            dy = offsets_mm[k, 1] - at_mm[n, 1]
+            dx = offsets_mm[k, 2] - at_mm[n, 2]
+            value = cost[n, k] + coupling * (dz * dz + dy * dy + dx * dx)
+            if value < best:
+                best = value
+                chosen = k
+        out[n] = chosen
+
+
+@compiled
+def patch_distances(
+    volume: Array, first: Array, second: Array, radius: Array, out: Array, row_sum: Array
+) -> None:
+    """Squared patch differences of pairs of shifted copies, less their least; channels last.
+
+    ``row_sum`` takes the sum of the mean channel over each row.
+    """
+    nz, ny, nx = volume.shape
+    pairs = first.shape[0]
+    for row in numba.prange(nz * ny):
+        z = row // ny
+        y = row % ny
+        line = np.empty(nx, np.float32)
+        for pair in range(pairs):
+            az, ay, ax = first[pair, 0], first[pair, 1], first[pair, 2]
+            bz, by, bx = second[pair, 0], second[pair, 1], second[pair, 2]
+            line[:] = 0
+            for kz in range(-radius[0], radius[0] + 1):
+                pz = min(max(z + kz, 0), nz - 1)
+                za, zb = min(max(pz + az, 0), nz - 1), min(max(pz + bz, 0), nz - 1)
+                for ky in range(-radius[1], radius[1] + 1):
+                    py = min(max(y + ky, 0), ny - 1)
+                    ya, yb = min(max(py + ay, 0), ny - 1), min(max(py + by, 0), ny - 1)
+                    row_a, row_b = volume[za, ya], volume[zb, yb]
+                    reach = max(abs(ax), abs(bx))
+                    for x in range(min(reach, nx)):
+                        d = row_a[min(max(x + ax, 0), nx - 1)] - row_b[min(max(x + bx, 0), nx - 1)]
+                        line[x] += d * d
+                    for x in range(reach, nx - reach):
+                        d = row_a[x + ax] - row_b[x + bx]
+                        line[x] += d * d
+                    for x in range(max(nx - reach, min(reach, nx)), nx):
+                        d = row_a[min(max(x + ax, 0), nx - 1)] - row_b[min(max(x + bx, 0), nx - 1)]
+                        line[x] += d * d
+            for x in range(nx):
+                total = np.float32(0)
+                for kx in range(-radius[2], radius[2] + 1):
+                    total += line[min(max(x + kx, 0), nx - 1)]
+                out[z, y, x, pair] = total
+        total_mean = 0.0
+        for x in range(nx):
+            least = out[z, y, x, 0]
+            mean = np.float32(0)
+            for pair in range(pairs):
+                least = min(least, out[z, y, x, pair])
+                mean += out[z, y, x, pair]
+            for pair in range(pairs):
+                out[z, y, x, pair] -= least
+            total_mean += mean / pairs - least
+        row_sum[row] = total_mean
+
+
+@compiled
+def exponentiate(distances: Array, low: float, high: float) -> None:
+    """``exp(-D / V)`` in place, V the mean channel clamped to (low, high)."""
+    nz, ny, nx, pairs = distances.shape
+    for row in numba.prange(nz * ny):
+        z = row // ny
+        y = row % ny
+        for x in range(nx):
+            mean = np.float32(0)
+            for pair in range(pairs):
+                mean += distances[z, y, x, pair]
+            variance = min(max(mean / pairs, low), high)
+            scale = np.float32(-1) / variance
+            for pair in range(pairs):
+                distances[z, y, x, pair] = np.exp(distances[z, y, x, pair] * scale)

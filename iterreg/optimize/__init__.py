@@ -1,0 +1,1 @@
+"""The optimiser: start, pyramid, solver, repair. Needs torch and NumPy alone."""

@@ -1,0 +1,241 @@
+"""The affine start: candidates from headers and regions, the best refined on the coarsest level.
+
+The affine maps fixed to moving. It is refined with the same energy and the same normal equations
+as the field: the equations of all voxels are projected on the twelve affine motions (fewer for a
+rigid or a translational start).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iterreg.geometry import Matrix, apply_affine
+from iterreg.optimize.pyramid import Scene
+from iterreg.optimize.solver import Problem, evaluate
+
+BuildProblem = Callable[[Matrix], Problem]
+
+REFINE_STEPS = 12
+BETTER = 0.98
+"""A candidate replaces the identity only where it takes away 2 % of the energy: a header that is
+right should be kept."""
+
+TRIMMED = 0.25
+"""Share of region pairs that may disagree with the rest when centres are aligned."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A start and how it was found.
+
+    Args:
+        affine_lps: homogeneous, fixed to moving, LPS mm.
+        energy: of the coarsest level there.
+        how: in words.
+    """
+
+    affine_lps: Matrix
+    energy: float
+    how: str
+
+
+def find_start(
+    kind: str, fixed: Scene, moving: Scene, build: BuildProblem, given: Matrix | None
+) -> Start:
+    """The affine that the field starts from.
+
+    Args:
+        kind: ``none``, ``translation``, ``rigid`` or ``affine``: what may be estimated.
+        fixed, moving: the scenes of the coarsest level.
+        build: the coarsest level's energy for an affine, without field-of-view gating by it.
+        given: the user's initial affine, or None for the identity.
+
+    Returns:
+        The best start; the given one (or the identity) where nothing is clearly better.
+    """
+    rank = fixed.grid.rank
+    base = np.eye(rank + 1) if given is None else given
+    told = "identity" if given is None else "given initial transform"
+    first = Start(base, _energy(build, base), told)
+    if kind == "none":
+        return first
+    best = first
+    for how, candidate in _candidates(fixed, moving, base):
+        energy = _energy(build, candidate)
+        if energy < best.energy * BETTER:
+            best = Start(candidate, energy, how)
+    refined, energy = _refine(kind, fixed, build, best)
+    if energy < best.energy * BETTER:
+        return Start(refined, energy, f"{best.how}, {kind} refined")
+    return best
+
+
+def _energy(build: BuildProblem, affine_lps: Matrix) -> float:
+    problem = build(affine_lps)
+    terms, _ = evaluate(problem, _still(problem))
+    return sum(terms)
+
+
+def _still(problem: Problem) -> Tensor:
+    return torch.zeros_like(problem.edges)
+
+
+def _candidates(fixed: Scene, moving: Scene, base: Matrix) -> list[tuple[str, Matrix]]:
+    """Translations that bring centres together: of the regions, and of the images."""
+    rank = fixed.grid.rank
+    candidates = []
+    shifts = _region_shifts(fixed, moving, base)
+    if len(shifts):
+        keep = max(1, int(np.ceil(len(shifts) * (1 - TRIMMED))))
+        middle = np.median(shifts, axis=0)
+        order = np.argsort(np.linalg.norm(shifts - middle, axis=1))
+        candidates.append(("centres of the regions", shifts[order[:keep]].mean(0)))
+    images = moving.grid.centre_lps_mm - apply_affine(base, fixed.grid.centre_lps_mm)
+    candidates.append(("centres of the images", images))
+    translations = []
+    for how, shift in candidates:
+        matrix = base.copy()
+        matrix[:rank, rank] += shift
+        translations.append((how, matrix))
+    return translations
+
+
+def _region_shifts(fixed: Scene, moving: Scene, base: Matrix) -> Matrix:
+    """For each region that neither image cuts, moving centroid minus mapped fixed one, LPS mm."""
+    shifts = []
+    ours, theirs = _centroids(fixed), _centroids(moving)
+    for value in ours.keys() & theirs.keys():
+        here = apply_affine(fixed.grid.index_to_lps, ours[value])
+        there = apply_affine(moving.grid.index_to_lps, theirs[value])
+        shifts.append(there - apply_affine(base, here))
+    return np.array(shifts)
+
+
+def _centroids(scene: Scene) -> dict[int, Matrix]:
+    """Centroid (array order) of each region that stays inside the field of view."""
+    rank = scene.grid.rank
+    centroids = {}
+    unknown = torch.nn.functional.pad(~scene.known, (1,) * 6, value=True)
+    beside = torch.nn.functional.max_pool3d(unknown.float().unsqueeze(0), 3, 1).squeeze(0) > 0
+    if rank == 2:
+        beside = torch.nn.functional.pad(~scene.known, (1,) * 4, value=True).float().unsqueeze(0)
+        beside = torch.nn.functional.max_pool2d(beside, 3, 1) > 0
+    for value in torch.unique(scene.labels).tolist():
+        where = scene.labels == value
+        if value == 0 or bool((where & beside).any()):
+            continue
+        centroids[int(value)] = where.nonzero().double().mean(0).cpu().numpy()[3 - rank :]
+    return centroids
+
+
+def _refine(
+    kind: str, fixed: Scene, build: BuildProblem, start: Start
+) -> tuple[Matrix, float]:
+    """Gauss-Newton on the affine's own parameters, halving steps that do not pay."""
+    affine, energy = start.affine_lps, start.energy
+    problem = build(affine)
+    for _ in range(REFINE_STEPS):
+        _, equations = evaluate(problem, _still(problem))
+        motions = _motions(kind, fixed)
+        gradient, curvature = _projected(equations.gradient, equations.curvature, motions)
+        step = torch.linalg.lstsq(curvature, -gradient.unsqueeze(-1)).solution.squeeze(-1)
+        for _ in range(4):
+            candidate = affine @ _as_affine(kind, step, fixed)
+            trial = build(candidate)
+            terms, _ = evaluate(trial, _still(trial))
+            if sum(terms) < energy * (1 - 1e-4):
+                break
+            step = step / 2
+        else:
+            break
+        affine, problem, energy = candidate, trial, sum(terms)
+    return affine, energy
+
+
+def _centred_mm(fixed: Scene) -> list[Tensor]:
+    """Coordinates along the fixed axes, in mm from the middle of the grid, (Z, Y, X) each."""
+    device = fixed.labels.device
+    axes = [
+        (torch.arange(n, device=device, dtype=torch.float32) - (n - 1) / 2) * s
+        for n, s in zip(fixed.shape, fixed.spacing_mm, strict=True)
+    ]
+    return list(torch.meshgrid(*axes, indexing="ij"))
+
+
+def _generators(kind: str, fixed: Scene) -> list[Tensor]:
+    """Generators (3, 4) of the motions that a start may have, on the axes that have a length."""
+    axes = [a for a in range(3) if fixed.shape[a] > 1]
+    generators = []
+    for a in axes:
+        shift = torch.zeros(3, 4, dtype=torch.float64)
+        shift[a, 3] = 1
+        generators.append(shift)
+    if kind == "translation":
+        return generators
+    for a in axes:
+        for b in axes:
+            if kind == "rigid" and a >= b:
+                continue
+            turn = torch.zeros(3, 4, dtype=torch.float64)
+            turn[a, b] = 0.01
+            if kind == "rigid":
+                turn[b, a] = -0.01
+            generators.append(turn)
+    return generators
+
+
+def _motions(kind: str, fixed: Scene) -> list[Tensor]:
+    """Displacement (3, Z, Y, X) in mm of each generator."""
+    place = [*_centred_mm(fixed), torch.ones(fixed.shape, device=fixed.labels.device)]
+    motions = []
+    for generator in _generators(kind, fixed):
+        rows = [
+            sum((float(w) * place[k] for k, w in enumerate(row) if w), torch.zeros_like(place[0]))
+            for row in generator
+        ]
+        motions.append(torch.stack(rows))
+    return motions
+
+
+def _projected(
+    gradient: Tensor, curvature: Tensor, motions: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The normal equations of all voxels, seen from the motions alone."""
+    from iterreg.kernels.reference import apply_blocks
+
+    count = len(motions)
+    small_gradient = torch.zeros(count, dtype=torch.float64)
+    small_curvature = torch.zeros(count, count, dtype=torch.float64)
+    for i, motion in enumerate(motions):
+        small_gradient[i] = (gradient * motion).sum(dtype=torch.float64)
+        bent = apply_blocks(curvature, motion)
+        for j in range(i, count):
+            value = (bent * motions[j]).sum(dtype=torch.float64)
+            small_curvature[i, j] = small_curvature[j, i] = value
+    ridge = 1e-6 * small_curvature.diagonal().mean()
+    return small_gradient, small_curvature + ridge * torch.eye(count, dtype=torch.float64)
+
+
+def _as_affine(kind: str, step: Tensor, fixed: Scene) -> Matrix:
+    """The step as a homogeneous LPS matrix: the exponential of its generator."""
+    generator = torch.zeros(4, 4, dtype=torch.float64)
+    for weight, part in zip(step.tolist(), _generators(kind, fixed), strict=True):
+        generator[:3] += weight * part
+    moved = torch.linalg.matrix_exp(generator).numpy()
+    rank = fixed.grid.rank
+    keep = [*range(3 - rank, 3), 3]
+    moved = moved[np.ix_(keep, keep)]
+    to_lps = fixed.grid.index_to_lps @ np.diag([*(1 / np.array(fixed.grid.spacing_zyx_mm)), 1.0])
+    middle = np.eye(rank + 1)
+    middle[:rank, rank] = [
+        (n - 1) / 2 * s
+        for n, s in zip(fixed.grid.shape_zyx, fixed.grid.spacing_zyx_mm, strict=True)
+    ]
+    to_lps = to_lps @ middle
+    result: Matrix = to_lps @ moved @ np.linalg.inv(to_lps)
+    return result

@@ -1,0 +1,169 @@
+"""Levels of resolution: images pooled, labels pooled by majority, fields carried down.
+
+Inside the optimiser everything has rank 3: a picture is a volume of one slice, whose first axis
+has no gradient and no motion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool3d, pad
+
+from iterreg.geometry import Grid, Matrix, fixed_to_moving_index
+from iterreg.kernels import IndexMap, upsample
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One image with its regions, at one resolution, ready for the optimiser.
+
+    Args:
+        image: (C, Z, Y, X) normalised intensities.
+        labels: (Z, Y, X) int32 compact labels, 0 ... n - 1 with 0 the background.
+        known: (Z, Y, X) bool, the field of view, masks applied.
+        grid: of the voxels; its rank is the image's own.
+    """
+
+    image: Tensor
+    labels: Tensor
+    known: Tensor
+    grid: Grid
+
+    @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        """Spacing (z, y, x); a picture's slice is 1 mm thick."""
+        return (1.0,) * (3 - self.grid.rank) + self.grid.spacing_zyx_mm
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(Z, Y, X)."""
+        return tuple(self.labels.shape)
+
+
+def at_spacing(scene: Scene, spacing_mm: float, label_count: int) -> Scene:
+    """The scene at a coarser resolution: blocks of voxels nearest to ``spacing_mm``.
+
+    Args:
+        scene: at full resolution.
+        spacing_mm: wanted; an axis that is coarser stays as it is.
+        label_count: how many compact labels there are.
+    """
+    factor = tuple(
+        max(1, min(round(spacing_mm / s), n))
+        for s, n in zip(scene.spacing_mm, scene.shape, strict=True)
+    )
+    if factor == (1, 1, 1):
+        return scene
+    return Scene(
+        _pooled(scene.image, factor),
+        pooled_labels(scene.labels, factor, label_count),
+        _pooled(scene.known.float().unsqueeze(0), factor).squeeze(0) > 0.5,
+        scene.grid.pooled(factor[-scene.grid.rank :]),
+    )
+
+
+def pooled_labels(labels: Tensor, factor: tuple[int, ...], label_count: int) -> Tensor:
+    """The label that fills most of each block of voxels; the lower one where two fill it equally.
+
+    Each label is pooled in its own box, so that many small regions cost no more than a few.
+    """
+    shape = [-(-n // f) for n, f in zip(labels.shape, factor, strict=True)]
+    most = torch.zeros(shape, device=labels.device)
+    winner = torch.zeros(shape, dtype=torch.int32, device=labels.device)
+    for value, box in label_boxes(labels, label_count).items():
+        wide = [
+            slice(s.start // f * f, min(-(-s.stop // f) * f, n))
+            for s, f, n in zip(box, factor, labels.shape, strict=True)
+        ]
+        coarse = tuple(
+            slice(s.start // f, -(-s.stop // f)) for s, f in zip(wide, factor, strict=True)
+        )
+        mask = (labels[tuple(wide)] == value).float().unsqueeze(0)
+        share = _pooled(mask, factor).squeeze(0)
+        wins = share > most[coarse]
+        winner[coarse][wins] = value
+        most[coarse] = torch.where(wins, share, most[coarse])
+    return winner
+
+
+def label_boxes(labels: Tensor, label_count: int) -> dict[int, tuple[slice, ...]]:
+    """Bounding box of every label that occurs, in one pass per axis."""
+    boxes: dict[int, list[slice]] = {}
+    for axis in range(3):
+        n = labels.shape[axis]
+        flat = labels.movedim(axis, 0).reshape(n, -1).long()
+        slices = torch.arange(n, device=labels.device).unsqueeze(1) * label_count
+        hits = torch.zeros(n * label_count, dtype=torch.bool, device=labels.device)
+        hits[(flat + slices).flatten()] = True
+        for value in range(label_count):
+            where = hits.view(n, label_count)[:, value].nonzero()
+            if len(where):
+                boxes.setdefault(value, []).append(slice(int(where[0]), int(where[-1]) + 1))
+    return {value: tuple(box) for value, box in boxes.items()}
+
+
+def _pooled(volume: Tensor, factor: Sequence[int]) -> Tensor:
+    """Mean over blocks; the last block repeats the border."""
+    extra = [-n % f for n, f in zip(volume.shape[1:], factor, strict=True)]
+    if any(extra):
+        sides = [side for e in reversed(extra) for side in (0, e)]
+        volume = pad(volume.unsqueeze(0), sides, mode="replicate").squeeze(0)
+    return avg_pool3d(volume.unsqueeze(0), tuple(factor)).squeeze(0)
+
+
+def index_map(fixed: Scene, moving: Scene, affine_lps: Matrix) -> IndexMap:
+    """How fixed voxels of a level land on moving voxels of a level, through an affine.
+
+    A displacement along a fixed axis of length 1 moves nothing.
+    """
+    full = torch.eye(4, dtype=torch.float64)
+    matrix = torch.from_numpy(fixed_to_moving_index(fixed.grid, affine_lps, moving.grid))
+    first = 3 - fixed.grid.rank
+    full[first:, first:] = matrix
+    linear = full[:3, :3]
+    moves = torch.tensor([0.0 if n == 1 else 1.0 for n in fixed.shape], dtype=torch.float64)
+    from_mm = linear * (moves / torch.tensor(fixed.spacing_mm, dtype=torch.float64))
+    device = fixed.labels.device
+    return IndexMap(*[t.float().to(device) for t in (linear, full[:3, 3], from_mm)])
+
+
+def carry_down(u_mm: Tensor, coarse: Scene, fine: Scene, interfaces: Tensor) -> Tensor:
+    """A coarse level's displacement on a finer level's grid, nothing leaking across interfaces.
+
+    Args:
+        u_mm: (3, z, y, x) mm, on ``coarse``.
+        coarse, fine: levels of the same scene.
+        interfaces: (labels, labels), w[a, b].
+    """
+    if coarse.shape == fine.shape:
+        return u_mm
+    ratio = torch.tensor(fine.spacing_mm) / torch.tensor(coarse.spacing_mm)
+    return carry_nodes(u_mm, coarse.labels, fine.labels, ratio, (ratio - 1) / 2, interfaces)
+
+
+LEAK = 1e-3
+"""Least affinity of two labels: only a voxel without any corner of its own label takes the rest."""
+
+
+def carry_nodes(
+    u_mm: Tensor,
+    node_labels: Tensor,
+    fine_labels: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    interfaces: Tensor,
+) -> Tensor:
+    """As :func:`carry_down`, from nodes at ``(index - shift) / scale`` of the fine grid."""
+    device = u_mm.device
+    return upsample(
+        u_mm.contiguous(),
+        node_labels,
+        fine_labels,
+        scale.float().to(device),
+        shift.float().to(device),
+        interfaces.clamp(min=LEAK),
+    )

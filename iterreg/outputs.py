@@ -1,0 +1,197 @@
+"""What a run writes: images, label maps, transforms, the picture, and ``run.json``.
+
+The commands share it; a script that has a :class:`Registration` may call :func:`write_run` too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from iterreg.config import SCHEMA, config_to_dict
+from iterreg.displacement import Transform, total_displacement_vox, warp_image, warp_labels
+from iterreg.geometry import Points
+from iterreg.image import Image
+from iterreg.io import (
+    OutputFolder,
+    write_displacement_mm,
+    write_image,
+    write_label_map,
+    write_scalar,
+)
+from iterreg.metrics import det_jacobian
+from iterreg.registration import Registration
+from iterreg.report.measures import Measures, measure, without_nan
+from iterreg.transform import write_transform
+
+Progress = Callable[[str, float], None]
+"""Called with a stage in words and the fraction of the writing that is done, 0 to 1."""
+
+FILES = (
+    "warped.nii.gz",
+    "displacement_mm.nii.gz",
+    "transform.h5",
+    "fixed_regions.nii.gz",
+    "moving_regions.nii.gz",
+    "warped_regions.nii.gz",
+    "overlay.png",
+    "run.json",
+)
+"""Every run writes these; ``jacobian.nii.gz`` on request."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a person wants to know at the end of a run.
+
+    Args:
+        registration: the result.
+        measures: before and after.
+        timings_s: wall seconds per stage, writing included.
+    """
+
+    registration: Registration
+    measures: Measures
+    timings_s: dict[str, float]
+
+
+def write_run(
+    folder: OutputFolder,
+    registration: Registration,
+    fixed: Image,
+    moving: Image,
+    *,
+    start: Transform | None = None,
+    landmarks: tuple[Points, Points] | None = None,
+    save_jacobian: bool = False,
+    progress: Progress = lambda stage, fraction: None,
+) -> RunSummary:
+    """Measure a registration and write everything about it.
+
+    Args:
+        folder: entered; its files appear when it is left.
+        registration: the result.
+        fixed, moving: the pair it was made from.
+        start: what "before" means; the identity when None.
+        landmarks: fixed and moving, for the landmark error.
+        save_jacobian: also write the determinant of the Jacobian.
+        progress: told what is going on.
+
+    Returns:
+        The summary.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    clock = _Clock(dict(registration.timings_s))
+    transform = _on_cpu(registration.transform)
+    fixed_labels, moving_labels = registration.fixed_labels, registration.moving_labels
+    progress("measuring", 0.0)
+    with clock.stage("measure"):
+        measures = measure(
+            transform, fixed_labels, moving_labels, start=start, landmarks=landmarks
+        )
+    progress("drawing", 0.35)
+    with clock.stage("draw"):
+        from iterreg.report.figures import overlay
+
+        overlay(
+            fixed, moving, transform, folder.path("overlay.png"),
+            fixed_labels=fixed_labels, start=start,
+        )  # fmt: skip
+    progress("writing", 0.55)
+    with clock.stage("write"):
+        _write_volumes(folder, registration, transform, moving, save_jacobian)
+    summary = RunSummary(registration, measures, clock.seconds)
+    text = json.dumps(run_tables(summary, fixed, moving), indent=2, allow_nan=False)
+    folder.path("run.json").write_text(text + "\n", encoding="utf-8")
+    progress("done", 1.0)
+    return summary
+
+
+def run_tables(summary: RunSummary, fixed: Image, moving: Image) -> dict[str, Any]:
+    """What ``run.json`` holds, as plain tables; ``schema`` tells its version.
+
+    Args:
+        summary: the run.
+        fixed, moving: the pair it was made from.
+
+    Returns:
+        Tables without NaN, in the order in which a person reads them.
+    """
+    run = summary.registration
+    tables = {
+        "schema": SCHEMA,
+        "status": {"name": run.status.name, "ok": run.status.is_ok, "message": run.status.value},
+        "fixed": _about(fixed),
+        "moving": _about(moving),
+        "regions": {v: run.fixed_labels.title(v) for v in run.fixed_labels.values},
+        "measures": summary.measures.to_dict(),
+        "field_of_view": run.field_of_view,
+        "start": run.start,
+        "notes": run.notes,
+        "config": config_to_dict(run.config),
+        "versions": run.versions,
+        "device": run.device,
+        "seed": run.seed,
+        "threads": run.threads,
+        "timings_s": {stage: round(s, 3) for stage, s in summary.timings_s.items()},
+        "history": [dataclasses.asdict(level) for level in run.history],
+    }
+    plain: dict[str, Any] = without_nan(tables)
+    return plain
+
+
+def _write_volumes(
+    folder: OutputFolder,
+    registration: Registration,
+    transform: Transform,
+    moving: Image,
+    save_jacobian: bool,
+) -> None:
+    fill = registration.config.fill
+    warped = warp_image(moving, transform, float(moving.data.min()) if fill is None else fill)
+    write_image(warped, folder.path("warped.nii.gz"))
+    write_displacement_mm(transform, folder.path("displacement_mm.nii.gz"))
+    write_transform(transform, folder.path("transform.h5"))
+    write_label_map(registration.fixed_labels, folder.path("fixed_regions.nii.gz"))
+    write_label_map(registration.moving_labels, folder.path("moving_regions.nii.gz"))
+    regions = warp_labels(registration.moving_labels, transform)
+    write_label_map(regions, folder.path("warped_regions.nii.gz"))
+    if save_jacobian:
+        determinant = det_jacobian(total_displacement_vox(transform))
+        write_scalar(determinant, transform.grid, folder.path("jacobian.nii.gz"))
+
+
+def _about(image: Image) -> dict[str, Any]:
+    grid = image.grid
+    return {
+        "file": image.name,
+        "size_xyz": tuple(reversed(grid.shape_zyx)),
+        "spacing_xyz_mm": grid.spacing_xyz_mm,
+        "origin_lps_mm": grid.origin_lps_mm,
+        "axes": grid.orientation,
+    }
+
+
+def _on_cpu(transform: Transform) -> Transform:
+    field = dataclasses.replace(transform.field, vox=transform.field.vox.detach().cpu())
+    return dataclasses.replace(transform, field=field)
+
+
+class _Clock:
+    """Adds the seconds of named stages to those that are known already."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds = seconds
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun

@@ -1,0 +1,76 @@
+"""From label maps to what the optimiser needs: compact labels and the table of interfaces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+
+from iterreg.config import Smoothness
+from iterreg.image import LabelMap
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The regions of a pair, in one numbering.
+
+    Args:
+        fixed, moving: label maps with the same labels and names, each on its image's grid.
+        empty_background: whether label 0 is known to hold no anatomy (air around the body).
+        notes: what the user should know.
+    """
+
+    fixed: LabelMap
+    moving: LabelMap
+    empty_background: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> list[int]:
+        """Labels of the regions; position + 1 is the compact label."""
+        return self.fixed.values
+
+    def compact(self, labels: LabelMap) -> Tensor:
+        """(*shape) int32, 0 ... n: background, then the labels in ascending order."""
+        values = torch.tensor(self.values, dtype=torch.int32)
+        if len(values) == 0:
+            return torch.zeros_like(labels.data)
+        place = torch.bucketize(labels.data, values, out_int32=True).clamp(max=len(values) - 1)
+        return torch.where(values[place] == labels.data, place + 1, 0).to(torch.int32)
+
+
+def interface_table(config: Smoothness, regions: Regions) -> Tensor:
+    """The weight w[a, b] of an edge between two labels: 1 glued, ``sliding_weight`` sliding.
+
+    A pair slides when ``sliding`` names it, or when a label has no name; ``glued`` has the last
+    word. Background that holds no anatomy is glued to everything.
+
+    Args:
+        config: the pairs of names, ``*`` standing for any.
+        regions: of the pair.
+
+    Returns:
+        (n + 1, n + 1) float32 for the compact labels, symmetric, 1 on the diagonal.
+    """
+    names = ["background", *(regions.fixed.names.get(v, "") for v in regions.values)]
+    table = torch.ones(len(names), len(names))
+    for a, first in enumerate(names):
+        for b, second in enumerate(names):
+            background = regions.empty_background and 0 in (a, b)
+            if a == b or background or _named(config.glued, first, second):
+                continue
+            if not (first and second) or _named(config.sliding, first, second):
+                table[a, b] = config.sliding_weight
+    return table
+
+
+def _named(pairs: tuple[tuple[str, ...], ...], first: str, second: str) -> bool:
+    """Whether a list of pairs of patterns names two regions, in either order."""
+    both = ((first.lower(), second.lower()), (second.lower(), first.lower()))
+    return any(
+        fnmatchcase(a, left.lower()) and fnmatchcase(b, right.lower())
+        for left, right in pairs
+        for a, b in both
+    )

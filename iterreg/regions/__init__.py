@@ -1,0 +1,1 @@
+"""Where regions come from: label maps, segmenters, tables, distance maps."""

@@ -1,0 +1,179 @@
+"""Regions from TotalSegmentator, an optional package with weights of its own.
+
+Its numbering is read from the installed version's own class map, so that structures are merged by
+name whichever version runs. iterreg never downloads weights: TotalSegmentator does, on its own
+terms.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from iterreg.errors import (
+    ImageContentError,
+    MissingDependencyError,
+    SegmentationError,
+)
+from iterreg.geometry import Grid
+from iterreg.image import Image, LabelMap
+from iterreg.regions.label_tables import LabelTable, load_table, merge
+
+INSTALL = 'pip install "iterreg[totalsegmentator]"'
+
+AFFINE_TOLERANCE_MM = 1e-2
+"""How far a voxel of the segmentation may lie from the image's: the rounding of a NIfTI header."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RawSegmentation:
+    """What a segmenter gave, in nibabel's convention.
+
+    Args:
+        labels_ijk: (I, J, K) integers.
+        ijk_to_ras: (4, 4), from an index to RAS mm.
+        table: what the numbers mean.
+    """
+
+    labels_ijk: NDArray[np.integer]
+    ijk_to_ras: NDArray[np.float64]
+    table: LabelTable
+
+
+class Runner(Protocol):
+    """Segments an array in nibabel's convention."""
+
+    def __call__(
+        self, image_ijk: NDArray[np.float32], ijk_to_ras: NDArray[np.float64], device: str
+    ) -> RawSegmentation:
+        """Segment (I, J, K) HU with its (4, 4) matrix to RAS mm on cpu, cuda, cuda:N or mps."""
+
+
+def segment_totalsegmentator(
+    image: Image, device: str, runner: Runner | None = None, target: str = "thorax13"
+) -> LabelMap:
+    """Segment a CT with TotalSegmentator and merge its structures by name.
+
+    What is missing in the result (the pulmonary artery, with version 2) is logged as a warning.
+
+    Args:
+        image: a CT volume in HU.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        runner: what runs the segmenter; TotalSegmentator's Python interface when None.
+        target: the table of classes to merge into.
+
+    Returns:
+        The merged labels on the grid of the image.
+
+    Raises:
+        ImageContentError: the image is no volume with one channel.
+        MissingDependencyError: TotalSegmentator is not installed.
+        SegmentationError: it failed, found nothing that the target asks for, or answered on
+            another grid.
+
+    Source:
+        Wasserthal et al., TotalSegmentator, Radiology: Artificial Intelligence 5(5), 2023.
+    """
+    if image.grid.rank != 3 or image.data.shape[0] != 1:
+        raise ImageContentError(
+            f"{image.name}: TotalSegmentator: expected a CT volume with one channel, got "
+            f"{image.data.shape[0]} channels of {image.grid!r}"
+        )
+    ijk = np.ascontiguousarray(image.data[0].detach().cpu().numpy().transpose(2, 1, 0))
+    raw = (runner or run_totalsegmentator)(ijk, ijk_to_ras(image.grid), device)
+    _require_same_grid(raw, image)
+    zyx = np.ascontiguousarray(raw.labels_ijk.transpose(2, 1, 0).astype(np.int32))
+    labels = LabelMap(torch.from_numpy(zyx), image.grid, name=f"TotalSegmentator of {image.name}")
+    try:
+        merged = merge(labels, raw.table, target)
+    except ImageContentError as error:
+        raise SegmentationError(f"{image.name}: no anatomy of {target} found: {error}") from error
+    for note in merged.notes:
+        _log.warning("%s: %s", image.name, note)
+    return merged.labels
+
+
+def ijk_to_ras(grid: Grid) -> NDArray[np.float64]:
+    """nibabel's (4, 4) matrix of a grid: from an index (x first) to a point in RAS mm."""
+    reorder = np.eye(4)[[2, 1, 0, 3]]
+    matrix: NDArray[np.float64] = np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.index_to_lps @ reorder
+    return matrix
+
+
+def run_totalsegmentator(
+    image_ijk: NDArray[np.float32], ijk_to_ras: NDArray[np.float64], device: str
+) -> RawSegmentation:
+    """Run the installed TotalSegmentator (version 1 or 2) on its main task. See :class:`Runner`.
+
+    Files carry the image in and the labels out: the one interface that both versions have.
+
+    Raises:
+        MissingDependencyError: TotalSegmentator or nibabel is not installed.
+        SegmentationError: TotalSegmentator failed.
+    """
+    segment = _import("totalsegmentator.python_api").totalsegmentator
+    nibabel = _import("nibabel")
+    version = importlib.metadata.version("TotalSegmentator")
+    # Version 1 has no such argument: it takes a GPU where there is one.
+    options = {} if version.startswith("1.") else {"device": device.replace("cuda", "gpu")}
+    with tempfile.TemporaryDirectory(prefix="iterreg-") as folder:
+        image_path, labels_path = Path(folder) / "image.nii.gz", Path(folder) / "labels.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(image_ijk, ijk_to_ras), image_path)
+        try:
+            segment(image_path, labels_path, ml=True, task="total", quiet=True, **options)
+            answer = nibabel.load(labels_path)
+            labels = np.asarray(answer.dataobj).astype(np.int32)
+        except Exception as error:  # whatever nnU-Net, torch or the download may raise
+            raise SegmentationError(f"TotalSegmentator {version} failed: {error}") from error
+    return RawSegmentation(labels, np.asarray(answer.affine), installed_table(version))
+
+
+def installed_table(version: str) -> LabelTable:
+    """The numbering of the main task, from the package itself, else from the tables here."""
+    try:
+        names = dict(_import("totalsegmentator.map_to_binary").class_map["total"])
+    except (MissingDependencyError, AttributeError, KeyError):
+        return load_table(f"totalsegmentator-v{1 if version.startswith('1.') else 2}")
+    return LabelTable(
+        f"totalsegmentator {version} 'total'", {int(k): str(v) for k, v in names.items()}
+    )
+
+
+def _require_same_grid(raw: RawSegmentation, image: Image) -> None:
+    shape = tuple(reversed(raw.labels_ijk.shape))
+    expected = ijk_to_ras(image.grid)
+    corner = np.array([*(n - 1 for n in raw.labels_ijk.shape), 1.0])
+    if shape == image.grid.shape_zyx and all(
+        np.allclose(raw.ijk_to_ras @ index, expected @ index, atol=AFFINE_TOLERANCE_MM)
+        for index in (np.diag(corner) @ pick for pick in _BOX_CORNERS)
+    ):
+        return
+    raise SegmentationError(
+        f"{image.name}: TotalSegmentator answered on another grid: expected "
+        f"{tuple(reversed(image.grid.shape_zyx))} voxels, got {raw.labels_ijk.shape}, "
+        f"matrix {np.round(raw.ijk_to_ras, 3).tolist()}"
+    )
+
+
+_BOX_CORNERS = np.array([(0, 0, 0, 1), (1, 0, 0, 1), (0, 1, 0, 1), (0, 0, 1, 1), (1, 1, 1, 1)])
+
+
+def _import(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"the segmenter totalsegmentator needs a package that is not installed "
+            f"({error.name or module}): {INSTALL}"
+        ) from error

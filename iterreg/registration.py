@@ -1,0 +1,84 @@
+"""What a registration returns: the transform, and everything needed to trust or repeat it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from iterreg.config import Config
+from iterreg.displacement import Transform
+from iterreg.image import LabelMap
+
+
+class Status(Enum):
+    """How a registration ended; the value is what a person reads."""
+
+    OK = "ok"
+    INTERIOR_FOLDS = "interior folds remain: raise smoothness.weight, or check the label maps"
+    WORSE_THAN_START = "no better than the start: check the pair, its headers and the preset"
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether the result can be used as it is."""
+        return self is Status.OK
+
+
+@dataclass(frozen=True)
+class LevelHistory:
+    """The energy of one pyramid level, step by step.
+
+    Args:
+        spacing_zyx_mm: of the level's grid.
+        voxels: nodes of the level's grid.
+        similarity, overlap, smoothness: unweighted energy terms before each step, and at the end.
+        converged: whether it stopped because a step no longer paid, not at the step limit.
+    """
+
+    spacing_zyx_mm: tuple[float, ...]
+    voxels: int
+    similarity: tuple[float, ...]
+    overlap: tuple[float, ...]
+    smoothness: tuple[float, ...]
+    converged: bool
+
+
+@dataclass(frozen=True)
+class Registration:
+    """The result of :func:`iterreg.optimize_pair`.
+
+    Args:
+        transform: fixed to moving, on the fixed image's own grid.
+        status: how it ended.
+        fixed_labels, moving_labels: the regions that were used, on their images' own grids.
+        history: one entry per pyramid level, coarse to fine.
+        timings_s: wall seconds per stage, in order.
+        config: the resolved configuration.
+        start: which start was chosen, and why.
+        field_of_view: what was found, per image.
+        notes: what the user should know (labels without a partner, and the like).
+        device, seed, threads: what it ran with.
+        versions: of iterreg, torch, numpy and Python.
+    """
+
+    transform: Transform
+    status: Status
+    fixed_labels: LabelMap
+    moving_labels: LabelMap
+    history: tuple[LevelHistory, ...]
+    timings_s: dict[str, float]
+    config: Config
+    start: str
+    field_of_view: dict[str, str]
+    notes: tuple[str, ...]
+    device: str
+    seed: int
+    threads: int
+    versions: dict[str, str]
+
+    def __repr__(self) -> str:
+        seconds = sum(self.timings_s.values())
+        regions = ", ".join(self.fixed_labels.title(v) for v in self.fixed_labels.values[:6])
+        return (
+            f"Registration({self.status.value}; {self.transform.field!r}; "
+            f"regions: {regions or 'none'}; {seconds:.1f} s on {self.device})"
+        )

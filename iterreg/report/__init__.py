@@ -1,0 +1,1 @@
+"""Pictures and figures of a result, for people to look at."""

@@ -1,0 +1,208 @@
+"""How good a registration is, in numbers, before and after: one value that tables and JSON share.
+
+"Before" is a start transform, the identity in physical space unless one is given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from iterreg.displacement import (
+    DisplacementField,
+    Transform,
+    moving_index,
+    sample_nearest,
+    total_displacement_vox,
+    warp_labels,
+)
+from iterreg.geometry import Grid, Points
+from iterreg.image import LabelMap
+from iterreg.metrics import (
+    Folding,
+    TreSummary,
+    coverage,
+    dice,
+    folding,
+    hd95_by_label_mm,
+    interior_mask,
+    sdlogj,
+    sdlogj_l2r,
+    summarize_tre,
+    tre_mm,
+    volume_change,
+)
+
+IDENTITY = "identity in physical space"
+GIVEN = "the initial transform"
+
+
+@dataclass(frozen=True)
+class RegionMeasures:
+    """One region, before and after; NaN where it is missing on one side.
+
+    Args:
+        value, name: its label.
+        dice_before, dice_after: 0 to 1.
+        hd95_before_mm, hd95_after_mm: 95th percentile of the surface distance.
+        coverage: share of the moving region that is reached, 0 to 1; None when not asked for.
+        volume_change: volume in the moving image over volume in the fixed image, as mapped;
+            None when not asked for.
+    """
+
+    value: int
+    name: str
+    dice_before: float
+    dice_after: float
+    hd95_before_mm: float
+    hd95_after_mm: float
+    coverage: float | None = None
+    volume_change: float | None = None
+
+
+@dataclass(frozen=True)
+class Measures:
+    """A registration in numbers.
+
+    Args:
+        before: what "before" means, in words.
+        regions: one entry per label that both images have.
+        without_partner: names of the labels that only one of them has.
+        folding: of the total transform, interior and interface.
+        sdlogj, sdlogj_interior: std of log det J, whole grid and interior voxels.
+        sdlogj_l2r: the Learn2Reg evaluator's; papers' figures are compared with this one;
+            None when not asked for.
+        tre_before, tre_after: landmark errors, where landmarks were given.
+    """
+
+    before: str
+    regions: tuple[RegionMeasures, ...]
+    without_partner: tuple[str, ...]
+    folding: Folding
+    sdlogj: float
+    sdlogj_interior: float
+    sdlogj_l2r: float | None
+    tre_before: TreSummary | None
+    tre_after: TreSummary | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain tables for JSON; NaN becomes None."""
+        tables: dict[str, Any] = without_nan(dataclasses.asdict(self))
+        tables["folding"]["share_interior"] = self.folding.share_interior
+        return tables
+
+
+def without_nan(value: Any) -> Any:
+    """A value of dicts, lists and numbers with None for what JSON has no word for."""
+    if isinstance(value, dict):
+        return {str(k): without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def identity(grid: Grid) -> Transform:
+    """The transform that leaves every point where it is."""
+    return Transform(np.eye(grid.rank + 1), DisplacementField.zero(grid))
+
+
+def measure(
+    transform: Transform,
+    fixed_labels: LabelMap,
+    moving_labels: LabelMap,
+    *,
+    start: Transform | None = None,
+    landmarks: tuple[Points, Points] | None = None,
+    in_depth: bool = False,
+) -> Measures:
+    """Judge a transform by the regions, the field itself, and landmarks.
+
+    Args:
+        transform: fixed to moving, on the fixed labels' grid.
+        fixed_labels, moving_labels: the same number is the same region.
+        start: what "before" means; the identity when None.
+        landmarks: fixed and moving, in the same order.
+        in_depth: add coverage, volume change and ``sdlogj_l2r``, which take as long again.
+
+    Returns:
+        The measures.
+
+    Raises:
+        GeometryError: labels that do not lie on the transform's grid, or landmarks that disagree.
+    """
+    first = identity(transform.grid) if start is None else start
+    transform, first = _on_cpu(transform), _on_cpu(first)
+    fixed, moving = fixed_labels.data.cpu(), moving_labels.data.cpu()
+    total = total_displacement_vox(transform)
+    mapped = moving_index(transform, moving_labels.grid)
+    held, theirs = fixed_labels.values, moving_labels.values
+    shared = [v for v in held if v in theirs]
+    before = _before(replace(moving_labels, data=moving), first, start is None)
+    regions = _regions(fixed_labels, shared, before, sample_nearest(moving, mapped))
+    if in_depth:
+        reached = coverage(moving, fixed, mapped, shared)
+        change = volume_change(total, fixed, shared)
+        regions = tuple(
+            replace(r, coverage=reached[r.value], volume_change=change[r.value]) for r in regions
+        )
+    alone = [fixed_labels.title(v) for v in held if v not in theirs]
+    alone += [moving_labels.title(v) for v in theirs if v not in held]
+    return Measures(
+        before=IDENTITY if start is None else GIVEN,
+        regions=regions,
+        without_partner=tuple(alone),
+        folding=folding(total, fixed),
+        sdlogj=sdlogj(total),
+        sdlogj_interior=sdlogj(total, interior_mask(fixed)),
+        sdlogj_l2r=sdlogj_l2r(_learn2reg_order(mapped)) if in_depth else None,
+        tre_before=_tre(landmarks, first),
+        tre_after=_tre(landmarks, transform),
+    )
+
+
+def _on_cpu(transform: Transform) -> Transform:
+    field = replace(transform.field, vox=transform.field.vox.detach().cpu())
+    return replace(transform, field=field)
+
+
+def _before(moving: LabelMap, start: Transform, is_identity: bool) -> torch.Tensor:
+    if is_identity and moving.grid.same_space(start.grid):
+        return moving.data
+    return warp_labels(moving, start).data
+
+
+def _regions(
+    fixed: LabelMap, values: list[int], before: torch.Tensor, after: torch.Tensor
+) -> tuple[RegionMeasures, ...]:
+    spacing = fixed.grid.spacing_zyx_mm
+    goal = fixed.data.cpu()
+    parts = [before, after]
+    overlaps = [dice(goal, part, values) for part in parts]
+    distances = [hd95_by_label_mm(goal, part, values, spacing) for part in parts]
+    return tuple(
+        RegionMeasures(v, fixed.title(v), *[o[v] for o in overlaps], *[d[v] for d in distances])
+        for v in values
+    )
+
+
+def _learn2reg_order(mapped: torch.Tensor) -> torch.Tensor:
+    """Moving index minus fixed index as (I, J, K, rank): Learn2Reg's array, axes x first."""
+    rank = mapped.shape[0]
+    difference = mapped.clone()
+    for axis in range(rank):
+        own = torch.arange(mapped.shape[1 + axis], dtype=mapped.dtype)
+        difference[axis] -= own.view(-1, *[1] * (rank - 1 - axis))
+    return difference.flip(0).permute(*reversed(range(1, rank + 1)), 0)
+
+
+def _tre(landmarks: tuple[Points, Points] | None, transform: Transform) -> TreSummary | None:
+    if landmarks is None:
+        return None
+    return summarize_tre(tre_mm(*landmarks, transform.map_points))

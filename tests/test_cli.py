@@ -1,0 +1,315 @@
+"""The commands, from end to end, on the pair that comes with iterreg."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from click.testing import CliRunner, Result
+
+from iterreg import outputs
+from iterreg.cli import iterreg
+from iterreg.cli.options import Setting
+from iterreg.config import preset_names
+from iterreg.errors import ExitCode
+from iterreg.outputs import FILES
+
+ROOT = Path(__file__).parents[1]
+PAIR = Path(outputs.__file__).parent / "data" / "thorax4dct_mini"
+
+
+class Run(NamedTuple):
+    """A finished run of the demo."""
+
+    result: Result
+    folder: Path
+
+    @property
+    def transform(self) -> str:
+        """The path of its transform."""
+        return str(self.folder / "transform.h5")
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """The demo, run once, with the Jacobian left out."""
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    yield Run(CliRunner().invoke(iterreg, ["demo", "--out", str(folder)]), folder)
+
+
+def ok(*arguments: object) -> str:
+    """Run a command that should succeed, and return what it printed."""
+    result = CliRunner().invoke(iterreg, [str(a) for a in arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def array(path: Path) -> np.ndarray:
+    """The voxels of a file."""
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+# Help -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [[], ["thorax"], ["register"], ["apply"], ["evaluate"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from iterreg.cli import iterreg\n"
+        f"iterreg({arguments!r} + ['--help'], standalone_mode=False)\n"
+        "heavy = {'torch', 'numpy', 'SimpleITK', 'matplotlib', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Usage:" in result.stdout
+
+
+def test_help_answers_within_half_a_second() -> None:
+    seconds = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        command = [sys.executable, "-m", "iterreg", "thorax", "--help"]
+        subprocess.run(command, capture_output=True, cwd=ROOT, check=True)
+        seconds.append(time.perf_counter() - begun)
+        if min(seconds) < 0.5:
+            return
+    assert min(seconds) < 0.5
+
+
+def test_every_preset_is_a_command() -> None:
+    listed = ok("--help")
+    for name in preset_names():
+        assert f"  {name} " in listed
+        assert "--fixed" in ok(name, "--help")
+
+
+def test_presets_are_listed_and_shown() -> None:
+    listed = ok("presets")
+    assert all(name in listed for name in preset_names())
+    assert "schema = 1" in ok("presets", "show", "thorax")
+    unknown = CliRunner().invoke(iterreg, ["presets", "show", "torax"])
+    assert unknown.exit_code == ExitCode.CONFIG
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("a.b=0.5", 0.5), ("a.b=3", 3), ("a.b=[8.0, 4.0]", [8.0, 4.0]), ("a.b=true", True),
+     ("a.b=ncc", "ncc"), ("a.b='ncc'", "ncc"), ("a.b=x=y", "x=y")],
+)  # fmt: skip
+def test_settings_are_toml_or_words(text: str, expected: object) -> None:
+    assert Setting().convert(text, None, None) == ("a.b", expected)
+
+
+# A run ----------------------------------------------------------------------------------------
+
+
+def test_demo_ends_well_and_says_so(demo: Run) -> None:
+    assert demo.result.exit_code == 0, demo.result.output
+    text = demo.result.stdout
+    assert text.startswith("demo: ok")
+    assert str(demo.folder / "overlay.png") in text
+    assert "slides" in text
+    assert "before   is identity in physical space" in text
+    assert max(len(line) for line in text.splitlines() if str(demo.folder) not in line) <= 110
+
+
+def test_demo_writes_every_file_and_nothing_else(demo: Run) -> None:
+    assert sorted(f.name for f in demo.folder.iterdir()) == sorted(FILES)
+    fixed = sitk.ReadImage(str(PAIR / "fixed.nii.gz"))
+    for name in FILES:
+        if name.endswith(".nii.gz"):
+            image = sitk.ReadImage(str(demo.folder / name))
+            assert image.GetSize() == fixed.GetSize(), name
+            assert np.allclose(image.GetOrigin(), fixed.GetOrigin(), atol=1e-3), name
+    assert (demo.folder / "overlay.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert sitk.ReadImage(str(demo.folder / "warped.nii.gz")).GetPixelID() == fixed.GetPixelID()
+
+
+def test_demo_improves_the_lung(demo: Run) -> None:
+    run = json.loads((demo.folder / "run.json").read_text())
+    lungs = [r for r in run["measures"]["regions"] if "lung" in r["name"]]
+    assert lungs
+    for lung in lungs:
+        assert lung["dice_after"] > lung["dice_before"]
+    assert run["measures"]["folding"]["interior_folds"] == 0
+
+
+def test_run_json_tells_everything(demo: Run) -> None:
+    run = json.loads((demo.folder / "run.json").read_text(), parse_constant=pytest.fail)
+    assert run["schema"] == 1
+    assert run["status"]["ok"] is True
+    assert run["config"]["name"] == "thorax"
+    for key in ("field_of_view", "start", "notes", "versions", "device", "seed", "threads",
+                "timings_s", "measures", "history", "regions"):  # fmt: skip
+        assert key in run
+    assert {"measure", "draw", "write"} <= set(run["timings_s"])
+
+
+def test_simpleitk_maps_points_as_the_displacement_says(demo: Run) -> None:
+    transform = sitk.ReadTransform(demo.transform)
+    field = sitk.ReadImage(str(demo.folder / "displacement_mm.nii.gz"), sitk.sitkVectorFloat64)
+    generator = np.random.default_rng(0)
+    size = np.asarray(field.GetSize())
+    for index in generator.integers(2, size - 2, (200, 3)).tolist():
+        point = field.TransformIndexToPhysicalPoint(index)
+        mapped = np.asarray(transform.TransformPoint(point))
+        assert np.allclose(mapped - point, field[tuple(index)], atol=1e-3)
+
+
+def test_quiet_prints_nothing(tmp_path: Path, demo: Run) -> None:
+    out = tmp_path / "p.csv"
+    points = tmp_path / "in.csv"
+    points.write_text("x,y,z\n0,0,0\n")
+    result = CliRunner().invoke(
+        iterreg, ["apply", "--transform", demo.transform, "--points", str(points), "--out",
+                  str(out), "--quiet"],
+    )  # fmt: skip
+    assert result.exit_code == 0
+    assert result.output == ""
+
+
+def test_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "iterreg", "demo", "--out", str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    until = time.monotonic() + 30
+    while not (out.is_dir() and any(out.iterdir())) and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.INTERRUPTED, stderr
+    assert stderr.splitlines()[-1] == "iterreg: interrupted; nothing was written"
+    assert stdout == ""
+    assert not out.exists()
+
+
+# Apply ----------------------------------------------------------------------------------------
+
+
+def test_apply_warps_an_image_as_the_run_did(demo: Run, tmp_path: Path) -> None:
+    out = tmp_path / "warped.nii.gz"
+    ok("apply", "--transform", demo.transform, "--reference", PAIR / "fixed.nii.gz",
+       "--image", PAIR / "moving.nii.gz", "--fill", -1000, "--out", out)  # fmt: skip
+    difference = array(out).astype(float) - array(demo.folder / "warped.nii.gz")
+    assert np.abs(difference).max() <= 1
+
+
+def test_apply_never_invents_labels(demo: Run, tmp_path: Path) -> None:
+    out = tmp_path / "labels.nii.gz"
+    ok("apply", "--transform", demo.transform, "--reference", PAIR / "fixed.nii.gz",
+       "--labels", demo.folder / "moving_regions.nii.gz", "--out", out)  # fmt: skip
+    assert np.array_equal(array(out), array(demo.folder / "warped_regions.nii.gz"))
+    source = array(demo.folder / "moving_regions.nii.gz")
+    assert set(np.unique(array(out))) <= set(np.unique(source)) | {0}
+
+
+def test_apply_takes_a_reference_of_another_grid(demo: Run, tmp_path: Path) -> None:
+    fixed = sitk.ReadImage(str(PAIR / "fixed.nii.gz"))
+    coarse = sitk.Resample(fixed, [40, 30, 20], sitk.Transform(), sitk.sitkLinear,
+                           fixed.GetOrigin(), [10.0, 9.0, 14.0])  # fmt: skip
+    sitk.WriteImage(coarse, str(tmp_path / "coarse.nii.gz"))
+    out = tmp_path / "w.nii.gz"
+    ok("apply", "--transform", demo.transform, "--reference", tmp_path / "coarse.nii.gz",
+       "--image", PAIR / "moving.nii.gz", "--out", out)  # fmt: skip
+    assert sitk.ReadImage(str(out)).GetSize() == (40, 30, 20)
+
+
+def test_points_go_there_and_back(demo: Run, tmp_path: Path) -> None:
+    regions = sitk.ReadImage(str(demo.folder / "fixed_regions.nii.gz"))
+    inside = np.argwhere(sitk.GetArrayFromImage(sitk.BinaryErode(regions > 0, [3, 3, 3])))
+    chosen = inside[np.random.default_rng(1).choice(len(inside), 60, replace=False)]
+    points = [regions.TransformIndexToPhysicalPoint(i[::-1].tolist()) for i in chosen]
+    rows = "".join(f"{x},{y},{z}\n" for x, y, z in points)
+    (tmp_path / "fixed.csv").write_text("x,y,z\n" + rows)
+    ok("apply", "--transform", demo.transform, "--points", tmp_path / "fixed.csv",
+       "--out", tmp_path / "moving.csv")  # fmt: skip
+    moved = np.loadtxt(tmp_path / "moving.csv", delimiter=",", skiprows=1)
+    transform = sitk.ReadTransform(demo.transform)
+    assert np.allclose(moved, [transform.TransformPoint(p) for p in points], atol=1e-3)
+    ok("apply", "--transform", demo.transform, "--points", tmp_path / "moving.csv",
+       "--inverse", "--out", tmp_path / "back.csv")  # fmt: skip
+    header, *lines = (tmp_path / "back.csv").read_text().splitlines()
+    assert header == "x,y,z,status,residual_mm"
+    back = [line.split(",") for line in lines]
+    assert {row[3] for row in back} <= {"ok", "gap", "overlap", "outside"}
+    distance = [np.linalg.norm(np.array(row[:3], float) - p) for row, p in
+                zip(back, points, strict=True) if row[3] == "ok"]  # fmt: skip
+    assert len(distance) > 0.8 * len(points)
+    assert np.quantile(distance, 0.9) < 0.1
+
+
+def test_inverse_pulls_the_fixed_image_onto_the_moving_grid(demo: Run, tmp_path: Path) -> None:
+    out = tmp_path / "fixed_on_moving.nii.gz"
+    told = ok("apply", "--transform", demo.transform, "--reference", PAIR / "moving.nii.gz",
+              "--image", PAIR / "fixed.nii.gz", "--inverse", "--out", out)  # fmt: skip
+    assert "on the moving grid" in told
+    fixed, moving = array(PAIR / "fixed.nii.gz"), array(PAIR / "moving.nii.gz")
+    before = np.abs(fixed.astype(float) - moving).mean()
+    assert np.abs(array(out).astype(float) - moving).mean() < before
+
+
+def test_inverse_works_on_labels(demo: Run, tmp_path: Path) -> None:
+    out = tmp_path / "labels.nii.gz"
+    source = PAIR / "fixed_labels.nii.gz"
+    ok("apply", "--transform", demo.transform, "--reference", PAIR / "moving.nii.gz",
+       "--labels", source, "--inverse", "--out", out)  # fmt: skip
+    assert set(np.unique(array(out))) <= set(np.unique(array(source)))
+
+
+# Evaluate -------------------------------------------------------------------------------------
+
+
+def test_evaluate_writes_all_numbers(demo: Run, tmp_path: Path) -> None:
+    (tmp_path / "names.json").write_text('{"soft tissue": 1, "lung": 2, "bone": 3}')
+    (tmp_path / "a.csv").write_text("x,y,z\n-100,-50,-60\n60,-20,-100\n")
+    (tmp_path / "b.csv").write_text("x,y,z\n-100,-50,-66\n60,-20,-100\n")
+    out = tmp_path / "numbers.json"
+    told = ok("evaluate", "--transform", demo.transform, "--fixed-labels",
+              PAIR / "fixed_labels.nii.gz", "--moving-labels", PAIR / "moving_labels.nii.gz",
+              "--label-table", tmp_path / "names.json", "--fixed-landmarks", tmp_path / "a.csv",
+              "--moving-landmarks", tmp_path / "b.csv", "--json", out)  # fmt: skip
+    assert "Learn2Reg" in told
+    numbers = json.loads(out.read_text(), parse_constant=pytest.fail)
+    assert numbers["schema"] == 1
+    by_name = {region["name"]: region for region in numbers["regions"]}
+    assert set(by_name) == {"soft tissue", "lung", "bone"}
+    lung = by_name["lung"]
+    assert lung["dice_after"] > lung["dice_before"] > 0.85
+    assert lung["hd95_after_mm"] < lung["hd95_before_mm"]
+    assert 0 < lung["coverage"] <= 1
+    assert 0.5 < lung["volume_change"] < 2
+    assert numbers["tre_before"]["count"] == 2
+    assert numbers["tre_before"]["mean_mm"] == pytest.approx(3.0)
+    for key in ("sdlogj", "sdlogj_interior", "sdlogj_l2r"):
+        assert numbers[key] > 0
+    assert set(numbers["folding"]) >= {"interior_share", "interface_share", "share_interior"}
+
+
+def test_identity_changes_nothing(tmp_path: Path) -> None:
+    sitk.WriteTransform(sitk.AffineTransform(3), str(tmp_path / "identity.tfm"))
+    labels = PAIR / "fixed_labels.nii.gz"
+    out = tmp_path / "n.json"
+    ok("evaluate", "--transform", tmp_path / "identity.tfm", "--fixed-labels", labels,
+       "--moving-labels", labels, "--json", out, "--quiet")  # fmt: skip
+    numbers = json.loads(out.read_text())
+    assert numbers["sdlogj"] == pytest.approx(0, abs=1e-6)
+    assert numbers["folding"]["interface_folds"] == 0
+    for region in numbers["regions"]:
+        assert region["dice_before"] == region["dice_after"] == 1
+        assert region["hd95_after_mm"] == 0
+        assert region["volume_change"] == pytest.approx(1)
