@@ -6,6 +6,7 @@ Everything here is loaded when it is first used, so that importing iterreg is qu
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from iterreg.pair import Progress, optimize_pair
     from iterreg.registration import Registration, Status
     from iterreg.transform import read_transform, write_transform
+
+# Threads that wait by spinning make a run many times slower where the processors are shared. It has
+# to be said before torch is loaded, and is left alone where the user has said something.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 _HOMES = {
     "Config": "config",

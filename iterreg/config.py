@@ -7,6 +7,7 @@ measurement behind it. ``load_config`` resolves a preset and overrides into one 
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,21 @@ class Overlap:
     weight: float = _number(1.0, 0, 1e6)
     band_mm: float = _number(6.0, 0.1, 1000)
     """Signed distances are clamped to +-band_mm, and sampled in a shell of this width."""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """The last step: boundaries are brought together, and only they.
+
+    A boundary drawn by a segmenter is off by up to a voxel. Fitting it harder during the whole
+    optimisation pulls the interior along; so it is fitted last, by a small correction that dies
+    out away from it.
+    """
+
+    weight: float = _number(1.0, 0, 1e6)
+    """Of a squared mm between boundaries, against a squared gradient of the correction; 0: none."""
+    length_mm: float = _number(4.0, 0.1, 1000)
+    """Over which the correction dies out."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +118,19 @@ class Config:
     fill: float | None = None
     similarity: Similarity = Similarity()
     overlap: Overlap = Overlap()
+    correction: Correction = Correction()
     smoothness: Smoothness = Smoothness()
     start: Start = Start()
     levels: Levels = Levels()
 
     def __post_init__(self) -> None:
+        within = self.similarity.intensity_range
+        if within and not (len(within) == 2 and within[0] < within[1]):
+            raise ConfigError(
+                f"similarity.intensity_range: expected [low, high] or nothing, got {list(within)}"
+            )
+        if self.fill is not None and not math.isfinite(self.fill):
+            raise ConfigError(f"fill: expected a finite number, got {self.fill}")
         if len(self.levels.spacing_mm) != len(self.levels.steps) or not self.levels.steps:
             raise ConfigError(
                 f"levels: expected as many steps as spacing_mm, got {len(self.levels.steps)} "
@@ -117,7 +141,8 @@ class Config:
 def preset_names() -> list[str]:
     """The presets that come with iterreg."""
     folder = resources.files("iterreg") / "presets"
-    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+    files = (p.name for p in folder.iterdir())
+    return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
 
 
 def load_config(
@@ -151,7 +176,8 @@ def load_config(
                 raise ConfigError(f"override {dotted}: {part} is a value, not a table")
         table[key] = value
     tables.setdefault("name", source)
-    return _build(Config, tables, source, "")
+    config: Config = _build(Config, tables, source, "")
+    return config
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from iterreg.geometry import Grid, Matrix, Points, apply_affine, fixed_to_moving
 from iterreg.image import Image, LabelMap
 
 SLAB_VOXELS = 4_000_000
-"""Volumes are warped in slabs of about this many voxels, so that coordinates stay small in memory."""
+"""Volumes are warped in slabs of about this many voxels, so that coordinates stay small."""
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,8 @@ class Grid:
     @cached_property
     def lps_to_index(self) -> Matrix:
         """Homogeneous matrix from a point (x, y, z, 1) in LPS mm to an index (z, y, x, 1)."""
-        return np.linalg.inv(self.index_to_lps)
+        matrix: Matrix = np.asarray(np.linalg.inv(self.index_to_lps), np.float64)
+        return matrix
 
     @cached_property
     def corners_lps_mm(self) -> Matrix:
@@ -125,7 +126,8 @@ class Grid:
     @property
     def centre_lps_mm(self) -> Matrix:
         """Centre of the grid."""
-        return self.corners_lps_mm.mean(0)
+        centre: Matrix = np.asarray(self.corners_lps_mm.mean(0), np.float64)
+        return centre
 
     def same_space(self, other: Grid) -> bool:
         """Whether both grids put every voxel at the same place, rounding tolerated."""
@@ -214,7 +216,8 @@ def canonical(grid: Grid) -> tuple[Grid, AxisOrder]:
     flipped = tuple(
         bool(direction[rank - 1 - k, column_of_row[rank - 1 - k]] < 0) for k in range(rank)
     )
-    first = np.array([0 if not f else grid.shape_zyx[a] - 1 for a, f in zip(axes, flipped)])
+    turned = zip(axes, flipped, strict=True)
+    first = np.array([grid.shape_zyx[a] - 1 if flip else 0 for a, flip in turned])
     stored_first = np.empty(rank)
     stored_first[list(axes)] = first
     origin = apply_affine(grid.index_to_lps, stored_first)

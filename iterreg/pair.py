@@ -23,14 +23,13 @@ from iterreg.config import Config, load_config
 from iterreg.devices import memory_errors_named, pick_device, threads_used
 from iterreg.displacement import DisplacementField, Transform
 from iterreg.energy.similarity import prepared
-from iterreg.energy.smoothness import edge_weights
 from iterreg.errors import GeometryError, ImageContentError
 from iterreg.geometry import Grid, Matrix, apply_affine, canonical
 from iterreg.image import Image, LabelMap, require_same_space
 from iterreg.io import as_image, as_label_map, as_mask
 from iterreg.optimize.affine import Start, find_start
 from iterreg.optimize.discrete import FEATURE_SPACING_MM, search
-from iterreg.optimize.problem import build_problem
+from iterreg.optimize.problem import build_problem, correct_boundaries
 from iterreg.optimize.pyramid import Scene, at_spacing, carry_down
 from iterreg.optimize.repair import repair_folds
 from iterreg.optimize.solver import evaluate, level_history, solve
@@ -239,7 +238,7 @@ def _regions(
         matched = match_labels(maps[0], maps[1])
         return Regions(matched.fixed, matched.moving, notes=tuple(matched.notes))
     if config.segmenter == "none":
-        return Regions(*(_no_labels(image) for image in images))
+        return Regions(_no_labels(images[0]), _no_labels(images[1]))
     if config.segmenter == "thorax-ct":
         from iterreg.regions.thorax_ct import segment_thorax_ct
 
@@ -273,7 +272,7 @@ def _prepare(
         compact = order.apply(regions.compact(labels))
         if grid.rank == 2:
             intensities, known, compact = (t.unsqueeze(-3) for t in (intensities, known, compact))
-        scenes.append(Scene(*(t.to(device) for t in (intensities, compact, known)), grid))
+        scenes.append(Scene(intensities.to(device), compact.to(device), known.to(device), grid))
     interfaces = interface_table(config.smoothness, regions).to(device)
     return _Pair(scenes[0], scenes[1], interfaces, regions.empty_background)
 
@@ -301,16 +300,13 @@ def _start(
     count = len(pair.interfaces)
     coarse = [at_spacing(s, config.levels.spacing_mm[0], count) for s in (pair.fixed, pair.moving)]
 
-    def build(affine_lps: Matrix) -> Any:
-        return build_problem(
-            config, coarse[0], coarse[1], affine_lps, None, pair.interfaces,
-            pair.empty_background, gate_by_moving=False,
-        )  # fmt: skip
-
-    start = find_start(
-        config.start.affine, coarse[0], coarse[1], build, None if given is None else given.affine_lps
-    )
-    _require_overlap(pair, start.affine_lps)
+    base = None if given is None else given.affine_lps
+    _require_overlap(pair, np.eye(pair.fixed.grid.rank + 1) if base is None else base)
+    problem = build_problem(
+        config, coarse[0], coarse[1], np.eye(pair.fixed.grid.rank + 1), None, pair.interfaces,
+        pair.empty_background, for_start=True,
+    )  # fmt: skip
+    start = find_start(config.start.affine, coarse[0], coarse[1], problem, base)
     if config.start.search_mm == 0:
         return start, None, None
     fine = [at_spacing(s, FEATURE_SPACING_MM, count) for s in (pair.fixed, pair.moving)]
@@ -350,37 +346,41 @@ def _span(grid: Grid) -> str:
 def _levels(
     run: _Run, pair: _Pair, affine_lps: Matrix, u_mm: Tensor | None, at: Scene | None
 ) -> tuple[Tensor, tuple[LevelHistory, ...], bool]:
-    """Coarse to fine: carry the field down, build the energy, solve."""
-    config = run.config
+    """Coarse to fine: carry the field down, build the energy, solve; boundaries at the end."""
+    levels = run.config.levels
     histories = []
-    better = True
-    for number, (spacing, steps) in enumerate(
-        zip(config.levels.spacing_mm, config.levels.steps, strict=True), 1
-    ):
-        share = START_PHASE + (0.95 - START_PHASE) * (number - 1) / len(config.levels.steps)
+    for number, (spacing, steps) in enumerate(zip(levels.spacing_mm, levels.steps, strict=True), 1):
+        share = START_PHASE + (0.9 - START_PHASE) * (number - 1) / len(levels.steps)
         with run.stage(f"level {number}", share, f"level {number}: {spacing:g} mm"):
             fixed, moving = (
                 at_spacing(s, spacing, len(pair.interfaces)) for s in (pair.fixed, pair.moving)
             )
-            if u_mm is None or at is None:
-                u_mm = torch.zeros(3, *fixed.shape, device=run.device)
-            else:
-                u_mm = carry_down(u_mm, at, fixed, pair.interfaces)
+            u_mm = _carried(u_mm, at, fixed, pair.interfaces)
             problem = build_problem(
-                config, fixed, moving, affine_lps, u_mm, pair.interfaces, pair.empty_background
+                run.config, fixed, moving, affine_lps, u_mm, pair.interfaces, pair.empty_background
             )
-            u_mm, state, converged = solve(problem, u_mm, steps, config.levels.tolerance)
+            u_mm, state, converged = solve(problem, u_mm, steps, levels.tolerance)
             histories.append(level_history(state, fixed.spacing_mm, problem.voxels, converged))
             at = fixed
-    still, _ = evaluate(problem, torch.zeros_like(u_mm))
-    better = state.energy <= sum(still)
-    return carry_down(u_mm, at, pair.fixed, pair.interfaces), tuple(histories), better
+    still, _ = evaluate(problem, torch.zeros_like(problem.edges))
+    with run.stage("boundaries", 0.9, "bringing boundaries together"):
+        u_mm = correct_boundaries(
+            run.config.correction, fixed, moving, problem.mapping, state.u_mm, pair.interfaces
+        )
+    u_mm = carry_down(u_mm, fixed, pair.fixed, pair.interfaces)
+    return u_mm, tuple(histories), state.energy <= sum(still)
+
+
+def _carried(u_mm: Tensor | None, at: Scene | None, to: Scene, interfaces: Tensor) -> Tensor:
+    """The displacement on another level; zero where there is none yet."""
+    if u_mm is None or at is None:
+        return torch.zeros(3, *to.shape, device=to.labels.device)
+    return carry_down(u_mm, at, to, interfaces)
 
 
 def _finish(pair: _Pair, u_mm: Tensor) -> tuple[Tensor, int]:
     """Repair what folds inside regions, at full resolution."""
-    edges = edge_weights(pair.fixed.labels, pair.interfaces, pair.fixed.spacing_mm)
-    return repair_folds(u_mm, pair.fixed.labels, edges, pair.fixed.spacing_mm)
+    return repair_folds(u_mm, pair.fixed.labels, pair.fixed.spacing_mm)
 
 
 def _to_transform(u_mm: Tensor, affine_lps: Matrix, grid: Grid) -> Transform:

@@ -25,8 +25,8 @@ class _RootGroup(SafeGroup):
         return None
 
 
-_OWN_COMMANDS = ("register", "apply", "evaluate", "demo", "presets")
-_ORDER = ("demo", "thorax", "register", "apply", "evaluate", "presets")
+_OWN_COMMANDS = ("register", "apply", "convert", "evaluate", "learn2reg", "demo", "presets")
+_ORDER = ("demo", "thorax", "register", "apply", "convert", "evaluate", "learn2reg", "presets")
 
 
 def _own_command(name: str) -> click.Command:
@@ -42,6 +42,14 @@ def _own_command(name: str) -> click.Command:
         from iterreg.cli.evaluate import evaluate
 
         return evaluate
+    if name == "convert":
+        from iterreg.cli.convert import convert
+
+        return convert
+    if name == "learn2reg":
+        from iterreg.cli.learn2reg import learn2reg
+
+        return learn2reg
     if name == "demo":
         from iterreg.cli.demo import demo
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from iterreg.kernels import IndexMap, squared_difference
+from iterreg.kernels import IndexMap, sample_with_slope, squared_difference
 
 
 @dataclass
@@ -58,8 +58,7 @@ class SquaredDifference:
 
     def accumulate(self, u_mm: Tensor, mapping: IndexMap, into: NormalEquations) -> Tensor:
         """See :class:`Term`."""
-        if self.corner is not None:
-            mapping = IndexMap(mapping.linear, mapping.shift - self.corner, mapping.from_mm)
+        mapping = self._own(mapping)
         return squared_difference(
             self.fixed,
             self.moving,
@@ -71,3 +70,20 @@ class SquaredDifference:
             into.gradient,
             into.curvature,
         )
+
+    def trusting(self, u_mm: Tensor, mapping: IndexMap, scale: float) -> SquaredDifference:
+        """The same samples, those that differ by much more than ``scale`` here counting less.
+
+        Source: Geman and McClure's weight, (1 + (r / scale)^2)^-2.
+        """
+        z, y, x = self.voxels.long().T
+        q = self._own(mapping).apply(self.voxels.T.to(u_mm.dtype), u_mm[:, z, y, x])
+        values, _, _ = sample_with_slope(self.moving, q)
+        apart = (values - self.fixed).square().sum(-1) / scale**2
+        return replace(self, weights=self.weights / (1 + apart).square())
+
+    def _own(self, mapping: IndexMap) -> IndexMap:
+        """The mapping to indices of the crop."""
+        if self.corner is None:
+            return mapping
+        return IndexMap(mapping.linear, mapping.shift - self.corner, mapping.from_mm)

@@ -19,11 +19,12 @@ from iterreg.kernels.reference import IndexMap, edge_degree, normal_equations, s
 
 __all__ = [
     "IndexMap",
+    "Workspace",
+    "add_laplacian",
     "cheapest",
     "conjugate_gradient",
     "cost_volume",
     "edge_degree",
-    "laplacian",
     "normal_equations",
     "sample_with_slope",
     "self_similarity",
@@ -52,7 +53,7 @@ def set_threads(threads: int) -> None:
     if _compiled() is not None:
         import numba
 
-        numba.set_num_threads(min(threads, int(numba.config.NUMBA_NUM_THREADS)))
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
 
 
 def squared_difference(
@@ -81,29 +82,55 @@ def squared_difference(
     return energy.sum()
 
 
-def laplacian(v: Tensor, edges: Tensor) -> Tensor:
-    """``L v``."""
+def add_laplacian(v: Tensor, edges: Tensor, into: Tensor) -> Tensor:
+    """Add ``L v`` to ``into`` and return ``v . L v``, a float64 scalar."""
     fast = _fast(v)
     if fast is None:
-        return reference.laplacian(v, edges)
-    out = torch.empty_like(v)
-    fast.laplacian(v.numpy(), edges.numpy(), out.numpy(), _rows(v).numpy())
-    return out
+        force = reference.laplacian(v, edges)
+        into += force
+        return torch.dot(v.flatten(), force.flatten()).double()
+    rows = _rows(v)
+    fast.add_laplacian(v.numpy(), edges.numpy(), into.numpy(), rows.numpy())
+    return rows.sum()
+
+
+class Workspace:
+    """Tensors that are used again from step to step: fresh memory costs more than filling it."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, Tensor] = {}
+
+    def zeros(self, name: str, like: Tensor, channels: int = 3) -> Tensor:
+        """A zero tensor (channels, Z, Y, X) on the device of ``like``; the last one is gone."""
+        if name not in self._tensors:
+            self._tensors[name] = like.new_empty(channels, *like.shape[1:])
+        return self._tensors[name].zero_()
 
 
 def conjugate_gradient(
-    curvature: Tensor, edges: Tensor, residual: Tensor, steps: int, damping: float
+    curvature: Tensor,
+    edges: Tensor,
+    residual: Tensor,
+    spans: Tensor,
+    steps: int,
+    damping: float,
+    workspace: Workspace,
 ) -> Tensor:
-    """Solve ``(curvature + L) step = residual`` roughly; ``residual`` is overwritten."""
+    """Solve ``(curvature + L) step = residual`` roughly; ``residual`` is overwritten.
+
+    The step lives in the workspace until the next call.
+    """
     fast = _fast(residual)
     if fast is None:
-        return reference.conjugate_gradient(curvature, edges, residual, steps, damping)
-    blocks = torch.empty_like(curvature)
-    step, product, preconditioned = (torch.zeros_like(residual) for _ in range(3))
-    direction = torch.zeros_like(residual)
+        return reference.conjugate_gradient(curvature, edges, residual, spans, steps, damping)
+    blocks = workspace.zeros("blocks", curvature, 6)
+    step, product, preconditioned, direction = (
+        workspace.zeros(name, residual)
+        for name in ("step", "product", "preconditioned", "direction")
+    )
     rows = _rows(residual)
     fast.invert_blocks(curvature.numpy(), (edge_degree(edges) + damping).numpy(), blocks.numpy())
-    views = [t.numpy() for t in (step, residual, direction, product, blocks)]
+    views = [t.numpy() for t in (step, residual, direction, product, blocks, spans)]
 
     def descend(alpha: float) -> float:
         fast.descend(*views, _float32(alpha), preconditioned.numpy(), rows.numpy())
@@ -112,10 +139,9 @@ def conjugate_gradient(
     old = descend(0.0)
     beta = 0.0
     for _ in range(steps):
-        fast.redirect(direction.numpy(), preconditioned.numpy(), _float32(beta))
-        fast.edge_product(
-            direction.numpy(), edges.numpy(), curvature.numpy(), product.numpy(), rows.numpy()
-        )
+        fast.redirect(direction.numpy(), preconditioned.numpy(), spans.numpy(), _float32(beta))
+        arrays = [t.numpy() for t in (direction, edges, curvature, spans, product, rows)]
+        fast.edge_product(*arrays)
         new = descend(old / max(float(rows.sum()), 1e-30))
         beta, old = new / max(old, 1e-30), new
     return step

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
+Spans = NDArray[np.int32]
 
 CHUNK_SAMPLES = 4096
 """Samples that one thread takes at a time; each chunk sums its own energy."""
 
 compiled = numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+inlined = numba.njit(fastmath=True, cache=True, inline="always")
 
 
 @compiled
@@ -126,70 +128,79 @@ def squared_difference(
         chunk_energy[chunk] = total
 
 
-@compiled
-def edge_product(v: Array, edges: Array, curvature: Array, out: Array, row_dot: Array) -> None:
-    """``out = curvature v + L v`` and the partial sums of ``v . out``, row by row."""
+@inlined
+def _row_laplacian(
+    v: Array, edges: Array, c: int, z: int, y: int, first: int, last: int, total: Array
+) -> None:
+    """``total[x] = (L v)[c, z, y, x]`` for one row.
+
+    Past the border the voxel itself stands for its neighbour, whose difference is then nothing.
+    """
     nz, ny, nx = v.shape[1], v.shape[2], v.shape[3]
+    z_low, z_high = max(z - 1, 0), min(z + 1, nz - 1)
+    y_low, y_high = max(y - 1, 0), min(y + 1, ny - 1)
+    here = v[c, z, y]
+    below, above = v[c, z_low, y], v[c, z_high, y]
+    front, back = v[c, z, y_low], v[c, z, y_high]
+    to_below, to_above = edges[0, z_low, y], edges[0, z, y]
+    to_front, to_back = edges[1, z, y_low], edges[1, z, y]
+    along = edges[2, z, y]
+    for x in range(first, last):
+        value = here[x]
+        total[x] = (
+            to_below[x] * (value - below[x])
+            + to_above[x] * (value - above[x])
+            + to_front[x] * (value - front[x])
+            + to_back[x] * (value - back[x])
+        )
+    for x in range(max(first, 1), last):
+        total[x] += along[x - 1] * (here[x] - here[x - 1])
+    for x in range(first, min(last, nx - 1)):
+        total[x] += along[x] * (here[x] - here[x + 1])
+
+
+@compiled
+def edge_product(
+    v: Array, edges: Array, curvature: Array, spans: Spans, out: Array, row_dot: Array
+) -> None:
+    """``out = curvature v + L v`` and the partial sums of ``v . out``, row by row."""
+    nz, ny = v.shape[1], v.shape[2]
     for row in numba.prange(nz * ny):
         z = row // ny
         y = row % ny
+        first, last = spans[row, 0], spans[row, 1]
         for c in range(3):
-            for x in range(nx):
-                here = v[c, z, y, x]
-                total = np.float32(0)
-                if x + 1 < nx:
-                    total += edges[2, z, y, x] * (here - v[c, z, y, x + 1])
-                if x > 0:
-                    total += edges[2, z, y, x - 1] * (here - v[c, z, y, x - 1])
-                if y + 1 < ny:
-                    total += edges[1, z, y, x] * (here - v[c, z, y + 1, x])
-                if y > 0:
-                    total += edges[1, z, y - 1, x] * (here - v[c, z, y - 1, x])
-                if z + 1 < nz:
-                    total += edges[0, z, y, x] * (here - v[c, z + 1, y, x])
-                if z > 0:
-                    total += edges[0, z - 1, y, x] * (here - v[c, z - 1, y, x])
-                out[c, z, y, x] = total
-        dot = 0.0
-        for x in range(nx):
-            a, b, d = v[0, z, y, x], v[1, z, y, x], v[2, z, y, x]
-            hzy, hzx, hyx = curvature[1, z, y, x], curvature[2, z, y, x], curvature[4, z, y, x]
-            oz = out[0, z, y, x] + curvature[0, z, y, x] * a + hzy * b + hzx * d
-            oy = out[1, z, y, x] + hzy * a + curvature[3, z, y, x] * b + hyx * d
-            ox = out[2, z, y, x] + hzx * a + hyx * b + curvature[5, z, y, x] * d
-            out[0, z, y, x] = oz
-            out[1, z, y, x] = oy
-            out[2, z, y, x] = ox
+            _row_laplacian(v, edges, c, z, y, first, last, out[c, z, y])
+        vz, vy, vx = v[0, z, y], v[1, z, y], v[2, z, y]
+        out_z, out_y, out_x = out[0, z, y], out[1, z, y], out[2, z, y]
+        zz, zy, zx = curvature[0, z, y], curvature[1, z, y], curvature[2, z, y]
+        yy, yx, xx = curvature[3, z, y], curvature[4, z, y], curvature[5, z, y]
+        dot = np.float32(0)
+        for x in range(first, last):
+            a, b, d = vz[x], vy[x], vx[x]
+            oz = out_z[x] + zz[x] * a + zy[x] * b + zx[x] * d
+            oy = out_y[x] + zy[x] * a + yy[x] * b + yx[x] * d
+            ox = out_x[x] + zx[x] * a + yx[x] * b + xx[x] * d
+            out_z[x], out_y[x], out_x[x] = oz, oy, ox
             dot += a * oz + b * oy + d * ox
         row_dot[row] = dot
 
 
 @compiled
-def laplacian(v: Array, edges: Array, out: Array, row_dot: Array) -> None:
-    """``out = L v`` and the partial sums of ``v . out``, row by row."""
+def add_laplacian(v: Array, edges: Array, out: Array, row_dot: Array) -> None:
+    """``out += L v`` and the partial sums of ``v . L v``, row by row."""
     nz, ny, nx = v.shape[1], v.shape[2], v.shape[3]
     for row in numba.prange(nz * ny):
         z = row // ny
         y = row % ny
-        dot = 0.0
+        total = np.empty(nx, np.float32)
+        dot = np.float32(0)
         for c in range(3):
+            _row_laplacian(v, edges, c, z, y, 0, nx, total)
+            here, into = v[c, z, y], out[c, z, y]
             for x in range(nx):
-                here = v[c, z, y, x]
-                total = np.float32(0)
-                if x + 1 < nx:
-                    total += edges[2, z, y, x] * (here - v[c, z, y, x + 1])
-                if x > 0:
-                    total += edges[2, z, y, x - 1] * (here - v[c, z, y, x - 1])
-                if y + 1 < ny:
-                    total += edges[1, z, y, x] * (here - v[c, z, y + 1, x])
-                if y > 0:
-                    total += edges[1, z, y - 1, x] * (here - v[c, z, y - 1, x])
-                if z + 1 < nz:
-                    total += edges[0, z, y, x] * (here - v[c, z + 1, y, x])
-                if z > 0:
-                    total += edges[0, z - 1, y, x] * (here - v[c, z - 1, y, x])
-                out[c, z, y, x] = total
-                dot += here * total
+                into[x] += total[x]
+                dot += here[x] * total[x]
         row_dot[row] = dot
 
 
@@ -225,41 +236,51 @@ def descend(
     direction: Array,
     product: Array,
     blocks: Array,
+    spans: Spans,
     alpha: float,
     preconditioned: Array,
     row_dot: Array,
 ) -> None:
     """One conjugate-gradient update: step, residual, preconditioned residual and their dot."""
-    nz, ny, nx = step.shape[1], step.shape[2], step.shape[3]
+    nz, ny = step.shape[1], step.shape[2]
     for row in numba.prange(nz * ny):
         z = row // ny
         y = row % ny
-        dot = 0.0
-        for x in range(nx):
-            for c in range(3):
-                step[c, z, y, x] += alpha * direction[c, z, y, x]
-                residual[c, z, y, x] -= alpha * product[c, z, y, x]
-            a, b, d = residual[0, z, y, x], residual[1, z, y, x], residual[2, z, y, x]
-            pzy, pzx, pyx = blocks[1, z, y, x], blocks[2, z, y, x], blocks[4, z, y, x]
-            oz = blocks[0, z, y, x] * a + pzy * b + pzx * d
-            oy = pzy * a + blocks[3, z, y, x] * b + pyx * d
-            ox = pzx * a + pyx * b + blocks[5, z, y, x] * d
-            preconditioned[0, z, y, x] = oz
-            preconditioned[1, z, y, x] = oy
-            preconditioned[2, z, y, x] = ox
+        first, last = spans[row, 0], spans[row, 1]
+        for c in range(3):
+            moved, rest = step[c, z, y], residual[c, z, y]
+            along, change = direction[c, z, y], product[c, z, y]
+            for x in range(first, last):
+                moved[x] += alpha * along[x]
+                rest[x] -= alpha * change[x]
+        rz, ry, rx = residual[0, z, y], residual[1, z, y], residual[2, z, y]
+        out_z, out_y, out_x = (
+            preconditioned[0, z, y],
+            preconditioned[1, z, y],
+            preconditioned[2, z, y],
+        )
+        zz, zy, zx = blocks[0, z, y], blocks[1, z, y], blocks[2, z, y]
+        yy, yx, xx = blocks[3, z, y], blocks[4, z, y], blocks[5, z, y]
+        dot = np.float32(0)
+        for x in range(first, last):
+            a, b, d = rz[x], ry[x], rx[x]
+            oz = zz[x] * a + zy[x] * b + zx[x] * d
+            oy = zy[x] * a + yy[x] * b + yx[x] * d
+            ox = zx[x] * a + yx[x] * b + xx[x] * d
+            out_z[x], out_y[x], out_x[x] = oz, oy, ox
             dot += a * oz + b * oy + d * ox
         row_dot[row] = dot
 
 
 @compiled
-def redirect(direction: Array, preconditioned: Array, beta: float) -> None:
+def redirect(direction: Array, preconditioned: Array, spans: Spans, beta: float) -> None:
     """``direction = preconditioned + beta direction``."""
-    nz, ny, nx = direction.shape[1], direction.shape[2], direction.shape[3]
+    nz, ny = direction.shape[1], direction.shape[2]
     for row in numba.prange(nz * ny):
         z = row // ny
         y = row % ny
         for c in range(3):
-            for x in range(nx):
+            for x in range(spans[row, 0], spans[row, 1]):
                 direction[c, z, y, x] = (
                     preconditioned[c, z, y, x] + beta * direction[c, z, y, x]
                 )

@@ -183,7 +183,8 @@ def apply_blocks(blocks: Tensor, v: Tensor) -> Tensor:
     """Symmetric 3 x 3 blocks (6, ...) times vectors (3, ...)."""
     zz, zy, zx, yy, yx, xx = blocks
     z, y, x = v
-    return torch.stack((zz * z + zy * y + zx * x, zy * z + yy * y + yx * x, zx * z + yx * y + xx * x))
+    rows = ((zz, zy, zx), (zy, yy, yx), (zx, yx, xx))
+    return torch.stack([a * z + b * y + c * x for a, b, c in rows])
 
 
 def invert_blocks(blocks: Tensor, diagonal: Tensor) -> Tensor:
@@ -193,11 +194,17 @@ def invert_blocks(blocks: Tensor, diagonal: Tensor) -> Tensor:
     a, b, c = yy * xx - yx * yx, zx * yx - zy * xx, zy * yx - zx * yy
     scale = 1 / (zz * a + zy * b + zx * c)
     rest = torch.stack((zz * xx - zx * zx, zy * zx - zz * yx, zz * yy - zy * zy))
-    return torch.cat((torch.stack((a, b, c)), rest)) * scale
+    inverse: Tensor = torch.cat((torch.stack((a, b, c)), rest)) * scale
+    return inverse
 
 
 def conjugate_gradient(
-    curvature: Tensor, edges: Tensor, residual: Tensor, steps: int, damping: float
+    curvature: Tensor,
+    edges: Tensor,
+    residual: Tensor,
+    spans: Tensor,
+    steps: int,
+    damping: float,
 ) -> Tensor:
     """Solve ``(curvature + L + damping) step = residual`` roughly, with block preconditioning.
 
@@ -205,6 +212,8 @@ def conjugate_gradient(
 
     Args:
         curvature: (6, Z, Y, X). edges: (3, Z, Y, X). residual: (3, Z, Y, X).
+        spans: (Z * Y, 2) int32, first and one past the last voxel of each row that may move; the
+            others stay.
         steps: conjugate-gradient steps.
         damping: added to the diagonal of the preconditioner, so that it can be inverted.
 
@@ -212,6 +221,9 @@ def conjugate_gradient(
         step (3, Z, Y, X).
     """
     blocks = invert_blocks(curvature, edge_degree(edges) + damping)
+    x = torch.arange(edges.shape[3], device=edges.device)
+    first, last = spans.view(*edges.shape[1:3], 2, 1).unbind(2)
+    blocks = blocks * ((x >= first) & (x < last))
     step = torch.zeros_like(residual)
     residual = residual.clone()
     preconditioned = apply_blocks(blocks, residual)

@@ -7,20 +7,23 @@ rigid or a translational start).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from iterreg.energy.terms import NormalEquations
 from iterreg.geometry import Matrix, apply_affine
-from iterreg.optimize.pyramid import Scene
+from iterreg.kernels.reference import apply_blocks
+from iterreg.optimize.pyramid import Scene, index_map, whole_regions
 from iterreg.optimize.solver import Problem, evaluate
 
-BuildProblem = Callable[[Matrix], Problem]
-
 REFINE_STEPS = 12
+HALVINGS = 4
+WORTHWHILE = 1e-4
+"""A step of the refinement has to take away this share of the energy."""
+
 BETTER = 0.98
 """A candidate replaces the identity only where it takes away 2 % of the energy: a header that is
 right should be kept."""
@@ -45,14 +48,14 @@ class Start:
 
 
 def find_start(
-    kind: str, fixed: Scene, moving: Scene, build: BuildProblem, given: Matrix | None
+    kind: str, fixed: Scene, moving: Scene, problem: Problem, given: Matrix | None
 ) -> Start:
     """The affine that the field starts from.
 
     Args:
         kind: ``none``, ``translation``, ``rigid`` or ``affine``: what may be estimated.
         fixed, moving: the scenes of the coarsest level.
-        build: the coarsest level's energy for an affine, without field-of-view gating by it.
+        problem: the coarsest level's energy; all affines pay for the same fixed voxels.
         given: the user's initial affine, or None for the identity.
 
     Returns:
@@ -61,32 +64,42 @@ def find_start(
     rank = fixed.grid.rank
     base = np.eye(rank + 1) if given is None else given
     told = "identity" if given is None else "given initial transform"
-    first = Start(base, _energy(build, base), told)
+    energies = _Energies(problem, fixed, moving)
+    first = Start(base, energies.at(base), told)
     if kind == "none":
         return first
     best = first
     for how, candidate in _candidates(fixed, moving, base):
-        energy = _energy(build, candidate)
+        energy = energies.at(candidate)
         if energy < best.energy * BETTER:
             best = Start(candidate, energy, how)
-    refined, energy = _refine(kind, fixed, build, best)
+    refined, energy = _refine(kind, fixed, energies, best)
     if energy < best.energy * BETTER:
         return Start(refined, energy, f"{best.how}, {kind} refined")
     return best
 
 
-def _energy(build: BuildProblem, affine_lps: Matrix) -> float:
-    problem = build(affine_lps)
-    terms, _ = evaluate(problem, _still(problem))
-    return sum(terms)
+@dataclass(frozen=True)
+class _Energies:
+    """The coarsest level's energy as a function of the affine alone."""
 
+    problem: Problem
+    fixed: Scene
+    moving: Scene
 
-def _still(problem: Problem) -> Tensor:
-    return torch.zeros_like(problem.edges)
+    def equations_at(self, affine_lps: Matrix) -> tuple[float, NormalEquations]:
+        """Energy and normal equations of the still field behind an affine."""
+        problem = replace(self.problem, mapping=index_map(self.fixed, self.moving, affine_lps))
+        terms, equations = evaluate(problem, torch.zeros_like(problem.edges))
+        return sum(terms), equations
+
+    def at(self, affine_lps: Matrix) -> float:
+        """The energy behind an affine."""
+        return self.equations_at(affine_lps)[0]
 
 
 def _candidates(fixed: Scene, moving: Scene, base: Matrix) -> list[tuple[str, Matrix]]:
-    """Translations that bring centres together: of the regions, and of the images."""
+    """Translations that bring centres together: of the regions, else of the images."""
     rank = fixed.grid.rank
     candidates = []
     shifts = _region_shifts(fixed, moving, base)
@@ -95,8 +108,9 @@ def _candidates(fixed: Scene, moving: Scene, base: Matrix) -> list[tuple[str, Ma
         middle = np.median(shifts, axis=0)
         order = np.argsort(np.linalg.norm(shifts - middle, axis=1))
         candidates.append(("centres of the regions", shifts[order[:keep]].mean(0)))
-    images = moving.grid.centre_lps_mm - apply_affine(base, fixed.grid.centre_lps_mm)
-    candidates.append(("centres of the images", images))
+    else:
+        images = moving.grid.centre_lps_mm - apply_affine(base, fixed.grid.centre_lps_mm)
+        candidates.append(("centres of the images", images))
     translations = []
     for how, shift in candidates:
         matrix = base.copy()
@@ -119,41 +133,31 @@ def _region_shifts(fixed: Scene, moving: Scene, base: Matrix) -> Matrix:
 def _centroids(scene: Scene) -> dict[int, Matrix]:
     """Centroid (array order) of each region that stays inside the field of view."""
     rank = scene.grid.rank
-    centroids = {}
-    unknown = torch.nn.functional.pad(~scene.known, (1,) * 6, value=True)
-    beside = torch.nn.functional.max_pool3d(unknown.float().unsqueeze(0), 3, 1).squeeze(0) > 0
-    if rank == 2:
-        beside = torch.nn.functional.pad(~scene.known, (1,) * 4, value=True).float().unsqueeze(0)
-        beside = torch.nn.functional.max_pool2d(beside, 3, 1) > 0
-    for value in torch.unique(scene.labels).tolist():
-        where = scene.labels == value
-        if value == 0 or bool((where & beside).any()):
-            continue
-        centroids[int(value)] = where.nonzero().double().mean(0).cpu().numpy()[3 - rank :]
-    return centroids
+    return {
+        value: (scene.labels == value).nonzero().double().mean(0).cpu().numpy()[3 - rank :]
+        for value in whole_regions(scene)
+    }
 
 
 def _refine(
-    kind: str, fixed: Scene, build: BuildProblem, start: Start
+    kind: str, fixed: Scene, energies: _Energies, start: Start
 ) -> tuple[Matrix, float]:
     """Gauss-Newton on the affine's own parameters, halving steps that do not pay."""
-    affine, energy = start.affine_lps, start.energy
-    problem = build(affine)
+    affine = start.affine_lps
+    energy, equations = energies.equations_at(affine)
+    motions = _motions(kind, fixed)
     for _ in range(REFINE_STEPS):
-        _, equations = evaluate(problem, _still(problem))
-        motions = _motions(kind, fixed)
         gradient, curvature = _projected(equations.gradient, equations.curvature, motions)
         step = torch.linalg.lstsq(curvature, -gradient.unsqueeze(-1)).solution.squeeze(-1)
-        for _ in range(4):
+        for _ in range(HALVINGS):
             candidate = affine @ _as_affine(kind, step, fixed)
-            trial = build(candidate)
-            terms, _ = evaluate(trial, _still(trial))
-            if sum(terms) < energy * (1 - 1e-4):
+            trial, there = energies.equations_at(candidate)
+            if trial < energy * (1 - WORTHWHILE):
                 break
             step = step / 2
         else:
             break
-        affine, problem, energy = candidate, trial, sum(terms)
+        affine, energy, equations = candidate, trial, there
     return affine, energy
 
 
@@ -206,8 +210,6 @@ def _projected(
     gradient: Tensor, curvature: Tensor, motions: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """The normal equations of all voxels, seen from the motions alone."""
-    from iterreg.kernels.reference import apply_blocks
-
     count = len(motions)
     small_gradient = torch.zeros(count, dtype=torch.float64)
     small_curvature = torch.zeros(count, count, dtype=torch.float64)

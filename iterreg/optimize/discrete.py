@@ -32,6 +32,9 @@ COUPLINGS = (0.003, 0.01, 0.03, 0.1)
 "Fast 3D registration with accurate optimisation and little learning", 2021, less its last two,
 which smooth away motion that the solver would have to find again."""
 
+TIE_BREAK = 1e-4
+"""Coupling of the first choice, which is free but for this: of equal costs the shortest wins."""
+
 SMOOTHINGS = 2
 """Label-aware smoothing passes between two couplings."""
 
@@ -61,7 +64,8 @@ def search(
     labels = fixed.labels[every].contiguous()
     known = fixed.known[every]
     nodes = known.nonzero()
-    places = mapping.apply((nodes * nodes.new_tensor(stride)).T.float(), nodes.new_zeros(3, 1).float())
+    lattice = (nodes * nodes.new_tensor(stride)).T.float()
+    places = mapping.apply(lattice, torch.zeros_like(lattice))
     centre = places.round().long().T.contiguous()
     offsets = _offsets(moving, reach_mm, len(nodes)).to(nodes.device)
     to_mm = torch.linalg.pinv(mapping.from_mm)
@@ -89,7 +93,7 @@ def _coupled(
     step_mm = offsets_mm.abs().amax(1)
     unit = float(step_mm[step_mm > 0].min()) if bool((step_mm > 0).any()) else 1.0
     field = cost.new_zeros(3, *labels.shape)
-    for coupling in (0.0, *COUPLINGS):
+    for coupling in (TIE_BREAK, *COUPLINGS):
         at = field[:, z, y, x].T - rounding_mm
         chosen = cheapest(cost, offsets_mm, at.contiguous(), coupling / unit**2)
         field = cost.new_zeros(3, *labels.shape)
@@ -108,7 +112,9 @@ def _offsets(moving: Scene, reach_mm: float, node_count: int) -> Tensor:
             most = min(int(reach_mm / s), n - 1) // step
             axes.append(torch.arange(-most, most + 1) * step)
         if node_count * len(axes[0]) * len(axes[1]) * len(axes[2]) <= MOST_COSTS or step > 8:
-            return torch.cartesian_prod(*axes)
+            offsets = torch.cartesian_prod(*axes)
+            # The shortest first: where all cost the same, as in air, nothing moves.
+            return offsets[offsets.square().sum(1).sort(stable=True).indices]
         step += 1
 
 

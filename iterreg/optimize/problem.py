@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from iterreg.config import Config
+from iterreg.config import Config, Correction, Overlap
 from iterreg.energy.overlap import Frame, RegionPair, overlap_terms
 from iterreg.energy.similarity import similarity_term
 from iterreg.energy.smoothness import edge_weights
+from iterreg.energy.terms import SquaredDifference
 from iterreg.geometry import Matrix
 from iterreg.kernels import IndexMap
-from iterreg.optimize.pyramid import Scene, index_map
-from iterreg.optimize.solver import Problem
+from iterreg.optimize.pyramid import Scene, index_map, whole_regions
+from iterreg.optimize.solver import Problem, solve
 
 MARGIN_MM = 20.0
-"""Largest motion expected of a boundary within one level; beyond it the distance to the crop counts."""
+"""Largest motion expected of a boundary within one level; beyond it the distance to its crop
+counts."""
+
+STILL_BEYOND_VOXELS = 3
+"""Air this far from the body keeps what the coarser level gave it."""
 
 
 def build_problem(
@@ -26,7 +33,7 @@ def build_problem(
     u_mm: Tensor | None,
     interfaces: Tensor,
     empty_background: bool,
-    gate_by_moving: bool = True,
+    for_start: bool = False,
 ) -> Problem:
     """The energy of a level.
 
@@ -38,27 +45,93 @@ def build_problem(
         interfaces: (labels, labels), w[a, b].
         empty_background: whether label 0 is known to hold no anatomy, so that it counts for
             nothing (air around the body).
-        gate_by_moving: leave out fixed voxels that land outside the moving view. Not so while
-            affines are compared: all must pay for the same voxels.
+        for_start: the energy compares affines: all pay for the same fixed voxels, wherever they
+            land, and regions that an edge of either view cuts are left out.
     """
     mapping = index_map(fixed, moving, affine_lps)
-    gate = _gate(fixed, moving, mapping, u_mm) if gate_by_moving else fixed.known
+    gate = fixed.known if for_start else _gate(fixed, moving, mapping, u_mm)
     if empty_background:
-        gate = gate & _near(fixed.labels > 0)
+        gate = gate & _grown(fixed.labels > 0, 1)
     term = similarity_term(
         config.similarity, fixed.image, moving.image, fixed.spacing_mm, moving.spacing_mm, gate
     )
     frame = Frame(
         fixed.spacing_mm, moving.spacing_mm, fixed.known, moving.known, gate, MARGIN_MM
     )
-    regions = range(1, len(interfaces))
+    regions = list(range(1, len(interfaces)))
+    if for_start:
+        term = replace(term, pull=0.0) if isinstance(term, SquaredDifference) else term
+        regions = sorted(set(whole_regions(fixed)) & set(whole_regions(moving)))
     pairs = [RegionPair(fixed.labels == v, moving.labels == v) for v in regions]
     overlap = overlap_terms(config.overlap, pairs, frame)
     edges = edge_weights(fixed.labels, interfaces, fixed.spacing_mm, config.smoothness.kind)
     similarity = [term] if config.similarity.weight else []
+    moves = _grown(gate, STILL_BEYOND_VOXELS) if empty_background and u_mm is not None else None
     return Problem(
-        similarity, overlap, edges * config.smoothness.weight, mapping, max(1, int(gate.sum()))
+        similarity,
+        overlap,
+        edges * config.smoothness.weight,
+        mapping,
+        max(1, int(gate.sum())),
+        _spans(moves, gate),
     )
+
+
+CORRECTION_STEPS = 2
+CORRECTION_BAND_VOXELS = 1.5
+"""Boundaries are nearly together by then; a narrow band leaves the interior alone."""
+
+
+CORRECTION_LENGTHS = 3.0
+
+TRUST = 0.5
+"""Voxels by which two boundaries may still disagree before the disagreement counts as an error of
+the segmentation and not as motion that was missed."""
+
+
+def correct_boundaries(
+    config: Correction,
+    fixed: Scene,
+    moving: Scene,
+    mapping: IndexMap,
+    u_mm: Tensor,
+    interfaces: Tensor,
+) -> Tensor:
+    """Bring the boundaries of the regions together by a correction that dies out away from them.
+
+    Args:
+        config: how strictly, and over what length.
+        fixed, moving: the scenes of the finest level.
+        mapping: from fixed to moving voxels.
+        u_mm: (3, Z, Y, X), the level's result.
+        interfaces: (labels, labels), w[a, b].
+
+    Returns:
+        The corrected displacement.
+    """
+    if config.weight == 0 or len(interfaces) == 1:
+        return u_mm
+    gate = _gate(fixed, moving, mapping, u_mm)
+    frame = Frame(fixed.spacing_mm, moving.spacing_mm, fixed.known, moving.known, gate, MARGIN_MM)
+    pairs = [RegionPair(fixed.labels == v, moving.labels == v) for v in range(1, len(interfaces))]
+    thickness = [s for s, n in zip(fixed.spacing_mm, fixed.shape, strict=True) if n > 1]
+    band_mm = CORRECTION_BAND_VOXELS * min(thickness)
+    terms = overlap_terms(Overlap("boundary", config.weight * band_mm**2, band_mm), pairs, frame)
+    trust_mm = TRUST * min(thickness)
+    bands = [t for t in terms if isinstance(t, SquaredDifference)]
+    bands = [t.trusting(u_mm, mapping, trust_mm) for t in bands]
+    edges = edge_weights(fixed.labels, interfaces, fixed.spacing_mm)
+    # The correction dies out within a few of its lengths, so that is all that has to move.
+    reach = round(CORRECTION_LENGTHS * config.length_mm / min(thickness))
+    sampled = torch.zeros_like(gate)
+    for term in bands:
+        sampled[term.voxels.long().unbind(1)] = True
+    spans = _spans(_grown(sampled, reach), gate)
+    screening = 1 / config.length_mm**2
+    voxels = max(1, int(gate.sum()))
+    problem = Problem([], [*bands], edges, mapping, voxels, spans, u_mm, screening)
+    correction, _, _ = solve(problem, torch.zeros_like(u_mm), CORRECTION_STEPS, 1e-2)
+    return u_mm + correction
 
 
 def _gate(fixed: Scene, moving: Scene, mapping: IndexMap, u_mm: Tensor | None) -> Tensor:
@@ -74,7 +147,24 @@ def _gate(fixed: Scene, moving: Scene, mapping: IndexMap, u_mm: Tensor | None) -
     return gate
 
 
-def _near(mask: Tensor) -> Tensor:
-    """The mask and one voxel around it."""
-    pooled = torch.nn.functional.max_pool3d(mask.float().unsqueeze(0), 3, 1, 1)
-    return pooled.squeeze(0) > 0
+def _spans(moves: Tensor | None, like: Tensor) -> Tensor:
+    """(Z * Y, 2) int32: first and one past the last voxel that moves in each row; None: all do."""
+    nz, ny, nx = like.shape
+    spans = torch.tensor([0, nx], dtype=torch.int32, device=like.device).repeat(nz * ny, 1)
+    if moves is not None:
+        rows = moves.view(nz * ny, nx).byte()
+        some = rows.bool().any(1)
+        spans[:, 0] = torch.where(some, rows.argmax(1), 0)
+        spans[:, 1] = torch.where(some, nx - rows.flip(1).argmax(1), 0)
+    return spans
+
+
+def _grown(mask: Tensor, reach: int) -> Tensor:
+    """The mask and ``reach`` voxels around it."""
+    for axis, n in enumerate(mask.shape):
+        grown = mask.clone()
+        for k in range(1, min(reach, n - 1) + 1):
+            grown.narrow(axis, k, n - k).logical_or_(mask.narrow(axis, 0, n - k))
+            grown.narrow(axis, 0, n - k).logical_or_(mask.narrow(axis, k, n - k))
+        mask = grown
+    return mask

@@ -106,6 +106,19 @@ def label_boxes(labels: Tensor, label_count: int) -> dict[int, tuple[slice, ...]
     return {value: tuple(box) for value, box in boxes.items()}
 
 
+def whole_regions(scene: Scene) -> list[int]:
+    """The regions that do not touch the edge of the field of view, background left out."""
+    beside = pad(~scene.known, (1,) * 6, value=True)
+    for axis, n in enumerate(scene.shape):
+        if n == 1:
+            beside = beside.narrow(axis, 1, 1)
+            continue
+        near = beside.narrow(axis, 0, n) | beside.narrow(axis, 2, n)
+        beside = near | beside.narrow(axis, 1, n)
+    cut = set(torch.unique(scene.labels[beside]).tolist())
+    return [int(v) for v in torch.unique(scene.labels).tolist() if v != 0 and v not in cut]
+
+
 def _pooled(volume: Tensor, factor: Sequence[int]) -> Tensor:
     """Mean over blocks; the last block repeats the border."""
     extra = [-n % f for n, f in zip(volume.shape[1:], factor, strict=True)]
@@ -124,6 +137,9 @@ def index_map(fixed: Scene, moving: Scene, affine_lps: Matrix) -> IndexMap:
     matrix = torch.from_numpy(fixed_to_moving_index(fixed.grid, affine_lps, moving.grid))
     first = 3 - fixed.grid.rank
     full[first:, first:] = matrix
+    # Rounding keeps noise of 1e-13 from choosing, at lattice points, between one-sided slopes.
+    full[:3, :3] = torch.round(full[:3, :3], decimals=6)
+    full[:3, 3] = torch.round(full[:3, 3], decimals=4)
     linear = full[:3, :3]
     moves = torch.tensor([0.0 if n == 1 else 1.0 for n in fixed.shape], dtype=torch.float64)
     from_mm = linear * (moves / torch.tensor(fixed.spacing_mm, dtype=torch.float64))

@@ -417,7 +417,8 @@ def match_labels(fixed: LabelMap, moving: LabelMap) -> MatchedLabels:
     notes += _left_out(fixed, keys_fixed, common, moving)
     notes += _left_out(moving, keys_moving, common, fixed)
     numbers = sorted(number_of[key] for key in common)
-    titles = {v: fixed.names.get(v) or moving.names.get(v) or fixed.title(v) for v in numbers}
+    titles = {v: fixed.names.get(v) or moving.names.get(v) or "" for v in numbers}
+    titles = {v: name for v, name in titles.items() if name}
     first, second = (
         _renamed(m, {v: number_of[k] for v, k in keys.items() if k in common}, titles)
         for m, keys in ((fixed, keys_fixed), (moving, keys_moving))

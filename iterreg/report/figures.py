@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from iterreg.displacement import DisplacementField, Transform, fixed_to_moving_index, sample
-from iterreg.geometry import Grid, apply_affine
+from iterreg.displacement import DisplacementField, Transform, sample
+from iterreg.geometry import Grid, apply_affine, fixed_to_moving_index
 from iterreg.image import Image, LabelMap, require_same_space
 
 if TYPE_CHECKING:
