@@ -32,7 +32,7 @@ from iterreg.optimize.discrete import FEATURE_SPACING_MM, search
 from iterreg.optimize.problem import build_problem, correct_boundaries
 from iterreg.optimize.pyramid import Scene, at_spacing, carry_down
 from iterreg.optimize.repair import repair_folds
-from iterreg.optimize.solver import evaluate, level_history, solve
+from iterreg.optimize.solver import Problem, better_start, evaluate, level_history, solve
 from iterreg.partition import Regions, interface_table
 from iterreg.regions.field_of_view import field_of_view
 from iterreg.registration import LevelHistory, Registration, Status
@@ -146,6 +146,8 @@ def optimize_pair(
     with threads_used(threads) as used, torch.no_grad():
         with run.stage("read", 0.0, "reading"):
             images = _read_pair(fixed, moving)
+            given = _given_start(initial_transform, images[0].grid)
+            _require_overlap(images, given)
         with memory_errors_named(f"{images[0].name} and {images[1].name}"):
             with run.stage("regions", 0.05, "finding the regions"):
                 masks = (_mask(fixed_mask, images[0]), _mask(moving_mask, images[1]))
@@ -153,7 +155,6 @@ def optimize_pair(
                 regions = _regions(config, images, fixed_labels, moving_labels, device)
                 pair = _prepare(config, images, seen, regions, run.device)
             with run.stage("start", 0.2, "looking for the start"):
-                given = _given_start(initial_transform, images[0].grid)
                 start, u_mm, scene = _start(config, pair, given)
             u_mm, history, better = _levels(run, pair, start.affine_lps, u_mm, scene)
             with run.stage("finish", 0.95, "finishing"):
@@ -301,12 +302,14 @@ def _start(
     coarse = [at_spacing(s, config.levels.spacing_mm[0], count) for s in (pair.fixed, pair.moving)]
 
     base = None if given is None else given.affine_lps
-    _require_overlap(pair, np.eye(pair.fixed.grid.rank + 1) if base is None else base)
-    problem = build_problem(
-        config, coarse[0], coarse[1], np.eye(pair.fixed.grid.rank + 1), None, pair.interfaces,
-        pair.empty_background, for_start=True,
-    )  # fmt: skip
-    start = find_start(config.start.affine, coarse[0], coarse[1], problem, base)
+
+    def build(affine_lps: Matrix | None) -> Problem:
+        return build_problem(
+            config, coarse[0], coarse[1], affine_lps, None, pair.interfaces,
+            pair.empty_background, for_start=True,
+        )  # fmt: skip
+
+    start = find_start(config.start.affine, coarse[0], coarse[1], build, base)
     if config.start.search_mm == 0:
         return start, None, None
     fine = [at_spacing(s, FEATURE_SPACING_MM, count) for s in (pair.fixed, pair.moving)]
@@ -324,16 +327,17 @@ def _field_of(given: Transform, scene: Scene) -> Tensor:
     return vox * vox.new_tensor(scene.spacing_mm).view(3, 1, 1, 1)
 
 
-def _require_overlap(pair: _Pair, affine_lps: Matrix) -> None:
+def _require_overlap(images: tuple[Image, Image], given: Transform | None) -> None:
     """Refuse a pair whose images do not meet in space."""
-    fixed, moving = pair.fixed.grid, pair.moving.grid
+    fixed, moving = (image.grid for image in images)
+    affine_lps = np.eye(fixed.rank + 1) if given is None else given.affine_lps
     landed = apply_affine(affine_lps, fixed.corners_lps_mm)
     index = apply_affine(moving.lps_to_index, landed)
     last = np.asarray(moving.shape_zyx) - 1
     if np.any(index.max(0) < -0.5) or np.any(index.min(0) > last + 0.5):
         raise GeometryError(
-            f"fixed and moving: expected images that overlap in space, but the fixed one spans "
-            f"{_span(fixed)} and the moving one {_span(moving)} (LPS mm); check the headers, or "
+            f"{images[1].name}: expected an image that overlaps {images[0].name}, which spans "
+            f"{_span(fixed)}; got one that spans {_span(moving)} (LPS mm); check the headers, or "
             "give an initial transform"
         )
 
@@ -357,8 +361,11 @@ def _levels(
             )
             u_mm = _carried(u_mm, at, fixed, pair.interfaces)
             problem = build_problem(
-                run.config, fixed, moving, affine_lps, u_mm, pair.interfaces, pair.empty_background
-            )
+                run.config, fixed, moving, affine_lps, u_mm if number > 1 else None,
+                pair.interfaces, pair.empty_background,
+            )  # fmt: skip
+            if number == 1:
+                u_mm = better_start(problem, u_mm)
             u_mm, state, converged = solve(problem, u_mm, steps, levels.tolerance)
             histories.append(level_history(state, fixed.spacing_mm, problem.voxels, converged))
             at = fixed

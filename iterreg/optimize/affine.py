@@ -7,6 +7,7 @@ rigid or a translational start).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +19,8 @@ from iterreg.geometry import Matrix, apply_affine
 from iterreg.kernels.reference import apply_blocks
 from iterreg.optimize.pyramid import Scene, index_map, whole_regions
 from iterreg.optimize.solver import Problem, evaluate
+
+BuildProblem = Callable[[Matrix | None], Problem]
 
 REFINE_STEPS = 12
 HALVINGS = 4
@@ -48,14 +51,15 @@ class Start:
 
 
 def find_start(
-    kind: str, fixed: Scene, moving: Scene, problem: Problem, given: Matrix | None
+    kind: str, fixed: Scene, moving: Scene, build: BuildProblem, given: Matrix | None
 ) -> Start:
     """The affine that the field starts from.
 
     Args:
         kind: ``none``, ``translation``, ``rigid`` or ``affine``: what may be estimated.
         fixed, moving: the scenes of the coarsest level.
-        problem: the coarsest level's energy; all affines pay for the same fixed voxels.
+        build: the coarsest level's energy over all that the fixed image shows (None), or over
+            what both images show behind an affine.
         given: the user's initial affine, or None for the identity.
 
     Returns:
@@ -64,7 +68,7 @@ def find_start(
     rank = fixed.grid.rank
     base = np.eye(rank + 1) if given is None else given
     told = "identity" if given is None else "given initial transform"
-    energies = _Energies(problem, fixed, moving)
+    energies = _Energies(build(None), fixed, moving)
     first = Start(base, energies.at(base), told)
     if kind == "none":
         return first
@@ -73,8 +77,11 @@ def find_start(
         energy = energies.at(candidate)
         if energy < best.energy * BETTER:
             best = Start(candidate, energy, how)
-    refined, energy = _refine(kind, fixed, energies, best)
-    if energy < best.energy * BETTER:
+    # Refined on what both images show: a view that is cut must not be stretched to fill the other.
+    common = _Energies(build(best.affine_lps), fixed, moving)
+    before = common.at(best.affine_lps)
+    refined, energy = _refine(kind, fixed, common, best.affine_lps)
+    if energy < before * BETTER:
         return Start(refined, energy, f"{best.how}, {kind} refined")
     return best
 
@@ -140,10 +147,9 @@ def _centroids(scene: Scene) -> dict[int, Matrix]:
 
 
 def _refine(
-    kind: str, fixed: Scene, energies: _Energies, start: Start
+    kind: str, fixed: Scene, energies: _Energies, affine: Matrix
 ) -> tuple[Matrix, float]:
     """Gauss-Newton on the affine's own parameters, halving steps that do not pay."""
-    affine = start.affine_lps
     energy, equations = energies.equations_at(affine)
     motions = _motions(kind, fixed)
     for _ in range(REFINE_STEPS):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from iterreg.displacement import sample_nearest
 from iterreg.energy.smoothness import edge_weights
 from iterreg.features import mind_ssc
 from iterreg.geometry import Matrix
@@ -66,6 +67,10 @@ def search(
     nodes = known.nonzero()
     lattice = (nodes * nodes.new_tensor(stride)).T.float()
     places = mapping.apply(lattice, torch.zeros_like(lattice))
+    seen = sample_nearest(moving.known, places)
+    nodes, places = nodes[seen], places[:, seen]
+    if len(nodes) == 0:
+        return torch.zeros(3, *fixed.shape, device=fixed.labels.device)
     centre = places.round().long().T.contiguous()
     offsets = _offsets(moving, reach_mm, len(nodes)).to(nodes.device)
     to_mm = torch.linalg.pinv(mapping.from_mm)
@@ -89,7 +94,9 @@ def _coupled(
 ) -> Tensor:
     """Alternate between the best displacement and a smooth field, the coupling growing."""
     z, y, x = nodes.T
-    degree = edge_degree(edges)
+    searched = cost.new_zeros(1, *labels.shape)
+    searched[:, z, y, x] = 1
+    mass = _smoothed(searched, edges)
     step_mm = offsets_mm.abs().amax(1)
     unit = float(step_mm[step_mm > 0].min()) if bool((step_mm > 0).any()) else 1.0
     field = cost.new_zeros(3, *labels.shape)
@@ -98,8 +105,16 @@ def _coupled(
         chosen = cheapest(cost, offsets_mm, at.contiguous(), coupling / unit**2)
         field = cost.new_zeros(3, *labels.shape)
         field[:, z, y, x] = (offsets_mm[chosen] + rounding_mm).T
-        for _ in range(SMOOTHINGS):
-            field = field - laplacian(field, edges) / (1 + degree)
+        # Nodes that were not searched take what their neighbours found.
+        field = _smoothed(field, edges) / mass.clamp(min=1e-6)
+    return field
+
+
+def _smoothed(field: Tensor, edges: Tensor) -> Tensor:
+    """The field averaged with its neighbours, by the weight of the edges between them."""
+    degree = edge_degree(edges)
+    for _ in range(SMOOTHINGS):
+        field = field - laplacian(field, edges) / (1 + degree)
     return field
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +30,7 @@ def build_problem(
     config: Config,
     fixed: Scene,
     moving: Scene,
-    affine_lps: Matrix,
+    affine_lps: Matrix | None,
     u_mm: Tensor | None,
     interfaces: Tensor,
     empty_background: bool,
@@ -40,16 +41,17 @@ def build_problem(
     Args:
         config: weights and kinds.
         fixed, moving: the scenes at the level's resolution.
-        affine_lps: the start.
+        affine_lps: the start; None before there is one: all that the fixed image shows counts.
         u_mm: (3, Z, Y, X), the displacement at the level's start, or None for zero.
         interfaces: (labels, labels), w[a, b].
         empty_background: whether label 0 is known to hold no anatomy, so that it counts for
             nothing (air around the body).
-        for_start: the energy compares affines: all pay for the same fixed voxels, wherever they
-            land, and regions that an edge of either view cuts are left out.
+        for_start: the energy compares affines: regions that an edge of either view cuts are left
+            out, and leaving the view costs nothing of its own.
     """
-    mapping = index_map(fixed, moving, affine_lps)
-    gate = fixed.known if for_start else _gate(fixed, moving, mapping, u_mm)
+    still = np.eye(fixed.grid.rank + 1)
+    mapping = index_map(fixed, moving, still if affine_lps is None else affine_lps)
+    gate = fixed.known if affine_lps is None else _gate(fixed, moving, mapping, u_mm)
     if empty_background:
         gate = gate & _grown(fixed.labels > 0, 1)
     term = similarity_term(

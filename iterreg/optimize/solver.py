@@ -165,6 +165,22 @@ def solve(
     return state.u_mm, state, terminated(state, tolerance)
 
 
+TRIAL_STEPS = 2
+
+
+def better_start(problem: Problem, u_mm: Tensor) -> Tensor:
+    """The better of a displacement and none, once both have been given a few steps.
+
+    What a discrete search finds is rough, so its energy is told only after the solver has smoothed
+    it; and it may be wrong, so it has to beat staying where the affine put everything.
+    """
+    if not bool(u_mm.any()):
+        return u_mm
+    found, found_state, _ = solve(problem, u_mm, TRIAL_STEPS, 0.0)
+    still, still_state, _ = solve(problem, torch.zeros_like(u_mm), TRIAL_STEPS, 0.0)
+    return found if found_state.energy < still_state.energy else still
+
+
 def level_history(
     state: State, spacing_mm: tuple[float, ...], voxels: int, converged: bool
 ) -> LevelHistory:

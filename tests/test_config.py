@@ -1,0 +1,175 @@
+"""Presets and overrides: what is read is what was written, and nothing unknown gets in."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+
+from iterreg.config import (
+    SCHEMA,
+    Config,
+    Levels,
+    Smoothness,
+    config_to_dict,
+    load_config,
+    preset_names,
+)
+from iterreg.errors import ConfigError
+
+
+def as_toml(tables: dict, prefix: str = "") -> str:
+    """Plain tables as TOML; what is None is left out, as TOML has no word for it."""
+    lines, below = [], []
+    for key, value in tables.items():
+        if isinstance(value, dict):
+            below.append(f"[{key}]\n{as_toml(value)}")
+        elif value is not None:
+            lines.append(f"{key} = {as_value(value)}")
+    return "\n".join([*lines, *below]) + "\n"
+
+
+def as_value(value: object) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(as_value(v) for v in value) + "]"
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def test_presets_are_listed():
+    assert "thorax" in preset_names()
+    assert preset_names() == sorted(preset_names())
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_shipped_preset_loads(name):
+    config = load_config(name)
+    assert config.name == name
+    assert list(config.levels.spacing_mm) == sorted(config.levels.spacing_mm, reverse=True)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_round_trip_by_value_and_by_file(name, tmp_path):
+    config = load_config(name)
+    assert load_config(config) == config
+    tables = config_to_dict(config)
+    assert tables["schema"] == SCHEMA
+    path = tmp_path / "mine.toml"
+    path.write_text(as_toml(tables), "utf-8")
+    assert load_config(path) == config
+    assert load_config(str(path)) == config
+
+
+def test_a_file_may_leave_out_what_it_does_not_change(tmp_path):
+    path = tmp_path / "short.toml"
+    path.write_text(f"schema = {SCHEMA}\n[smoothness]\nweight = 2\n", "utf-8")
+    config = load_config(path)
+    assert config == Config(name="short", smoothness=Smoothness(weight=2.0))
+    assert isinstance(config.smoothness.weight, float)
+
+
+def test_overrides():
+    config = load_config(
+        "thorax",
+        {
+            "smoothness.weight": 3,
+            "levels.spacing_mm": [9, 3],
+            "levels.steps": (4, 2),
+            "fill": None,
+            "segmenter": "none",
+        },
+    )
+    assert config.smoothness.weight == 3.0
+    assert config.levels == dataclasses.replace(
+        load_config("thorax").levels, spacing_mm=(9.0, 3.0), steps=(4, 2)
+    )
+    assert config.fill is None and config.segmenter == "none"
+    assert load_config(config, {"fill": -500}).fill == -500.0
+
+
+def test_overrides_leave_the_given_configuration_alone():
+    config = Config()
+    load_config(config, {"smoothness.weight": 5.0})
+    assert config == Config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.fill = 0.0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ({"smothness.weight": 1.0}, "preset thorax: smothness: unknown key; expected one of"),
+        ({"smoothness.wait": 1.0}, "preset thorax: smoothness.wait: unknown key"),
+        ({"smoothness": 1.0}, "smoothness: expected a table, got 1.0"),
+        ({"smoothness.weight.deep": 1.0}, "weight is a value, not a table"),
+        ({"smoothness.weight": "much"}, "smoothness.weight: expected float, got 'much'"),
+        ({"smoothness.weight": True}, "smoothness.weight: expected float, got True"),
+        ({"smoothness.weight": None}, "smoothness.weight: expected float, got None"),
+        ({"smoothness.weight": -1.0}, "smoothness.weight: expected 0 to 1e+06, got -1.0"),
+        ({"smoothness.weight": float("nan")}, "smoothness.weight: expected 0 to 1e+06, got nan"),
+        ({"smoothness.sliding_weight": 2}, "sliding_weight: expected 0 to 1, got 2.0"),
+        ({"smoothness.sliding": [["lung"]]}, "expected 2 values, got ['lung']"),
+        ({"smoothness.sliding": "lung"}, "sliding: expected a list, got 'lung'"),
+        ({"smoothness.sliding": [["lung", 3]]}, "expected str, got 3"),
+        ({"similarity.kind": "mi"}, "similarity.kind: expected one of mind, mse, ncc, got 'mi'"),
+        ({"segmenter": "best"}, "segmenter: expected one of none, thorax-ct, totalsegmentator"),
+        ({"levels.steps": [1.5, 2, 3]}, "levels.steps: expected int, got 1.5"),
+        ({"levels.steps": [1]}, "levels: expected as many steps as spacing_mm, got 1 and"),
+        ({"levels.steps": [], "levels.spacing_mm": []}, "levels: expected as many steps"),
+        ({"fill": "air"}, "fill: expected float, got 'air'"),
+    ],
+)
+def test_overrides_that_are_refused(overrides, told):
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        load_config("thorax", overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ({"levels.spacing_mm": [8.0, -4.0, 2.0]}, "spacing_mm"),
+        ({"levels.spacing_mm": [8.0, float("nan"), 2.0]}, "spacing_mm"),
+        ({"levels.steps": [5, -1, 5]}, "steps"),
+        ({"similarity.intensity_range": [5.0]}, "intensity_range"),
+        ({"similarity.intensity_range": [500.0, -1000.0]}, "intensity_range"),
+        ({"fill": float("nan")}, "fill"),
+    ],
+)
+def test_values_that_cannot_work_are_refused(overrides, told):
+    with pytest.raises(ConfigError, match=told):
+        load_config("thorax", overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("schema = ", "not valid TOML"),
+        ("name = 'x'", f"expected schema = {SCHEMA}, got None"),
+        ("schema = 99", f"expected schema = {SCHEMA}, got 99"),
+        (f"schema = {SCHEMA}\nsmoothness = 3", "smoothness: expected a table, got 3"),
+        (f"schema = {SCHEMA}\n[oops]\nweight = 3", "oops: unknown key"),
+    ],
+)
+def test_files_that_are_refused(tmp_path, text, told):
+    path = tmp_path / "mine.toml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(ConfigError, match=re.escape(told)) as refused:
+        load_config(path)
+    assert "mine" in str(refused.value), "the file is named"
+
+
+def test_presets_that_are_not_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"preset torax: expected one of .*thorax"):
+        load_config("torax")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.toml")
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(binary)
+
+
+def test_steps_and_levels_go_together():
+    with pytest.raises(ConfigError, match="as many steps"):
+        Config(levels=Levels(spacing_mm=(8.0, 4.0), steps=(3,)))

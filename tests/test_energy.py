@@ -1,0 +1,321 @@
+"""The energy: distance maps, the gradients of all terms, the edges between regions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+from torch import Tensor
+
+from iterreg.config import Overlap, Similarity, Smoothness
+from iterreg.energy.distance import distance_mm, signed_distance_mm
+from iterreg.energy.overlap import Frame, RegionPair, SoftDice, overlap_terms
+from iterreg.energy.similarity import LocalNcc, similarity_term
+from iterreg.energy.smoothness import edge_weights
+from iterreg.energy.terms import NormalEquations, SquaredDifference, Term
+from iterreg.geometry import Grid
+from iterreg.image import LabelMap
+from iterreg.kernels import IndexMap
+from iterreg.partition import Regions, interface_table
+
+SPACING = (2.5, 1.0, 1.7)
+
+
+def blobs(shape: tuple[int, ...], seed: int, sigma: float = 2.0) -> np.ndarray:
+    """Smooth noise of unit deviation."""
+    noise = gaussian_filter(np.random.default_rng(seed).normal(size=shape), sigma)
+    return noise / noise.std()
+
+
+def blob_mask(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    """A few irregular components, some of them cut by the border."""
+    return torch.from_numpy(blobs(shape, seed) > 0.7)
+
+
+def identity(scale: float = 1.0, dtype: torch.dtype = torch.float32) -> IndexMap:
+    """From voxel to the same voxel; ``scale`` voxels a millimetre."""
+    eye = torch.eye(3, dtype=dtype)
+    return IndexMap(eye, torch.zeros(3, dtype=dtype), scale * eye)
+
+
+# Distance maps --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), SPACING], ids=["isotropic", "anisotropic"])
+@pytest.mark.parametrize("shape", [(15, 22, 19), (1, 24, 25)], ids=str)
+def test_distance_is_the_exact_one_up_to_its_reach(shape, spacing):
+    mask = blob_mask(shape)
+    exact = distance_transform_edt(~mask.numpy(), sampling=spacing).clip(max=6.3)
+    np.testing.assert_allclose(distance_mm(mask, spacing, 6.3).numpy(), exact, atol=1e-5)
+
+
+@pytest.mark.parametrize("band", [2.0, 7.5])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), SPACING], ids=["isotropic", "anisotropic"])
+def test_signed_distance_is_the_exact_one_inside_its_band(spacing, band):
+    mask = blob_mask((15, 22, 19))
+    half = 0.5 * min(spacing)
+    outside = distance_transform_edt(~mask.numpy(), sampling=spacing) - half
+    inside = half - distance_transform_edt(mask.numpy(), sampling=spacing)
+    exact = np.where(mask.numpy(), inside, outside).clip(-band, band)
+    mine = signed_distance_mm(mask, None, spacing, band)
+    np.testing.assert_allclose(mine.numpy(), exact, atol=1e-5)
+
+
+def test_a_cut_is_no_boundary():
+    mask = torch.zeros(1, 1, 20, dtype=torch.bool)
+    mask[..., :10] = True
+    known = torch.ones_like(mask)
+    known[..., 12:] = False
+    ends = signed_distance_mm(mask, known, (1.0, 1.0, 1.0), 4.0).flatten()
+    assert ends[0] == -4.0, "the image's edge is no boundary"
+    assert ends[9] == -0.5 and ends[10] == 0.5
+    known[..., 10:] = False
+    cut = signed_distance_mm(mask, known, (1.0, 1.0, 1.0), 4.0).flatten()
+    assert bool((cut[:10] == -4.0).all()), "nor is the edge of what is known"
+
+
+# Gradients ------------------------------------------------------------------------------------
+
+
+def slope_and_promise(
+    term: Term, u_mm: Tensor, mapping: IndexMap, step: float
+) -> tuple[float, ...]:
+    """The energy's slope along a random direction: measured, promised, and the promise's size."""
+    into = NormalEquations.zero(u_mm)
+    term.accumulate(u_mm, mapping, into)
+    along = torch.randn(u_mm.shape, dtype=u_mm.dtype, generator=torch.Generator().manual_seed(9))
+    ahead = term.accumulate(u_mm + step * along, mapping, NormalEquations.zero(u_mm))
+    behind = term.accumulate(u_mm - step * along, mapping, NormalEquations.zero(u_mm))
+    promised = 2 * into.gradient * along
+    return float((ahead - behind) / (2 * step)), float(promised.sum()), float(promised.abs().sum())
+
+
+def some_u(shape: tuple[int, ...], seed: int = 5) -> Tensor:
+    """A random displacement, a voxel or so, in float64."""
+    return torch.randn(
+        3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
+
+
+@pytest.mark.parametrize("corner", [None, torch.tensor([1.0, 2.0, -1.0], dtype=torch.float64)])
+def test_gradient_of_squared_difference(monkeypatch, corner):
+    # The compiled kernel is float32's; calculus wants float64.
+    monkeypatch.setattr("iterreg.kernels._compiled", lambda: None)
+    shape = (6, 7, 8)
+    voxels = (torch.rand(shape, generator=torch.Generator().manual_seed(1)) > 0.3).nonzero().int()
+    features = torch.from_numpy(blobs((*shape, 4), 1, 1.0))
+    fixed = torch.randn(len(voxels), 4, dtype=torch.float64)
+    weights = torch.rand(len(voxels), dtype=torch.float64)
+    term = SquaredDifference(fixed, features, voxels, weights, 0.2, corner)
+    u = some_u(shape)
+    measured, promised, size = slope_and_promise(term, u, identity(0.7, torch.float64), 1e-7)
+    assert abs(measured - promised) < 1e-5 * size
+
+
+def test_gradient_of_soft_dice():
+    shape = (8, 9, 10)
+    fixed, moving = blob_mask(shape, 1), blob_mask(shape, 2)
+    voxels = torch.ones(shape).nonzero()
+    term = SoftDice(fixed[tuple(voxels.T)].double(), moving.double().unsqueeze(-1), voxels.T, 1.5)
+    u = some_u(shape)
+    measured, promised, size = slope_and_promise(term, u, identity(0.7, torch.float64), 1e-7)
+    assert size > 0
+    assert abs(measured - promised) < 1e-5 * size
+
+
+def test_soft_dice_counts_voxels():
+    mask = blob_mask((8, 9, 10))
+    voxels = torch.ones(8, 9, 10).nonzero().T
+    term = SoftDice(mask.flatten().float(), mask.float().unsqueeze(-1), voxels, 1.0)
+    u = torch.zeros(3, 8, 9, 10)
+    assert float(term.accumulate(u, identity(), NormalEquations.zero(u))) == pytest.approx(
+        0, abs=1e-4
+    )
+    term = SoftDice(mask.flatten().float(), (~mask).float().unsqueeze(-1), voxels, 1.0)
+    worst = float(term.accumulate(u, identity(), NormalEquations.zero(u)))
+    assert worst == pytest.approx(float(mask.sum()), rel=1e-4)
+
+
+def points_downhill(term: Term, u_mm: Tensor) -> bool:
+    """Whether a small step against the gradient lowers the energy."""
+    into = NormalEquations.zero(u_mm)
+    here = term.accumulate(u_mm, identity(), into)
+    step = u_mm - 0.02 * into.gradient / into.gradient.abs().max()
+    return bool(term.accumulate(step, identity(), NormalEquations.zero(u_mm)) < here)
+
+
+def test_the_gradient_of_local_ncc_points_downhill():
+    shape = (14, 15, 16)
+    fixed = torch.from_numpy(blobs(shape, 3)).float() * 0.2 + 0.5
+    moving = torch.roll(fixed, 1, 2) * 0.5 + 0.1
+    gate = torch.ones(shape, dtype=torch.bool)
+    term = LocalNcc(fixed, moving.unsqueeze(-1), gate.float(), gate.nonzero().int(), [3, 3, 3])
+    for scale in (0.0, 0.3):
+        assert points_downhill(term, (scale * some_u(shape)).float())
+
+
+@pytest.mark.parametrize("kind", ["mind", "mse", "ncc"])
+def test_each_similarity_has_its_least_at_the_match(kind):
+    shape = (14, 15, 16)
+    image = (torch.from_numpy(blobs(shape, 4)).float() * 0.2 + 0.5).unsqueeze(0)
+    gate = torch.ones(shape, dtype=torch.bool)
+    config = Similarity(kind=kind, radius_mm=2.0)
+    term = similarity_term(config, image, image, (1.0,) * 3, (1.0,) * 3, gate)
+    energies = []
+    for shift in (0.0, -0.5, 0.5):
+        u = torch.full((3, *shape), shift)
+        energies.append(float(term.accumulate(u, identity(), NormalEquations.zero(u))))
+    assert energies[0] == pytest.approx(0, abs=1e-3 * energies[1])
+    assert min(energies[1:]) > 0
+
+
+@pytest.mark.parametrize("kind", ["mind", "mse", "ncc"])
+def test_leaving_the_moving_image_never_pays(kind):
+    shape = (10, 11, 12)
+    image = (torch.from_numpy(blobs(shape, 4)).float() * 0.2 + 0.5).unsqueeze(0)
+    gate = torch.ones(shape, dtype=torch.bool)
+    term = similarity_term(Similarity(kind=kind), image, image, (1.0,) * 3, (1.0,) * 3, gate)
+    energies = []
+    for shift in (30.0, 40.0, 60.0):
+        u = torch.zeros(3, *shape)
+        u[2] = shift
+        into = NormalEquations.zero(u)
+        energies.append(float(term.accumulate(u, identity(), into)))
+        assert bool((into.gradient[2] >= 0).all()) and bool((into.gradient[2] > 0).any())
+    assert energies == sorted(energies)
+
+
+@pytest.mark.parametrize("kind", ["boundary", "dice", "edt", "dice+edt"])
+def test_each_overlap_pulls_a_shifted_region_back(kind):
+    shape = (12, 24, 24)
+    axes = torch.meshgrid(*[torch.arange(n) for n in shape], indexing="ij")
+    distance = sum((a - n / 2).square() for a, n in zip(axes, shape, strict=True)).sqrt()
+    fixed = distance < 5
+    moving = torch.roll(fixed, 2, 2)
+    everywhere = torch.ones(shape, dtype=torch.bool)
+    frame = Frame((1.0,) * 3, (1.0,) * 3, everywhere, everywhere, everywhere, 8.0)
+    terms = overlap_terms(Overlap(kind=kind, band_mm=3.0), [RegionPair(fixed, moving)], frame)
+
+    def energy(shift: float) -> tuple[float, NormalEquations]:
+        u = torch.zeros(3, *shape)
+        u[2] = shift
+        into = NormalEquations.zero(u)
+        return sum(float(t.accumulate(u, identity(), into)) for t in terms), into
+
+    start, equations = energy(0.0)
+    assert float(equations.gradient[2].sum()) < 0
+    assert energy(2.0)[0] < 0.1 * start
+
+
+def test_an_empty_region_has_no_overlap_term():
+    mask = blob_mask((8, 9, 10))
+    everywhere = torch.ones_like(mask)
+    frame = Frame((1.0,) * 3, (1.0,) * 3, everywhere, everywhere, everywhere, 8.0)
+    none = torch.zeros_like(mask)
+    for kind in ("boundary", "dice", "edt"):
+        for pair in (RegionPair(mask, none), RegionPair(none, mask)):
+            assert overlap_terms(Overlap(kind=kind), [pair], frame) == []
+    assert overlap_terms(Overlap(weight=0.0), [RegionPair(mask, mask)], frame) == []
+
+
+# Edges ----------------------------------------------------------------------------------------
+
+
+def halves(shape: tuple[int, ...] = (6, 8, 10)) -> Tensor:
+    """Label 0 before the middle of the last axis, 1 after it."""
+    labels = torch.zeros(shape, dtype=torch.int32)
+    labels[..., shape[2] // 2 :] = 1
+    return labels
+
+
+def table(weight: float, count: int = 2) -> Tensor:
+    """Every pair of labels at this weight."""
+    return torch.full((count, count), weight) + (1 - weight) * torch.eye(count)
+
+
+def test_edges_inside_across_and_at_the_end():
+    edges = edge_weights(halves(), table(0.05), (2.0, 1.0, 0.5))
+    for axis, spacing in enumerate((2.0, 1.0, 0.5)):
+        inside = edges[axis].narrow(axis, 0, 2)
+        assert torch.allclose(inside, torch.tensor(1 / spacing**2)), "over the squared length"
+        assert bool((edges[axis].select(axis, -1) == 0).all()), "none at the end"
+    across = edges[2][..., 4]
+    assert torch.allclose(across, torch.tensor(0.05 / 0.25))
+    glued = edge_weights(halves(), table(1.0), (2.0, 1.0, 0.5))
+    assert torch.allclose(glued[2][..., 4], torch.tensor(4.0))
+
+
+def test_specks_are_glued_to_their_surroundings():
+    labels = halves((8, 8, 10))
+    labels[4, 4, 7] = 0
+    labels[1:3, 1:3, 1:3] = 1
+    edges = edge_weights(labels, table(0.05), (1.0, 1.0, 1.0))
+    assert edges[2, 4, 4, 6] == 1 and edges[2, 4, 4, 7] == 1 and edges[0, 3, 4, 7] == 1
+    assert edges[2, 1, 1, 2] == pytest.approx(0.05), "eight voxels are a region"
+
+
+def test_a_picture_has_no_edge_through_its_slice():
+    labels = halves((1, 8, 10))
+    labels[0, 4, 7] = 0
+    edges = edge_weights(labels, table(0.05), (1.0, 1.0, 1.0))
+    assert bool((edges[0] == 0).all())
+    assert edges[2, 0, 4, 7] == 1, "a speck of a picture"
+    assert edges[2, 0, 0, 4] == pytest.approx(0.05)
+
+
+def test_region_means_weigh_every_region_the_same():
+    labels = torch.zeros(8, 8, 40, dtype=torch.int32)
+    labels[..., 36:] = 1
+    edges = edge_weights(labels, table(0.0), (1.0, 1.0, 1.0), "region-means")
+    small, large = edges[0][..., 36:], edges[0][..., :36]
+    assert float(small.max() / large.max()) == pytest.approx(9)
+    assert float(small.sum() / large.sum()) == pytest.approx(1)
+
+
+def regions(names: dict[int, str], empty_background: bool = False) -> Regions:
+    """Two identical label maps that hold every named label, and label 9 without a name."""
+    grid = Grid((1, 1, 10), (1.0,) * 3, (0.0,) * 3, tuple(map(tuple, np.eye(3).tolist())))
+    data = torch.arange(10, dtype=torch.int32).view(1, 1, 10)
+    data[data > len(names)] = 0
+    labels = LabelMap(data, grid, {v: n for v, n in names.items() if n})
+    return Regions(labels, labels, empty_background)
+
+
+NAMES = {1: "left lung", 2: "Right Lung", 3: "bone", 4: "airways"}
+
+
+def test_interfaces_by_name():
+    config = Smoothness(
+        sliding_weight=0.05, sliding=(("*lung*", "*"),), glued=(("*lung*", "airways"),)
+    )
+    weights = interface_table(config, regions(NAMES))
+    slide, glue = pytest.approx(0.05), 1
+    assert torch.equal(weights, weights.T)
+    assert bool((weights.diagonal() == 1).all())
+    assert weights[1, 2] == slide and weights[1, 3] == slide and weights[2, 3] == slide
+    assert weights[1, 4] == glue and weights[2, 4] == glue, "glued has the last word"
+    assert weights[3, 4] == glue, "named nowhere"
+    assert weights[0, 1] == slide and weights[0, 3] == glue, "the background has a name"
+
+
+def test_empty_background_is_glued():
+    config = Smoothness(sliding_weight=0.05, sliding=(("*", "*"),))
+    weights = interface_table(config, regions(NAMES, empty_background=True))
+    assert bool((weights[0] == 1).all()) and bool((weights[:, 0] == 1).all())
+    assert weights[1, 2] == pytest.approx(0.05)
+
+
+def test_a_label_without_a_name_slides_along_everything():
+    weights = interface_table(Smoothness(sliding_weight=0.2), regions({1: "", 2: "a", 3: "b"}))
+    assert weights[1, 2] == pytest.approx(0.2) and weights[0, 1] == pytest.approx(0.2)
+    assert weights[2, 3] == 1
+
+
+def test_compact_labels():
+    grid = Grid((1, 1, 4), (1.0,) * 3, (0.0,) * 3, tuple(map(tuple, np.eye(3).tolist())))
+    fixed = LabelMap(torch.tensor([[[0, 7, 3, 7]]], dtype=torch.int32), grid)
+    moving = LabelMap(torch.tensor([[[3, 0, 5, 7]]], dtype=torch.int32), grid)
+    pair = Regions(fixed, moving)
+    assert pair.compact(fixed).flatten().tolist() == [0, 2, 1, 2]
+    assert pair.compact(moving).flatten().tolist() == [1, 0, 0, 2], "unknown labels: background"

@@ -1,0 +1,360 @@
+"""The optimiser on pairs whose motion is known: sliding, large, affine; and the repair of folds."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from iterreg import Grid, Image, LabelMap, Registration, Status, load_config, optimize_pair
+from iterreg.displacement import displacement_vox_to_mm, total_displacement_vox
+from iterreg.geometry import apply_affine
+from iterreg.metrics import folding, interior_mask
+from iterreg.optimize.affine import Start, find_start
+from iterreg.optimize.discrete import search
+from iterreg.optimize.problem import build_problem
+from iterreg.optimize.pyramid import Scene, at_spacing, carry_down, label_boxes, pooled_labels
+from iterreg.optimize.repair import repair_folds
+from iterreg.optimize.solver import Problem
+
+SIZE, SPACING_MM = 48, 2.0
+SLIDE_MM = 4.0
+MARGIN = 4
+"""Voxels at the border, where what is seen in one image has left the other."""
+
+
+def straight(shape: tuple[int, ...], spacing_mm: float, origin_mm: float = 0.0) -> Grid:
+    """A grid along the axes of space."""
+    rank = len(shape)
+    rows = tuple(map(tuple, np.eye(rank).tolist()))
+    return Grid(shape, (spacing_mm,) * rank, (origin_mm,) * rank, rows)
+
+
+def places_mm(grid: Grid) -> np.ndarray:
+    """(*shape, rank), the centre of every voxel along the array's axes, mm from the first."""
+    axes = [np.arange(n) * s for n, s in zip(grid.shape_zyx, grid.spacing_zyx_mm, strict=True)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+
+
+def texture(places: np.ndarray, seed: int = 0, waves: int = 60) -> np.ndarray:
+    """A texture that has a value at every place, not only on a lattice: exact ground truth."""
+    random = np.random.default_rng(seed)
+    direction = random.normal(size=(waves, places.shape[-1]))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    wave_mm = random.uniform(10, 40, waves)
+    phase = random.uniform(0, 2 * np.pi, waves)
+    total = np.zeros(places.shape[:-1])
+    for d, length, p in zip(direction, wave_mm, phase, strict=True):
+        total += np.cos(2 * np.pi * (places @ d) / length + p)
+    return 100 * total / np.sqrt(waves / 2)
+
+
+# Sliding --------------------------------------------------------------------------------------
+
+
+def sliding_pair(rank: int) -> tuple[Image, Image, LabelMap, Tensor]:
+    """Two blocks that move along their common face, opposite ways; the true motion in mm."""
+    grid = straight((SIZE,) * rank, SPACING_MM)
+    upper = np.zeros(grid.shape_zyx, bool)
+    upper[SIZE // 2 :] = True
+    images = []
+    for moved in (0.0, 1.0):
+        blocks = []
+        for seed, way in ((0, -SLIDE_MM), (1, SLIDE_MM)):
+            places = places_mm(grid)
+            places[..., 1] -= way * moved
+            blocks.append(texture(places, seed))
+        data = torch.from_numpy(np.where(upper, blocks[1], blocks[0])).float().unsqueeze(0)
+        images.append(Image(data, grid))
+    names = {1: "lower block", 2: "upper block"}
+    labels = LabelMap(torch.from_numpy(upper.astype(np.int32) + 1), grid, names)
+    motion = torch.zeros(rank, *grid.shape_zyx)
+    motion[1] = torch.from_numpy(np.where(upper, SLIDE_MM, -SLIDE_MM))
+    return images[0], images[1], labels, motion
+
+
+@cache
+def slide(rank: int, sliding_weight: float) -> tuple[Registration, Tensor]:
+    """Register the sliding pair; the length of the error at every voxel, mm."""
+    fixed, moving, labels, motion = sliding_pair(rank)
+    overrides = {
+        "similarity.intensity_range": [],
+        "smoothness.sliding": [["lower*", "upper*"]],
+        "smoothness.sliding_weight": sliding_weight,
+    }
+    run = optimize_pair(
+        fixed, moving, fixed_labels=labels, moving_labels=labels, overrides=overrides, device="cpu"
+    )
+    error = total_displacement_vox(run.transform) * SPACING_MM - motion
+    return run, error.square().sum(0).sqrt()
+
+
+def judged(labels: Tensor) -> Tensor:
+    """Interior voxels away from the border of the image."""
+    mask = interior_mask(labels)
+    for axis in range(labels.ndim):
+        mask.narrow(axis, 0, MARGIN).zero_()
+        mask.narrow(axis, labels.shape[axis] - MARGIN, MARGIN).zero_()
+    return mask
+
+
+def near_the_face(mask: Tensor) -> Tensor:
+    """Of a mask, what lies within six voxels of the sliding face."""
+    band = torch.zeros_like(mask)
+    band[SIZE // 2 - 6 : SIZE // 2 + 6] = True
+    return mask & band
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_sliding_is_found_on_both_sides(rank):
+    run, error = slide(rank, load_config("thorax").smoothness.sliding_weight)
+    assert run.status is Status.OK
+    inside = judged(run.fixed_labels.data)
+    for value in (1, 2):
+        side = inside & run.fixed_labels.mask(value)
+        assert float(error[side].mean()) < SPACING_MM / 2
+        assert float(error[near_the_face(side)].mean()) < SPACING_MM / 2
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_a_globally_smooth_field_cannot_slide(rank):
+    run, error = slide(rank, load_config("thorax").smoothness.sliding_weight)
+    _, smooth_error = slide(rank, 1.0)
+    face = near_the_face(judged(run.fixed_labels.data))
+    assert float(smooth_error[face].mean()) > 1.5 * float(error[face].mean())
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_the_field_jumps_at_the_face_and_nowhere_else(rank):
+    run, _ = slide(rank, load_config("thorax").smoothness.sliding_weight)
+    labels = run.fixed_labels.data
+    along = total_displacement_vox(run.transform)[1] * SPACING_MM
+    jump = along.diff(dim=0)[:, *[slice(MARGIN, -MARGIN)] * (rank - 1)].mean(
+        dim=tuple(range(1, rank))
+    )
+    assert int(jump.argmax()) == SIZE // 2 - 1
+    assert float(jump.max()) > SLIDE_MM, "most of the 8 mm between two neighbours"
+    assert folding(total_displacement_vox(run.transform), labels).interior_folds == 0
+
+
+@pytest.mark.parametrize("names", [{}, {1: "lower block", 2: "upper block"}], ids=["none", "given"])
+def test_labels_without_a_name_slide(names):
+    fixed, moving, labels, _ = sliding_pair(2)
+    labels = LabelMap(labels.data, labels.grid, names)
+    overrides = {
+        "similarity.intensity_range": [], "smoothness.sliding": [["lower*", "upper*"]],
+    }  # fmt: skip
+    run = optimize_pair(
+        fixed, moving, fixed_labels=labels, moving_labels=labels, overrides=overrides, device="cpu"
+    )
+    expected, _ = slide(2, load_config("thorax").smoothness.sliding_weight)
+    assert torch.equal(run.transform.field.vox, expected.transform.field.vox)
+
+
+# Repair ---------------------------------------------------------------------------------------
+
+
+def test_planted_folds_are_removed_and_the_rest_is_left_alone():
+    shape, spacing = (20, 21, 22), (2.0, 1.0, 1.5)
+    labels = torch.zeros(shape, dtype=torch.int32)
+    labels[10:] = 1
+    u = torch.zeros(3, *shape)
+    u[1, :10], u[1, 10:] = -4.0, 4.0
+    u[2, 4, 10, 10] += 9.0
+    u[0, 15:17, 5, 5] -= 8.0
+    scale = torch.tensor([1 / s for s in spacing]).view(3, 1, 1, 1)
+    assert folding(u * scale, labels).interior_folds > 0
+    repaired, left = repair_folds(u.clone(), labels, spacing)
+    assert left == 0 and folding(repaired * scale, labels).interior_folds == 0
+    changed = (repaired != u).any(0).nonzero()
+    planted = torch.tensor([[4, 10, 10], [15, 5, 5], [16, 5, 5]])
+    apart = (changed.unsqueeze(1) - planted).abs().amax(-1).amin(1)
+    assert int(apart.max()) <= 6
+    jump = repaired[1, 10] - repaired[1, 9]
+    assert float((jump - 8).abs().max()) < 1.5, "the slide is no fold"
+
+
+def test_folds_of_a_picture_are_removed():
+    labels = torch.zeros(1, 20, 20, dtype=torch.int32)
+    u = torch.zeros(3, 1, 20, 20)
+    u[2, 0, 10, 10] = 3.0
+    repaired, left = repair_folds(u, labels, (1.0, 1.0, 1.0))
+    assert left == 0 and folding(repaired, labels).interior_folds == 0
+
+
+def test_a_field_without_folds_is_not_touched():
+    labels = torch.zeros(8, 8, 8, dtype=torch.int32)
+    u = 0.1 * torch.randn(3, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    repaired, left = repair_folds(u.clone(), labels, (1.0, 1.0, 1.0))
+    assert left == 0 and torch.equal(repaired, u)
+
+
+# Pyramid --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [(1, 2, 3), (2, 2, 2), (4, 1, 5)], ids=str)
+def test_pooled_labels_are_the_majority_of_each_block(factor):
+    shape = (7, 9, 11)
+    labels = torch.randint(
+        0, 5, shape, dtype=torch.int32, generator=torch.Generator().manual_seed(1)
+    )
+    padded = np.pad(
+        labels.numpy(), [(0, -n % f) for n, f in zip(shape, factor, strict=True)], mode="edge"
+    )
+    sizes = [n // f for n, f in zip(padded.shape, factor, strict=True)]
+    blocks = padded.reshape(*[k for pair in zip(sizes, factor, strict=True) for k in pair])
+    blocks = blocks.transpose(0, 2, 4, 1, 3, 5).reshape(*sizes, -1)
+    counts = np.stack([(blocks == v).sum(-1) for v in range(5)])
+    assert np.array_equal(pooled_labels(labels, factor, 5).numpy(), counts.argmax(0))
+
+
+def test_label_boxes():
+    labels = torch.zeros(6, 7, 8, dtype=torch.int32)
+    labels[2:4, 1:6, 5:] = 3
+    labels[0, 0, 0] = 1
+    assert label_boxes(labels, 5) == {
+        0: (slice(0, 6), slice(0, 7), slice(0, 8)),
+        1: (slice(0, 1), slice(0, 1), slice(0, 1)),
+        3: (slice(2, 4), slice(1, 6), slice(5, 8)),
+    }
+
+
+def some_scene(shape: tuple[int, ...] = (20, 24, 28), spacing_mm: float = 2.0) -> Scene:
+    """Two halves with texture."""
+    grid = straight(shape, spacing_mm)
+    labels = torch.zeros(shape, dtype=torch.int32)
+    labels[..., shape[2] // 2 :] = 1
+    image = torch.from_numpy(texture(places_mm(grid))).float().unsqueeze(0)
+    return Scene(image, labels, torch.ones(shape, dtype=torch.bool), grid)
+
+
+def test_a_coarser_scene_covers_the_same_space():
+    scene = some_scene()
+    coarse = at_spacing(scene, 4.0, 2)
+    assert coarse.shape == (10, 12, 14) and coarse.spacing_mm == (4.0, 4.0, 4.0)
+    np.testing.assert_allclose(coarse.grid.centre_lps_mm, scene.grid.centre_lps_mm)
+    assert at_spacing(scene, 1.0, 2) is scene, "an axis that is coarser stays"
+
+
+def test_carrying_down_leaks_nothing_and_keeps_a_linear_motion():
+    fine = some_scene()
+    coarse = at_spacing(fine, 4.0, 2)
+    slides = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    u = torch.where(coarse.labels == 1, 5.0, -5.0).expand(3, -1, -1, -1).contiguous()
+    down = carry_down(u, coarse, fine, slides)
+    exact = torch.where(fine.labels == 1, 5.0, -5.0)
+    torch.testing.assert_close(down[0], exact, atol=0.02, rtol=0)
+    ramps = [torch.from_numpy(places_mm(s.grid)).movedim(-1, 0).float() for s in (coarse, fine)]
+    ramps[0] += 1.0  # the first coarse centre lies half a fine voxel on
+    down = carry_down(ramps[0].contiguous(), coarse, fine, torch.ones(2, 2))
+    inner = (slice(None), *[slice(1, -1)] * 3)
+    torch.testing.assert_close(down[inner], ramps[1][inner], atol=1e-3, rtol=1e-5)
+
+
+# Start and search -----------------------------------------------------------------------------
+
+
+def body(origin_mm: float, affine: np.ndarray | None = None) -> Scene:
+    """A textured ellipsoid in air, 4 mm voxels; pulled through an affine on LPS where given."""
+    shape = (26, 30, 34)
+    grid = straight(shape, 4.0, origin_mm)
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1)
+    points = apply_affine(grid.index_to_lps, index) - origin_mm
+    if affine is not None:
+        points = apply_affine(np.linalg.inv(affine), points)
+    middle = np.array([66.0, 58.0, 50.0])
+    inside = (((points - middle) / (50.0, 42.0, 34.0)) ** 2).sum(-1) < 1
+    core = (((points - middle - 6) / (18.0, 20.0, 14.0)) ** 2).sum(-1) < 1
+    values = np.where(inside, texture(points[..., ::-1], 2) / 400 + 0.6 + 0.3 * core, 0.0)
+    labels = torch.from_numpy(inside.astype(np.int32) + core)
+    known = torch.ones(shape, dtype=torch.bool)
+    return Scene(torch.from_numpy(values).float().unsqueeze(0), labels, known, grid)
+
+
+def started(kind: str, fixed: Scene, moving: Scene) -> Start:
+    """The start that is found with the thorax preset's energy."""
+
+    def build(affine_lps: np.ndarray | None) -> Problem:
+        return build_problem(
+            load_config("thorax"), fixed, moving, affine_lps, None, torch.ones(3, 3), True,
+            for_start=True,
+        )  # fmt: skip
+
+    return find_start(kind, fixed, moving, build, None)
+
+
+def apart_mm(start: Start, truth: np.ndarray, fixed: Scene) -> float:
+    """The mean distance of two affines over the regions."""
+    where = (fixed.labels > 0).nonzero().numpy()
+    points = apply_affine(fixed.grid.index_to_lps, where)
+    difference = apply_affine(start.affine_lps, points) - apply_affine(truth, points)
+    return float(np.linalg.norm(difference, axis=1).mean())
+
+
+@pytest.mark.parametrize("kind", ["translation", "rigid", "affine"])
+def test_headers_that_are_40_mm_apart(kind):
+    fixed, moving = body(0.0), body(40.0)
+    truth = np.eye(4)
+    truth[:3, 3] = 40.0
+    start = started(kind, fixed, moving)
+    assert "centres" in start.how
+    assert apart_mm(start, truth, fixed) < 0.2
+
+
+def test_a_small_affine_is_found():
+    angle = np.deg2rad(5)
+    truth = np.eye(4)
+    truth[:2, :2] = 1.04 * np.array(
+        [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    )
+    truth[:3, 3] = (6.0, -9.0, 3.0)
+    fixed, moving = body(0.0), body(0.0, truth)
+    assert apart_mm(started("none", fixed, moving), truth, fixed) > 4
+    assert apart_mm(started("affine", fixed, moving), truth, fixed) < 1.0
+
+
+def test_a_header_that_is_right_is_kept():
+    scene = body(10.0)
+    start = started("affine", scene, scene)
+    assert np.array_equal(start.affine_lps, np.eye(4)) and start.how == "identity"
+
+
+def test_the_search_finds_a_block_that_moved_16_mm():
+    grid = straight((24, 24, 32), 4.0)
+    upper = torch.zeros(grid.shape_zyx, dtype=torch.int32)
+    upper[12:] = 1
+    scenes = []
+    for shift_mm in (0.0, 16.0):
+        places = places_mm(grid)
+        still = texture(places, 3)
+        places[..., 2] -= shift_mm
+        moved = texture(places, 4)
+        image = np.where(upper.numpy() == 1, moved, still)
+        known = torch.ones(grid.shape_zyx, dtype=torch.bool)
+        scenes.append(Scene(torch.from_numpy(image).float().unsqueeze(0), upper, known, grid))
+    sliding = torch.tensor([[1.0, 0.05], [0.05, 1.0]])
+    u = search(scenes[0], scenes[1], np.eye(4), 24.0, sliding)
+    truth = torch.zeros_like(u)
+    truth[2] = 16.0 * upper
+    error = (u - truth).square().sum(0).sqrt()[2:-2, 2:-2, 5:-5]
+    assert float(error.median()) < 2.0
+    assert float(error.mean()) < 3.0
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_shift_and_direction_mean_what_they_say(rank):
+    """A moving image that lies 6 mm to the left: the transform says +6 along x."""
+    grid = straight((32,) * rank, 3.0)
+    fixed = Image(torch.from_numpy(texture(places_mm(grid), 6)).float().unsqueeze(0), grid)
+    places = places_mm(grid)
+    places[..., -1] -= 6.0
+    moving = Image(torch.from_numpy(texture(places, 6)).float().unsqueeze(0), grid)
+    overrides = {"similarity.intensity_range": [], "segmenter": "none", "start.affine": "none"}
+    run = optimize_pair(fixed, moving, overrides=overrides, device="cpu")
+    mm = displacement_vox_to_mm(total_displacement_vox(run.transform), grid)
+    inner = (slice(None), *[slice(5, -5)] * rank)
+    assert float(mm[inner][0].mean()) == pytest.approx(6.0, abs=0.2)
+    assert float(mm[inner][1:].abs().mean()) < 0.2
