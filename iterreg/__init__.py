@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from iterreg.displacement import DisplacementField, Transform
     from iterreg.errors import ExitCode, IterregError
     from iterreg.geometry import Grid, Points
-    from iterreg.image import Image, LabelMap
+    from iterreg.image import Image, LabelMap, RoiPair
     from iterreg.io import read_image, read_label_map, read_points
     from iterreg.pair import Progress, optimize_pair
     from iterreg.registration import Registration, Status
@@ -35,6 +35,7 @@ _HOMES = {
     "Points": "geometry",
     "Progress": "pair",
     "Registration": "registration",
+    "RoiPair": "image",
     "Status": "registration",
     "Transform": "displacement",
     "load_config": "config",
@@ -58,6 +59,7 @@ __all__ = [
     "Points",
     "Progress",
     "Registration",
+    "RoiPair",
     "Status",
     "Transform",
     "load_config",

@@ -83,6 +83,17 @@ class Smoothness:
 
 
 @dataclass(frozen=True)
+class Landmarks:
+    """Landmark pairs, where they are given."""
+
+    weight: float = _number(1.0, 0, 1e6)
+    """Of a squared mm between the displacement around a landmark and the one it asks for: an order
+    above what image and regulariser hold a voxel with."""
+    radius_mm: float = _number(4.0, 0.1, 100)
+    """Standard deviation of the neighbourhood that a landmark speaks for."""
+
+
+@dataclass(frozen=True)
 class Start:
     """How the registration starts."""
 
@@ -120,6 +131,7 @@ class Config:
     overlap: Overlap = Overlap()
     correction: Correction = Correction()
     smoothness: Smoothness = Smoothness()
+    landmarks: Landmarks = Landmarks()
     start: Start = Start()
     levels: Levels = Levels()
 

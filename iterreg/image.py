@@ -116,6 +116,33 @@ class LabelMap:
         return replace(self, data=order.apply(self.data), grid=grid), order
 
 
+@dataclass(frozen=True)
+class RoiPair:
+    """Two matched regions of interest; those of several pairs may overlap.
+
+    Args:
+        fixed, moving: masks, non-zero inside, each on its image's grid.
+        similarity: how alike they are, 0 to 1; the pair's weight in the energy.
+    """
+
+    fixed: LabelMap
+    moving: LabelMap
+    similarity: float = 1.0
+
+    def __post_init__(self) -> None:
+        for mask in (self.fixed, self.moving):
+            if not bool((mask.data != 0).any()):
+                raise ImageContentError(f"{mask.name}: expected a ROI with voxels, got none")
+        if not 0 <= self.similarity <= 1:
+            raise ImageContentError(
+                f"{self.fixed.name}: expected a similarity of 0 to 1, got {self.similarity}"
+            )
+
+    def __repr__(self) -> str:
+        sizes = [int((m.data != 0).sum()) for m in (self.fixed, self.moving)]
+        return f"RoiPair({sizes[0]} and {sizes[1]} voxels, similarity {self.similarity:.3f})"
+
+
 class OnGrid(Protocol):
     """Anything that lies on a grid and knows its name."""
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,18 +22,19 @@ from torch import Tensor
 from iterreg.config import Config, load_config
 from iterreg.devices import memory_errors_named, pick_device, threads_used
 from iterreg.displacement import DisplacementField, Transform
+from iterreg.energy.overlap import RegionPair
 from iterreg.energy.similarity import prepared
 from iterreg.errors import GeometryError, ImageContentError
-from iterreg.geometry import Grid, Matrix, apply_affine, canonical
-from iterreg.image import Image, LabelMap, require_same_space
-from iterreg.io import as_image, as_label_map, as_mask
+from iterreg.geometry import Grid, Matrix, Points, apply_affine, canonical
+from iterreg.image import Image, LabelMap, RoiPair, require_same_space
+from iterreg.io import as_image, as_label_map, as_mask, read_points
 from iterreg.optimize.affine import Start, find_start
 from iterreg.optimize.discrete import FEATURE_SPACING_MM, search
-from iterreg.optimize.problem import build_problem, correct_boundaries
-from iterreg.optimize.pyramid import Scene, at_spacing, carry_down
+from iterreg.optimize.problem import Guidance, build_problem, correct_boundaries
+from iterreg.optimize.pyramid import Scene, at_spacing, carry_down, pooled_mask
 from iterreg.optimize.repair import repair_folds
 from iterreg.optimize.solver import Problem, better_start, evaluate, level_history, solve
-from iterreg.partition import Regions, interface_table
+from iterreg.partition import Regions, interface_table, regions_of_rois
 from iterreg.regions.field_of_view import field_of_view
 from iterreg.registration import LevelHistory, Registration, Status
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
     ImageLike = str | Path | sitk.Image | Image
+    PointsLike = str | Path | Points
     LabelsLike = str | Path | sitk.Image | LabelMap
     TransformLike = str | Path | sitk.Transform | Transform
 
@@ -91,6 +93,9 @@ class _Pair:
     moving: Scene
     interfaces: Tensor
     empty_background: bool
+    rois: tuple[RegionPair, ...]
+    by_labels: bool
+    landmarks: tuple[Points, Points] | None
 
 
 def optimize_pair(
@@ -101,6 +106,9 @@ def optimize_pair(
     moving_labels: LabelsLike | None = None,
     fixed_mask: LabelsLike | None = None,
     moving_mask: LabelsLike | None = None,
+    fixed_landmarks: PointsLike | None = None,
+    moving_landmarks: PointsLike | None = None,
+    roi_pairs: Sequence[RoiPair] | None = None,
     initial_transform: TransformLike | None = None,
     preset: str | Path | Config = "thorax",
     overrides: Mapping[str, Any] | None = None,
@@ -117,6 +125,10 @@ def optimize_pair(
         fixed_labels, moving_labels: label maps in the space of their images, matched by name or by
             value; both or neither. Without them the preset's segmenter runs.
         fixed_mask, moving_mask: non-zero where the image may be trusted; no evidence outside.
+        fixed_landmarks, moving_landmarks: as many points in both, paths of CSV files or
+            :class:`iterreg.Points`, LPS mm: each fixed one is pulled to its moving partner.
+        roi_pairs: matched regions that may overlap. They guide the overlap; without label maps
+            they also make the partition, a voxel going to the smallest ROI that holds it.
         initial_transform: fixed to moving; its affine part starts the affine search, a field in it
             replaces the search.
         preset: a name, a TOML file, or a :class:`iterreg.Config`.
@@ -148,12 +160,19 @@ def optimize_pair(
             images = _read_pair(fixed, moving)
             given = _given_start(initial_transform, images[0].grid)
             _require_overlap(images, given)
+            landmarks = _landmarks(fixed_landmarks, moving_landmarks, images[0].grid.rank)
+            rois = _checked_rois(roi_pairs or (), images)
         with memory_errors_named(f"{images[0].name} and {images[1].name}"):
             with run.stage("regions", 0.05, "finding the regions"):
                 masks = (_mask(fixed_mask, images[0]), _mask(moving_mask, images[1]))
                 seen, views = _fields_of_view(images, masks)
-                regions = _regions(config, images, fixed_labels, moving_labels, device)
+                regions = _regions(config, images, fixed_labels, moving_labels, rois, device)
+                by_labels = not rois or fixed_labels is not None
                 pair = _prepare(config, images, seen, regions, run.device)
+                pair = replace(
+                    pair, rois=_roi_masks(rois, run.device), by_labels=by_labels,
+                    landmarks=landmarks,
+                )  # fmt: skip
             with run.stage("start", 0.2, "looking for the start"):
                 start, u_mm, scene = _start(config, pair, given)
             u_mm, history, better = _levels(run, pair, start.affine_lps, u_mm, scene)
@@ -221,9 +240,10 @@ def _regions(
     images: tuple[Image, Image],
     fixed_labels: LabelsLike | None,
     moving_labels: LabelsLike | None,
+    rois: Sequence[RoiPair],
     device: str,
 ) -> Regions:
-    """Regions from the user's label maps, or from the preset's segmenter."""
+    """Regions from the user's label maps, from ROI pairs, or from the preset's segmenter."""
     from iterreg.regions.label_tables import match_labels
 
     if (fixed_labels is None) != (moving_labels is None):
@@ -238,6 +258,8 @@ def _regions(
             require_same_space(labels, image)
         matched = match_labels(maps[0], maps[1])
         return Regions(matched.fixed, matched.moving, notes=tuple(matched.notes))
+    if rois:
+        return regions_of_rois(rois)
     if config.segmenter == "none":
         return Regions(_no_labels(images[0]), _no_labels(images[1]))
     if config.segmenter == "thorax-ct":
@@ -275,7 +297,56 @@ def _prepare(
             intensities, known, compact = (t.unsqueeze(-3) for t in (intensities, known, compact))
         scenes.append(Scene(intensities.to(device), compact.to(device), known.to(device), grid))
     interfaces = interface_table(config.smoothness, regions).to(device)
-    return _Pair(scenes[0], scenes[1], interfaces, regions.empty_background)
+    return _Pair(scenes[0], scenes[1], interfaces, regions.empty_background, (), True, None)
+
+
+def _landmarks(
+    fixed: PointsLike | None, moving: PointsLike | None, rank: int
+) -> tuple[Points, Points] | None:
+    """Both sets of landmarks, known to be pairs."""
+    if fixed is None and moving is None:
+        return None
+    if fixed is None or moving is None:
+        missing = "fixed_landmarks" if fixed is None else "moving_landmarks"
+        raise ImageContentError(f"{missing}: expected landmarks of both images or of none")
+    ours, theirs = (p if isinstance(p, Points) else read_points(p) for p in (fixed, moving))
+    if ours.lps.shape != theirs.lps.shape or ours.lps.shape[1] != rank:
+        raise GeometryError(
+            f"moving_landmarks: expected as many {rank}-D points as fixed_landmarks, "
+            f"{ours!r}, got {theirs!r}"
+        )
+    return ours, theirs
+
+
+def _checked_rois(pairs: Sequence[RoiPair], images: tuple[Image, Image]) -> Sequence[RoiPair]:
+    for pair in pairs:
+        require_same_space(pair.fixed, images[0])
+        require_same_space(pair.moving, images[1])
+    return pairs
+
+
+def _roi_masks(pairs: Sequence[RoiPair], device: torch.device) -> tuple[RegionPair, ...]:
+    """ROI pairs at full resolution, in canonical axis order, of rank 3."""
+    masks = []
+    for pair in pairs:
+        both = []
+        for labels in (pair.fixed, pair.moving):
+            mask = labels.to_canonical()[0].data != 0
+            both.append((mask.unsqueeze(0) if mask.ndim == 2 else mask).to(device))
+        masks.append(RegionPair(both[0], both[1], pair.similarity))
+    return tuple(masks)
+
+
+def _guidance(pair: _Pair, fixed: Scene, moving: Scene) -> Guidance:
+    """The pair's ROIs and landmarks at the resolution of a level."""
+    rois = [
+        RegionPair(
+            pooled_mask(roi.fixed, pair.fixed, fixed), pooled_mask(roi.moving, pair.moving, moving),
+            roi.weight,
+        )
+        for roi in pair.rois
+    ]  # fmt: skip
+    return Guidance(tuple(rois), pair.by_labels, pair.landmarks)
 
 
 def _given_start(transform: TransformLike | None, grid: Grid) -> Transform | None:
@@ -299,14 +370,16 @@ def _start(
         u_mm = _field_of(given, pair.fixed)
         return Start(given.affine_lps, float("nan"), "given initial transform"), u_mm, pair.fixed
     count = len(pair.interfaces)
-    coarse = [at_spacing(s, config.levels.spacing_mm[0], count) for s in (pair.fixed, pair.moving)]
+    coarse = tuple(
+        at_spacing(s, config.levels.spacing_mm[0], count) for s in (pair.fixed, pair.moving)
+    )
 
     base = None if given is None else given.affine_lps
 
     def build(affine_lps: Matrix | None) -> Problem:
         return build_problem(
             config, coarse[0], coarse[1], affine_lps, None, pair.interfaces,
-            pair.empty_background, for_start=True,
+            pair.empty_background, for_start=True, guidance=_guidance(pair, *coarse),
         )  # fmt: skip
 
     start = find_start(config.start.affine, coarse[0], coarse[1], build, base)
@@ -362,7 +435,7 @@ def _levels(
             u_mm = _carried(u_mm, at, fixed, pair.interfaces)
             problem = build_problem(
                 run.config, fixed, moving, affine_lps, u_mm if number > 1 else None,
-                pair.interfaces, pair.empty_background,
+                pair.interfaces, pair.empty_background, guidance=_guidance(pair, fixed, moving),
             )  # fmt: skip
             if number == 1:
                 u_mm = better_start(problem, u_mm)

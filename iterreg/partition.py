@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from iterreg.config import Smoothness
-from iterreg.image import LabelMap
+from iterreg.image import LabelMap, RoiPair
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,26 @@ class Regions:
             return torch.zeros_like(labels.data)
         place = torch.bucketize(labels.data, values, out_int32=True).clamp(max=len(values) - 1)
         return torch.where(values[place] == labels.data, place + 1, 0).to(torch.int32)
+
+
+def regions_of_rois(pairs: Sequence[RoiPair]) -> Regions:
+    """A partition of ROI pairs that may overlap: a voxel belongs to the smallest ROI that holds it.
+
+    Args:
+        pairs: at least one.
+
+    Returns:
+        Regions numbered 1 ... n in the order of ``pairs``, without names.
+    """
+    maps = []
+    for side in ("fixed", "moving"):
+        masks = [getattr(pair, side) for pair in pairs]
+        data = torch.zeros_like(masks[0].data)
+        sizes = [int((mask.data != 0).sum()) for mask in masks]
+        for number in sorted(range(len(masks)), key=lambda k: -sizes[k]):
+            data[masks[number].data != 0] = number + 1
+        maps.append(LabelMap(data, masks[0].grid, name=f"{side} ROIs"))
+    return Regions(maps[0], maps[1])
 
 
 def interface_table(config: Smoothness, regions: Regions) -> Tensor:

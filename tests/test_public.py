@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[1]
 
 PROMISED = {
     "Config", "DisplacementField", "ExitCode", "Grid", "Image", "IterregError", "LabelMap",
-    "Points", "Progress", "Registration", "Status", "Transform", "load_config", "optimize_pair",
-    "preset_names", "read_image", "read_label_map", "read_points", "read_transform",
-    "write_transform",
+    "Points", "Progress", "Registration", "RoiPair", "Status", "Transform", "load_config",
+    "optimize_pair", "preset_names", "read_image", "read_label_map", "read_points",
+    "read_transform", "write_transform",
 }  # fmt: skip
 
 
@@ -49,7 +49,8 @@ def test_the_one_verb():
     keywords = [n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
     assert positional == ["fixed", "moving"]
     assert keywords == [
-        "fixed_labels", "moving_labels", "fixed_mask", "moving_mask", "initial_transform",
+        "fixed_labels", "moving_labels", "fixed_mask", "moving_mask",
+        "fixed_landmarks", "moving_landmarks", "roi_pairs", "initial_transform",
         "preset", "overrides", "device", "seed", "threads", "progress",
     ]  # fmt: skip
     assert parameters["preset"].default == "thorax" and parameters["device"].default == "auto"

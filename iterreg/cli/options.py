@@ -108,8 +108,8 @@ def landmark_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return _all(
         click.option(
             "--fixed-landmarks", type=PATH,
-            help="CSV with columns x,y,z (LPS mm): reported as landmark error before and after; "
-            "this version does not register with them.",
+            help="CSV with columns x,y,z (LPS mm). A registration brings them to their partners: "
+            "judge it by others (iterreg evaluate).",
         ),
         click.option("--moving-landmarks", type=PATH, help="The same landmarks, same order."),
     )(function)  # fmt: skip

@@ -110,6 +110,8 @@ def _register_and_write(
         moving_labels=_labels(request.moving_labels, names),
         fixed_mask=request.fixed_mask,
         moving_mask=request.moving_mask,
+        fixed_landmarks=None if landmarks is None else landmarks[0],
+        moving_landmarks=None if landmarks is None else landmarks[1],
         initial_transform=start,
         preset=config,
         device=request.device,

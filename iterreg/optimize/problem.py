@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from iterreg.config import Config, Correction, Overlap
+from iterreg.energy.landmarks import landmark_distance
 from iterreg.energy.overlap import Frame, RegionPair, overlap_terms
 from iterreg.energy.similarity import similarity_term
 from iterreg.energy.smoothness import edge_weights
 from iterreg.energy.terms import SquaredDifference
-from iterreg.geometry import Matrix
+from iterreg.geometry import Matrix, Points, apply_affine
 from iterreg.kernels import IndexMap
 from iterreg.optimize.pyramid import Scene, index_map, whole_regions
 from iterreg.optimize.solver import Problem, solve
@@ -26,6 +27,21 @@ STILL_BEYOND_VOXELS = 3
 """Air this far from the body keeps what the coarser level gave it."""
 
 
+@dataclass(frozen=True)
+class Guidance:
+    """What drives the overlap beside the labels.
+
+    Args:
+        rois: pairs of regions at the level's resolution; they may overlap.
+        by_labels: whether the labels' own regions are matched too.
+        landmarks: fixed and moving points, or None.
+    """
+
+    rois: tuple[RegionPair, ...] = ()
+    by_labels: bool = True
+    landmarks: tuple[Points, Points] | None = None
+
+
 def build_problem(
     config: Config,
     fixed: Scene,
@@ -35,6 +51,7 @@ def build_problem(
     interfaces: Tensor,
     empty_background: bool,
     for_start: bool = False,
+    guidance: Guidance | None = None,
 ) -> Problem:
     """The energy of a level.
 
@@ -48,6 +65,7 @@ def build_problem(
             nothing (air around the body).
         for_start: the energy compares affines: regions that an edge of either view cuts are left
             out, and leaving the view costs nothing of its own.
+        guidance: landmarks, and ROI pairs beside or instead of the labels' regions.
     """
     still = np.eye(fixed.grid.rank + 1)
     mapping = index_map(fixed, moving, still if affine_lps is None else affine_lps)
@@ -65,7 +83,17 @@ def build_problem(
         term = replace(term, pull=0.0) if isinstance(term, SquaredDifference) else term
         regions = sorted(set(whole_regions(fixed)) & set(whole_regions(moving)))
     pairs = [RegionPair(fixed.labels == v, moving.labels == v) for v in regions]
+    guidance = guidance or Guidance()
+    pairs = [*(pairs if guidance.by_labels else []), *guidance.rois]
     overlap = overlap_terms(config.overlap, pairs, frame)
+    if guidance.landmarks is not None and config.landmarks.weight and not for_start:
+        ours, theirs = _landmark_indices(guidance.landmarks, fixed, moving)
+        weight, radius_mm = config.landmarks.weight, config.landmarks.radius_mm
+        overlap.append(
+            landmark_distance(
+                ours, theirs, fixed.labels, mapping, fixed.spacing_mm, weight, radius_mm
+            )
+        )
     edges = edge_weights(fixed.labels, interfaces, fixed.spacing_mm, config.smoothness.kind)
     similarity = [term] if config.similarity.weight else []
     moves = _grown(gate, STILL_BEYOND_VOXELS) if empty_background and u_mm is not None else None
@@ -134,6 +162,18 @@ def correct_boundaries(
     problem = Problem([], [*bands], edges, mapping, voxels, spans, u_mm, screening)
     correction, _, _ = solve(problem, torch.zeros_like(u_mm), CORRECTION_STEPS, 1e-2)
     return u_mm + correction
+
+
+def _landmark_indices(
+    landmarks: tuple[Points, Points], fixed: Scene, moving: Scene
+) -> tuple[Tensor, Tensor]:
+    """Voxel indices (3, N) of both sets of points on the level's grids."""
+    indices = []
+    for points, scene in zip(landmarks, (fixed, moving), strict=True):
+        index = torch.from_numpy(apply_affine(scene.grid.lps_to_index, points.lps).T)
+        flat = index.new_zeros(3 - scene.grid.rank, index.shape[1])
+        indices.append(torch.cat((flat, index)).float().to(scene.labels.device))
+    return indices[0], indices[1]
 
 
 def _gate(fixed: Scene, moving: Scene, mapping: IndexMap, u_mm: Tensor | None) -> Tensor:

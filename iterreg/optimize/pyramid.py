@@ -66,6 +66,19 @@ def at_spacing(scene: Scene, spacing_mm: float, label_count: int) -> Scene:
     )
 
 
+def pooled_mask(mask: Tensor, scene: Scene, coarse: Scene) -> Tensor:
+    """A mask at the resolution of another level: blocks that it fills by half.
+
+    Args:
+        mask: (Z, Y, X) bool, on ``scene``'s grid.
+        scene: at full resolution. coarse: the level.
+    """
+    factor = [
+        round(c / s) for c, s in zip(coarse.spacing_mm, scene.spacing_mm, strict=True)
+    ]
+    return _pooled(mask.float().unsqueeze(0), factor).squeeze(0) >= 0.5
+
+
 def pooled_labels(labels: Tensor, factor: tuple[int, ...], label_count: int) -> Tensor:
     """The label that fills most of each block of voxels; the lower one where two fill it equally.
 
