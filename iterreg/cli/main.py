@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import click
 
 from iterreg.cli.failures import SafeGroup
 from iterreg.config import preset_names
+from iterreg.errors import ExitCode
 
 
 class _RootGroup(SafeGroup):
@@ -90,4 +94,13 @@ def iterreg() -> None:
 
 def main() -> None:
     """Run the command; the entry point of the installed script."""
-    iterreg(prog_name="iterreg")
+    try:
+        iterreg(prog_name="iterreg")
+    except SystemExit as ended:
+        if ended.code != ExitCode.INTERRUPTED:
+            raise
+        # CPython remembers a Ctrl-C that fell into generated code (a dataclass being made), and on
+        # its way out kills the process by that signal, whatever the exit code.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ExitCode.INTERRUPTED)
