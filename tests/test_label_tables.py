@@ -246,3 +246,23 @@ def test_nothing_in_common_names_both_files():
     assert "f.nii.gz" in message and "m.nii.gz" in message and "liver" in message
     with pytest.raises(ImageContentError, match=r"m\.nii\.gz.*background"):
         match_labels(fixed, label_map([0, 0], name="m.nii.gz"))
+
+
+def test_the_command_merges_by_name(tmp_path):
+    from click.testing import CliRunner
+
+    from iterreg.cli import iterreg
+    from iterreg.io import read_label_map, write_label_map
+
+    write_label_map(label_map([52, 10, 14, 51]), tmp_path / "total.nii.gz")
+    write_label_map(label_map([0, 0, 0, 7]), tmp_path / "heart.nii.gz")
+    arguments = [
+        "merge-labels", "--labels", tmp_path / "total.nii.gz", "--label-table",
+        "totalsegmentator-v2", "--extra", tmp_path / "heart.nii.gz", "heartchambers_highres",
+        "--out", tmp_path / "merged.nii.gz",
+    ]  # fmt: skip
+    result = CliRunner().invoke(iterreg, [str(a) for a in arguments])
+    assert result.exit_code == 0, result.output
+    assert row(read_label_map(tmp_path / "merged.nii.gz")) == [1, 3, 3, 7]
+    again = CliRunner().invoke(iterreg, [str(a) for a in arguments])
+    assert again.exit_code == 7 and "exists already" in again.stderr

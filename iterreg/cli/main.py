@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 
 import click
 
@@ -29,38 +30,25 @@ class _RootGroup(SafeGroup):
         return None
 
 
-_OWN_COMMANDS = ("register", "apply", "convert", "evaluate", "learn2reg", "demo", "presets")
-_ORDER = ("demo", "thorax", "register", "apply", "convert", "evaluate", "learn2reg", "presets")
+_OWN_COMMANDS = {
+    "demo": "demo:demo",
+    "register": "register:register",
+    "apply": "apply:apply",
+    "convert": "convert:convert",
+    "evaluate": "evaluate:evaluate",
+    "merge-labels": "merge:merge_labels",
+    "learn2reg": "learn2reg:learn2reg",
+    "presets": "presets:presets",
+}
+"""Name of each command, and where it is: loaded only when it is asked for."""
+
+_ORDER = ("demo", "thorax", *(name for name in _OWN_COMMANDS if name != "demo"))
 
 
 def _own_command(name: str) -> click.Command:
-    if name == "register":
-        from iterreg.cli.register import pair_command
-
-        return pair_command("register", preset=None)
-    if name == "apply":
-        from iterreg.cli.apply import apply
-
-        return apply
-    if name == "evaluate":
-        from iterreg.cli.evaluate import evaluate
-
-        return evaluate
-    if name == "convert":
-        from iterreg.cli.convert import convert
-
-        return convert
-    if name == "learn2reg":
-        from iterreg.cli.learn2reg import learn2reg
-
-        return learn2reg
-    if name == "demo":
-        from iterreg.cli.demo import demo
-
-        return demo
-    from iterreg.cli.presets import presets
-
-    return presets
+    module, attribute = _OWN_COMMANDS[name].split(":")
+    command: click.Command = getattr(import_module(f"iterreg.cli.{module}"), attribute)
+    return command
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -165,3 +165,7 @@ def read_landmarks(fixed: Path | None, moving: Path | None) -> tuple[Points, Poi
             f"{moving}: expected as many landmarks as {fixed}, {first!r}, got {second!r}"
         )
     return first, second
+
+
+register = pair_command("register", preset=None)
+"""The general form, which asks for a preset."""
