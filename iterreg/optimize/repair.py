@@ -13,12 +13,12 @@ from torch import Tensor
 
 from iterreg.metrics import folding_mask, interior_mask
 
-ROUNDS = 12
-"""Most rounds; the neighbourhood grows by a voxel every second round."""
+ROUNDS = 16
+"""Most rounds; the neighbourhood grows by a voxel each round."""
 
 FIRST_REACH = 2
-SWEEPS = 20
-"""Averaging sweeps a round."""
+SWEEPS_PER_VOXEL = 8
+"""Averaging sweeps a round, per voxel of reach: what is averaged has to get across it."""
 
 ACROSS = 1e-3
 """Weight of a neighbour of another region: it counts only where there is no other."""
@@ -41,7 +41,7 @@ def repair_folds(
     for attempt in range(ROUNDS):
         if len(folds) == 0:
             break
-        reach = FIRST_REACH + attempt // 2
+        reach = FIRST_REACH + attempt
         # Nothing changes beyond the reach, so later rounds look at this part alone.
         box = _box_around(folds, reach + 3, labels.shape)
         part, part_labels = u_mm[(slice(None), *box)], labels[box]
@@ -82,7 +82,7 @@ def _smooth_around(
             sides.append(side)
             weights.append(same * moved / spacing**2)
     mass = torch.stack(weights).sum(0)
-    for _ in range(SWEEPS):
+    for _ in range(SWEEPS_PER_VOXEL * reach):
         total = torch.zeros(3, len(where), device=u_mm.device)
         for weight, (z, y, x) in zip(weights, sides, strict=True):
             total += weight * u_mm[:, z, y, x]
