@@ -156,7 +156,9 @@ def _refine(
         gradient, curvature = _projected(equations.gradient, equations.curvature, motions)
         step = torch.linalg.lstsq(curvature, -gradient.unsqueeze(-1)).solution.squeeze(-1)
         for _ in range(HALVINGS):
-            candidate = affine @ _as_affine(kind, step, fixed)
+            # Linear algebra rounds by where its arguments lie in memory: without this the same
+            # call would not give the same bytes.
+            candidate = np.round(affine @ _as_affine(kind, step, fixed), decimals=10)
             trial, there = energies.equations_at(candidate)
             if trial < energy * (1 - WORTHWHILE):
                 break
