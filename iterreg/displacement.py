@@ -119,11 +119,8 @@ def total_displacement_vox(transform: Transform) -> torch.Tensor:
     matrix = fixed_to_moving_index(grid, transform.affine_lps, grid)
     if np.allclose(matrix, np.eye(grid.rank + 1), atol=1e-12):
         return transform.field.vox.clone()
-    total = torch.empty_like(transform.field.vox)
-    for rows, index in _index_slabs(grid, total.device):
-        mapped = _apply(matrix, index + transform.field.vox[:, rows].double())
-        total[:, rows] = (mapped - index).float()
-    return total
+    # A(i + u) - i = (A - 1) i + A u: small numbers, so that float32 loses nothing that matters.
+    return _affine_of_index(matrix - np.eye(grid.rank + 1), matrix, transform.field.vox)
 
 
 def total_displacement_mm(transform: Transform) -> torch.Tensor:
@@ -137,10 +134,8 @@ def moving_index(transform: Transform, moving: Grid) -> torch.Tensor:
     Returns:
         (rank, *fixed shape) float32, components (z, y, x).
     """
-    landed = torch.empty_like(transform.field.vox)
-    for rows, index in _moving_index_slabs(transform, moving):
-        landed[:, rows] = index
-    return landed
+    matrix = fixed_to_moving_index(transform.grid, transform.affine_lps, moving)
+    return _affine_of_index(matrix, matrix, transform.field.vox)
 
 
 def warp_image(image: Image, transform: Transform, fill: float) -> Image:
@@ -213,27 +208,40 @@ def _inside(index: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
     return ((index >= -0.5) & (index <= size - 0.5)).all(0)
 
 
-def _apply(matrix: Matrix, index: torch.Tensor) -> torch.Tensor:
-    rank = index.shape[0]
-    linear = index.new_tensor(matrix[:rank, :rank].tolist())
-    shift = index.new_tensor(matrix[:rank, rank].tolist()).view(-1, *[1] * rank)
-    return torch.einsum("ij,j...->i...", linear, index) + shift
+def _affine_of_index(
+    of_index: Matrix, of_vox: Matrix, vox: torch.Tensor, first_row: int = 0
+) -> torch.Tensor:
+    """``of_index`` applied to voxel indices plus the linear part of ``of_vox`` to a field.
 
+    Args:
+        of_index, of_vox: homogeneous, (rank + 1, rank + 1).
+        vox: (rank, *shape), a slab of a field.
+        first_row: index of the slab's first row.
 
-def _index_slabs(grid: Grid, device: torch.device) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Slices of the first axis with their voxel indices (rank, rows, ...) in float64."""
-    row_voxels = grid.voxel_count // grid.shape_zyx[0]
-    rows_per_slab = max(1, SLAB_VOXELS // row_voxels)
-    for first in range(0, grid.shape_zyx[0], rows_per_slab):
-        rows = slice(first, min(first + rows_per_slab, grid.shape_zyx[0]))
-        axes = [torch.arange(rows.start, rows.stop, dtype=torch.float64, device=device)]
-        axes += [torch.arange(n, dtype=torch.float64, device=device) for n in grid.shape_zyx[1:]]
-        yield rows, torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    Returns:
+        (rank, *shape) float32.
+    """
+    rank = vox.shape[0]
+    out = torch.empty_like(vox)
+    for k in range(rank):
+        torch.mul(vox[0], float(of_vox[k, 0]), out=out[k])
+        for axis in range(1, rank):
+            out[k].add_(vox[axis], alpha=float(of_vox[k, axis]))
+        for axis in range(rank):
+            index = np.arange(vox.shape[axis + 1]) + (first_row if axis == 0 else 0)
+            ramp = index * of_index[k, axis] + (of_index[k, rank] if axis == 0 else 0)
+            along = torch.from_numpy(ramp).float().to(vox.device)
+            out[k] += along.view(-1, *[1] * (rank - 1 - axis))
+    return out
 
 
 def _moving_index_slabs(
     transform: Transform, moving: Grid
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    matrix = fixed_to_moving_index(transform.grid, transform.affine_lps, moving)
-    for rows, index in _index_slabs(transform.grid, transform.field.vox.device):
-        yield rows, _apply(matrix, index + transform.field.vox[:, rows].double()).float()
+    """Slices of the first axis with the moving indices (rank, rows, ...) of their voxels."""
+    grid, vox = transform.grid, transform.field.vox
+    matrix = fixed_to_moving_index(grid, transform.affine_lps, moving)
+    rows_per_slab = max(1, SLAB_VOXELS * grid.shape_zyx[0] // grid.voxel_count)
+    for first in range(0, grid.shape_zyx[0], rows_per_slab):
+        rows = slice(first, min(first + rows_per_slab, grid.shape_zyx[0]))
+        yield rows, _affine_of_index(matrix, matrix, vox[:, rows], first)

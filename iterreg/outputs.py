@@ -9,6 +9,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -91,22 +92,27 @@ def write_run(
     clock = _Clock(dict(registration.timings_s))
     transform = _on_cpu(registration.transform)
     fixed_labels, moving_labels = registration.fixed_labels, registration.moving_labels
-    progress("measuring", 0.0)
-    with clock.stage("measure"):
-        measures = measure(
-            transform, fixed_labels, moving_labels, start=start, landmarks=landmarks
+    # Compressing the volumes is most of the writing, and leaves the interpreter free meanwhile.
+    with ThreadPoolExecutor(1) as beside:
+        written = beside.submit(
+            _write_volumes, folder, registration, transform, moving, save_jacobian
         )
-    progress("drawing", 0.35)
-    with clock.stage("draw"):
-        from iterreg.report.figures import overlay
+        progress("measuring", 0.0)
+        with clock.stage("measure"):
+            measures = measure(
+                transform, fixed_labels, moving_labels, start=start, landmarks=landmarks
+            )
+        progress("drawing", 0.5)
+        with clock.stage("draw"):
+            from iterreg.report.figures import overlay
 
-        overlay(
-            fixed, moving, transform, folder.path("overlay.png"),
-            fixed_labels=fixed_labels, start=start,
-        )  # fmt: skip
-    progress("writing", 0.55)
-    with clock.stage("write"):
-        _write_volumes(folder, registration, transform, moving, save_jacobian)
+            overlay(
+                fixed, moving, transform, folder.path("overlay.png"),
+                fixed_labels=fixed_labels, start=start,
+            )  # fmt: skip
+        progress("writing", 0.8)
+        with clock.stage("write"):
+            written.result()
     summary = RunSummary(registration, measures, clock.seconds)
     text = json.dumps(run_tables(summary, fixed, moving), indent=2, allow_nan=False)
     folder.path("run.json").write_text(text + "\n", encoding="utf-8")

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     LabelsLike = str | Path | sitk.Image | LabelMap
     TransformLike = str | Path | sitk.Transform | Transform
 
+AFFINE_SPACING_MM = 8.0
+"""Resolution at which the affine is found: twelve numbers need no more, and it reaches further."""
+
 START_PHASE = 0.35
 """Share of the progress that reading, regions and start have; the levels have the rest."""
 
@@ -370,9 +373,8 @@ def _start(
         u_mm = _field_of(given, pair.fixed)
         return Start(given.affine_lps, float("nan"), "given initial transform"), u_mm, pair.fixed
     count = len(pair.interfaces)
-    coarse = tuple(
-        at_spacing(s, config.levels.spacing_mm[0], count) for s in (pair.fixed, pair.moving)
-    )
+    spacing_mm = max(AFFINE_SPACING_MM, config.levels.spacing_mm[0])
+    coarse = tuple(at_spacing(s, spacing_mm, count) for s in (pair.fixed, pair.moving))
 
     base = None if given is None else given.affine_lps
 
