@@ -10,12 +10,11 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,27 +23,31 @@ from iterreg.devices import memory_errors_named, pick_device, threads_used
 from iterreg.displacement import DisplacementField, Transform
 from iterreg.energy.overlap import RegionPair
 from iterreg.energy.similarity import prepared
-from iterreg.errors import GeometryError, ImageContentError
-from iterreg.geometry import Grid, Matrix, Points, apply_affine, canonical
-from iterreg.image import Image, LabelMap, RoiPair, require_same_space
-from iterreg.io import as_image, as_label_map, as_mask, read_points
+from iterreg.geometry import Grid, Matrix, Points, canonical
+from iterreg.image import Image, RoiPair
+from iterreg.inputs import (
+    checked_rois,
+    fields_of_view,
+    find_regions,
+    read_landmarks,
+    read_mask_of,
+    read_pair,
+    read_start,
+    require_overlap,
+)
 from iterreg.optimize.affine import Start, find_start
 from iterreg.optimize.discrete import FEATURE_SPACING_MM, search
 from iterreg.optimize.problem import Guidance, build_problem, correct_boundaries
 from iterreg.optimize.pyramid import Scene, at_spacing, carry_down, pooled_mask
 from iterreg.optimize.repair import repair_folds
 from iterreg.optimize.solver import Problem, better_start, evaluate, level_history, solve
-from iterreg.partition import Regions, interface_table, regions_of_rois
-from iterreg.regions.field_of_view import field_of_view
+from iterreg.partition import Regions, interface_table
 from iterreg.registration import LevelHistory, Registration, Status
+from iterreg.transform import resample_transform
 
 if TYPE_CHECKING:
-    import SimpleITK as sitk
+    from iterreg.inputs import ImageLike, LabelsLike, PointsLike, TransformLike
 
-    ImageLike = str | Path | sitk.Image | Image
-    PointsLike = str | Path | Points
-    LabelsLike = str | Path | sitk.Image | LabelMap
-    TransformLike = str | Path | sitk.Transform | Transform
 
 AFFINE_SPACING_MM = 8.0
 """Resolution at which the affine is found: twelve numbers need no more, and it reaches further."""
@@ -160,22 +163,19 @@ def optimize_pair(
     torch.manual_seed(seed)
     with threads_used(threads) as used, torch.no_grad():
         with run.stage("read", 0.0, "reading"):
-            images = _read_pair(fixed, moving)
-            given = _given_start(initial_transform, images[0].grid)
-            _require_overlap(images, given)
-            landmarks = _landmarks(fixed_landmarks, moving_landmarks, images[0].grid.rank)
-            rois = _checked_rois(roi_pairs or (), images)
+            images = read_pair(fixed, moving)
+            given = read_start(initial_transform, images[0].grid)
+            require_overlap(images, given)
+            landmarks = read_landmarks(fixed_landmarks, moving_landmarks, images[0].grid.rank)
+            rois = checked_rois(roi_pairs or (), images)
         with memory_errors_named(f"{images[0].name} and {images[1].name}"):
             with run.stage("regions", 0.05, "finding the regions"):
-                masks = (_mask(fixed_mask, images[0]), _mask(moving_mask, images[1]))
-                seen, views = _fields_of_view(images, masks)
-                regions = _regions(config, images, fixed_labels, moving_labels, rois, device)
+                masks = (read_mask_of(fixed_mask, images[0]), read_mask_of(moving_mask, images[1]))
+                seen, views = fields_of_view(images, masks)
+                regions = find_regions(config, images, fixed_labels, moving_labels, rois, device)
                 by_labels = not rois or fixed_labels is not None
-                pair = _prepare(config, images, seen, regions, run.device)
-                pair = replace(
-                    pair, rois=_roi_masks(rois, run.device), by_labels=by_labels,
-                    landmarks=landmarks,
-                )  # fmt: skip
+                guides = (_roi_masks(rois, run.device), by_labels, landmarks)
+                pair = _Pair(*_prepare(config, images, seen, regions, run.device), *guides)
             with run.stage("start", 0.2, "looking for the start"):
                 start, u_mm, scene = _start(config, pair, given)
             u_mm, history, better = _levels(run, pair, start.affine_lps, u_mm, scene)
@@ -201,93 +201,13 @@ def optimize_pair(
     )
 
 
-def _read_pair(fixed: ImageLike, moving: ImageLike) -> tuple[Image, Image]:
-    """Both images, known to be registrable with each other."""
-    first = as_image(fixed, "fixed").checked()
-    second = as_image(moving, "moving").checked()
-    if first.grid.rank != second.grid.rank:
-        raise GeometryError(
-            f"{second.name}: expected rank {first.grid.rank} as {first.name}, "
-            f"got {second.grid.rank}"
-        )
-    return first, second
-
-
-def _mask(mask: LabelsLike | None, image: Image) -> LabelMap | None:
-    if mask is None:
-        return None
-    loaded = as_mask(mask, f"mask of {image.name}")
-    require_same_space(loaded, image)
-    return loaded
-
-
-def _fields_of_view(
-    images: tuple[Image, Image], masks: tuple[LabelMap | None, LabelMap | None]
-) -> tuple[tuple[Tensor, Tensor], dict[str, str]]:
-    """Where each image is to be trusted, and how that was found."""
-    seen, views = [], {}
-    for side, image, mask in zip(("fixed", "moving"), images, masks, strict=True):
-        view = field_of_view(image)
-        inside = view.mask if mask is None else view.mask & (mask.data > 0)
-        if not bool(inside.any()):
-            raise ImageContentError(f"{image.name}: expected a mask that meets the field of view")
-        share = float(inside.float().mean())
-        told = view.kind if mask is None else f"{view.kind}, mask"
-        views[side] = f"{told}: {100 * share:.0f} % of the image"
-        seen.append(inside)
-    return (seen[0], seen[1]), views
-
-
-def _regions(
-    config: Config,
-    images: tuple[Image, Image],
-    fixed_labels: LabelsLike | None,
-    moving_labels: LabelsLike | None,
-    rois: Sequence[RoiPair],
-    device: str,
-) -> Regions:
-    """Regions from the user's label maps, from ROI pairs, or from the preset's segmenter."""
-    from iterreg.regions.label_tables import match_labels
-
-    if (fixed_labels is None) != (moving_labels is None):
-        missing = "fixed_labels" if fixed_labels is None else "moving_labels"
-        raise ImageContentError(f"{missing}: expected label maps for both images or for none")
-    if fixed_labels is not None and moving_labels is not None:
-        maps = [
-            as_label_map(labels, f"labels of {image.name}")
-            for labels, image in zip((fixed_labels, moving_labels), images, strict=True)
-        ]
-        for labels, image in zip(maps, images, strict=True):
-            require_same_space(labels, image)
-        matched = match_labels(maps[0], maps[1])
-        return Regions(matched.fixed, matched.moving, notes=tuple(matched.notes))
-    if rois:
-        return regions_of_rois(rois)
-    if config.segmenter == "none":
-        return Regions(_no_labels(images[0]), _no_labels(images[1]))
-    if config.segmenter == "thorax-ct":
-        from iterreg.regions.thorax_ct import segment_thorax_ct
-
-        matched = match_labels(*(segment_thorax_ct(image) for image in images))
-        return Regions(matched.fixed, matched.moving, True, tuple(matched.notes))
-    from iterreg.regions.totalsegmentator import segment_totalsegmentator
-
-    matched = match_labels(*(segment_totalsegmentator(image, device) for image in images))
-    return Regions(matched.fixed, matched.moving, notes=tuple(matched.notes))
-
-
-def _no_labels(image: Image) -> LabelMap:
-    empty = torch.zeros(image.grid.shape_zyx, dtype=torch.int32)
-    return LabelMap(empty, image.grid, name=f"regions of {image.name}")
-
-
 def _prepare(
     config: Config,
     images: tuple[Image, Image],
     seen: tuple[Tensor, Tensor],
     regions: Regions,
     device: torch.device,
-) -> _Pair:
+) -> tuple[Scene, Scene, Tensor, bool]:
     """Both sides as scenes, in canonical axis order, on the device."""
     scenes = []
     maps = (regions.fixed, regions.moving)
@@ -300,32 +220,7 @@ def _prepare(
             intensities, known, compact = (t.unsqueeze(-3) for t in (intensities, known, compact))
         scenes.append(Scene(intensities.to(device), compact.to(device), known.to(device), grid))
     interfaces = interface_table(config.smoothness, regions).to(device)
-    return _Pair(scenes[0], scenes[1], interfaces, regions.empty_background, (), True, None)
-
-
-def _landmarks(
-    fixed: PointsLike | None, moving: PointsLike | None, rank: int
-) -> tuple[Points, Points] | None:
-    """Both sets of landmarks, known to be pairs."""
-    if fixed is None and moving is None:
-        return None
-    if fixed is None or moving is None:
-        missing = "fixed_landmarks" if fixed is None else "moving_landmarks"
-        raise ImageContentError(f"{missing}: expected landmarks of both images or of none")
-    ours, theirs = (p if isinstance(p, Points) else read_points(p) for p in (fixed, moving))
-    if ours.lps.shape != theirs.lps.shape or ours.lps.shape[1] != rank:
-        raise GeometryError(
-            f"moving_landmarks: expected as many {rank}-D points as fixed_landmarks, "
-            f"{ours!r}, got {theirs!r}"
-        )
-    return ours, theirs
-
-
-def _checked_rois(pairs: Sequence[RoiPair], images: tuple[Image, Image]) -> Sequence[RoiPair]:
-    for pair in pairs:
-        require_same_space(pair.fixed, images[0])
-        require_same_space(pair.moving, images[1])
-    return pairs
+    return scenes[0], scenes[1], interfaces, regions.empty_background
 
 
 def _roi_masks(pairs: Sequence[RoiPair], device: torch.device) -> tuple[RegionPair, ...]:
@@ -350,19 +245,6 @@ def _guidance(pair: _Pair, fixed: Scene, moving: Scene) -> Guidance:
         for roi in pair.rois
     ]  # fmt: skip
     return Guidance(tuple(rois), pair.by_labels, pair.landmarks)
-
-
-def _given_start(transform: TransformLike | None, grid: Grid) -> Transform | None:
-    from iterreg.transform import as_transform
-
-    if transform is None:
-        return None
-    given = as_transform(transform, "initial_transform", grid)
-    if given.grid.rank != grid.rank:
-        raise GeometryError(
-            f"initial_transform: expected rank {grid.rank}, got {given.grid.rank}"
-        )
-    return given
 
 
 def _start(
@@ -394,32 +276,10 @@ def _start(
 
 def _field_of(given: Transform, scene: Scene) -> Tensor:
     """A given transform's field on a scene's grid, (3, Z, Y, X) mm along its axes."""
-    from iterreg.transform import resample_transform
-
     vox = resample_transform(given, scene.grid).field.vox.to(scene.labels.device)
     if scene.grid.rank == 2:
         vox = torch.cat((torch.zeros_like(vox[:1]), vox)).unsqueeze(1)
     return vox * vox.new_tensor(scene.spacing_mm).view(3, 1, 1, 1)
-
-
-def _require_overlap(images: tuple[Image, Image], given: Transform | None) -> None:
-    """Refuse a pair whose images do not meet in space."""
-    fixed, moving = (image.grid for image in images)
-    affine_lps = np.eye(fixed.rank + 1) if given is None else given.affine_lps
-    landed = apply_affine(affine_lps, fixed.corners_lps_mm)
-    index = apply_affine(moving.lps_to_index, landed)
-    last = np.asarray(moving.shape_zyx) - 1
-    if np.any(index.max(0) < -0.5) or np.any(index.min(0) > last + 0.5):
-        raise GeometryError(
-            f"{images[1].name}: expected an image that overlaps {images[0].name}, which spans "
-            f"{_span(fixed)}; got one that spans {_span(moving)} (LPS mm); check the headers, or "
-            "give an initial transform"
-        )
-
-
-def _span(grid: Grid) -> str:
-    low, high = grid.corners_lps_mm.min(0), grid.corners_lps_mm.max(0)
-    return " x ".join(f"{a:.0f}...{b:.0f}" for a, b in zip(low, high, strict=True))
 
 
 def _levels(

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = (
     "errors", "config", "geometry", "image", "displacement", "kernels", "features", "energy",
     "metrics", "registration", "optimize", "partition", "devices", "inverse", "io", "transform",
-    "regions", "samreg", "report", "pair", "outputs", "learn2reg", "cli", "__main__",
+    "regions", "samreg", "report", "inputs", "pair", "outputs", "learn2reg", "cli", "__main__",
 )  # fmt: skip
 """From the ground up: a module imports from its own room and from those before it."""
 
