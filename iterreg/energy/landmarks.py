@@ -73,7 +73,7 @@ def landmark_distance(
     own = labels[tuple(voxels)] == labels[tuple(nearest)].unsqueeze(1)
     weights = weight * torch.exp(-0.5 * apart / radius_mm**2) * (inside & own)
     missing = moving_index - mapping.linear @ fixed_index - mapping.shift.unsqueeze(1)
-    wanted_mm = torch.linalg.pinv(mapping.from_mm) @ missing
+    wanted_mm = mapping.to_mm() @ missing
     wanted_mm = wanted_mm.unsqueeze(2).expand(-1, -1, len(offsets))
     keep = weights > 0
     return LandmarkDistance(voxels[:, keep], weights[keep], wanted_mm[:, keep])

@@ -17,8 +17,12 @@ Spans = NDArray[np.int32]
 CHUNK_SAMPLES = 4096
 """Samples that one thread takes at a time; each chunk sums its own energy."""
 
-compiled = numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
-inlined = numba.njit(fastmath=True, cache=True, inline="always")
+FAST_MATH = {"nnan", "ninf", "nsz", "arcp", "reassoc"}
+"""Sums may be reordered, so that they use the vector units. Fused multiply-adds are left out: with
+them the code just compiled and the same code from the cache were seen to round differently."""
+
+compiled = numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
+inlined = numba.njit(fastmath=FAST_MATH, cache=True, inline="always")
 
 
 @compiled

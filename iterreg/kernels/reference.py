@@ -32,6 +32,15 @@ class IndexMap:
     shift: Tensor
     from_mm: Tensor
 
+    def to_mm(self) -> Tensor:
+        """(3, 3), mm along the fixed axes per moving voxel; nothing along an axis of length 1.
+
+        Rounded, because linear algebra rounds by where its arguments lie in memory, and the same
+        call has to give the same bytes.
+        """
+        inverse: Tensor = torch.linalg.pinv(self.from_mm.double().cpu())
+        return torch.round(inverse, decimals=6).to(self.from_mm)
+
     def apply(self, voxels: Tensor, u_mm: Tensor) -> Tensor:
         """Moving indices (3, N) of fixed voxels (3, N) with displacements (3, N)."""
         return self.linear @ voxels + self.shift.unsqueeze(1) + self.from_mm @ u_mm

@@ -73,7 +73,7 @@ def search(
         return torch.zeros(3, *fixed.shape, device=fixed.labels.device)
     centre = places.round().long().T.contiguous()
     offsets = _offsets(moving, reach_mm, len(nodes)).to(nodes.device)
-    to_mm = torch.linalg.pinv(mapping.from_mm)
+    to_mm = mapping.to_mm()
     offsets_mm = (offsets.float() @ to_mm.T).contiguous()
     rounding_mm = ((centre.T - places).T @ to_mm.T).contiguous()
     nodes_features = fixed_features[every].contiguous()
