@@ -532,6 +532,28 @@ def test_masks_and_keypoints_are_used_where_the_task_has_them(
     np.testing.assert_allclose(full.values["T"][1], expected, atol=1e-5)
 
 
+def test_keypoints_guide_when_asked(task_dir: Path, tmp_path: Path) -> None:
+    task = read_task(task_dir, cases=["0001"])
+    (pair,) = task.pairs
+    ours, theirs = np.array([[9.0, 8.0, 7.0], [12.0, 10.0, 9.0]]), [2.0, -1.0, 1.0]
+    for image, points in ((pair.fixed, ours), (pair.moving, ours + theirs)):
+        path = task.companion(image, "keypoints", ".csv")
+        path.parent.mkdir(exist_ok=True)
+        np.savetxt(path, points, delimiter=",")
+    errors = {}
+    for flag in ("--no-masks", "--use-keypoints"):
+        out = tmp_path / f"s{flag}.zip"
+        assert submit(task_dir, out, "--cases", "0001", flag, "--set", "landmarks.weight=100.0",
+                      "--set", "landmarks.radius_mm=1.5").exit_code == 0  # fmt: skip
+        fields = tmp_path / f"s{flag}_fields"
+        field = read_field(next(fields.glob("disp_*.nii.gz")))
+        z, y, x = ours.astype(int).T
+        errors[flag] = np.linalg.norm(field[z, y, x] - theirs, axis=1).mean()
+        record = next(fields.glob("disp_*.json")).read_text()
+        assert ("the task's" in json.loads(record)["used"]["keypoints"]) == (flag[2] == "u")
+    assert errors["--use-keypoints"] < 0.5 < errors["--no-masks"]
+
+
 def test_folds_are_told_although_the_evaluator_counts_none(task_dir: Path, tmp_path: Path) -> None:
     task = read_task(task_dir, cases=["0001"])
     field = np.zeros((*SHAPE, 3), np.float32)

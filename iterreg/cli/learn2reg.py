@@ -68,6 +68,8 @@ quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but err
 @click.option("--use-labels", is_flag=True,
               help="Guide by the task's own labels. They are what Dice is scored by: only where "
               "the rules provide them at test time.")
+@click.option("--use-keypoints", is_flag=True,
+              help="Bring the task's keypoints together. TRE is scored by them: as --use-labels.")
 @click.option("--no-masks", is_flag=True, help="Leave the task's masks alone.")
 @click.option("--format", "extension", type=click.Choice([".nii.gz", ".npz"]), default=".nii.gz",
               show_default=True, help="Of the fields.")

@@ -17,11 +17,14 @@ from typing import Any
 
 from iterreg.config import SCHEMA, Config, config_to_dict, load_config
 from iterreg.errors import GeometryError
+from iterreg.geometry import Points, apply_affine
+from iterreg.image import Image
 from iterreg.io import read_image, write_aside, write_label_map
 from iterreg.learn2reg.fields import times, transform_to_l2r
 from iterreg.learn2reg.files import FIELD_EXTENSIONS, write_field
 from iterreg.learn2reg.regions import find_regions, load_regions
 from iterreg.learn2reg.rules import preset_of, rules_of
+from iterreg.learn2reg.scores import read_points
 from iterreg.learn2reg.task import Pair, Task
 from iterreg.pair import Progress, optimize_pair
 
@@ -40,6 +43,7 @@ class Settings:
         label_table: what their numbers mean; None where the files name their labels.
         use_labels: guide by the task's own labels. They are what Dice is scored by: only where the
             rules of the task provide them at test time.
+        use_keypoints: bring the task's keypoints together. TRE is scored by them.
         use_masks: trust the images inside the task's masks alone, where both have one.
         extension: .nii.gz or .npz.
         dtype: float32 or float16.
@@ -52,6 +56,7 @@ class Settings:
     regions: Path | None = None
     label_table: str | None = None
     use_labels: bool = False
+    use_keypoints: bool = False
     use_masks: bool = True
     extension: str = ".nii.gz"
     dtype: str = "float32"
@@ -164,6 +169,12 @@ def _register(
             labels[f"{side}_labels"] = loaded
             used = used | {"regions": f"{used['regions']} ({names})"} if side == "fixed" else used
 
+    landmarks: dict[str, Any] = {
+        f"{side}_landmarks": _landmarks(inputs[f"{side} keypoints"], image)
+        for side, image in (("fixed", fixed), ("moving", moving))
+        if f"{side} keypoints" in inputs
+    }
+
     def progress(event: Progress) -> None:
         report(event.message, 0.9 * event.fraction)
 
@@ -171,6 +182,7 @@ def _register(
         fixed,
         moving,
         **labels,
+        **landmarks,
         fixed_mask=inputs.get("fixed mask"),
         moving_mask=inputs.get("moving mask"),
         preset=config,
@@ -191,6 +203,12 @@ def _register(
     return registration.status.value, used | {"device": registration.device}
 
 
+def _landmarks(path: Path, image: Image) -> Points:
+    """Keypoints, voxel indices in nibabel's order, as points in space."""
+    index_zyx = read_points(path)[:, ::-1]
+    return Points(apply_affine(image.grid.index_to_lps, index_zyx))
+
+
 def _inputs(task: Task, pair: Pair, settings: Settings) -> tuple[dict[str, Path], dict[str, str]]:
     """The files that a case is registered from, and what is told about them."""
     inputs = {"fixed": task.path(pair.fixed), "moving": task.path(pair.moving)}
@@ -209,6 +227,9 @@ def _inputs(task: Task, pair: Pair, settings: Settings) -> tuple[dict[str, Path]
         used["masks"] = "the task's"
     points = task.keypoints(pair)
     used["keypoints"] = "none" if points is None else "provided; not used for registration"
+    if points is not None and settings.use_keypoints:
+        _add(inputs, "keypoints", points)
+        used["keypoints"] = "the task's"
     return inputs, used
 
 
