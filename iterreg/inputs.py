@@ -111,20 +111,23 @@ def _no_labels(image: Image) -> LabelMap:
 
 
 def read_landmarks(
-    fixed: PointsLike | None, moving: PointsLike | None, rank: int
+    fixed: PointsLike | None, moving: PointsLike | None, rank: int | None = None
 ) -> tuple[Points, Points] | None:
-    """Both sets of landmarks, known to be pairs."""
+    """Both sets of landmarks, known to be pairs, and of a rank where one is given."""
     if fixed is None and moving is None:
         return None
     if fixed is None or moving is None:
         missing = "fixed_landmarks" if fixed is None else "moving_landmarks"
         raise ImageContentError(f"{missing}: expected landmarks of both images or of none")
     ours, theirs = (p if isinstance(p, Points) else read_points(p) for p in (fixed, moving))
-    if ours.lps.shape != theirs.lps.shape or ours.lps.shape[1] != rank:
+    first = "fixed_landmarks" if isinstance(fixed, Points) else str(fixed)
+    second = "moving_landmarks" if isinstance(moving, Points) else str(moving)
+    if ours.lps.shape != theirs.lps.shape:
         raise GeometryError(
-            f"moving_landmarks: expected as many {rank}-D points as fixed_landmarks, "
-            f"{ours!r}, got {theirs!r}"
+            f"{second}: expected as many landmarks as {first}, {ours!r}, got {theirs!r}"
         )
+    if rank not in (None, ours.lps.shape[1]):
+        raise GeometryError(f"{first}: expected {rank}-D points as the images, got {ours!r}")
     return ours, theirs
 
 

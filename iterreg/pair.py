@@ -180,7 +180,7 @@ def optimize_pair(
                 start, u_mm, scene = _start(config, pair, given)
             u_mm, history, better = _levels(run, pair, start.affine_lps, u_mm, scene)
             with run.stage("finish", 0.95, "finishing"):
-                u_mm, folds = _finish(pair, u_mm)
+                u_mm, folds = repair_folds(u_mm, pair.fixed.labels, pair.fixed.spacing_mm)
                 transform = _to_transform(u_mm, start.affine_lps, images[0].grid)
     status = Status.INTERIOR_FOLDS if folds else Status.OK if better else Status.WORSE_THAN_START
     return Registration(
@@ -318,11 +318,6 @@ def _carried(u_mm: Tensor | None, at: Scene | None, to: Scene, interfaces: Tenso
     if u_mm is None or at is None:
         return torch.zeros(3, *to.shape, device=to.labels.device)
     return carry_down(u_mm, at, to, interfaces)
-
-
-def _finish(pair: _Pair, u_mm: Tensor) -> tuple[Tensor, int]:
-    """Repair what folds inside regions, at full resolution."""
-    return repair_folds(u_mm, pair.fixed.labels, pair.fixed.spacing_mm)
 
 
 def _to_transform(u_mm: Tensor, affine_lps: Matrix, grid: Grid) -> Transform:

@@ -12,7 +12,6 @@ from iterreg.cli.options import PairRequest, both_or_neither, pair_options
 if TYPE_CHECKING:
     from iterreg.cli.console import Reporter
     from iterreg.config import Config
-    from iterreg.geometry import Points
     from iterreg.image import LabelMap
     from iterreg.io import OutputFolder
     from iterreg.outputs import RunSummary
@@ -91,6 +90,7 @@ def run_pair(request: PairRequest, name: str) -> RunSummary:
 def _register_and_write(
     request: PairRequest, config: Config, folder: OutputFolder, report: Reporter
 ) -> RunSummary:
+    from iterreg.inputs import read_landmarks
     from iterreg.io import read_image
     from iterreg.outputs import write_run
     from iterreg.pair import optimize_pair
@@ -146,25 +146,6 @@ def label_names(table: str | None) -> dict[int, str] | None:
     if Path(table).suffix.lower() in (".json", ".ctbl", ".txt", ".label"):
         return read_label_names(table)
     return load_table(table).names
-
-
-def read_landmarks(fixed: Path | None, moving: Path | None) -> tuple[Points, Points] | None:
-    """Both sets of landmarks, where they were given.
-
-    Raises:
-        GeometryError: the two sets differ in number or rank; said before anything long begins.
-    """
-    from iterreg.errors import GeometryError
-    from iterreg.io import read_points
-
-    if fixed is None or moving is None:
-        return None
-    first, second = read_points(fixed), read_points(moving)
-    if first.lps.shape != second.lps.shape:
-        raise GeometryError(
-            f"{moving}: expected as many landmarks as {fixed}, {first!r}, got {second!r}"
-        )
-    return first, second
 
 
 register = pair_command("register", preset=None)

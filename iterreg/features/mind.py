@@ -13,8 +13,6 @@ PATCH_RADIUS_VOXELS = 1
 VARIANCE_CLAMP = (1e-3, 1e3)
 """The local variance stays within these multiples of its mean over the image (the paper's)."""
 
-CHANNELS = 12
-
 
 def mind_ssc(
     volume: Tensor, spacing_zyx_mm: tuple[float, ...], distance_mm: float

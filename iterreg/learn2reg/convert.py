@@ -21,8 +21,6 @@ from iterreg.transform import (
 if TYPE_CHECKING:
     from iterreg.inverse import InverseStatus
 
-KINDS = ("itk", "learn2reg")
-
 
 def convert_transform(
     source: Path, out: Path, fixed: Path, moving: Path | None,

@@ -72,15 +72,20 @@ def build_problem(
     gate = fixed.known if affine_lps is None else _gate(fixed, moving, mapping, u_mm)
     if empty_background:
         gate = gate & _grown(fixed.labels > 0, 1)
-    term = similarity_term(
-        config.similarity, fixed.image, moving.image, fixed.spacing_mm, moving.spacing_mm, gate
-    )
+    similarity = []
+    if config.similarity.weight:
+        spacings = (fixed.spacing_mm, moving.spacing_mm)
+        similarity.append(
+            similarity_term(config.similarity, fixed.image, moving.image, *spacings, gate)
+        )
     frame = Frame(
         fixed.spacing_mm, moving.spacing_mm, fixed.known, moving.known, gate, MARGIN_MM
     )
     regions = list(range(1, len(interfaces)))
     if for_start:
-        term = replace(term, pull=0.0) if isinstance(term, SquaredDifference) else term
+        similarity = [
+            replace(t, pull=0.0) if isinstance(t, SquaredDifference) else t for t in similarity
+        ]
         regions = sorted(set(whole_regions(fixed)) & set(whole_regions(moving)))
     pairs = [RegionPair(fixed.labels == v, moving.labels == v) for v in regions]
     guidance = guidance or Guidance()
@@ -95,7 +100,6 @@ def build_problem(
             )
         )
     edges = edge_weights(fixed.labels, interfaces, fixed.spacing_mm, config.smoothness.kind)
-    similarity = [term] if config.similarity.weight else []
     moves = _grown(gate, STILL_BEYOND_VOXELS) if empty_background and u_mm is not None else None
     return Problem(
         similarity,
@@ -110,7 +114,6 @@ def build_problem(
 CORRECTION_STEPS = 2
 CORRECTION_BAND_VOXELS = 1.5
 """Boundaries are nearly together by then; a narrow band leaves the interior alone."""
-
 
 CORRECTION_LENGTHS = 3.0
 
