@@ -36,7 +36,9 @@ def pick_device(wanted: str) -> torch.device:
         probe = torch.ones(8, device=device)
         if not bool((probe[torch.arange(8, device=device)].cumsum(0)[-1] == 8).all()):
             raise DeviceError(f"device {wanted}: computes wrongly")
-    except (RuntimeError, AssertionError) as error:
+        # Energies are summed in float64, which not every device has (MPS has none).
+        probe.sum(dtype=torch.float64)
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DeviceError(f"device {wanted}: not available here ({reason})") from error
     return device
