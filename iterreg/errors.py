@@ -12,7 +12,9 @@ The tree::
     ├── OutOfMemoryError         9   the pair does not fit the device
     ├── SegmentationError       10   the segmenter found no such anatomy
     ├── MissingDependencyError  11   an optional package is not installed
-    └── TransformError          12   transform file unreadable or of an unknown kind
+    ├── TransformError          12   transform file unreadable or of an unknown kind
+    ├── WeightsError            13   weights missing, damaged, or of another model
+    └── NoRoiPairsError         14   no two regions of interest are similar enough
 
 Exit code 2 is a mistake in the command line itself, 130 is Ctrl-C. Each message is one line that
 names the file or argument, what was expected, and what came.
@@ -39,6 +41,8 @@ class ExitCode(IntEnum):
     SEGMENTATION = 10
     MISSING_DEPENDENCY = 11
     TRANSFORM = 12
+    WEIGHTS = 13
+    NO_ROI_PAIRS = 14
     INTERRUPTED = 130
 
 
@@ -106,3 +110,15 @@ class TransformError(IterregError):
     """A transform cannot be read, or is of a kind that iterreg cannot use."""
 
     exit_code = ExitCode.TRANSFORM
+
+
+class WeightsError(IterregError):
+    """A model's weights are missing, damaged, of another model, or cannot be fetched."""
+
+    exit_code = ExitCode.WEIGHTS
+
+
+class NoRoiPairsError(IterregError):
+    """Everything ran, and no two regions of interest are similar enough to be a pair."""
+
+    exit_code = ExitCode.NO_ROI_PAIRS

@@ -33,12 +33,14 @@ class _RootGroup(SafeGroup):
 _OWN_COMMANDS = {
     "demo": "demo:demo",
     "register": "register:register",
+    "samreg": "samreg:samreg",
     "apply": "apply:apply",
     "convert": "convert:convert",
     "evaluate": "evaluate:evaluate",
     "merge-labels": "merge:merge_labels",
     "learn2reg": "learn2reg:learn2reg",
     "presets": "presets:presets",
+    "weights": "weights:weights",
 }
 """Name of each command, and where it is: loaded only when it is asked for."""
 

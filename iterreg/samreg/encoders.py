@@ -1,0 +1,155 @@
+"""The image encoders of the variants, under the names that the authors' checkpoints use.
+
+Vision transformers are made of segment-anything's blocks, MobileSAM's of timm's TinyViT.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iterreg.samreg.variants import PATCH_PX, VariantSpec, VitSize
+
+EMBEDDING = 256
+"""Channels of the embedding."""
+
+
+class VitEncoder(nn.Module):
+    """Segment Anything's vision transformer.
+
+    Args:
+        size: its sizes.
+        input_px: side of its input.
+        adapters: add SAM-Med2D's to each block.
+
+    Source:
+        Kirillov et al., Segment Anything, ICCV 2023; Cheng et al., SAM-Med2D, 2023, figure 3.
+    """
+
+    def __init__(self, size: VitSize, input_px: int, adapters: bool = False) -> None:
+        """Build it with random weights."""
+        from segment_anything.modeling import ImageEncoderViT
+
+        super().__init__()
+        vit = ImageEncoderViT(
+            img_size=input_px, patch_size=PATCH_PX, embed_dim=size.width, depth=size.depth,
+            num_heads=size.heads, out_chans=EMBEDDING, use_rel_pos=True, window_size=14,
+            # The library truncates width * ratio.
+            mlp_ratio=(size.mlp_width + 0.5) / size.width,
+            global_attn_indexes=size.global_blocks, norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        )  # fmt: skip
+        if adapters:
+            for block in vit.blocks:
+                block.mlp = AdaptedMlp(block.mlp, size.width)
+        self.patch_embed, self.pos_embed = vit.patch_embed, vit.pos_embed
+        self.blocks, self.neck = vit.blocks, vit.neck
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode.
+
+        Args:
+            x: (B, 3, S, S).
+
+        Returns:
+            The embedding (B, 256, S / 16, S / 16), and what the first block with global attention
+            gives (B, width, S / 16, S / 16), which HQ-SAM's decoder looks at.
+        """
+        x = self.patch_embed(x) + self.pos_embed
+        early = None
+        for block in self.blocks:
+            x = block(x)
+            if early is None and block.window_size == 0:
+                early = x
+        assert early is not None
+        return self.neck(x.permute(0, 3, 1, 2)), early.permute(0, 3, 1, 2)
+
+
+class AdaptedMlp(nn.Module):
+    """A block's perceptron with SAM-Med2D's adapter beside it.
+
+    The block computes x + mlp(norm2(x)); with the adapter inside, that is
+    x + mlp(n) + adapter(n), n = norm2(x).
+    """
+
+    def __init__(self, mlp: Any, width: int) -> None:
+        """Take over the perceptron's layers."""
+        super().__init__()
+        self.lin1, self.act, self.lin2 = mlp.lin1, mlp.act, mlp.lin2
+        self.adapter = Adapter(width)
+
+    def forward(self, n: Tensor) -> Tensor:
+        """(B, H, W, C) to the same."""
+        result: Tensor = self.lin2(self.act(self.lin1(n))) + self.adapter(n)
+        return result
+
+
+class Adapter(nn.Module):
+    """A gate for each channel, then a coarser look around each position, added and normalised.
+
+    Source:
+        Cheng et al., SAM-Med2D, 2023, section 3.2.
+    """
+
+    def __init__(self, width: int) -> None:
+        """Build it with random weights."""
+        super().__init__()
+        inner = width // 4
+        self.channel = nn.Sequential(
+            nn.Linear(width, inner, bias=False), nn.ReLU(),
+            nn.Linear(inner, width, bias=False), nn.Sigmoid(),
+        )  # fmt: skip
+        self.spatial = nn.Sequential(
+            nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False), nn.ReLU(),
+            nn.ConvTranspose2d(width, width, 4, stride=2, padding=1, bias=False), nn.ReLU(),
+        )  # fmt: skip
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, n: Tensor) -> Tensor:
+        """(B, H, W, C) to the same."""
+        x = n.permute(0, 3, 1, 2)
+        gate = self.channel(x.mean((2, 3)))
+        x = x + self.spatial(gate[:, :, None, None] * x)
+        result: Tensor = self.norm(x.permute(0, 2, 3, 1))
+        return result
+
+
+class TinyVitEncoder(nn.Module):
+    """MobileSAM's encoder: TinyViT 5M whose last stage does not halve the resolution; SAM's neck.
+
+    Source:
+        Zhang et al., Faster Segment Anything, 2023; Wu et al., TinyViT, ECCV 2022.
+    """
+
+    def __init__(self) -> None:
+        """Build it with random weights."""
+        from segment_anything.modeling.common import LayerNorm2d
+        from timm.models.tiny_vit import TinyVit
+
+        super().__init__()
+        # Its attention keeps tables that are no weights: they need a real device from the start.
+        with torch.device("cpu"):
+            body: Any = TinyVit(
+                embed_dims=(64, 128, 160, 320), depths=(2, 2, 6, 2), num_heads=(2, 4, 5, 10),
+                window_sizes=(7, 7, 14, 7), drop_path_rate=0.0,
+            )  # fmt: skip
+        body.stages[3].downsample.conv2.conv.stride = (1, 1)
+        self.patch_embed, self.stages = body.patch_embed, body.stages
+        self.neck = nn.Sequential(
+            nn.Conv2d(320, EMBEDDING, 1, bias=False), LayerNorm2d(EMBEDDING),
+            nn.Conv2d(EMBEDDING, EMBEDDING, 3, padding=1, bias=False), LayerNorm2d(EMBEDDING),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, 1024, 1024) to the embedding (B, 256, 64, 64) and the last stage's output."""
+        x = self.stages(self.patch_embed(x))
+        return self.neck(x), x
+
+
+def build_encoder(spec: VariantSpec) -> VitEncoder | TinyVitEncoder:
+    """The encoder of a variant, with random weights."""
+    if isinstance(spec.encoder, VitSize):
+        return VitEncoder(spec.encoder, spec.input_px, spec.adapters)
+    return TinyVitEncoder()
