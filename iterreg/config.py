@@ -35,8 +35,9 @@ class Similarity:
 
     kind: str = _one_of("mind", "mse", "ncc", default="mind")
     weight: float = _number(1.0, 0, 1e6)
-    radius_mm: float = _number(4.0, 0.1, 100)
-    """Half-width of the local window: NCC's statistics, MIND's patch distance."""
+    radius_mm: tuple[float, ...] = (4.0,)
+    """Half-width of the local window: MIND's patch distances, each with channels of its own; NCC's
+    statistics take the first."""
     intensity_range: tuple[float, ...] = ()
     """Clip to (low, high) first; empty: the 1st and 99th percentile of each image."""
 
@@ -49,6 +50,9 @@ class Overlap:
     weight: float = _number(1.0, 0, 1e6)
     band_mm: float = _number(6.0, 0.1, 1000)
     """Signed distances are clamped to +-band_mm, and sampled in a shell of this width."""
+    where: str = _one_of("everywhere", "edges", default="everywhere")
+    """``edges``: only where the image shows the boundary. A segmenter also has to draw one where
+    there is nothing to see, as across the vessels of a lung's hilum."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,9 @@ class Correction:
     """Of a squared mm between boundaries, against a squared gradient of the correction; 0: none."""
     length_mm: float = _number(4.0, 0.1, 1000)
     """Over which the correction dies out."""
+    trust_mm: float = _number(1000.0, 0.01, 1000)
+    """Boundaries that disagree by more than this count less and less: that is an error of the
+    segmentation, not motion. Large where an expert vouches for the labels."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,11 @@ class Config:
         if within and not (len(within) == 2 and within[0] < within[1]):
             raise ConfigError(
                 f"similarity.intensity_range: expected [low, high] or nothing, got {list(within)}"
+            )
+        radii = self.similarity.radius_mm
+        if not radii or not all(0.1 <= radius <= 100 for radius in radii):
+            raise ConfigError(
+                f"similarity.radius_mm: expected distances of 0.1 to 100 mm, got {list(radii)}"
             )
         if self.fill is not None and not math.isfinite(self.fill):
             raise ConfigError(f"fill: expected a finite number, got {self.fill}")

@@ -307,7 +307,7 @@ def _levels(
     still, _ = evaluate(problem, torch.zeros_like(problem.edges))
     with run.stage("boundaries", 0.9, "bringing boundaries together"):
         u_mm = correct_boundaries(
-            run.config.correction, fixed, moving, problem.mapping, state.u_mm, pair.interfaces
+            run.config, fixed, moving, problem.mapping, state.u_mm, pair.interfaces
         )
     u_mm = carry_down(u_mm, fixed, pair.fixed, pair.interfaces)
     return u_mm, tuple(histories), state.energy <= sum(still)

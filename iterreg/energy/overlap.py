@@ -80,6 +80,56 @@ def overlap_terms(config: Overlap, pairs: Sequence[RegionPair], frame: Frame) ->
     return terms
 
 
+UNSEEN = 0.25
+"""A boundary is left out where the image does not show this share of it."""
+
+SEEN_REACH_VOXELS = 2
+"""Half-width of the box over which that is counted, so that a noisy voxel does not decide."""
+
+
+def unseen_boundaries(image: Tensor, labels: Tensor, label_count: int) -> Tensor:
+    """Voxels near boundaries that the image does not show.
+
+    A boundary is seen between two voxels whose intensities lie on both sides of the middle between
+    what is usual in their regions.
+
+    Args:
+        image: (C, Z, Y, X) intensities.
+        labels: (Z, Y, X) compact labels.
+        label_count: how many there are.
+
+    Returns:
+        (Z, Y, X) bool.
+    """
+    values = image.mean(0)
+    some = values.flatten()[::MEDIAN_STRIDE], labels.flatten()[::MEDIAN_STRIDE]
+    usual = torch.stack([some[0][some[1] == v].median() for v in range(label_count)])
+    faces, unseen = torch.zeros_like(values), torch.zeros_like(values)
+    for axis in range(3):
+        n = labels.shape[axis] - 1
+        first, second = labels.narrow(axis, 0, n).long(), labels.narrow(axis, 1, n).long()
+        middle = 0.5 * (usual[first] + usual[second])
+        below = (values.narrow(axis, 0, n) < middle) == (values.narrow(axis, 1, n) < middle)
+        apart = first != second
+        for start in (0, 1):
+            faces.narrow(axis, start, n).add_(apart)
+            unseen.narrow(axis, start, n).add_(apart & below)
+    hidden = _box_mean(unseen)
+    return (hidden > 0) & (hidden > UNSEEN * _box_mean(faces))
+
+
+MEDIAN_STRIDE = 7
+"""What is usual in a region is told by every seventh voxel."""
+
+
+def _box_mean(volume: Tensor) -> Tensor:
+    for axis in range(3):
+        size, pad = [1, 1, 1], [0, 0, 0]
+        size[axis], pad[axis] = 2 * SEEN_REACH_VOXELS + 1, SEEN_REACH_VOXELS
+        volume = torch.nn.functional.avg_pool3d(volume[None], size, 1, pad)[0]
+    return volume
+
+
 def _boundary(config: Overlap, band: float, pair: RegionPair, frame: Frame) -> list[Term]:
     """Signed distances, in units of the preset's band, wherever the fixed one is not clamped."""
     box = _box(pair.fixed, frame.fixed_spacing_mm, band)

@@ -41,11 +41,11 @@ def similarity_term(
     voxels = gate.nonzero().int()
     if config.kind == "ncc":
         weights = gate.float() * config.weight
-        radius = [max(1, round(config.radius_mm / s)) for s in fixed_spacing_mm]
+        radius = [max(1, round(config.radius_mm[0] / s)) for s in fixed_spacing_mm]
         return LocalNcc(fixed.mean(0), moving.mean(0).unsqueeze(-1), weights, voxels, radius)
     if config.kind == "mind":
-        first = mind_ssc(fixed.mean(0), fixed_spacing_mm, config.radius_mm)
-        second = mind_ssc(moving.mean(0), moving_spacing_mm, config.radius_mm)
+        first = mind_ssc(fixed.mean(0), fixed_spacing_mm, *config.radius_mm)
+        second = mind_ssc(moving.mean(0), moving_spacing_mm, *config.radius_mm)
     else:
         first = fixed.permute(1, 2, 3, 0).contiguous()
         second = moving.permute(1, 2, 3, 0).contiguous()

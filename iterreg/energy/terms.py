@@ -47,6 +47,7 @@ class SquaredDifference:
         weights: (N,).
         pull: energy per squared voxel outside ``moving``.
         corner: (3,), moving index of the crop's first voxel.
+        copies: (3,), how often each voxel of the crop stands in ``moving`` along each axis.
     """
 
     fixed: Tensor
@@ -55,6 +56,7 @@ class SquaredDifference:
     weights: Tensor
     pull: float
     corner: Tensor | None = None
+    copies: Tensor | None = None
 
     def accumulate(self, u_mm: Tensor, mapping: IndexMap, into: NormalEquations) -> Tensor:
         """See :class:`Term`."""
@@ -82,8 +84,26 @@ class SquaredDifference:
         apart = (values - self.fixed).square().sum(-1) / scale**2
         return replace(self, weights=self.weights / (1 + apart).square())
 
+    def stepped(self, copies: tuple[int, int, int]) -> SquaredDifference:
+        """The same samples of a moving image that is constant over most of a voxel.
+
+        Linear interpolation between two thick slices is a shape that neither has, and that labels,
+        which are pulled by their nearest voxel, never show.
+        """
+        moving = self.moving
+        for axis, times in enumerate(copies):
+            moving = moving.repeat_interleave(times, axis) if times > 1 else moving
+        return replace(
+            self, moving=moving.contiguous(), copies=torch.tensor(copies, device=moving.device)
+        )
+
     def _own(self, mapping: IndexMap) -> IndexMap:
-        """The mapping to indices of the crop."""
-        if self.corner is None:
-            return mapping
-        return IndexMap(mapping.linear, mapping.shift - self.corner, mapping.from_mm)
+        """The mapping to indices of ``moving``."""
+        linear, shift, from_mm = mapping.linear, mapping.shift, mapping.from_mm
+        if self.corner is not None:
+            shift = shift - self.corner
+        if self.copies is not None:
+            times = self.copies.to(shift.dtype)
+            shift = shift * times + (times - 1) / 2
+            linear, from_mm = linear * times.unsqueeze(1), from_mm * times.unsqueeze(1)
+        return IndexMap(linear, shift, from_mm)

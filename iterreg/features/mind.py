@@ -14,26 +14,30 @@ VARIANCE_CLAMP = (1e-3, 1e3)
 """The local variance stays within these multiples of its mean over the image (the paper's)."""
 
 
-def mind_ssc(
-    volume: Tensor, spacing_zyx_mm: tuple[float, ...], distance_mm: float
-) -> Tensor:
+def mind_ssc(volume: Tensor, spacing_zyx_mm: tuple[float, ...], *distances_mm: float) -> Tensor:
     """The self-similarity context of every voxel.
 
-    The six neighbours at ``distance_mm`` are compared with each other, patch by patch; the twelve
-    pairs that are not opposite make twelve channels.
+    The six neighbours at a distance are compared with each other, patch by patch; the twelve pairs
+    that are not opposite make twelve channels. Near neighbours see a vessel's wall, far ones tell
+    it from the next vessel.
 
     Args:
         volume: (Z, Y, X) intensities.
         spacing_zyx_mm: of the volume.
-        distance_mm: how far the neighbours are; at least one voxel.
+        distances_mm: how far the neighbours are; at least one voxel.
 
     Returns:
-        (Z, Y, X, 12) float32, 0 ... 1.
+        (Z, Y, X, 12 for each distance) float32, 0 ... 1.
 
     Source:
         Heinrich et al., "Towards Realtime Multimodal Fusion for Image-Guided Interventions Using
         Self-similarities", MICCAI 2013, eq. 3-4.
     """
+    scales = [_context(volume, spacing_zyx_mm, distance) for distance in distances_mm]
+    return scales[0] if len(scales) == 1 else torch.cat(scales, -1)
+
+
+def _context(volume: Tensor, spacing_zyx_mm: tuple[float, ...], distance_mm: float) -> Tensor:
     steps = [max(1, round(distance_mm / s)) for s in spacing_zyx_mm]
     neighbours = []
     for axis, step in enumerate(steps):

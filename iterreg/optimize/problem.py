@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iterreg.config import Config, Correction, Overlap
+from iterreg.config import Config, Overlap
 from iterreg.energy.landmarks import landmark_distance
-from iterreg.energy.overlap import Frame, RegionPair, overlap_terms
+from iterreg.energy.overlap import Frame, RegionPair, overlap_terms, unseen_boundaries
 from iterreg.energy.similarity import similarity_term
 from iterreg.energy.smoothness import edge_weights
 from iterreg.energy.terms import SquaredDifference
@@ -78,9 +78,7 @@ def build_problem(
         similarity.append(
             similarity_term(config.similarity, fixed.image, moving.image, *spacings, gate)
         )
-    frame = Frame(
-        fixed.spacing_mm, moving.spacing_mm, fixed.known, moving.known, gate, MARGIN_MM
-    )
+    frame = _frame(config.overlap, fixed, moving, gate, len(interfaces))
     regions = list(range(1, len(interfaces)))
     if for_start:
         similarity = [
@@ -111,19 +109,21 @@ def build_problem(
     )
 
 
-CORRECTION_STEPS = 2
+CORRECTION_STEPS = 8
 CORRECTION_BAND_VOXELS = 1.5
 """Boundaries are nearly together by then; a narrow band leaves the interior alone."""
 
 CORRECTION_LENGTHS = 3.0
 
-TRUST = 0.5
-"""Voxels by which two boundaries may still disagree before the disagreement counts as an error of
-the segmentation and not as motion that was missed."""
+THICK = 2.0
+"""Slices this much thicker than a voxel is wide are not interpolated between."""
+
+COPIES = 6
+"""Within a thick slice the distances are constant, but for a sixth of it at the next slice."""
 
 
 def correct_boundaries(
-    config: Correction,
+    config: Config,
     fixed: Scene,
     moving: Scene,
     mapping: IndexMap,
@@ -133,7 +133,7 @@ def correct_boundaries(
     """Bring the boundaries of the regions together by a correction that dies out away from them.
 
     Args:
-        config: how strictly, and over what length.
+        config: how strictly, over what length, and where.
         fixed, moving: the scenes of the finest level.
         mapping: from fixed to moving voxels.
         u_mm: (3, Z, Y, X), the level's result.
@@ -142,29 +142,39 @@ def correct_boundaries(
     Returns:
         The corrected displacement.
     """
-    if config.weight == 0 or len(interfaces) == 1:
+    correction = config.correction
+    if correction.weight == 0 or len(interfaces) == 1:
         return u_mm
     gate = _gate(fixed, moving, mapping, u_mm)
-    frame = Frame(fixed.spacing_mm, moving.spacing_mm, fixed.known, moving.known, gate, MARGIN_MM)
+    frame = _frame(config.overlap, fixed, moving, gate, len(interfaces))
     pairs = [RegionPair(fixed.labels == v, moving.labels == v) for v in range(1, len(interfaces))]
-    thickness = [s for s, n in zip(fixed.spacing_mm, fixed.shape, strict=True) if n > 1]
-    band_mm = CORRECTION_BAND_VOXELS * min(thickness)
-    terms = overlap_terms(Overlap("boundary", config.weight * band_mm**2, band_mm), pairs, frame)
-    trust_mm = TRUST * min(thickness)
-    bands = [t for t in terms if isinstance(t, SquaredDifference)]
-    bands = [t.trusting(u_mm, mapping, trust_mm) for t in bands]
+    thin = min(s for s, n in zip(fixed.spacing_mm, fixed.shape, strict=True) if n > 1)
+    band_mm = CORRECTION_BAND_VOXELS * thin
+    terms = overlap_terms(Overlap("boundary", correction.weight * band_mm**2, band_mm), pairs, frame)
+    copies = tuple(COPIES if s >= THICK * min(moving.spacing_mm) else 1 for s in moving.spacing_mm)
+    bands = [t.stepped(copies) for t in terms if isinstance(t, SquaredDifference)]
+    bands = [t.trusting(u_mm, mapping, correction.trust_mm) for t in bands]
     edges = edge_weights(fixed.labels, interfaces, fixed.spacing_mm)
     # The correction dies out within a few of its lengths, so that is all that has to move.
-    reach = round(CORRECTION_LENGTHS * config.length_mm / min(thickness))
+    reach = round(CORRECTION_LENGTHS * correction.length_mm / thin)
     sampled = torch.zeros_like(gate)
     for term in bands:
         sampled[term.voxels.long().unbind(1)] = True
     spans = _spans(_grown(sampled, reach), gate)
-    screening = 1 / config.length_mm**2
+    screening = 1 / correction.length_mm**2
     voxels = max(1, int(gate.sum()))
     problem = Problem([], [*bands], edges, mapping, voxels, spans, u_mm, screening)
-    correction, _, _ = solve(problem, torch.zeros_like(u_mm), CORRECTION_STEPS, 1e-2)
-    return u_mm + correction
+    change, _, _ = solve(problem, torch.zeros_like(u_mm), CORRECTION_STEPS, 1e-2)
+    return u_mm + change
+
+
+def _frame(
+    config: Overlap, fixed: Scene, moving: Scene, gate: Tensor, label_count: int
+) -> Frame:
+    """What the overlap of every pair shares; boundaries that are not to be matched are left out."""
+    if config.where == "edges":
+        gate = gate & ~unseen_boundaries(fixed.image, fixed.labels, label_count)
+    return Frame(fixed.spacing_mm, moving.spacing_mm, fixed.known, moving.known, gate, MARGIN_MM)
 
 
 def _landmark_indices(

@@ -1,27 +1,35 @@
 """The repair: interiors do not fold.
 
 After the last level, what is left of folding inside a region is smoothed away: around each fold
-the field is replaced by the average of its neighbours of the same region, in a neighbourhood that
-grows until the folds are gone. An affine that keeps the orientation does not change where x + u(x)
-folds, so the residual field alone is looked at.
+the field moves a little towards the average of its neighbours of the same region, again and again
+and in a neighbourhood that grows only where that does not suffice. What does not fold keeps its
+place, so boundaries that were brought together stay together. An affine that keeps the orientation
+does not change where x + u(x) folds, so the residual field alone is looked at.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 from torch import Tensor
 
 from iterreg.metrics import folding_mask, interior_mask
 
-ROUNDS = 16
-"""Most rounds; the neighbourhood grows by a voxel each round."""
+ROUNDS = 160
+"""Most rounds of smoothing what folds and looking again."""
 
-FIRST_REACH = 2
-SWEEPS_PER_VOXEL = 8
+ROUNDS_PER_REACH = 10
+"""After so many rounds, what still folds is smoothed a voxel further around it."""
+
+SWEEPS = 3
 """Averaging sweeps a round, per voxel of reach: what is averaged has to get across it."""
 
 ACROSS = 1e-3
 """Weight of a neighbour of another region: it counts only where there is no other."""
+
+LEAST_DET = 0.05
+"""A repaired voxel keeps at least this determinant, so that rounding does not fold it again."""
 
 
 def repair_folds(
@@ -37,39 +45,48 @@ def repair_folds(
     Returns:
         The field, and how many interior voxels still fold.
     """
-    folds = _interior_folds(u_mm, labels, spacing_mm)
+    scale = u_mm.new_tensor([1 / s for s in spacing_mm])
+    interior = interior_mask(labels)
+    folds = (folding_mask(u_mm * scale.view(3, 1, 1, 1)) & interior).nonzero()
     for attempt in range(ROUNDS):
         if len(folds) == 0:
             break
-        reach = FIRST_REACH + attempt
-        # Nothing changes beyond the reach, so later rounds look at this part alone.
-        box = _box_around(folds, reach + 3, labels.shape)
-        part, part_labels = u_mm[(slice(None), *box)], labels[box]
-        corner = folds.new_tensor([s.start for s in box])
-        _smooth_around(part, folds - corner, part_labels, spacing_mm, reach)
-        folds = _interior_folds(part, part_labels, spacing_mm) + corner
+        reach = 1 + attempt // ROUNDS_PER_REACH
+        near = _grown(folds, reach, labels.shape)
+        _smooth(u_mm, near, labels, spacing_mm, SWEEPS * reach)
+        touched = _grown(near, 1, labels.shape)
+        touched = touched[interior[touched.unbind(1)]]
+        folds = touched[_least_det(u_mm, touched, scale) < LEAST_DET]
+    if len(folds):
+        folds = (folding_mask(u_mm * scale.view(3, 1, 1, 1)) & interior).nonzero()
     return u_mm, len(folds)
 
 
-def _interior_folds(u_mm: Tensor, labels: Tensor, spacing_mm: tuple[float, ...]) -> Tensor:
-    """(n, 3) interior voxels that fold."""
-    scale = u_mm.new_tensor([1 / s for s in spacing_mm]).view(3, 1, 1, 1)
-    return (folding_mask(u_mm * scale) & interior_mask(labels)).nonzero()
+def _least_det(u_mm: Tensor, at: Tensor, scale: Tensor) -> Tensor:
+    """(n,) the least det J of the corner stencils at some voxels; at the edge, of those there."""
+    here = u_mm[(slice(None), *at.unbind(1))]
+    sides = []
+    for axis in range(3):
+        last = u_mm.shape[axis + 1] - 1
+        below, above = at.clone(), at.clone()
+        below[:, axis] = (at[:, axis] - 1).clamp(min=0)
+        above[:, axis] = (at[:, axis] + 1).clamp(max=last)
+        backward = here - u_mm[(slice(None), *below.unbind(1))]
+        forward = u_mm[(slice(None), *above.unbind(1))] - here
+        backward = torch.where(at[:, axis] == 0, forward, backward)
+        forward = torch.where(at[:, axis] == last, backward, forward)
+        sides.append([d.T * scale for d in (backward, forward)])
+    least = here.new_full((len(at),), torch.inf)
+    for corner in itertools.product((0, 1), repeat=3):
+        jacobian = torch.stack([sides[axis][side] for axis, side in enumerate(corner)], -1)
+        least = torch.minimum(least, torch.linalg.det(jacobian + torch.eye(3, device=at.device)))
+    return least
 
 
-def _box_around(voxels: Tensor, margin: int, shape: torch.Size) -> tuple[slice, ...]:
-    low, high = voxels.min(0).values.tolist(), voxels.max(0).values.tolist()
-    return tuple(
-        slice(max(0, a - margin), min(n, b + margin + 1))
-        for a, b, n in zip(low, high, shape, strict=True)
-    )
-
-
-def _smooth_around(
-    u_mm: Tensor, folds: Tensor, labels: Tensor, spacing_mm: tuple[float, ...], reach: int
+def _smooth(
+    u_mm: Tensor, where: Tensor, labels: Tensor, spacing_mm: tuple[float, ...], sweeps: int
 ) -> None:
-    """Average the voxels within ``reach`` of a fold over their neighbours, in place."""
-    where = _grown(folds, reach, labels.shape)
+    """Average some voxels over their neighbours, in place."""
     here = where.unbind(1)
     sides, weights = [], []
     for axis, spacing in enumerate(spacing_mm):
@@ -82,7 +99,7 @@ def _smooth_around(
             sides.append(side)
             weights.append(same * moved / spacing**2)
     mass = torch.stack(weights).sum(0)
-    for _ in range(SWEEPS_PER_VOXEL * reach):
+    for _ in range(sweeps):
         total = torch.zeros(3, len(where), device=u_mm.device)
         for weight, (z, y, x) in zip(weights, sides, strict=True):
             total += weight * u_mm[:, z, y, x]
