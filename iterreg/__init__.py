@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from iterreg.io import read_image, read_label_map, read_points
     from iterreg.pair import Progress, optimize_pair
     from iterreg.registration import Registration, Status
+    from iterreg.samreg.match import match_rois
     from iterreg.transform import read_transform, write_transform
 
 # Threads that wait by spinning make a run many times slower where the processors are shared. It has
@@ -39,6 +40,7 @@ _HOMES = {
     "Status": "registration",
     "Transform": "displacement",
     "load_config": "config",
+    "match_rois": "samreg.match",
     "optimize_pair": "pair",
     "preset_names": "config",
     "read_image": "io",
@@ -63,6 +65,7 @@ __all__ = [
     "Status",
     "Transform",
     "load_config",
+    "match_rois",
     "optimize_pair",
     "preset_names",
     "read_image",

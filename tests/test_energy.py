@@ -160,7 +160,7 @@ def test_each_similarity_has_its_least_at_the_match(kind):
     shape = (14, 15, 16)
     image = (torch.from_numpy(blobs(shape, 4)).float() * 0.2 + 0.5).unsqueeze(0)
     gate = torch.ones(shape, dtype=torch.bool)
-    config = Similarity(kind=kind, radius_mm=2.0)
+    config = Similarity(kind=kind, radius_mm=(2.0,))
     term = similarity_term(config, image, image, (1.0,) * 3, (1.0,) * 3, gate)
     energies = []
     for shift in (0.0, -0.5, 0.5):

@@ -32,6 +32,7 @@ class PairRequest:
     fixed_landmarks: Path | None = None
     moving_landmarks: Path | None = None
     initial_transform: Path | None = None
+    roi_pairs: Path | None = None
     settings: tuple[tuple[str, Any], ...] = ()
     segmenter: str | None = None
     fill: float | None = None
@@ -143,6 +144,9 @@ def pair_options(function: Callable[..., Any]) -> Callable[..., Any]:
         landmark_options,
         click.option("--initial-transform", type=PATH,
                      help="Start here (ITK transform, or displacement field in mm)."),
+        click.option("--roi-pairs", type=PATH,
+                     help="ROI pairs (roi_pairs.json of iterreg samreg): they guide the overlap, "
+                     "and split the regulariser where no label maps are given."),
         click.option("--segmenter", type=click.Choice(["thorax-ct", "totalsegmentator", "none"]),
                      help="Where regions come from without label maps.  [default: the preset's]"),
         click.option("--set", "settings", type=Setting(), multiple=True, metavar="KEY=VALUE",

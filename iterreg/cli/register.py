@@ -12,7 +12,7 @@ from iterreg.cli.options import PairRequest, both_or_neither, pair_options
 if TYPE_CHECKING:
     from iterreg.cli.console import Reporter
     from iterreg.config import Config
-    from iterreg.image import LabelMap
+    from iterreg.image import LabelMap, RoiPair
     from iterreg.io import OutputFolder
     from iterreg.outputs import RunSummary
 
@@ -112,6 +112,7 @@ def _register_and_write(
         moving_mask=request.moving_mask,
         fixed_landmarks=None if landmarks is None else landmarks[0],
         moving_landmarks=None if landmarks is None else landmarks[1],
+        roi_pairs=_roi_pairs(request.roi_pairs),
         initial_transform=start,
         preset=config,
         device=request.device,
@@ -135,6 +136,12 @@ def _labels(path: Path | None, names: dict[int, str] | None) -> LabelMap | None:
     from iterreg.io import read_label_map
 
     return None if path is None else read_label_map(path, names)
+
+
+def _roi_pairs(path: Path | None) -> list[RoiPair] | None:
+    from iterreg.samreg.roi_files import read_roi_pairs
+
+    return None if path is None else read_roi_pairs(path)
 
 
 def label_names(table: str | None) -> dict[int, str] | None:

@@ -83,11 +83,13 @@ def overlap_terms(config: Overlap, pairs: Sequence[RegionPair], frame: Frame) ->
 UNSEEN = 0.25
 """A boundary is left out where the image does not show this share of it."""
 
-SEEN_REACH_VOXELS = 2
+SEEN_REACH_MM = 4.0
 """Half-width of the box over which that is counted, so that a noisy voxel does not decide."""
 
 
-def unseen_boundaries(image: Tensor, labels: Tensor, label_count: int) -> Tensor:
+def unseen_boundaries(
+    image: Tensor, labels: Tensor, label_count: int, spacing_mm: Sequence[float]
+) -> Tensor:
     """Voxels near boundaries that the image does not show.
 
     A boundary is seen between two voxels whose intensities lie on both sides of the middle between
@@ -97,6 +99,7 @@ def unseen_boundaries(image: Tensor, labels: Tensor, label_count: int) -> Tensor
         image: (C, Z, Y, X) intensities.
         labels: (Z, Y, X) compact labels.
         label_count: how many there are.
+        spacing_mm: (z, y, x).
 
     Returns:
         (Z, Y, X) bool.
@@ -114,19 +117,21 @@ def unseen_boundaries(image: Tensor, labels: Tensor, label_count: int) -> Tensor
         for start in (0, 1):
             faces.narrow(axis, start, n).add_(apart)
             unseen.narrow(axis, start, n).add_(apart & below)
-    hidden = _box_mean(unseen)
-    return (hidden > 0) & (hidden > UNSEEN * _box_mean(faces))
+    hidden = _box_mean(unseen, spacing_mm)
+    return (hidden > 0) & (hidden > UNSEEN * _box_mean(faces, spacing_mm))
 
 
 MEDIAN_STRIDE = 7
 """What is usual in a region is told by every seventh voxel."""
 
 
-def _box_mean(volume: Tensor) -> Tensor:
-    for axis in range(3):
-        size, pad = [1, 1, 1], [0, 0, 0]
-        size[axis], pad[axis] = 2 * SEEN_REACH_VOXELS + 1, SEEN_REACH_VOXELS
-        volume = torch.nn.functional.avg_pool3d(volume[None], size, 1, pad)[0]
+def _box_mean(volume: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+    for axis, (n, spacing) in enumerate(zip(volume.shape, spacing_mm, strict=True)):
+        reach = min(max(1, round(SEEN_REACH_MM / spacing)), (n - 1) // 2)
+        if reach:
+            size, pad = [1, 1, 1], [0, 0, 0]
+            size[axis], pad[axis] = 2 * reach + 1, reach
+            volume = torch.nn.functional.avg_pool3d(volume[None], size, 1, pad)[0]
     return volume
 
 

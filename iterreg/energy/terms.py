@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -84,7 +85,7 @@ class SquaredDifference:
         apart = (values - self.fixed).square().sum(-1) / scale**2
         return replace(self, weights=self.weights / (1 + apart).square())
 
-    def stepped(self, copies: tuple[int, int, int]) -> SquaredDifference:
+    def stepped(self, copies: Sequence[int]) -> SquaredDifference:
         """The same samples of a moving image that is constant over most of a voxel.
 
         Linear interpolation between two thick slices is a shape that neither has, and that labels,

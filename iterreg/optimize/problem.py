@@ -78,7 +78,6 @@ def build_problem(
         similarity.append(
             similarity_term(config.similarity, fixed.image, moving.image, *spacings, gate)
         )
-    frame = _frame(config.overlap, fixed, moving, gate, len(interfaces))
     regions = list(range(1, len(interfaces)))
     if for_start:
         similarity = [
@@ -87,8 +86,11 @@ def build_problem(
         regions = sorted(set(whole_regions(fixed)) & set(whole_regions(moving)))
     pairs = [RegionPair(fixed.labels == v, moving.labels == v) for v in regions]
     guidance = guidance or Guidance()
-    pairs = [*(pairs if guidance.by_labels else []), *guidance.rois]
-    overlap = overlap_terms(config.overlap, pairs, frame)
+    frame = _frame(fixed, moving, gate)
+    overlap = overlap_terms(config.overlap, guidance.rois, frame)
+    if guidance.by_labels:
+        shown = _shown(config.overlap, fixed, len(interfaces))
+        overlap += overlap_terms(config.overlap, pairs, replace(frame, gate=gate & shown))
     if guidance.landmarks is not None and config.landmarks.weight and not for_start:
         ours, theirs = _landmark_indices(guidance.landmarks, fixed, moving)
         weight, radius_mm = config.landmarks.weight, config.landmarks.radius_mm
@@ -109,7 +111,7 @@ def build_problem(
     )
 
 
-CORRECTION_STEPS = 8
+CORRECTION_STEPS = 5
 CORRECTION_BAND_VOXELS = 1.5
 """Boundaries are nearly together by then; a narrow band leaves the interior alone."""
 
@@ -146,14 +148,19 @@ def correct_boundaries(
     if correction.weight == 0 or len(interfaces) == 1:
         return u_mm
     gate = _gate(fixed, moving, mapping, u_mm)
-    frame = _frame(config.overlap, fixed, moving, gate, len(interfaces))
+    shown = _shown(config.overlap, fixed, len(interfaces))
+    frame = _frame(fixed, moving, gate & shown)
     pairs = [RegionPair(fixed.labels == v, moving.labels == v) for v in range(1, len(interfaces))]
-    thin = min(s for s, n in zip(fixed.spacing_mm, fixed.shape, strict=True) if n > 1)
+    thin = _thinnest(fixed)
     band_mm = CORRECTION_BAND_VOXELS * thin
-    terms = overlap_terms(Overlap("boundary", correction.weight * band_mm**2, band_mm), pairs, frame)
-    copies = tuple(COPIES if s >= THICK * min(moving.spacing_mm) else 1 for s in moving.spacing_mm)
+    match = Overlap("boundary", correction.weight * band_mm**2, band_mm)
+    terms = overlap_terms(match, pairs, frame)
+    thick = [s >= THICK * _thinnest(moving) for s in moving.spacing_mm]
+    copies = [COPIES if t and n > 1 else 1 for t, n in zip(thick, moving.shape, strict=True)]
     bands = [t.stepped(copies) for t in terms if isinstance(t, SquaredDifference)]
-    bands = [t.trusting(u_mm, mapping, correction.trust_mm) for t in bands]
+    # No label is more precise than its voxels.
+    trust_mm = max(correction.trust_mm, thin)
+    bands = [t.trusting(u_mm, mapping, trust_mm) for t in bands]
     edges = edge_weights(fixed.labels, interfaces, fixed.spacing_mm)
     # The correction dies out within a few of its lengths, so that is all that has to move.
     reach = round(CORRECTION_LENGTHS * correction.length_mm / thin)
@@ -168,13 +175,21 @@ def correct_boundaries(
     return u_mm + change
 
 
-def _frame(
-    config: Overlap, fixed: Scene, moving: Scene, gate: Tensor, label_count: int
-) -> Frame:
-    """What the overlap of every pair shares; boundaries that are not to be matched are left out."""
-    if config.where == "edges":
-        gate = gate & ~unseen_boundaries(fixed.image, fixed.labels, label_count)
+def _thinnest(scene: Scene) -> float:
+    """The least spacing of an axis that has one, mm."""
+    return min(s for s, n in zip(scene.spacing_mm, scene.shape, strict=True) if n > 1)
+
+
+def _frame(fixed: Scene, moving: Scene, gate: Tensor) -> Frame:
+    """What the overlap of every pair shares."""
     return Frame(fixed.spacing_mm, moving.spacing_mm, fixed.known, moving.known, gate, MARGIN_MM)
+
+
+def _shown(config: Overlap, fixed: Scene, label_count: int) -> Tensor:
+    """Voxels whose boundaries are to be matched."""
+    if config.where == "everywhere":
+        return torch.ones_like(fixed.known)
+    return ~unseen_boundaries(fixed.image, fixed.labels, label_count, fixed.spacing_mm)
 
 
 def _landmark_indices(

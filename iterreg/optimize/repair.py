@@ -64,15 +64,15 @@ def repair_folds(
 
 def _least_det(u_mm: Tensor, at: Tensor, scale: Tensor) -> Tensor:
     """(n,) the least det J of the corner stencils at some voxels; at the edge, of those there."""
-    here = u_mm[(slice(None), *at.unbind(1))]
+    here = _values(u_mm, at)
     sides = []
     for axis in range(3):
         last = u_mm.shape[axis + 1] - 1
         below, above = at.clone(), at.clone()
         below[:, axis] = (at[:, axis] - 1).clamp(min=0)
         above[:, axis] = (at[:, axis] + 1).clamp(max=last)
-        backward = here - u_mm[(slice(None), *below.unbind(1))]
-        forward = u_mm[(slice(None), *above.unbind(1))] - here
+        backward = here - _values(u_mm, below)
+        forward = _values(u_mm, above) - here
         backward = torch.where(at[:, axis] == 0, forward, backward)
         forward = torch.where(at[:, axis] == last, backward, forward)
         sides.append([d.T * scale for d in (backward, forward)])
@@ -81,6 +81,11 @@ def _least_det(u_mm: Tensor, at: Tensor, scale: Tensor) -> Tensor:
         jacobian = torch.stack([sides[axis][side] for axis, side in enumerate(corner)], -1)
         least = torch.minimum(least, torch.linalg.det(jacobian + torch.eye(3, device=at.device)))
     return least
+
+
+def _values(u_mm: Tensor, at: Tensor) -> Tensor:
+    z, y, x = at.unbind(1)
+    return u_mm[:, z, y, x]
 
 
 def _smooth(

@@ -1,0 +1,70 @@
+"""Labels carried from one image to the other by ROI pairs alone, without a displacement field.
+
+A voxel of a fixed ROI takes the label that lies at the same place of its moving ROI, after the
+two are laid centroid on centroid and scaled to one spread along each axis. The smallest ROI that
+holds a voxel has the word; outside all ROIs nothing is known.
+
+Source: SAMReg (arXiv 2410.14083), section 3.1.5: correspondence without a dense field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from iterreg.errors import GeometryError
+from iterreg.geometry import Matrix, apply_affine
+from iterreg.image import LabelMap, RoiPair, require_same_space
+
+Floats = NDArray[np.float64]
+
+
+def propagate_labels(labels: LabelMap, pairs: Sequence[RoiPair]) -> LabelMap:
+    """The moving image's labels, as far as ROI pairs tell where they are in the fixed image.
+
+    Args:
+        labels: of the moving image.
+        pairs: at least one.
+
+    Returns:
+        A label map on the fixed grid; 0 outside every ROI.
+
+    Raises:
+        GeometryError: no pairs, or labels that do not lie on the moving grid.
+    """
+    if not pairs:
+        raise GeometryError(f"{labels.name}: expected at least one ROI pair to propagate by")
+    require_same_space(labels, pairs[0].moving)
+    grid = pairs[0].fixed.grid
+    carried = np.zeros(grid.shape_zyx, np.int32)
+    source = labels.data.cpu().numpy()
+    by_size = sorted(pairs, key=lambda pair: -int((pair.fixed.data != 0).sum()))
+    for pair in by_size:
+        here = _indices(pair.fixed)
+        fixed_lps = apply_affine(grid.index_to_lps, here.astype(float))
+        moving_lps = apply_affine(labels.grid.index_to_lps, _indices(pair.moving).astype(float))
+        landed = apply_affine(_between(fixed_lps, moving_lps), fixed_lps)
+        index = np.rint(apply_affine(labels.grid.lps_to_index, landed)).astype(int)
+        last = np.array(source.shape) - 1
+        inside = ((index >= 0) & (index <= last)).all(1)
+        taken = source[tuple(index.clip(0, last).T)] * inside
+        carried[tuple(here.T)] = taken
+    return LabelMap(torch.from_numpy(carried), grid, dict(labels.names), labels.name)
+
+
+def _indices(mask: LabelMap) -> NDArray[np.int64]:
+    return np.stack(np.nonzero(mask.data.cpu().numpy()), 1)
+
+
+def _between(fixed: Floats, moving: Floats) -> Matrix:
+    """Centroid to centroid, spread to spread along the image's axes."""
+    rank = fixed.shape[1]
+    spread, other = fixed.std(0), moving.std(0)
+    scale = np.where(spread > 1e-6, other / np.maximum(spread, 1e-6), 1.0)
+    onto = np.eye(rank + 1)
+    onto[:rank, :rank] = np.diag(np.where(scale > 0, scale, 1.0))
+    onto[:rank, rank] = moving.mean(0) - onto[:rank, :rank] @ fixed.mean(0)
+    return onto

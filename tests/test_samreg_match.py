@@ -1,0 +1,328 @@
+"""From two images to ROI pairs, and the command; with MobileSAM's weights where they are."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from click.testing import CliRunner, Result
+from scipy import ndimage
+from torch import Tensor
+
+import iterreg
+from iterreg.cli import iterreg as command
+from iterreg.errors import ExitCode, GeometryError
+from iterreg.outputs import FILES
+from iterreg.samreg.candidates import RoiSettings
+from iterreg.samreg.everything import EverythingSettings
+from iterreg.samreg.match import find_rois
+from iterreg.samreg.matching import MatchSettings
+from iterreg.samreg.segmenter import Embedding, Masks
+
+DATA = Path(os.environ.get("ITERREG_DATA", Path(__file__).parents[2] / "shared" / "data"))
+WEIGHTS = DATA.parent / "weights" / "mobile_sam.pt"
+INPUT, COARSE = 256, 64
+GREY = (60, 130, 200)
+"""Grey levels of the shapes; a shape is known by its own."""
+
+
+class Flood:
+    """A segmenter without weights: a point's mask is what has its grey level and touches it."""
+
+    name, fingerprint, device = "flood", "flood-1", torch.device("cpu")
+
+    def __init__(self) -> None:
+        """No picture seen yet."""
+        self.encoded = 0
+        self._shown: dict[int, np.ndarray] = {}
+
+    def encode(self, pictures: Sequence[Tensor]) -> list[Embedding]:
+        """Smooth bands of the grey level; padding has a loud feature of its own."""
+        return [self._encode(picture) for picture in pictures]
+
+    def _encode(self, picture: Tensor) -> Embedding:
+        self.encoded += 1
+        height, width = picture.shape[:2]
+        scale = INPUT / max(height, width)
+        rows, columns = round(height * scale), round(width * scale)
+        grey = picture[..., 0].float()[None, None]
+        shown = torch.nn.functional.interpolate(grey, (rows, columns), mode="nearest")[0, 0]
+        levels = torch.full((INPUT, INPUT), -1000.0)
+        levels[:rows, :columns] = shown
+        centres = torch.arange(0, 256, 16.0)[:, None, None]
+        bands = torch.exp(-(((levels - centres) / 16) ** 2))
+        bands = torch.cat((bands, 100 * (levels < 0)[None].float()))
+        features = torch.nn.functional.avg_pool2d(bands[None], INPUT // COARSE)[0]
+        embedding = Embedding(features, (height, width), (rows / INPUT, columns / INPUT))
+        self._shown[id(embedding.features)] = levels.numpy()
+        return embedding
+
+    def decode(self, embedding: Embedding, points_xy: Tensor) -> Masks:
+        """One mask a point."""
+        levels = self._shown[id(embedding.features)]
+        scale = INPUT * embedding.valid_hw[1] / embedding.size_hw[1]
+        logits, judged = [], []
+        for x, y in (points_xy * scale).tolist():
+            level = levels[int(y), int(x)]
+            parts, _ = ndimage.label(np.abs(levels - level) < 15)
+            logits.append(np.where(parts == parts[int(y), int(x)], 10.0, -10.0))
+            judged.append(0.95)
+        stacked = torch.from_numpy(np.stack(logits)).float()[:, None]
+        return Masks(stacked, torch.tensor(judged)[:, None])
+
+
+def scene(shift: tuple[int, int] = (0, 0), shape: tuple[int, int] = (120, 160)) -> np.ndarray:
+    """Three shapes on black."""
+    picture = np.zeros(shape, np.uint8)
+    y, x = shift
+    picture[20 + y : 50 + y, 20 + x : 60 + x] = GREY[0]
+    picture[70 + y : 100 + y, 30 + x : 55 + x] = GREY[1]
+    picture[40 + y : 80 + y, 90 + x : 125 + x] = GREY[2]
+    return picture
+
+
+def volume(slices: Sequence[int], depth: int = 6, shift: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """The scene in some slices, nothing in the others."""
+    stack = np.zeros((depth, 120, 160), np.uint8)
+    for k in slices:
+        shapes = scene(shift)
+        # No two slices alike: what is alike is segmented once.
+        stack[k] = np.where(shapes > 0, shapes + k, 0)
+    return stack
+
+
+def save(array: np.ndarray, path: Path, origin_z: float = 0.0) -> Path:
+    """Write a picture, or a volume with slices of 5 mm."""
+    loaded = sitk.GetImageFromArray(array)
+    if array.ndim == 3:
+        loaded.SetSpacing((1, 1, 5))
+        loaded.SetOrigin((0, 0, origin_z))
+    sitk.WriteImage(loaded, str(path))
+    return path
+
+
+def boxes(pair: iterreg.RoiPair) -> list[list[int]]:
+    """First index of both masks."""
+    return [(m.data != 0).nonzero().min(0).values.tolist() for m in (pair.fixed, pair.moving)]
+
+
+def test_pictures_of_different_sizes_are_matched(tmp_path: Path) -> None:
+    fixed = save(scene(), tmp_path / "a.png")
+    moving = save(scene((6, 4), (140, 170)), tmp_path / "b.png")
+    found = iterreg.match_rois(fixed, moving, segmenter=Flood(), cache=False)
+    corners = np.array(sorted(boxes(pair) for pair in found))
+    assert corners[:, 0].tolist() == [[20, 20], [40, 90], [70, 30]]
+    assert np.abs(corners[:, 1] - corners[:, 0] - [6, 4]).max() <= 1
+    assert all(pair.similarity > 0.95 for pair in found)
+    assert {int((pair.fixed.data != 0).sum()) for pair in found} == {1200, 750, 1400}
+
+
+def test_each_slice_is_encoded_once_and_a_blank_one_never(tmp_path: Path) -> None:
+    fixed = save(volume((1, 2, 3)), tmp_path / "a.nii.gz")
+    moving = save(volume((1, 2, 3, 4)), tmp_path / "b.nii.gz")
+    flood = Flood()
+    found = find_rois(fixed, moving, flood, cache=tmp_path / "cache")
+    assert flood.encoded == 7
+    assert found.fixed.counts["blank"] == 3 and found.fixed.counts["encoded"] == 3
+    again = find_rois(fixed, moving, flood, cache=tmp_path / "cache")
+    assert flood.encoded == 7 and again.moving.counts["cached"] == 4
+    for one, other in zip(found.pairs, again.pairs, strict=True):
+        assert torch.equal(one.fixed.data, other.fixed.data) and one.similarity == other.similarity
+    finer = RoiSettings(everything=EverythingSettings(points=20))
+    find_rois(fixed, moving, flood, finer, cache=tmp_path / "cache")
+    assert flood.encoded == 14
+
+
+def test_a_damaged_cache_is_as_good_as_none(tmp_path: Path) -> None:
+    picture, cache, flood = save(scene(), tmp_path / "a.png"), tmp_path / "cache", Flood()
+    whole = find_rois(picture, picture, flood, cache=cache)
+    (file,) = cache.iterdir()
+    file.write_bytes(file.read_bytes()[:200])
+    again = find_rois(picture, picture, flood, cache=cache)
+    assert flood.encoded == 2 and len(again.pairs) == len(whole.pairs) == 3
+
+
+def test_slices_of_a_volume_become_its_structures(tmp_path: Path) -> None:
+    fixed = save(volume((1, 2, 3)), tmp_path / "a.nii.gz")
+    moving = save(volume((1, 3), shift=(3, 2)), tmp_path / "b.nii.gz")
+    found = find_rois(fixed, moving, Flood(), cache=False)
+    assert len(found.pairs) >= 3
+    linked = [pair for pair, chain in zip(found.pairs, found.chains, strict=True) if len(chain) > 1]
+    assert found.guidance == tuple(linked) == found.pairs[:3] and len(linked) == 3
+    capped = iterreg.match_rois(fixed, moving, segmenter=Flood(), cache=False, pairs=2)
+    assert [p.similarity for p in capped] == [p.similarity for p in found.pairs[:2]]
+    for pair in linked:
+        for mask in (pair.fixed, pair.moving):
+            assert (mask.data != 0).any(2).any(1).nonzero().squeeze(1).tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("reach", "partner"), [(0, {1}), (1, {1, 2}), (4, {1, 2, 3})])
+def test_partners_lie_within_the_slice_range(
+    tmp_path: Path, reach: int, partner: set[int]
+) -> None:
+    # The moving volume begins two slices lower: its slice 3 lies where the fixed slice 1 does.
+    fixed = save(volume((1, 2, 3)), tmp_path / "a.nii.gz")
+    moving = save(volume((3,), 8), tmp_path / "b.nii.gz", origin_z=-10.0)
+    rules = MatchSettings(0.5, "one-to-many", slice_range=reach, prior=0)
+    found = find_rois(fixed, moving, Flood(), RoiSettings(matching=rules), cache=False)
+    places = {int(found.fixed.slices[m.fixed]) for chain in found.chains for m in chain}
+    assert places == partner
+
+
+def test_the_stored_order_of_axes_does_not_matter(tmp_path: Path) -> None:
+    fixed = save(volume((1, 2)), tmp_path / "a.nii.gz")
+    turned = sitk.PermuteAxes(sitk.ReadImage(str(fixed)), (2, 0, 1))
+    sitk.WriteImage(sitk.Flip(turned, (True, False, True)), str(tmp_path / "t.nii.gz"))
+    found = iterreg.match_rois(fixed, tmp_path / "t.nii.gz", segmenter=Flood(), cache=False)
+    assert len(found) == 3
+    for pair in found:
+        theirs, ours = pair.moving.to_canonical()[0], pair.fixed.to_canonical()[0]
+        assert torch.equal(theirs.data, ours.data)
+
+
+def test_a_volume_of_one_slice(tmp_path: Path) -> None:
+    one = save(volume((0,), 1), tmp_path / "a.nii.gz")
+    assert len(iterreg.match_rois(one, one, segmenter=Flood(), cache=False)) == 3
+
+
+def test_a_picture_and_a_volume_do_not_match(tmp_path: Path) -> None:
+    picture, stack = save(scene(), tmp_path / "a.png"), save(volume((1,)), tmp_path / "b.nii.gz")
+    with pytest.raises(GeometryError, match="expected rank 2"):
+        iterreg.match_rois(picture, stack, segmenter=Flood(), cache=False)
+
+
+def test_masks_of_a_large_picture_have_its_own_pixels(tmp_path: Path) -> None:
+    big = save(np.kron(scene(), np.ones((18, 18), np.uint8)), tmp_path / "a.png")
+    flood = Flood()
+    found = find_rois(big, big, flood, cache=tmp_path / "cache")
+    assert flood.encoded == 1 and len(found.pairs) == 3
+    sizes = sorted(int((pair.fixed.data != 0).sum()) for pair in found.pairs)
+    assert sizes == pytest.approx([750 * 324, 1200 * 324, 1400 * 324], rel=0.03)
+
+
+# The command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def flood(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Flood:
+    """The command with a segmenter that needs no weights."""
+    made = Flood()
+    monkeypatch.setattr("iterreg.samreg.match.load", lambda variant, checkpoint, device: made)
+    monkeypatch.setenv("ITERREG_CACHE", str(tmp_path / "cache"))
+    return made
+
+
+def run(folder: Path, *arguments: object) -> Result:
+    """The command on a.* and b.* of a folder."""
+    pair = [next(folder.glob(f"{name}.*")) for name in "ab"]
+    words = ["samreg", "--fixed", pair[0], "--moving", pair[1], "--out", folder / "out", *arguments]
+    return CliRunner().invoke(command, [str(w) for w in words])
+
+
+def test_the_command_writes_pairs_and_the_fit(tmp_path: Path, flood: Flood) -> None:
+    save(volume((1, 2, 3)), tmp_path / "a.nii.gz")
+    save(volume((1, 2, 3), shift=(5, 3)), tmp_path / "b.nii.gz")
+    result = run(tmp_path)
+    assert result.exit_code == 0, result.output
+    names = {f.name for f in (tmp_path / "out").iterdir()}
+    assert names == {*FILES, "roi_pairs.json", "roi_pairs.png", "fixed_roi_pairs.nii.gz",
+                     "moving_roi_pairs.nii.gz"}  # fmt: skip
+    tables = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert tables["matching"]["fixed"]["encoded"] == 3
+    assert tables["matching"]["settings"]["matching"]["threshold"] == 0.8
+    assert {"encode", "decode", "filter", "match", "link"} <= set(tables["matching"]["seconds"])
+    assert all(region["dice_after"] > 0.95 for region in tables["measures"]["regions"])
+    assert "slices encoded" in result.output
+
+    again = run(tmp_path, "--no-fit", "--out", tmp_path / "second", "--quiet")
+    assert again.exit_code == 0 and flood.encoded == 6
+    assert {f.name for f in (tmp_path / "second").iterdir()} == {
+        "roi_pairs.json", "roi_pairs.png", "fixed_roi_pairs.nii.gz", "moving_roi_pairs.nii.gz",
+        "run.json",
+    }  # fmt: skip
+
+    guided = CliRunner().invoke(command, [
+        "register", "--preset", "general", "--fixed", str(tmp_path / "a.nii.gz"),
+        "--moving", str(tmp_path / "b.nii.gz"), "--out", str(tmp_path / "third"), "--quiet",
+        "--roi-pairs", str(tmp_path / "out" / "roi_pairs.json"),
+    ])  # fmt: skip
+    assert guided.exit_code == 0, guided.output
+    regions = json.loads((tmp_path / "third" / "run.json").read_text())["measures"]["regions"]
+    assert len(regions) == 3 and all(region["dice_after"] > 0.9 for region in regions)
+
+
+def test_labels_and_roi_pairs_together(tmp_path: Path, flood: Flood) -> None:
+    save(volume((1, 2, 3)), tmp_path / "a.nii.gz")
+    save(volume((1, 2, 3), shift=(5, 3)), tmp_path / "b.nii.gz")
+    for name in "ab":
+        stored = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / f"{name}.nii.gz")))
+        organ = np.abs(stored - float(GREY[0])) < 20
+        save(organ.astype(np.uint8), tmp_path / f"labels_{name}.nii.gz")
+    result = run(tmp_path, "--fixed-labels", tmp_path / "labels_a.nii.gz",
+                 "--moving-labels", tmp_path / "labels_b.nii.gz")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    tables = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert list(tables["regions"]) == ["1"] and tables["matching"]["pairs"] == 3
+    half = run(tmp_path, "--fixed-labels", tmp_path / "labels_a.nii.gz", "--overwrite")
+    assert half.exit_code == ExitCode.USAGE
+
+
+def test_no_pair_is_a_result_with_its_own_exit_code(tmp_path: Path, flood: Flood) -> None:
+    save(scene(), tmp_path / "a.png")
+    other = scene()
+    other[other == GREY[0]] = other[other == GREY[1]] = 0
+    other[other == GREY[2]] = 100
+    save(other, tmp_path / "b.png")
+    result = run(tmp_path, "--quiet")
+    assert result.exit_code == ExitCode.NO_ROI_PAIRS
+    assert "similarity of at least 0.8, got 0." in result.output
+    assert json.loads((tmp_path / "out" / "roi_pairs.json").read_text())["pairs"] == []
+    tables = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert tables["matching"]["best_similarity"] < 0.8
+
+
+def test_no_mask_is_a_result_too(tmp_path: Path, flood: Flood) -> None:
+    save(scene(), tmp_path / "a.png")
+    empty = np.zeros((100, 100), np.uint8)
+    empty[50, 50] = 255
+    save(empty, tmp_path / "b.png")
+    result = run(tmp_path, "--quiet")
+    assert result.exit_code == ExitCode.NO_ROI_PAIRS
+    assert "regions of interest in the moving image, got none" in result.output
+    assert (tmp_path / "out" / "roi_pairs.png").exists()
+
+
+def test_small_pictures_end_in_one_line(tmp_path: Path, flood: Flood) -> None:
+    save(scene(), tmp_path / "a.png")
+    save(scene()[:40:4, :40:4], tmp_path / "b.png")
+    result = run(tmp_path)
+    assert result.exit_code == ExitCode.IMAGE_CONTENT
+    assert "expected pictures of at least 16 x 16 pixels, got 10 x 10" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+# Real weights ---------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not WEIGHTS.exists(), reason=f"{WEIGHTS}: no MobileSAM weights here")
+def test_mobile_sam_matches_two_frames_of_a_heart(tmp_path: Path) -> None:
+    folder = DATA / "samreg2d" / "cardiac_mr"
+    found = iterreg.match_rois(
+        folder / "image1_R.png", folder / "image1_T.png", checkpoint=WEIGHTS, points=8,
+        device="cpu", cache=tmp_path,
+    )  # fmt: skip
+    labels = [iterreg.read_label_map(folder / f"label1_{k}.png").data != 0 for k in "RT"]
+
+    def dice(mask: iterreg.LabelMap, label: Tensor) -> float:
+        inside = mask.data != 0
+        return 2 * float((inside & label).sum()) / float(inside.sum() + label.sum())
+
+    best = max(found, key=lambda pair: dice(pair.fixed, labels[0]))
+    assert dice(best.fixed, labels[0]) > 0.8 and dice(best.moving, labels[1]) > 0.8
+    assert best.similarity > 0.9
