@@ -713,7 +713,7 @@ def test_a_submission_is_resumed_and_verified(task_dir: Path, tmp_path: Path) ->
     assert not out.exists(), "a case is missing"
     record = json.loads((fields / "disp_0001_0000_0011_0000.json").read_text())
     assert record["used"]["regions"] == "segmenter none"
-    assert record["config"]["name"] == "general"
+    assert record["config"]["name"] == "hippocampus"
     second = submit(task_dir, out)
     assert second.exit_code == 0, second.output
     assert second.stdout.count("kept; ok") == 1
