@@ -129,11 +129,13 @@ class Config:
         name: the preset it came from.
         segmenter: where regions come from when no label maps are given.
         fill: intensity outside the moving image; None takes its minimum.
+        rigid: names of regions that must not bend, ``*`` standing for any; each region is one body.
     """
 
     name: str = "custom"
     segmenter: str = _one_of("none", "thorax-ct", "totalsegmentator", default="none")
     fill: float | None = None
+    rigid: tuple[str, ...] = ()
     similarity: Similarity = Similarity()
     overlap: Overlap = Overlap()
     correction: Correction = Correction()

@@ -40,8 +40,9 @@ from iterreg.optimize.discrete import FEATURE_SPACING_MM, search
 from iterreg.optimize.problem import Guidance, build_problem, correct_boundaries
 from iterreg.optimize.pyramid import Scene, at_spacing, carry_down, pooled_mask
 from iterreg.optimize.repair import repair_folds
+from iterreg.optimize.rigid import hold_rigid, rigid_bodies
 from iterreg.optimize.solver import Problem, better_start, evaluate, level_history, solve
-from iterreg.partition import Regions, interface_table
+from iterreg.partition import Regions, interface_table, rigid_values
 from iterreg.registration import LevelHistory, Registration, Status
 from iterreg.transform import resample_transform
 
@@ -173,6 +174,7 @@ def optimize_pair(
                 masks = (read_mask_of(fixed_mask, images[0]), read_mask_of(moving_mask, images[1]))
                 seen, views = fields_of_view(images, masks)
                 regions = find_regions(config, images, fixed_labels, moving_labels, rois, device)
+                rigid = rigid_values(config.rigid, regions)
                 by_labels = not rois or fixed_labels is not None
                 guides = (_roi_masks(rois, run.device), by_labels, landmarks)
                 pair = _Pair(*_prepare(config, images, seen, regions, run.device), *guides)
@@ -180,7 +182,7 @@ def optimize_pair(
                 start, u_mm, scene = _start(config, pair, given)
             u_mm, history, better = _levels(run, pair, start.affine_lps, u_mm, scene)
             with run.stage("finish", 0.95, "finishing"):
-                u_mm, folds = repair_folds(u_mm, pair.fixed.labels, pair.fixed.spacing_mm)
+                u_mm, folds = _finished(u_mm, pair, start.affine_lps, rigid)
                 transform = _to_transform(u_mm, start.affine_lps, images[0].grid)
     status = Status.INTERIOR_FOLDS if folds else Status.OK if better else Status.WORSE_THAN_START
     return Registration(
@@ -311,6 +313,20 @@ def _levels(
         )
     u_mm = carry_down(u_mm, fixed, pair.fixed, pair.interfaces)
     return u_mm, tuple(histories), state.energy <= sum(still)
+
+
+def _finished(
+    u_mm: Tensor, pair: _Pair, affine_lps: Matrix, rigid: Sequence[int]
+) -> tuple[Tensor, int]:
+    """Without folding inside regions, what must not bend in its place; and the folds that stay."""
+    if not rigid:
+        return repair_folds(u_mm, pair.fixed.labels, pair.fixed.spacing_mm)
+    at, target_mm = rigid_bodies(u_mm, pair.fixed, affine_lps, rigid)
+    u_mm = hold_rigid(u_mm, pair.fixed, at, target_mm, pair.interfaces)
+    u_mm, folds = repair_folds(u_mm, pair.fixed.labels, pair.fixed.spacing_mm)
+    z, y, x = at.unbind(1)
+    u_mm[:, z, y, x] = target_mm
+    return u_mm, folds
 
 
 def _carried(u_mm: Tensor | None, at: Scene | None, to: Scene, interfaces: Tensor) -> Tensor:

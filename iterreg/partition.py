@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from iterreg.config import Smoothness
+from iterreg.errors import ConfigError
 from iterreg.image import LabelMap, RoiPair
 
 
@@ -85,6 +86,28 @@ def interface_table(config: Smoothness, regions: Regions) -> Tensor:
             if not (first and second) or _named(config.sliding, first, second):
                 table[a, b] = config.sliding_weight
     return table
+
+
+def rigid_values(patterns: Sequence[str], regions: Regions) -> list[int]:
+    """Compact labels of the regions that must not bend.
+
+    Args:
+        patterns: names, ``*`` standing for any; a region without a name is ``label N``.
+        regions: of the pair.
+
+    Raises:
+        ConfigError: a pattern names no region.
+    """
+    titles = [regions.fixed.title(value).lower() for value in regions.values]
+    for pattern in patterns:
+        if not any(fnmatchcase(title, pattern.lower()) for title in titles):
+            known = ", ".join(titles) or "none"
+            raise ConfigError(f"rigid: expected the name of a region ({known}), got {pattern}")
+    return [
+        number
+        for number, title in enumerate(titles, 1)
+        if any(fnmatchcase(title, pattern.lower()) for pattern in patterns)
+    ]
 
 
 def _named(pairs: tuple[tuple[str, ...], ...], first: str, second: str) -> bool:

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from iterreg.config import Overlap, Similarity, Smoothness
 from iterreg.energy.distance import distance_mm, signed_distance_mm
-from iterreg.energy.overlap import Frame, RegionPair, SoftDice, overlap_terms
+from iterreg.energy.overlap import (
+    Frame,
+    RegionPair,
+    SoftDice,
+    overlap_terms,
+    unseen_boundaries,
+)
 from iterreg.energy.similarity import LocalNcc, similarity_term
 from iterreg.energy.smoothness import edge_weights
 from iterreg.energy.terms import NormalEquations, SquaredDifference, Term
@@ -319,3 +325,31 @@ def test_compact_labels():
     pair = Regions(fixed, moving)
     assert pair.compact(fixed).flatten().tolist() == [0, 2, 1, 2]
     assert pair.compact(moving).flatten().tolist() == [1, 0, 0, 2], "unknown labels: background"
+
+
+def test_only_boundaries_that_the_image_shows_count():
+    labels = torch.zeros(12, 12, 12, dtype=torch.int32)
+    labels[:, :, 6:] = 1
+    image = torch.zeros(1, 12, 12, 12)
+    image[:, :, :6, 6:] = 1.0
+    image[:, :, 6:, 10:] = 1.0
+    unseen = unseen_boundaries(image, labels, 2, (2.0, 2.0, 2.0))
+    assert not bool(unseen[:, :3, 4:8].any())
+    assert bool(unseen[:, 9:, 5:7].all())
+
+
+def test_a_stepped_moving_image_is_constant_within_a_thick_slice():
+    moving = torch.tensor([0.0, 1.0, 5.0]).view(3, 1, 1, 1)
+    term = SquaredDifference(
+        torch.zeros(1, 1), moving, torch.zeros(1, 3, dtype=torch.int32), torch.ones(1), 0.0
+    )
+    eye = torch.eye(3)
+
+    def at(z: float, samples: SquaredDifference) -> float:
+        u_mm = torch.tensor([z, 0.0, 0.0]).view(3, 1, 1, 1)
+        mapping = IndexMap(eye, torch.zeros(3), eye)
+        return float(samples.accumulate(u_mm, mapping, NormalEquations.zero(u_mm)))
+
+    stepped = term.stepped((6, 1, 1))
+    assert [round(at(z, stepped), 4) for z in (0.6, 1.0, 1.4, 2.0)] == [1.0, 1.0, 1.0, 25.0]
+    assert at(1.4, term) == pytest.approx(2.6**2, rel=1e-4)

@@ -36,6 +36,7 @@ class PairRequest:
     settings: tuple[tuple[str, Any], ...] = ()
     segmenter: str | None = None
     fill: float | None = None
+    rigid: tuple[str, ...] = ()
     device: str = "auto"
     seed: int = 0
     threads: int | None = None
@@ -52,6 +53,8 @@ class PairRequest:
             chosen["segmenter"] = self.segmenter
         if self.fill is not None:
             chosen["fill"] = self.fill
+        if self.rigid:
+            chosen["rigid"] = list(self.rigid)
         return chosen
 
 
@@ -149,6 +152,8 @@ def pair_options(function: Callable[..., Any]) -> Callable[..., Any]:
                      "and split the regulariser where no label maps are given."),
         click.option("--segmenter", type=click.Choice(["thorax-ct", "totalsegmentator", "none"]),
                      help="Where regions come from without label maps.  [default: the preset's]"),
+        click.option("--rigid", multiple=True, metavar="NAME",
+                     help="A region that must not bend, such as bone; may be repeated."),
         click.option("--set", "settings", type=Setting(), multiple=True, metavar="KEY=VALUE",
                      help="Change a value of the preset, such as smoothness.weight=0.5; "
                      "may be repeated."),
