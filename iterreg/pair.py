@@ -307,12 +307,15 @@ def _levels(
             histories.append(level_history(state, fixed.spacing_mm, problem.voxels, converged))
             at = fixed
     still, _ = evaluate(problem, torch.zeros_like(problem.edges))
+    found_mm, mapping, better = state.u_mm, problem.mapping, state.energy <= sum(still)
+    # The features and equations of the finest level are most of the memory, and done with.
+    del problem, state
     with run.stage("boundaries", 0.9, "bringing boundaries together"):
-        u_mm = correct_boundaries(
-            run.config, fixed, moving, problem.mapping, state.u_mm, pair.interfaces
+        found_mm = correct_boundaries(
+            run.config, fixed, moving, mapping, found_mm, pair.interfaces
         )
-    u_mm = carry_down(u_mm, fixed, pair.fixed, pair.interfaces)
-    return u_mm, tuple(histories), state.energy <= sum(still)
+    u_mm = carry_down(found_mm, fixed, pair.fixed, pair.interfaces)
+    return u_mm, tuple(histories), better
 
 
 def _finished(
@@ -337,11 +340,11 @@ def _carried(u_mm: Tensor | None, at: Scene | None, to: Scene, interfaces: Tenso
 
 
 def _to_transform(u_mm: Tensor, affine_lps: Matrix, grid: Grid) -> Transform:
-    """The field on the image's own grid, in its own axis order, in voxels."""
+    """The field on the image's own grid, in its own axis order, in voxels; ``u_mm`` is used up."""
     reordered, order = canonical(grid)
     spacing = u_mm.new_tensor(reordered.spacing_zyx_mm)
     vox = (u_mm.squeeze(1)[1:] if grid.rank == 2 else u_mm).cpu()
-    vox = vox / spacing.cpu().view(-1, *[1] * grid.rank)
+    vox = vox.div_(spacing.cpu().view(-1, *[1] * grid.rank))
     return Transform(affine_lps, DisplacementField(order.undo_vectors(vox), grid))
 
 

@@ -44,14 +44,15 @@ def similarity_term(
         radius = [max(1, round(config.radius_mm[0] / s)) for s in fixed_spacing_mm]
         return LocalNcc(fixed.mean(0), moving.mean(0).unsqueeze(-1), weights, voxels, radius)
     if config.kind == "mind":
-        first = mind_ssc(fixed.mean(0), fixed_spacing_mm, *config.radius_mm)
+        # Gated at once, so that the rest is gone before the moving image's features come.
+        first = mind_ssc(fixed.mean(0), fixed_spacing_mm, *config.radius_mm)[gate]
         second = mind_ssc(moving.mean(0), moving_spacing_mm, *config.radius_mm)
     else:
-        first = fixed.permute(1, 2, 3, 0).contiguous()
+        first = fixed.permute(1, 2, 3, 0)[gate]
         second = moving.permute(1, 2, 3, 0).contiguous()
     weights = torch.full((len(voxels),), config.weight / first.shape[-1], device=first.device)
     pull = PULL_PER_SQUARED_VOXEL * first.shape[-1]
-    return SquaredDifference(first[gate], second, voxels, weights, pull)
+    return SquaredDifference(first, second, voxels, weights, pull)
 
 
 def prepared(volume: Tensor, config: Similarity) -> Tensor:

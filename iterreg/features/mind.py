@@ -9,6 +9,9 @@ from torch import Tensor
 
 from iterreg.kernels import self_similarity
 
+CHANNELS = 12
+"""Of each distance."""
+
 PATCH_RADIUS_VOXELS = 1
 VARIANCE_CLAMP = (1e-3, 1e3)
 """The local variance stays within these multiples of its mean over the image (the paper's)."""
@@ -33,8 +36,14 @@ def mind_ssc(volume: Tensor, spacing_zyx_mm: tuple[float, ...], *distances_mm: f
         Heinrich et al., "Towards Realtime Multimodal Fusion for Image-Guided Interventions Using
         Self-similarities", MICCAI 2013, eq. 3-4.
     """
-    scales = [_context(volume, spacing_zyx_mm, distance) for distance in distances_mm]
-    return scales[0] if len(scales) == 1 else torch.cat(scales, -1)
+    if len(distances_mm) == 1:
+        return _context(volume, spacing_zyx_mm, distances_mm[0])
+    # Filled one by one: all of them beside their concatenation would be the peak of a run's memory.
+    features = volume.new_empty(*volume.shape, CHANNELS * len(distances_mm))
+    for number, distance in enumerate(distances_mm):
+        own = slice(number * CHANNELS, (number + 1) * CHANNELS)
+        features[..., own] = _context(volume, spacing_zyx_mm, distance)
+    return features
 
 
 def _context(volume: Tensor, spacing_zyx_mm: tuple[float, ...], distance_mm: float) -> Tensor:
