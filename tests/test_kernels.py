@@ -283,3 +283,25 @@ def test_the_same_answer_with_one_thread_and_two():
     kernels.set_threads(before)
     for one, two in zip(*answers, strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_direction_that_is_much_stiffer_than_the_rest_is_solved(plain, monkeypatch):
+    if plain:
+        monkeypatch.setattr(kernels, "_fast", lambda *tensors: None)
+    torch.manual_seed(0)
+    shape = (5, 6, 7)
+    slope = torch.randn(3, *shape)
+    pairs = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
+    curvature = 1e5 * torch.stack([slope[a] * slope[b] for a, b in pairs])
+    edges = torch.full((3, *shape), 0.008)
+    for axis, n in enumerate(shape):
+        edges[axis].narrow(axis, n - 1, 1).zero_()
+    pull = 1e5 * torch.randn(shape) * slope
+    spans = torch.tensor([0, shape[2]], dtype=torch.int32).repeat(shape[0] * shape[1], 1)
+    step = kernels.conjugate_gradient(
+        curvature, edges, pull.clone(), spans, 8, 1e-6, kernels.Workspace()
+    )
+    product = reference.apply_blocks(curvature, step) + reference.laplacian(step, edges)
+    assert bool(torch.isfinite(step).all())
+    assert float((0.5 * step * product - step * pull).sum()) < -1e4

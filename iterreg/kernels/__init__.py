@@ -129,7 +129,8 @@ def conjugate_gradient(
         for name in ("step", "product", "preconditioned", "direction")
     )
     rows = _rows(residual)
-    fast.invert_blocks(curvature.numpy(), (edge_degree(edges) + damping).numpy(), blocks.numpy())
+    diagonal = reference.block_diagonal(curvature, edges, damping)
+    fast.invert_blocks(curvature.numpy(), diagonal.numpy(), blocks.numpy())
     views = [t.numpy() for t in (step, residual, direction, product, blocks, spans)]
 
     def descend(alpha: float) -> float:
