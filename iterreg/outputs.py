@@ -27,7 +27,7 @@ from iterreg.io import (
 )
 from iterreg.metrics import det_jacobian
 from iterreg.registration import Registration
-from iterreg.report.measures import Measures, measure, without_nan
+from iterreg.report.measures import Measures, measure, on_cpu, without_nan
 from iterreg.transform import write_transform
 
 Progress = Callable[[str, float], None]
@@ -90,7 +90,7 @@ def write_run(
         OutputError: a file cannot be written.
     """
     clock = _Clock(dict(registration.timings_s))
-    transform = _on_cpu(registration.transform)
+    transform = on_cpu(registration.transform)
     fixed_labels, moving_labels = registration.fixed_labels, registration.moving_labels
     # Compressing the volumes is most of the writing, and leaves the interpreter free meanwhile.
     with ThreadPoolExecutor(1) as beside:
@@ -183,11 +183,6 @@ def _about(image: Image) -> dict[str, Any]:
         "origin_lps_mm": grid.origin_lps_mm,
         "axes": grid.orientation,
     }
-
-
-def _on_cpu(transform: Transform) -> Transform:
-    field = dataclasses.replace(transform.field, vox=transform.field.vox.detach().cpu())
-    return dataclasses.replace(transform, field=field)
 
 
 class _Clock:

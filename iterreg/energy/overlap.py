@@ -86,6 +86,9 @@ UNSEEN = 0.25
 SEEN_REACH_MM = 4.0
 """Half-width of the box over which that is counted, so that a noisy voxel does not decide."""
 
+MEDIAN_STRIDE = 7
+"""What is usual in a region is told by every seventh voxel."""
+
 
 def unseen_boundaries(
     image: Tensor, labels: Tensor, label_count: int, spacing_mm: Sequence[float]
@@ -119,10 +122,6 @@ def unseen_boundaries(
             unseen.narrow(axis, start, n).add_(apart & below)
     hidden = _box_mean(unseen, spacing_mm)
     return (hidden > 0) & (hidden > UNSEEN * _box_mean(faces, spacing_mm))
-
-
-MEDIAN_STRIDE = 7
-"""What is usual in a region is told by every seventh voxel."""
 
 
 def _box_mean(volume: Tensor, spacing_mm: Sequence[float]) -> Tensor:

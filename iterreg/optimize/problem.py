@@ -107,7 +107,7 @@ def build_problem(
         edges * config.smoothness.weight,
         mapping,
         max(1, int(gate.sum())),
-        _spans(moves, gate),
+        row_spans(moves, gate),
     )
 
 
@@ -167,7 +167,7 @@ def correct_boundaries(
     sampled = torch.zeros_like(gate)
     for term in bands:
         sampled[term.voxels.long().unbind(1)] = True
-    spans = _spans(_grown(sampled, reach), gate)
+    spans = row_spans(_grown(sampled, reach), gate)
     screening = 1 / correction.length_mm**2
     voxels = max(1, int(gate.sum()))
     problem = Problem([], [*bands], edges, mapping, voxels, spans, u_mm, screening)
@@ -217,7 +217,7 @@ def _gate(fixed: Scene, moving: Scene, mapping: IndexMap, u_mm: Tensor | None) -
     return gate
 
 
-def _spans(moves: Tensor | None, like: Tensor) -> Tensor:
+def row_spans(moves: Tensor | None, like: Tensor) -> Tensor:
     """(Z * Y, 2) int32: first and one past the last voxel that moves in each row; None: all do."""
     nz, ny, nx = like.shape
     spans = torch.tensor([0, nx], dtype=torch.int32, device=like.device).repeat(nz * ny, 1)

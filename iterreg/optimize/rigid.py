@@ -15,6 +15,7 @@ from torch import Tensor
 from iterreg.energy.smoothness import edge_weights
 from iterreg.geometry import Matrix, apply_affine
 from iterreg.kernels import Workspace, conjugate_gradient
+from iterreg.optimize.problem import row_spans
 from iterreg.optimize.pyramid import Scene
 
 LENGTH_MM = 10.0
@@ -93,8 +94,7 @@ def hold_rigid(
     for entry in (0, 3, 5):
         curvature[entry] = 1 / LENGTH_MM**2
         curvature[entry, z, y, x] = HOLD
-    rows = scene.shape[0] * scene.shape[1]
-    spans = torch.tensor([0, scene.shape[2]], dtype=torch.int32, device=u_mm.device).repeat(rows, 1)
+    spans = row_spans(None, scene.known)
     u_mm = u_mm + conjugate_gradient(curvature, edges, residual, spans, STEPS, 0.0, Workspace())
     u_mm[:, z, y, x] = target_mm
     return u_mm

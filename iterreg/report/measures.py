@@ -138,7 +138,7 @@ def measure(
         GeometryError: labels that do not lie on the transform's grid, or landmarks that disagree.
     """
     first = identity(transform.grid) if start is None else start
-    transform, first = _on_cpu(transform), _on_cpu(first)
+    transform, first = on_cpu(transform), on_cpu(first)
     fixed, moving = fixed_labels.data.cpu(), moving_labels.data.cpu()
     total = total_displacement_vox(transform)
     mapped = moving_index(transform, moving_labels.grid)
@@ -167,7 +167,8 @@ def measure(
     )
 
 
-def _on_cpu(transform: Transform) -> Transform:
+def on_cpu(transform: Transform) -> Transform:
+    """The same transform, its field where files are written and figures are drawn."""
     field = replace(transform.field, vox=transform.field.vox.detach().cpu())
     return replace(transform, field=field)
 
