@@ -82,11 +82,15 @@ class Smoothness:
     weight: float = _number(1.0, 0, 1e6)
     sliding_weight: float = _number(0.05, 0, 1)
     """w[a, b] of an edge across a sliding interface; 1 inside a region and across a glued one."""
+    gap_weight: float = _number(1.0, 0, 1)
+    """Weight there of the normal part of a jump, which opens a gap or makes tissue overlap."""
     sliding: tuple[tuple[str, str], ...] = ()
     """Pairs of region names that slide along each other; ``*`` stands for any. A label without a
     name slides along everything."""
+    free: tuple[tuple[str, str], ...] = ()
+    """Pairs that nothing holds together, in the same form."""
     glued: tuple[tuple[str, str], ...] = ()
-    """Exceptions from ``sliding``, in the same form."""
+    """Exceptions from ``sliding`` and ``free``, in the same form."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from iterreg.config import Config, load_config
 from iterreg.devices import memory_errors_named, pick_device, threads_used
 from iterreg.displacement import DisplacementField, Transform
 from iterreg.energy.overlap import RegionPair
+from iterreg.energy.region import Region
 from iterreg.energy.similarity import prepared
 from iterreg.geometry import Grid, Matrix, Points, canonical
 from iterreg.image import Image, RoiPair
@@ -38,11 +39,11 @@ from iterreg.inputs import (
 from iterreg.optimize.affine import Start, find_start
 from iterreg.optimize.discrete import FEATURE_SPACING_MM, search
 from iterreg.optimize.problem import Guidance, build_problem, correct_boundaries
-from iterreg.optimize.pyramid import Scene, at_spacing, carry_down, pooled_mask
+from iterreg.optimize.pyramid import Scene, at_spacing, carry_down, pooled_region
 from iterreg.optimize.repair import repair_folds
 from iterreg.optimize.rigid import hold_rigid, rigid_bodies
 from iterreg.optimize.solver import Problem, better_start, evaluate, level_history, solve
-from iterreg.partition import Regions, interface_table, rigid_values
+from iterreg.partition import Regions, interface_tables, rigid_values
 from iterreg.registration import LevelHistory, Registration, Status
 from iterreg.transform import resample_transform
 
@@ -99,6 +100,7 @@ class _Pair:
     fixed: Scene
     moving: Scene
     interfaces: Tensor
+    contacts: Tensor
     empty_background: bool
     rois: tuple[RegionPair, ...]
     by_labels: bool
@@ -176,7 +178,7 @@ def optimize_pair(
                 regions = find_regions(config, images, fixed_labels, moving_labels, rois, device)
                 rigid = rigid_values(config.rigid, regions)
                 by_labels = not rois or fixed_labels is not None
-                guides = (_roi_masks(rois, run.device), by_labels, landmarks)
+                guides = (_roi_regions(rois, run.device), by_labels, landmarks)
                 pair = _Pair(*_prepare(config, images, seen, regions, run.device), *guides)
             with run.stage("start", 0.2, "looking for the start"):
                 start, u_mm, scene = _start(config, pair, given)
@@ -209,7 +211,7 @@ def _prepare(
     seen: tuple[Tensor, Tensor],
     regions: Regions,
     device: torch.device,
-) -> tuple[Scene, Scene, Tensor, bool]:
+) -> tuple[Scene, Scene, Tensor, Tensor, bool]:
     """Both sides as scenes, in canonical axis order, on the device."""
     scenes = []
     maps = (regions.fixed, regions.moving)
@@ -221,31 +223,32 @@ def _prepare(
         if grid.rank == 2:
             intensities, known, compact = (t.unsqueeze(-3) for t in (intensities, known, compact))
         scenes.append(Scene(intensities.to(device), compact.to(device), known.to(device), grid))
-    interfaces = interface_table(config.smoothness, regions).to(device)
-    return scenes[0], scenes[1], interfaces, regions.empty_background
+    weights, normal = interface_tables(config.smoothness, regions)
+    tables = weights.to(device), normal.to(device)
+    return scenes[0], scenes[1], *tables, regions.empty_background
 
 
-def _roi_masks(pairs: Sequence[RoiPair], device: torch.device) -> tuple[RegionPair, ...]:
-    """ROI pairs at full resolution, in canonical axis order, of rank 3."""
-    masks = []
+def _roi_regions(pairs: Sequence[RoiPair], device: torch.device) -> tuple[RegionPair, ...]:
+    """ROI pairs at full resolution, in canonical axis order, of rank 3; empty ones left out."""
+    found = []
     for pair in pairs:
         both = []
         for labels in (pair.fixed, pair.moving):
             mask = labels.to_canonical()[0].data != 0
-            both.append((mask.unsqueeze(0) if mask.ndim == 2 else mask).to(device))
-        masks.append(RegionPair(both[0], both[1], pair.similarity))
-    return tuple(masks)
+            both.append(Region.of((mask.unsqueeze(0) if mask.ndim == 2 else mask).to(device)))
+        if both[0] is not None and both[1] is not None:
+            found.append(RegionPair(both[0], both[1], pair.similarity))
+    return tuple(found)
 
 
 def _guidance(pair: _Pair, fixed: Scene, moving: Scene) -> Guidance:
     """The pair's ROIs and landmarks at the resolution of a level."""
-    rois = [
-        RegionPair(
-            pooled_mask(roi.fixed, pair.fixed, fixed), pooled_mask(roi.moving, pair.moving, moving),
-            roi.weight,
-        )
-        for roi in pair.rois
-    ]  # fmt: skip
+    rois = []
+    for roi in pair.rois:
+        ours = pooled_region(roi.fixed, pair.fixed, fixed)
+        theirs = pooled_region(roi.moving, pair.moving, moving)
+        if ours is not None and theirs is not None:
+            rois.append(RegionPair(ours, theirs, roi.weight))
     return Guidance(tuple(rois), pair.by_labels, pair.landmarks)
 
 
@@ -264,7 +267,7 @@ def _start(
 
     def build(affine_lps: Matrix | None) -> Problem:
         return build_problem(
-            config, coarse[0], coarse[1], affine_lps, None, pair.interfaces,
+            config, coarse[0], coarse[1], affine_lps, None, pair.interfaces, pair.contacts,
             pair.empty_background, for_start=True, guidance=_guidance(pair, *coarse),
         )  # fmt: skip
 
@@ -299,7 +302,8 @@ def _levels(
             u_mm = _carried(u_mm, at, fixed, pair.interfaces)
             problem = build_problem(
                 run.config, fixed, moving, affine_lps, u_mm if number > 1 else None,
-                pair.interfaces, pair.empty_background, guidance=_guidance(pair, fixed, moving),
+                pair.interfaces, pair.contacts, pair.empty_background,
+                guidance=_guidance(pair, fixed, moving),
             )  # fmt: skip
             if number == 1:
                 u_mm = better_start(problem, u_mm)

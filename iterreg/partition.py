@@ -63,29 +63,36 @@ def regions_of_rois(pairs: Sequence[RoiPair]) -> Regions:
     return Regions(maps[0], maps[1])
 
 
-def interface_table(config: Smoothness, regions: Regions) -> Tensor:
-    """The weight w[a, b] of an edge between two labels: 1 glued, ``sliding_weight`` sliding.
+def interface_tables(config: Smoothness, regions: Regions) -> tuple[Tensor, Tensor]:
+    """How every two regions move along each other.
 
-    A pair slides when ``sliding`` names it, or when a label has no name; ``glued`` has the last
-    word. Background that holds no anatomy is glued to everything.
+    A pair slides when ``sliding`` names it, or when a label has no name: an edge across it weighs
+    ``sliding_weight``, the normal part of a jump ``gap_weight`` in all. Where ``free`` names it,
+    nothing is weighed. Else it is glued, and an edge weighs what it weighs inside a region;
+    ``glued`` has the last word. Background that holds no anatomy is glued to everything.
 
     Args:
         config: the pairs of names, ``*`` standing for any.
         regions: of the pair.
 
     Returns:
-        (n + 1, n + 1) float32 for the compact labels, symmetric, 1 on the diagonal.
+        For the compact labels, each (n + 1, n + 1) float32 and symmetric: w[a, b], 1 on the
+        diagonal; and what the normal part of a jump weighs beside that, 0 on the diagonal.
     """
     names = ["background", *(regions.fixed.names.get(v, "") for v in regions.values)]
-    table = torch.ones(len(names), len(names))
+    weights = torch.ones(len(names), len(names))
+    normal = torch.zeros(len(names), len(names))
     for a, first in enumerate(names):
         for b, second in enumerate(names):
             background = regions.empty_background and 0 in (a, b)
             if a == b or background or _named(config.glued, first, second):
                 continue
-            if not (first and second) or _named(config.sliding, first, second):
-                table[a, b] = config.sliding_weight
-    return table
+            if _named(config.free, first, second):
+                weights[a, b] = 0
+            elif not (first and second) or _named(config.sliding, first, second):
+                weights[a, b] = config.sliding_weight
+                normal[a, b] = max(0, config.gap_weight - config.sliding_weight)
+    return weights, normal
 
 
 def rigid_values(patterns: Sequence[str], regions: Regions) -> list[int]:

@@ -23,7 +23,7 @@ from iterreg.energy.terms import NormalEquations, SquaredDifference, Term
 from iterreg.geometry import Grid
 from iterreg.image import LabelMap
 from iterreg.kernels import IndexMap
-from iterreg.partition import Regions, interface_table
+from iterreg.partition import Regions, interface_tables
 
 SPACING = (2.5, 1.0, 1.7)
 
@@ -295,7 +295,7 @@ def test_interfaces_by_name():
     config = Smoothness(
         sliding_weight=0.05, sliding=(("*lung*", "*"),), glued=(("*lung*", "airways"),)
     )
-    weights = interface_table(config, regions(NAMES))
+    weights, _ = interface_tables(config, regions(NAMES))
     slide, glue = pytest.approx(0.05), 1
     assert torch.equal(weights, weights.T)
     assert bool((weights.diagonal() == 1).all())
@@ -307,13 +307,27 @@ def test_interfaces_by_name():
 
 def test_empty_background_is_glued():
     config = Smoothness(sliding_weight=0.05, sliding=(("*", "*"),))
-    weights = interface_table(config, regions(NAMES, empty_background=True))
+    weights, normal = interface_tables(config, regions(NAMES, empty_background=True))
     assert bool((weights[0] == 1).all()) and bool((weights[:, 0] == 1).all())
     assert weights[1, 2] == pytest.approx(0.05)
+    assert bool((normal[0] == 0).all())
+
+
+def test_normal_weight_where_regions_slide_and_nowhere_else():
+    config = Smoothness(
+        sliding_weight=0.05, gap_weight=0.6, sliding=(("*", "*"),),
+        glued=(("*lung*", "airways"),), free=(("bone", "*"),),
+    )  # fmt: skip
+    weights, normal = interface_tables(config, regions(NAMES))
+    assert torch.equal(normal, normal.T) and bool((normal.diagonal() == 0).all())
+    assert normal[1, 2] == pytest.approx(0.55)
+    assert normal[1, 4] == 0, "glued"
+    assert weights[1, 3] == 0 and normal[1, 3] == 0, "free"
 
 
 def test_a_label_without_a_name_slides_along_everything():
-    weights = interface_table(Smoothness(sliding_weight=0.2), regions({1: "", 2: "a", 3: "b"}))
+    config = Smoothness(sliding_weight=0.2)
+    weights, _ = interface_tables(config, regions({1: "", 2: "a", 3: "b"}))
     assert weights[1, 2] == pytest.approx(0.2) and weights[0, 1] == pytest.approx(0.2)
     assert weights[2, 3] == 1
 

@@ -279,8 +279,8 @@ def started(kind: str, fixed: Scene, moving: Scene) -> Start:
 
     def build(affine_lps: np.ndarray | None) -> Problem:
         return build_problem(
-            load_config("thorax"), fixed, moving, affine_lps, None, torch.ones(3, 3), True,
-            for_start=True,
+            load_config("thorax"), fixed, moving, affine_lps, None, torch.ones(3, 3),
+            torch.zeros(3, 3), True, for_start=True,
         )  # fmt: skip
 
     return find_start(kind, fixed, moving, build, None)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from iterreg.config import Overlap
 from iterreg.energy.distance import distance_mm, signed_distance_mm
+from iterreg.energy.region import Box, Region
 from iterreg.energy.terms import NormalEquations, SquaredDifference, Term
 from iterreg.kernels import IndexMap, normal_equations, sample_with_slope
 
@@ -27,12 +28,12 @@ class RegionPair:
     """One region in both images, at the resolution of a level.
 
     Args:
-        fixed: (Z, Y, X) bool. moving: (Z', Y', X') bool.
+        fixed, moving: on the grids of their images.
         weight: of this pair.
     """
 
-    fixed: Tensor
-    moving: Tensor
+    fixed: Region
+    moving: Region
     weight: float = 1.0
 
 
@@ -136,31 +137,31 @@ def _box_mean(volume: Tensor, spacing_mm: Sequence[float]) -> Tensor:
 
 def _boundary(config: Overlap, band: float, pair: RegionPair, frame: Frame) -> list[Term]:
     """Signed distances, in units of the preset's band, wherever the fixed one is not clamped."""
-    box = _box(pair.fixed, frame.fixed_spacing_mm, band)
-    moving_box = _box(pair.moving, frame.moving_spacing_mm, band + frame.margin_mm)
-    if box is None or moving_box is None:
-        return []
+    region = pair.fixed.grown(_voxels(band, frame.fixed_spacing_mm))
     fixed = signed_distance_mm(
-        pair.fixed[box], frame.fixed_known[box], frame.fixed_spacing_mm, band
+        region.mask, frame.fixed_known[region.box], frame.fixed_spacing_mm, band
     )
+    near = pair.moving.grown(_voxels(band, frame.moving_spacing_mm))
     moving = signed_distance_mm(
-        pair.moving[moving_box], frame.moving_known[moving_box], frame.moving_spacing_mm, band
+        near.mask, frame.moving_known[near.box], frame.moving_spacing_mm, band
     )
-    chosen = (fixed.abs() < band) & frame.gate[box]
+    wide = near.grown(_voxels(frame.margin_mm, frame.moving_spacing_mm))
+    chosen = (fixed.abs() < band) & frame.gate[region.box]
     scale = config.weight * pair.weight / config.band_mm**2
-    return [_sampled(fixed, moving, chosen, box, moving_box, scale, frame)]
+    moving = near.spread(moving, wide.box, band)
+    return [_sampled(fixed, moving, chosen, region.box, wide.box, scale, frame)]
 
 
 def _edt(weight: float, pair: RegionPair, frame: Frame) -> list[Term]:
     """SegReg's eq. 4: distance inside the region over its largest, at the region's own voxels."""
-    box = _box(pair.fixed, frame.fixed_spacing_mm, 0)
-    moving_box = _box(pair.moving, frame.moving_spacing_mm, frame.margin_mm)
-    if box is None or moving_box is None:
-        return []
-    fixed = _normalised_depth(pair.fixed[box], frame.fixed_spacing_mm)
-    moving = _normalised_depth(pair.moving[moving_box], frame.moving_spacing_mm)
-    chosen = pair.fixed[box] & frame.gate[box]
-    return [_sampled(fixed, moving, chosen, box, moving_box, weight * pair.weight, frame)]
+    box, wide = pair.fixed.box, pair.moving.grown(
+        _voxels(frame.margin_mm, frame.moving_spacing_mm)
+    )
+    fixed = _normalised_depth(pair.fixed.mask, frame.fixed_spacing_mm)
+    moving = _normalised_depth(pair.moving.mask, frame.moving_spacing_mm)
+    chosen = pair.fixed.mask & frame.gate[box]
+    spread = pair.moving.spread(moving, wide.box, 0.0)
+    return [_sampled(fixed, spread, chosen, box, wide.box, weight * pair.weight, frame)]
 
 
 def _normalised_depth(mask: Tensor, spacing_mm: tuple[float, ...]) -> Tensor:
@@ -174,15 +175,13 @@ def _sampled(
     fixed: Tensor,
     moving: Tensor,
     chosen: Tensor,
-    box: tuple[slice, ...],
-    moving_box: tuple[slice, ...],
+    box: Box,
+    moving_box: Box,
     weight: float,
     frame: Frame,
 ) -> SquaredDifference:
     """Samples of a fixed crop against a moving crop; outside the crop its distance is added."""
-    corner = torch.tensor([s.start for s in box], device=fixed.device)
-    moving_corner = torch.tensor([float(s.start) for s in moving_box], device=fixed.device)
-    voxels = (chosen.nonzero() + corner).int()
+    voxels = _voxels_of(chosen, box).int()
     step = sum(frame.moving_spacing_mm) / len(frame.moving_spacing_mm)
     return SquaredDifference(
         fixed[chosen].unsqueeze(-1),
@@ -190,23 +189,22 @@ def _sampled(
         voxels,
         torch.full((len(voxels),), weight, device=fixed.device),
         pull=step * step,
-        corner=moving_corner,
+        corner=_corner(moving_box, fixed.device),
     )
 
 
 def _dice(weight: float, band: float, pair: RegionPair, frame: Frame) -> list[Term]:
-    box = _box(pair.fixed, frame.fixed_spacing_mm, band)
-    if box is None or not bool(pair.moving.any()):
-        return []
-    near = distance_mm(pair.fixed[box], frame.fixed_spacing_mm, band) < band
-    chosen = near & frame.gate[box]
-    corner = torch.tensor([s.start for s in box], device=chosen.device)
+    region = pair.fixed.grown(_voxels(band, frame.fixed_spacing_mm))
+    moving = pair.moving.grown((1, 1, 1))
+    near = distance_mm(region.mask, frame.fixed_spacing_mm, band) < band
+    chosen = near & frame.gate[region.box]
     return [
         SoftDice(
-            pair.fixed[box][chosen].float(),
-            pair.moving.float().unsqueeze(-1),
-            (chosen.nonzero() + corner).T,
+            region.mask[chosen].float(),
+            moving.mask.float().unsqueeze(-1),
+            _voxels_of(chosen, region.box).T,
             weight * pair.weight,
+            _corner(moving.box, chosen.device),
         )
     ]
 
@@ -222,17 +220,21 @@ class SoftDice:
     Args:
         fixed: (N,) 0 or 1. moving: (Z, Y, X, 1) 0 or 1.
         voxels: (3, N). weight: of the term.
+        corner: (3,), moving index of the crop's first voxel.
     """
 
     fixed: Tensor
     moving: Tensor
     voxels: Tensor
     weight: float
+    corner: Tensor | None = None
 
     def accumulate(self, u_mm: Tensor, mapping: IndexMap, into: NormalEquations) -> Tensor:
         """See :class:`Term`."""
         z, y, x = self.voxels
         q = mapping.apply(self.voxels.to(u_mm.dtype), u_mm[:, z, y, x])
+        if self.corner is not None:
+            q = q - self.corner.unsqueeze(1)
         values, slopes, _ = sample_with_slope(self.moving, q)
         warped = values.squeeze(-1)
         both, size = (warped * self.fixed).sum(), warped.sum() + self.fixed.sum()
@@ -246,15 +248,16 @@ class SoftDice:
         return (scale * (1 - dice)).double()
 
 
-def _box(mask: Tensor, spacing_mm: tuple[float, ...], margin_mm: float) -> tuple[slice, ...] | None:
-    """Bounding box of a mask with a margin, or None where it is empty."""
-    box = []
-    for axis, spacing in enumerate(spacing_mm):
-        others = [a for a in range(3) if a != axis]
-        hit = mask.any(others[1]).any(others[0]).nonzero()
-        if len(hit) == 0:
-            return None
-        margin = int(margin_mm / spacing) + 1
-        first, last = int(hit[0]), int(hit[-1])
-        box.append(slice(max(0, first - margin), min(mask.shape[axis], last + margin + 1)))
-    return tuple(box)
+def _voxels(margin_mm: float, spacing_mm: Sequence[float]) -> list[int]:
+    """A margin in voxels along each axis, and one more."""
+    return [int(margin_mm / spacing) + 1 for spacing in spacing_mm]
+
+
+def _corner(box: Box, device: torch.device) -> Tensor:
+    """(3,), index of a box's first voxel."""
+    return torch.tensor([float(part.start) for part in box], device=device)
+
+
+def _voxels_of(chosen: Tensor, box: Box) -> Tensor:
+    """(N, 3), indices of the voxels that are chosen in a box."""
+    return chosen.nonzero() + torch.tensor([part.start for part in box], device=chosen.device)

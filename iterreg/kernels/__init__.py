@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 
 from iterreg.kernels import reference
+from iterreg.kernels.contact import Contact
 from iterreg.kernels.reference import IndexMap, edge_degree, normal_equations, sample_with_slope
 
 __all__ = [
+    "Contact",
     "IndexMap",
     "Workspace",
+    "add_contact",
     "add_laplacian",
     "cheapest",
     "conjugate_gradient",
@@ -94,6 +97,23 @@ def add_laplacian(v: Tensor, edges: Tensor, into: Tensor) -> Tensor:
     return rows.sum()
 
 
+def add_contact(v: Tensor, contact: Contact, into: Tensor) -> Tensor:
+    """Add ``C v`` to ``into`` and return ``v . C v``, a float64 scalar."""
+    fast = _fast(v)
+    if fast is None:
+        return reference.add_contact(v, contact, into)
+    flat, out = v.view(3, -1).numpy(), into.view(3, -1).numpy()
+    total = torch.zeros((), dtype=torch.float64)
+    for edges in zip(contact.low, contact.high, contact.across, strict=True):
+        low, high, across = (t.numpy() for t in edges)
+        jump = torch.empty(len(low))
+        fast.normal_jump(flat, low, high, across, jump.numpy())
+        fast.push(out, low, across, jump.numpy(), _float32(-1))
+        fast.push(out, high, across, jump.numpy(), _float32(1))
+        total += torch.dot(jump, jump)
+    return total
+
+
 class Workspace:
     """Tensors that are used again from step to step: fresh memory costs more than filling it."""
 
@@ -115,14 +135,17 @@ def conjugate_gradient(
     steps: int,
     damping: float,
     workspace: Workspace,
+    contact: Contact | None = None,
 ) -> Tensor:
-    """Solve ``(curvature + L) step = residual`` roughly; ``residual`` is overwritten.
+    """Solve ``(curvature + L + C) step = residual`` roughly; ``residual`` is overwritten.
 
     The step lives in the workspace until the next call.
     """
     fast = _fast(residual)
     if fast is None:
-        return reference.conjugate_gradient(curvature, edges, residual, spans, steps, damping)
+        return reference.conjugate_gradient(
+            curvature, edges, residual, spans, steps, damping, contact
+        )
     blocks = workspace.zeros("blocks", curvature, 6)
     step, product, preconditioned, direction = (
         workspace.zeros(name, residual)
@@ -131,6 +154,8 @@ def conjugate_gradient(
     rows = _rows(residual)
     diagonal = reference.block_diagonal(curvature, edges, damping)
     fast.invert_blocks(curvature.numpy(), diagonal.numpy(), blocks.numpy())
+    if contact is not None:
+        contact.precondition(curvature, diagonal, blocks)
     views = [t.numpy() for t in (step, residual, direction, product, blocks, spans)]
 
     def descend(alpha: float) -> float:
@@ -143,7 +168,10 @@ def conjugate_gradient(
         fast.redirect(direction.numpy(), preconditioned.numpy(), spans.numpy(), _float32(beta))
         arrays = [t.numpy() for t in (direction, edges, curvature, spans, product, rows)]
         fast.edge_product(*arrays)
-        new = descend(old / max(float(rows.sum()), 1e-30))
+        along = float(rows.sum())
+        if contact is not None:
+            along += float(add_contact(direction, contact, product))
+        new = descend(old / max(along, 1e-30))
         beta, old = new / max(old, 1e-30), new
     return step
 

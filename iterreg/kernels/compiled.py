@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Spans = NDArray[np.int32]
+Indices = NDArray[np.int64]
 
 CHUNK_SAMPLES = 4096
 """Samples that one thread takes at a time; each chunk sums its own energy."""
@@ -206,6 +207,27 @@ def add_laplacian(v: Array, edges: Array, out: Array, row_dot: Array) -> None:
                 into[x] += total[x]
                 dot += here[x] * total[x]
         row_dot[row] = dot
+
+
+@compiled
+def normal_jump(v: Array, low: Indices, high: Indices, across: Array, jump: Array) -> None:
+    """``jump = across . (v_high - v_low)``, edge by edge; ``v`` is (3, voxels)."""
+    for e in numba.prange(len(jump)):
+        a, b = low[e], high[e]
+        jump[e] = (
+            across[0, e] * (v[0, b] - v[0, a])
+            + across[1, e] * (v[1, b] - v[1, a])
+            + across[2, e] * (v[2, b] - v[2, a])
+        )
+
+
+@compiled
+def push(out: Array, voxels: Indices, across: Array, jump: Array, sign: float) -> None:
+    """Add ``sign across jump`` to each edge's voxel; no voxel is there twice."""
+    for e in numba.prange(len(jump)):
+        force = sign * jump[e]
+        for c in range(3):
+            out[c, voxels[e]] += across[c, e] * force
 
 
 @compiled

@@ -7,9 +7,13 @@ deterministic on every device. Arrays have rank 3 (a picture has one slice).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from iterreg.kernels.contact import Contact
 
 CHUNK_SAMPLES = 1_000_000
 """Samples handled at once, so that the gathered corners of all channels stay within 1 GB."""
@@ -178,6 +182,25 @@ def laplacian(v: Tensor, edges: Tensor) -> Tensor:
     return out
 
 
+def add_contact(v: Tensor, contact: Contact, into: Tensor) -> Tensor:
+    """Add ``C v`` to ``into`` and return ``v . C v``, a float64 scalar.
+
+    Args:
+        v: (3, Z, Y, X).
+        contact: the edges C.
+        into: (3, Z, Y, X), added to.
+    """
+    flat, out = v.view(3, -1), into.view(3, -1)
+    total = torch.zeros((), dtype=torch.float64, device=v.device)
+    for low, high, across in zip(contact.low, contact.high, contact.across, strict=True):
+        jump = ((flat[:, high] - flat[:, low]) * across).sum(0)
+        total += jump.square().sum(dtype=torch.float64)
+        force = across * jump
+        out[:, low] -= force
+        out[:, high] += force
+    return total
+
+
 def edge_degree(edges: Tensor) -> Tensor:
     """Diagonal of the Laplacian, (Z, Y, X): the sum of the weights of a voxel's edges."""
     degree = edges.sum(0)
@@ -225,8 +248,9 @@ def conjugate_gradient(
     spans: Tensor,
     steps: int,
     damping: float,
+    contact: Contact | None = None,
 ) -> Tensor:
-    """Solve ``(curvature + L + damping) step = residual`` roughly, with block preconditioning.
+    """Solve ``(curvature + L + C) step = residual`` roughly, with block preconditioning.
 
     A fixed number of steps, and no value leaves the device.
 
@@ -236,11 +260,15 @@ def conjugate_gradient(
             others stay.
         steps: conjugate-gradient steps.
         damping: added to the diagonal of the preconditioner, so that it can be inverted.
+        contact: the edges C across sliding interfaces, or None.
 
     Returns:
         step (3, Z, Y, X).
     """
-    blocks = invert_blocks(curvature, block_diagonal(curvature, edges, damping))
+    diagonal = block_diagonal(curvature, edges, damping)
+    blocks = invert_blocks(curvature, diagonal)
+    if contact is not None:
+        contact.precondition(curvature, diagonal, blocks)
     x = torch.arange(edges.shape[3], device=edges.device)
     first, last = spans.view(*edges.shape[1:3], 2, 1).unbind(2)
     blocks = blocks * ((x >= first) & (x < last))
@@ -251,6 +279,8 @@ def conjugate_gradient(
     old = (residual * preconditioned).sum()
     for _ in range(steps):
         product = apply_blocks(curvature, direction) + laplacian(direction, edges)
+        if contact is not None:
+            add_contact(direction, contact, product)
         alpha = old / (direction * product).sum().clamp(min=1e-30)
         step += alpha * direction
         residual -= alpha * product

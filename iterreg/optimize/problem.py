@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from iterreg.config import Config, Overlap
+from iterreg.energy.interfaces import contact
 from iterreg.energy.landmarks import landmark_distance
 from iterreg.energy.overlap import Frame, RegionPair, overlap_terms, unseen_boundaries
 from iterreg.energy.similarity import similarity_term
@@ -16,7 +17,7 @@ from iterreg.energy.smoothness import edge_weights
 from iterreg.energy.terms import SquaredDifference
 from iterreg.geometry import Matrix, Points, apply_affine
 from iterreg.kernels import IndexMap
-from iterreg.optimize.pyramid import Scene, index_map, whole_regions
+from iterreg.optimize.pyramid import Scene, index_map, regions_of, whole_regions
 from iterreg.optimize.solver import Problem, solve
 
 MARGIN_MM = 20.0
@@ -49,6 +50,7 @@ def build_problem(
     affine_lps: Matrix | None,
     u_mm: Tensor | None,
     interfaces: Tensor,
+    contacts: Tensor,
     empty_background: bool,
     for_start: bool = False,
     guidance: Guidance | None = None,
@@ -61,6 +63,7 @@ def build_problem(
         affine_lps: the start; None before there is one: all that the fixed image shows counts.
         u_mm: (3, Z, Y, X), the displacement at the level's start, or None for zero.
         interfaces: (labels, labels), w[a, b].
+        contacts: (labels, labels), what gap and overlap weigh beside that.
         empty_background: whether label 0 is known to hold no anatomy, so that it counts for
             nothing (air around the body).
         for_start: the energy compares affines: regions that an edge of either view cuts are left
@@ -78,19 +81,20 @@ def build_problem(
         similarity.append(
             similarity_term(config.similarity, fixed.image, moving.image, *spacings, gate)
         )
-    regions = list(range(1, len(interfaces)))
+    pairs = _region_pairs(fixed, moving, len(interfaces))
     if for_start:
         similarity = [
             replace(t, pull=0.0) if isinstance(t, SquaredDifference) else t for t in similarity
         ]
-        regions = sorted(set(whole_regions(fixed)) & set(whole_regions(moving)))
-    pairs = [RegionPair(fixed.labels == v, moving.labels == v) for v in regions]
+        whole = set(whole_regions(fixed)) & set(whole_regions(moving))
+        pairs = {value: pair for value, pair in pairs.items() if value in whole}
     guidance = guidance or Guidance()
     frame = _frame(fixed, moving, gate)
     overlap = overlap_terms(config.overlap, guidance.rois, frame)
     if guidance.by_labels:
         shown = _shown(config.overlap, fixed, len(interfaces))
-        overlap += overlap_terms(config.overlap, pairs, replace(frame, gate=gate & shown))
+        frame = replace(frame, gate=gate & shown)
+        overlap += overlap_terms(config.overlap, list(pairs.values()), frame)
     if guidance.landmarks is not None and config.landmarks.weight and not for_start:
         ours, theirs = _landmark_indices(guidance.landmarks, fixed, moving)
         weight, radius_mm = config.landmarks.weight, config.landmarks.radius_mm
@@ -108,6 +112,7 @@ def build_problem(
         mapping,
         max(1, int(gate.sum())),
         row_spans(moves, gate),
+        contact=contact(fixed.labels, contacts * config.smoothness.weight, fixed.spacing_mm),
     )
 
 
@@ -150,7 +155,7 @@ def correct_boundaries(
     gate = _gate(fixed, moving, mapping, u_mm)
     shown = _shown(config.overlap, fixed, len(interfaces))
     frame = _frame(fixed, moving, gate & shown)
-    pairs = [RegionPair(fixed.labels == v, moving.labels == v) for v in range(1, len(interfaces))]
+    pairs = list(_region_pairs(fixed, moving, len(interfaces)).values())
     thin = _thinnest(fixed)
     band_mm = CORRECTION_BAND_VOXELS * thin
     match = Overlap("boundary", correction.weight * band_mm**2, band_mm)
@@ -173,6 +178,12 @@ def correct_boundaries(
     problem = Problem([], [*bands], edges, mapping, voxels, spans, u_mm, screening)
     change, _, _ = solve(problem, torch.zeros_like(u_mm), CORRECTION_STEPS, 1e-2)
     return u_mm + change
+
+
+def _region_pairs(fixed: Scene, moving: Scene, label_count: int) -> dict[int, RegionPair]:
+    """The regions that both scenes hold, by label."""
+    ours, theirs = regions_of(fixed, label_count), regions_of(moving, label_count)
+    return {v: RegionPair(ours[v], theirs[v]) for v in sorted(ours) if v in theirs}
 
 
 def _thinnest(scene: Scene) -> float:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, pad
 
+from iterreg.energy.region import Box, Region
 from iterreg.geometry import Grid, Matrix, fixed_to_moving_index
 from iterreg.kernels import IndexMap, upsample
 
@@ -66,17 +67,28 @@ def at_spacing(scene: Scene, spacing_mm: float, label_count: int) -> Scene:
     )
 
 
-def pooled_mask(mask: Tensor, scene: Scene, coarse: Scene) -> Tensor:
-    """A mask at the resolution of another level: blocks that it fills by half.
+def pooled_region(region: Region, scene: Scene, coarse: Scene) -> Region | None:
+    """A region at the resolution of another level: blocks that it fills by half; None: none.
 
     Args:
-        mask: (Z, Y, X) bool, on ``scene``'s grid.
+        region: on ``scene``'s grid.
         scene: at full resolution. coarse: the level.
     """
-    factor = [
-        round(c / s) for c, s in zip(coarse.spacing_mm, scene.spacing_mm, strict=True)
-    ]
-    return _pooled(mask.float().unsqueeze(0), factor).squeeze(0) >= 0.5
+    factor = tuple(round(c / s) for c, s in zip(coarse.spacing_mm, scene.spacing_mm, strict=True))
+    fine, box = _blocks(region.box, factor, scene.shape)
+    mask = _pooled(region.spread(region.mask, fine, False).float()[None], factor)[0] >= 0.5
+    return Region(mask, box, coarse.shape) if bool(mask.any()) else None
+
+
+def _blocks(box: Box, factor: tuple[int, ...], shape: tuple[int, ...]) -> tuple[Box, Box]:
+    """The box widened to whole blocks of voxels, and the same in blocks."""
+    starts = [part.start // f for part, f in zip(box, factor, strict=True)]
+    stops = [-(-part.stop // f) for part, f in zip(box, factor, strict=True)]
+    fine = tuple(
+        slice(a * f, min(b * f, n))
+        for a, b, f, n in zip(starts, stops, factor, shape, strict=True)
+    )
+    return fine, tuple(map(slice, starts, stops))
 
 
 def pooled_labels(labels: Tensor, factor: tuple[int, ...], label_count: int) -> Tensor:
@@ -88,14 +100,8 @@ def pooled_labels(labels: Tensor, factor: tuple[int, ...], label_count: int) -> 
     most = torch.zeros(shape, device=labels.device)
     winner = torch.zeros(shape, dtype=torch.int32, device=labels.device)
     for value, box in label_boxes(labels, label_count).items():
-        wide = [
-            slice(s.start // f * f, min(-(-s.stop // f) * f, n))
-            for s, f, n in zip(box, factor, labels.shape, strict=True)
-        ]
-        coarse = tuple(
-            slice(s.start // f, -(-s.stop // f)) for s, f in zip(wide, factor, strict=True)
-        )
-        mask = (labels[tuple(wide)] == value).float().unsqueeze(0)
+        wide, coarse = _blocks(box, factor, tuple(labels.shape))
+        mask = (labels[wide] == value).float().unsqueeze(0)
         share = _pooled(mask, factor).squeeze(0)
         wins = share > most[coarse]
         winner[coarse][wins] = value
@@ -103,7 +109,17 @@ def pooled_labels(labels: Tensor, factor: tuple[int, ...], label_count: int) -> 
     return winner
 
 
-def label_boxes(labels: Tensor, label_count: int) -> dict[int, tuple[slice, ...]]:
+def regions_of(scene: Scene, label_count: int) -> dict[int, Region]:
+    """The regions of a scene by label, background left out, those that are empty too."""
+    boxes = label_boxes(scene.labels, label_count)
+    return {
+        value: Region(scene.labels[box] == value, box, scene.shape)
+        for value, box in boxes.items()
+        if value
+    }
+
+
+def label_boxes(labels: Tensor, label_count: int) -> dict[int, Box]:
     """Bounding box of every label that occurs, in one pass per axis."""
     boxes: dict[int, list[slice]] = {}
     for axis in range(3):

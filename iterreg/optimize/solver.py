@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from iterreg.energy.terms import NormalEquations, Term
-from iterreg.kernels import IndexMap, Workspace, add_laplacian, conjugate_gradient
+from iterreg.kernels import (
+    Contact,
+    IndexMap,
+    Workspace,
+    add_contact,
+    add_laplacian,
+    conjugate_gradient,
+)
 from iterreg.registration import LevelHistory
 
 CG_STEPS = 8
@@ -41,6 +48,7 @@ class Problem:
         base: (3, Z, Y, X) mm, what the displacement is a correction of, or None.
         screening: penalty of a squared mm of it, 1/mm^2 times the regulariser's weight: with it a
             correction dies out over a length of 1 / sqrt(screening / weight).
+        contact: gap and overlap at interfaces that slide, or None.
     """
 
     similarity: list[Term]
@@ -51,6 +59,7 @@ class Problem:
     spans: Tensor
     base: Tensor | None = None
     screening: float = 0.0
+    contact: Contact | None = None
     workspace: Workspace = field(default_factory=Workspace, repr=False)
 
 
@@ -99,6 +108,8 @@ def evaluate(problem: Problem, u_mm: Tensor) -> tuple[tuple[float, float, float]
     )
     overlap = sum((t.accumulate(total, problem.mapping, equations) for t in problem.overlap), zero)
     smoothness = add_laplacian(u_mm, problem.edges, equations.gradient)
+    if problem.contact is not None:
+        smoothness = smoothness + add_contact(u_mm, problem.contact, equations.gradient)
     if problem.screening:
         equations.gradient.add_(u_mm, alpha=problem.screening)
         for entry in (0, 3, 5):
@@ -126,6 +137,7 @@ def step(problem: Problem, state: State) -> State:
             CG_STEPS,
             DAMPING,
             problem.workspace,
+            problem.contact,
         )
     else:
         move = state.step * 0.5
