@@ -259,9 +259,8 @@ def _start(
     if given is not None and bool(given.field.vox.any()):
         u_mm = _field_of(given, pair.fixed)
         return Start(given.affine_lps, float("nan"), "given initial transform"), u_mm, pair.fixed
-    count = len(pair.interfaces)
     spacing_mm = max(AFFINE_SPACING_MM, config.levels.spacing_mm[0])
-    coarse = tuple(at_spacing(s, spacing_mm, count) for s in (pair.fixed, pair.moving))
+    coarse = tuple(at_spacing(s, spacing_mm) for s in (pair.fixed, pair.moving))
 
     base = None if given is None else given.affine_lps
 
@@ -274,7 +273,7 @@ def _start(
     start = find_start(config.start.affine, coarse[0], coarse[1], build, base)
     if config.start.search_mm == 0:
         return start, None, None
-    fine = [at_spacing(s, FEATURE_SPACING_MM, count) for s in (pair.fixed, pair.moving)]
+    fine = [at_spacing(s, FEATURE_SPACING_MM) for s in (pair.fixed, pair.moving)]
     u_mm = search(fine[0], fine[1], start.affine_lps, config.start.search_mm, pair.interfaces)
     return start, u_mm, fine[0]
 
@@ -297,7 +296,7 @@ def _levels(
         share = START_PHASE + (0.9 - START_PHASE) * (number - 1) / len(levels.steps)
         with run.stage(f"level {number}", share, f"level {number}: {spacing:g} mm"):
             fixed, moving = (
-                at_spacing(s, spacing, len(pair.interfaces)) for s in (pair.fixed, pair.moving)
+                at_spacing(s, spacing) for s in (pair.fixed, pair.moving)
             )
             u_mm = _carried(u_mm, at, fixed, pair.interfaces)
             problem = build_problem(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from iterreg.config import Overlap, Similarity, Smoothness
 from iterreg.energy.distance import distance_mm, signed_distance_mm
+from iterreg.energy.interfaces import contact
 from iterreg.energy.overlap import (
     Frame,
     RegionPair,
@@ -17,12 +18,13 @@ from iterreg.energy.overlap import (
     overlap_terms,
     unseen_boundaries,
 )
+from iterreg.energy.region import Region
 from iterreg.energy.similarity import LocalNcc, similarity_term
 from iterreg.energy.smoothness import edge_weights
 from iterreg.energy.terms import NormalEquations, SquaredDifference, Term
 from iterreg.geometry import Grid
 from iterreg.image import LabelMap
-from iterreg.kernels import IndexMap
+from iterreg.kernels import IndexMap, add_contact
 from iterreg.partition import Regions, interface_tables
 
 SPACING = (2.5, 1.0, 1.7)
@@ -201,7 +203,7 @@ def test_each_overlap_pulls_a_shifted_region_back(kind):
     moving = torch.roll(fixed, 2, 2)
     everywhere = torch.ones(shape, dtype=torch.bool)
     frame = Frame((1.0,) * 3, (1.0,) * 3, everywhere, everywhere, everywhere, 8.0)
-    terms = overlap_terms(Overlap(kind=kind, band_mm=3.0), [RegionPair(fixed, moving)], frame)
+    terms = overlap_terms(Overlap(kind=kind, band_mm=3.0), [pair_of(fixed, moving)], frame)
 
     def energy(shift: float) -> tuple[float, NormalEquations]:
         u = torch.zeros(3, *shape)
@@ -214,15 +216,29 @@ def test_each_overlap_pulls_a_shifted_region_back(kind):
     assert energy(2.0)[0] < 0.1 * start
 
 
-def test_an_empty_region_has_no_overlap_term():
+def pair_of(fixed: torch.Tensor, moving: torch.Tensor) -> RegionPair:
+    """Two masks of whole grids."""
+    regions = Region.of(fixed), Region.of(moving)
+    assert regions[0] is not None and regions[1] is not None
+    return RegionPair(*regions)
+
+
+def test_an_empty_mask_is_no_region_and_no_weight_no_term():
     mask = blob_mask((8, 9, 10))
     everywhere = torch.ones_like(mask)
     frame = Frame((1.0,) * 3, (1.0,) * 3, everywhere, everywhere, everywhere, 8.0)
-    none = torch.zeros_like(mask)
-    for kind in ("boundary", "dice", "edt"):
-        for pair in (RegionPair(mask, none), RegionPair(none, mask)):
-            assert overlap_terms(Overlap(kind=kind), [pair], frame) == []
-    assert overlap_terms(Overlap(weight=0.0), [RegionPair(mask, mask)], frame) == []
+    assert Region.of(torch.zeros_like(mask)) is None
+    assert overlap_terms(Overlap(weight=0.0), [pair_of(mask, mask)], frame) == []
+
+
+def test_a_region_grows_within_its_grid_and_keeps_its_voxels():
+    mask = torch.zeros(5, 9, 10, dtype=torch.bool)
+    mask[1:3, 4:7, 9] = True
+    region = Region.of(mask)
+    assert region is not None and region.mask.shape == (2, 3, 1)
+    grown = region.grown((2, 3, 4))
+    assert grown.box == (slice(0, 5), slice(1, 9), slice(5, 10))
+    assert torch.equal(grown.mask, mask[grown.box])
 
 
 # Edges ----------------------------------------------------------------------------------------
@@ -367,3 +383,57 @@ def test_a_stepped_moving_image_is_constant_within_a_thick_slice():
     stepped = term.stepped((6, 1, 1))
     assert [round(at(z, stepped), 4) for z in (0.6, 1.0, 1.4, 2.0)] == [1.0, 1.0, 1.0, 25.0]
     assert at(1.4, term) == pytest.approx(2.6**2, rel=1e-4)
+
+
+# Contact --------------------------------------------------------------------------------------
+
+
+def sphere_labels(shape: tuple[int, ...], spacing_mm: tuple[float, ...], radius_mm: float):
+    """A ball in the middle, and the unit vectors away from its centre (3, Z, Y, X)."""
+    axes = [(torch.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing_mm, strict=True)]
+    away = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    length = away.norm(dim=0)
+    return (length < radius_mm).int(), away / length.clamp(min=1e-6)
+
+
+SLIDES = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (2.0, 1.0, 1.5)], ids=str)
+def test_contact_measures_gaps_and_lets_a_ball_turn_in_its_socket(spacing_mm):
+    shape = (24, 40, 32)
+    labels, away = sphere_labels(shape, spacing_mm, 14.0)
+    held = contact(labels, SLIDES, spacing_mm)
+    ball = labels.float()
+
+    def energy(v: Tensor) -> float:
+        return float(add_contact(v, held, torch.zeros_like(v)))
+
+    shrinks = energy(-ball * away)
+    turns = energy(ball * torch.stack((torch.zeros_like(ball), -away[2], away[1])))
+    faces = sum(len(low) for low in held.low)
+    assert energy(torch.ones(3, *shape)) == pytest.approx(0, abs=1e-6 * faces)
+    weights = sum(len(low) / s**2 for low, s in zip(held.low, spacing_mm, strict=True))
+    assert shrinks == pytest.approx(weights, rel=0.05), "the whole jump is normal"
+    assert turns < 0.03 * shrinks
+
+
+def test_contact_only_where_a_pair_of_labels_has_a_weight():
+    labels = torch.zeros(4, 6, 9, dtype=torch.int32)
+    labels[..., 3:6], labels[..., 6:] = 1, 2
+    weights = torch.zeros(3, 3)
+    assert contact(labels, weights, (1.0, 1.0, 1.0)) is None
+    weights[1, 2] = weights[2, 1] = 0.25
+    held = contact(labels, weights, (1.0, 1.0, 2.0))
+    assert [len(low) for low in held.low] == [0, 0, 24]
+    assert bool((held.low[2] % 9 == 5).all()) and bool((held.high[2] % 9 == 6).all())
+    normal = torch.tensor([[0.0], [0.0], [0.5 / 2]]).expand(3, 24)
+    torch.testing.assert_close(held.across[2], normal)
+
+
+def test_contact_in_one_slice():
+    labels = torch.zeros(1, 8, 9, dtype=torch.int32)
+    labels[:, 4:] = 1
+    held = contact(labels, SLIDES, (10.0, 1.0, 1.0))
+    assert [len(low) for low in held.low] == [0, 9, 0]
+    assert bool((held.across[1][1] == 1).all())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from iterreg import kernels
-from iterreg.kernels import IndexMap, reference
+from iterreg.kernels import Contact, IndexMap, reference
 
 SHAPES = [(9, 10, 11), (7, 13, 33), (1, 12, 13), (7, 1, 9), (5, 6, 1), (1, 1, 8)]
 FLOAT32 = 2e-5
@@ -74,7 +74,8 @@ def test_the_compiled_kernels_are_what_is_tested_on_the_cpu():
 
 
 def test_every_public_kernel_has_a_twin():
-    for name in set(kernels.__all__) - {"Workspace", "add_laplacian", "conjugate_gradient"}:
+    others = {"Contact", "Workspace", "add_laplacian", "conjugate_gradient"}
+    for name in set(kernels.__all__) - others:
         twin = getattr(reference, name)
         if inspect.isfunction(twin):
             mine = inspect.signature(getattr(kernels, name))
@@ -161,6 +162,53 @@ def test_the_laplacian_is_half_the_derivative_of_the_smoothness():
     torch.testing.assert_close(diagonal, reference.edge_degree(edges))
 
 
+def some_contact(shape: tuple[int, ...], kind: torch.dtype = torch.float32) -> Contact:
+    """Random normals on half of the edges."""
+    random = torch.Generator().manual_seed(4)
+    places = torch.arange(shape[0] * shape[1] * shape[2]).view(shape)
+    low, high, across = [], [], []
+    for axis, n in enumerate(shape):
+        chosen = places.narrow(axis, 0, n - 1).flatten()
+        chosen = chosen[torch.rand(len(chosen), generator=random) < 0.5]
+        low.append(chosen)
+        high.append(chosen + (shape[1] * shape[2], shape[2], 1)[axis])
+        across.append(torch.randn(3, len(chosen), generator=random).to(kind))
+    return Contact(tuple(low), tuple(high), tuple(across))
+
+
+def moved(contact: Contact, device: torch.device) -> Contact:
+    """The same edges on a device."""
+    parts = (contact.low, contact.high, contact.across)
+    return Contact(*[tuple(t.to(device) for t in part) for part in parts])
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_contact(device, shape):
+    v = Samples(shape, shape, 1).u_mm
+    exact = torch.zeros_like(v).double()
+    expected = reference.add_contact(v.double(), some_contact(shape, torch.float64), exact)
+    into = torch.ones_like(v).to(device)
+    energy = kernels.add_contact(v.to(device), moved(some_contact(shape), device), into)
+    agree(into - 1, exact)
+    assert float(energy) == pytest.approx(float(expected), rel=1e-5)
+    assert float(expected) == pytest.approx(float((v.double() * exact).sum()))
+
+
+def test_contact_is_half_the_derivative_of_the_squared_normal_jump():
+    shape = (4, 5, 6)
+    contact = some_contact(shape, torch.float64)
+    v = Samples(shape, shape, 1).u_mm.double().requires_grad_()
+    flat = v.view(3, -1)
+    energy = sum(
+        ((flat[:, high] - flat[:, low]) * across).sum(0).square().sum()
+        for low, high, across in zip(contact.low, contact.high, contact.across, strict=True)
+    )
+    energy.backward()
+    force = torch.zeros_like(v)
+    assert float(reference.add_contact(v.detach(), contact, force)) == pytest.approx(float(energy))
+    torch.testing.assert_close(2 * force, v.grad)
+
+
 def some_curvature(shape: tuple[int, ...]) -> Tensor:
     """Positive definite 3 x 3 blocks."""
     factor = torch.randn(3, 3, *shape, generator=torch.Generator().manual_seed(3))
@@ -174,17 +222,20 @@ def whole_rows(shape: tuple[int, ...]) -> Tensor:
     return torch.tensor([0, shape[2]], dtype=torch.int32).repeat(shape[0] * shape[1], 1)
 
 
+@pytest.mark.parametrize("held", [False, True], ids=["free", "contact"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_conjugate_gradient(device, shape):
+def test_conjugate_gradient(device, shape, held):
     curvature, edges = some_curvature(shape), some_edges(shape)
     residual, spans = Samples(shape, shape, 1).u_mm, whole_rows(shape)
     spans[0] = torch.tensor([0, 0])
     spans[-1] = torch.tensor([shape[2] // 2, shape[2]])
     exact = reference.conjugate_gradient(
-        curvature.double(), edges.double(), residual.double(), spans, 6, 1e-3
-    )
+        curvature.double(), edges.double(), residual.double(), spans, 6, 1e-3,
+        some_contact(shape, torch.float64) if held else None,
+    )  # fmt: skip
     arguments = [t.to(device) for t in (curvature, edges, residual.clone(), spans)]
-    step = kernels.conjugate_gradient(*arguments, 6, 1e-3, kernels.Workspace())
+    contact = moved(some_contact(shape), device) if held else None
+    step = kernels.conjugate_gradient(*arguments, 6, 1e-3, kernels.Workspace(), contact)
     agree(step, exact, 1e-3)
     if len(spans) > 1:
         assert not bool(step[:, 0, 0].any()), "what may not move stays"
@@ -194,12 +245,14 @@ def test_conjugate_gradient_solves(device):
     shape = (6, 7, 8)
     curvature, edges = some_curvature(shape).to(device), some_edges(shape).to(device)
     right, spans = Samples(shape, shape, 1).u_mm.to(device), whole_rows(shape).to(device)
-    workspace = kernels.Workspace()
-    for _ in range(2):
+    workspace, contact = kernels.Workspace(), moved(some_contact(shape), device)
+    for held in (None, contact):
         step = kernels.conjugate_gradient(
-            curvature, edges, right.clone(), spans, 100, 1e-3, workspace
+            curvature, edges, right.clone(), spans, 100, 1e-3, workspace, held
         )
         left = reference.apply_blocks(curvature, step) + reference.laplacian(step, edges)
+        if held is not None:
+            kernels.add_contact(step, held, left)
         assert (left - right).norm() < 1e-4 * right.norm(), "also with a used workspace"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,12 +12,13 @@ from torch import Tensor
 
 from iterreg import Grid, Image, LabelMap, Registration, Status, load_config, optimize_pair
 from iterreg.displacement import displacement_vox_to_mm, total_displacement_vox
+from iterreg.energy.region import Region
 from iterreg.geometry import apply_affine
 from iterreg.metrics import folding, interior_mask
 from iterreg.optimize.affine import Start, find_start
 from iterreg.optimize.discrete import search
 from iterreg.optimize.problem import build_problem
-from iterreg.optimize.pyramid import Scene, at_spacing, carry_down, label_boxes, pooled_labels
+from iterreg.optimize.pyramid import Scene, at_spacing, carry_down, pooled_region
 from iterreg.optimize.repair import repair_folds
 from iterreg.optimize.solver import Problem
 
@@ -208,18 +210,40 @@ def test_pooled_labels_are_the_majority_of_each_block(factor):
     blocks = padded.reshape(*[k for pair in zip(sizes, factor, strict=True) for k in pair])
     blocks = blocks.transpose(0, 2, 4, 1, 3, 5).reshape(*sizes, -1)
     counts = np.stack([(blocks == v).sum(-1) for v in range(5)])
-    assert np.array_equal(pooled_labels(labels, factor, 5).numpy(), counts.argmax(0))
+    known = torch.ones(shape, dtype=torch.bool)
+    spacing = tuple(60.0 / f for f in reversed(factor))
+    grid = replace(straight(shape, 1.0), spacing_xyz_mm=spacing)
+    coarse = at_spacing(Scene(torch.zeros(1, *shape), labels, known, grid), 60.0)
+    assert np.array_equal(coarse.labels.numpy(), counts.argmax(0))
 
 
-def test_label_boxes():
-    labels = torch.zeros(6, 7, 8, dtype=torch.int32)
+def test_regions_of_a_scene():
+    shape = (6, 7, 8)
+    labels = torch.zeros(shape, dtype=torch.int32)
     labels[2:4, 1:6, 5:] = 3
     labels[0, 0, 0] = 1
-    assert label_boxes(labels, 5) == {
+    known = torch.ones(shape, dtype=torch.bool)
+    scene = Scene(torch.zeros(1, *shape), labels, known, straight(shape, 1.0))
+    assert scene.boxes == {
         0: (slice(0, 6), slice(0, 7), slice(0, 8)),
         1: (slice(0, 1), slice(0, 1), slice(0, 1)),
         3: (slice(2, 4), slice(1, 6), slice(5, 8)),
     }
+    found = scene.regions()
+    assert sorted(found) == [1, 3] and bool(found[3].mask.all())
+
+
+def test_a_region_at_a_coarser_level_fills_half_of_its_blocks():
+    scene = some_scene((13, 14, 15))
+    mask = torch.rand(scene.shape, generator=torch.Generator().manual_seed(3)) < 0.5
+    mask[:3], mask[..., :4] = False, False
+    coarse = at_spacing(scene, 4.0)
+    region = pooled_region(Region.of(mask), scene, coarse)
+    padded = np.pad(mask.numpy(), [(0, n % 2) for n in mask.shape], mode="edge").astype(float)
+    nz, ny, nx = (n // 2 for n in padded.shape)
+    share = padded.reshape(nz, 2, ny, 2, nx, 2).mean((1, 3, 5))
+    whole = region.spread(region.mask, [slice(0, n) for n in coarse.shape], False)
+    assert np.array_equal(whole.numpy(), share >= 0.5)
 
 
 def some_scene(shape: tuple[int, ...] = (20, 24, 28), spacing_mm: float = 2.0) -> Scene:
@@ -233,15 +257,15 @@ def some_scene(shape: tuple[int, ...] = (20, 24, 28), spacing_mm: float = 2.0) -
 
 def test_a_coarser_scene_covers_the_same_space():
     scene = some_scene()
-    coarse = at_spacing(scene, 4.0, 2)
+    coarse = at_spacing(scene, 4.0)
     assert coarse.shape == (10, 12, 14) and coarse.spacing_mm == (4.0, 4.0, 4.0)
     np.testing.assert_allclose(coarse.grid.centre_lps_mm, scene.grid.centre_lps_mm)
-    assert at_spacing(scene, 1.0, 2) is scene, "an axis that is coarser stays"
+    assert at_spacing(scene, 1.0) is scene, "an axis that is coarser stays"
 
 
 def test_carrying_down_leaks_nothing_and_keeps_a_linear_motion():
     fine = some_scene()
-    coarse = at_spacing(fine, 4.0, 2)
+    coarse = at_spacing(fine, 4.0)
     slides = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     u = torch.where(coarse.labels == 1, 5.0, -5.0).expand(3, -1, -1, -1).contiguous()
     down = carry_down(u, coarse, fine, slides)

@@ -1,4 +1,4 @@
-"""Exact Euclidean distance maps up to a given reach, in plain torch, on any device.
+"""Exact Euclidean distance maps up to a given reach.
 
 Squared distances are separable: the least over a window along one axis, then the next. A window
 as wide as the reach makes the result exact up to the reach, which is all that a clamped map needs.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from iterreg.kernels import nearest_along
 
 
 def distance_mm(seeds: Tensor, spacing_zyx_mm: tuple[float, ...], reach_mm: float) -> Tensor:
@@ -21,15 +23,9 @@ def distance_mm(seeds: Tensor, spacing_zyx_mm: tuple[float, ...], reach_mm: floa
     far = reach_mm * reach_mm
     squared = torch.where(seeds, 0.0, far)
     for axis, spacing in enumerate(spacing_zyx_mm):
-        n = squared.shape[axis]
-        nearest = squared.clone()
-        for k in range(1, min(int(reach_mm / spacing), n - 1) + 1):
-            cost = (k * spacing) ** 2
-            low, high = squared.narrow(axis, 0, n - k), squared.narrow(axis, k, n - k)
-            ahead, behind = nearest.narrow(axis, 0, n - k), nearest.narrow(axis, k, n - k)
-            torch.minimum(ahead, high + cost, out=ahead)
-            torch.minimum(behind, low + cost, out=behind)
-        squared = nearest
+        steps = min(int(reach_mm / spacing), squared.shape[axis] - 1)
+        if steps > 0:
+            squared = nearest_along(squared, axis, (torch.arange(steps + 1) * spacing).square())
     return squared.sqrt()
 
 

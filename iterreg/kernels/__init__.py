@@ -28,6 +28,7 @@ __all__ = [
     "conjugate_gradient",
     "cost_volume",
     "edge_degree",
+    "nearest_along",
     "normal_equations",
     "sample_with_slope",
     "self_similarity",
@@ -215,6 +216,16 @@ def cheapest(cost: Tensor, offsets_mm: Tensor, at_mm: Tensor, coupling: float) -
     fast.cheapest(
         cost.numpy(), offsets_mm.numpy(), at_mm.numpy(), _float32(coupling), out.numpy()
     )
+    return out
+
+
+def nearest_along(squared: Tensor, axis: int, costs: Tensor) -> Tensor:
+    """The least of ``squared`` plus ``costs[k]`` over voxels k steps away on an axis."""
+    fast = _fast(squared)
+    if fast is None:
+        return reference.nearest_along(squared, axis, costs)
+    out = torch.empty_like(squared)
+    fast.nearest_along(squared.numpy(), axis, costs.numpy(), out.numpy())
     return out
 
 

@@ -363,6 +363,24 @@ def cheapest(cost: Tensor, offsets_mm: Tensor, at_mm: Tensor, coupling: float) -
     return torch.cat(chosen)
 
 
+def nearest_along(squared: Tensor, axis: int, costs: Tensor) -> Tensor:
+    """The least of ``squared`` plus ``costs[k]`` over voxels k steps away on an axis.
+
+    Args:
+        squared: (Z, Y, X), squared distances so far.
+        axis: 0, 1 or 2.
+        costs: (K,), squared distance of k steps, from k = 0 on; fewer than the axis has voxels.
+    """
+    n = squared.shape[axis]
+    nearest = squared.clone()
+    for k, cost in enumerate(costs.tolist()[1:], 1):
+        low, high = squared.narrow(axis, 0, n - k), squared.narrow(axis, k, n - k)
+        ahead, behind = nearest.narrow(axis, 0, n - k), nearest.narrow(axis, k, n - k)
+        torch.minimum(ahead, high + cost, out=ahead)
+        torch.minimum(behind, low + cost, out=behind)
+    return nearest
+
+
 def self_similarity(
     volume: Tensor, first: Tensor, second: Tensor, radius: Tensor, clamp: tuple[float, float]
 ) -> Tensor:

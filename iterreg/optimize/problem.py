@@ -17,7 +17,7 @@ from iterreg.energy.smoothness import edge_weights
 from iterreg.energy.terms import SquaredDifference
 from iterreg.geometry import Matrix, Points, apply_affine
 from iterreg.kernels import IndexMap
-from iterreg.optimize.pyramid import Scene, index_map, regions_of, whole_regions
+from iterreg.optimize.pyramid import Scene, index_map, whole_regions
 from iterreg.optimize.solver import Problem, solve
 
 MARGIN_MM = 20.0
@@ -81,7 +81,7 @@ def build_problem(
         similarity.append(
             similarity_term(config.similarity, fixed.image, moving.image, *spacings, gate)
         )
-    pairs = _region_pairs(fixed, moving, len(interfaces))
+    pairs = _region_pairs(fixed, moving)
     if for_start:
         similarity = [
             replace(t, pull=0.0) if isinstance(t, SquaredDifference) else t for t in similarity
@@ -155,7 +155,7 @@ def correct_boundaries(
     gate = _gate(fixed, moving, mapping, u_mm)
     shown = _shown(config.overlap, fixed, len(interfaces))
     frame = _frame(fixed, moving, gate & shown)
-    pairs = list(_region_pairs(fixed, moving, len(interfaces)).values())
+    pairs = list(_region_pairs(fixed, moving).values())
     thin = _thinnest(fixed)
     band_mm = CORRECTION_BAND_VOXELS * thin
     match = Overlap("boundary", correction.weight * band_mm**2, band_mm)
@@ -180,9 +180,9 @@ def correct_boundaries(
     return u_mm + change
 
 
-def _region_pairs(fixed: Scene, moving: Scene, label_count: int) -> dict[int, RegionPair]:
+def _region_pairs(fixed: Scene, moving: Scene) -> dict[int, RegionPair]:
     """The regions that both scenes hold, by label."""
-    ours, theirs = regions_of(fixed, label_count), regions_of(moving, label_count)
+    ours, theirs = fixed.regions(), moving.regions()
     return {v: RegionPair(ours[v], theirs[v]) for v in sorted(ours) if v in theirs}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -44,14 +45,26 @@ class Scene:
         """(Z, Y, X)."""
         return tuple(self.labels.shape)
 
+    @cached_property
+    def boxes(self) -> dict[int, Box]:
+        """Bounding box of every label that occurs."""
+        return _label_boxes(self.labels)
 
-def at_spacing(scene: Scene, spacing_mm: float, label_count: int) -> Scene:
+    def regions(self) -> dict[int, Region]:
+        """The regions by label, background left out."""
+        return {
+            value: Region(self.labels[box] == value, box, self.shape)
+            for value, box in self.boxes.items()
+            if value
+        }
+
+
+def at_spacing(scene: Scene, spacing_mm: float) -> Scene:
     """The scene at a coarser resolution: blocks of voxels nearest to ``spacing_mm``.
 
     Args:
         scene: at full resolution.
         spacing_mm: wanted; an axis that is coarser stays as it is.
-        label_count: how many compact labels there are.
     """
     factor = tuple(
         max(1, min(round(spacing_mm / s), n))
@@ -61,7 +74,7 @@ def at_spacing(scene: Scene, spacing_mm: float, label_count: int) -> Scene:
         return scene
     return Scene(
         _pooled(scene.image, factor),
-        pooled_labels(scene.labels, factor, label_count),
+        _pooled_labels(scene, factor),
         _pooled(scene.known.float().unsqueeze(0), factor).squeeze(0) > 0.5,
         scene.grid.pooled(factor[-scene.grid.rank :]),
     )
@@ -91,16 +104,17 @@ def _blocks(box: Box, factor: tuple[int, ...], shape: tuple[int, ...]) -> tuple[
     return fine, tuple(map(slice, starts, stops))
 
 
-def pooled_labels(labels: Tensor, factor: tuple[int, ...], label_count: int) -> Tensor:
+def _pooled_labels(scene: Scene, factor: tuple[int, ...]) -> Tensor:
     """The label that fills most of each block of voxels; the lower one where two fill it equally.
 
     Each label is pooled in its own box, so that many small regions cost no more than a few.
     """
+    labels = scene.labels
     shape = [-(-n // f) for n, f in zip(labels.shape, factor, strict=True)]
     most = torch.zeros(shape, device=labels.device)
     winner = torch.zeros(shape, dtype=torch.int32, device=labels.device)
-    for value, box in label_boxes(labels, label_count).items():
-        wide, coarse = _blocks(box, factor, tuple(labels.shape))
+    for value, box in scene.boxes.items():
+        wide, coarse = _blocks(box, factor, scene.shape)
         mask = (labels[wide] == value).float().unsqueeze(0)
         share = _pooled(mask, factor).squeeze(0)
         wins = share > most[coarse]
@@ -109,27 +123,18 @@ def pooled_labels(labels: Tensor, factor: tuple[int, ...], label_count: int) -> 
     return winner
 
 
-def regions_of(scene: Scene, label_count: int) -> dict[int, Region]:
-    """The regions of a scene by label, background left out, those that are empty too."""
-    boxes = label_boxes(scene.labels, label_count)
-    return {
-        value: Region(scene.labels[box] == value, box, scene.shape)
-        for value, box in boxes.items()
-        if value
-    }
-
-
-def label_boxes(labels: Tensor, label_count: int) -> dict[int, Box]:
+def _label_boxes(labels: Tensor) -> dict[int, Box]:
     """Bounding box of every label that occurs, in one pass per axis."""
     boxes: dict[int, list[slice]] = {}
+    count = int(labels.max()) + 1
     for axis in range(3):
         n = labels.shape[axis]
         flat = labels.movedim(axis, 0).reshape(n, -1).long()
-        slices = torch.arange(n, device=labels.device).unsqueeze(1) * label_count
-        hits = torch.zeros(n * label_count, dtype=torch.bool, device=labels.device)
+        slices = torch.arange(n, device=labels.device).unsqueeze(1) * count
+        hits = torch.zeros(n * count, dtype=torch.bool, device=labels.device)
         hits[(flat + slices).flatten()] = True
-        for value in range(label_count):
-            where = hits.view(n, label_count)[:, value].nonzero()
+        for value in range(count):
+            where = hits.view(n, count)[:, value].nonzero()
             if len(where):
                 boxes.setdefault(value, []).append(slice(int(where[0]), int(where[-1]) + 1))
     return {value: tuple(box) for value, box in boxes.items()}
