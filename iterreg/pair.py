@@ -326,10 +326,10 @@ def _finished(
 ) -> tuple[Tensor, int]:
     """Without folding inside regions, what must not bend in its place; and the folds that stay."""
     if not rigid:
-        return repair_folds(u_mm, pair.fixed.labels, pair.fixed.spacing_mm)
+        return repair_folds(u_mm, pair.fixed.labels, pair.fixed.spacing_mm, pair.interfaces)
     at, target_mm = rigid_bodies(u_mm, pair.fixed, affine_lps, rigid)
     u_mm = hold_rigid(u_mm, pair.fixed, at, target_mm, pair.interfaces)
-    u_mm, folds = repair_folds(u_mm, pair.fixed.labels, pair.fixed.spacing_mm)
+    u_mm, folds = repair_folds(u_mm, pair.fixed.labels, pair.fixed.spacing_mm, pair.interfaces)
     z, y, x = at.unbind(1)
     u_mm[:, z, y, x] = target_mm
     return u_mm, folds
