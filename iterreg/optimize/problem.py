@@ -18,7 +18,6 @@ from iterreg.energy.terms import SquaredDifference
 from iterreg.geometry import Matrix, Points, apply_affine
 from iterreg.kernels import IndexMap
 from iterreg.optimize.pyramid import Scene, index_map, whole_regions
-from iterreg.optimize.repair import ease_correction
 from iterreg.optimize.solver import Problem, solve
 
 MARGIN_MM = 20.0
@@ -178,7 +177,7 @@ def correct_boundaries(
     voxels = max(1, int(gate.sum()))
     problem = Problem([], [*bands], edges, mapping, voxels, spans, u_mm, screening)
     change, _, _ = solve(problem, torch.zeros_like(u_mm), CORRECTION_STEPS, 1e-2)
-    return ease_correction(u_mm, change, fixed.labels, fixed.spacing_mm, interfaces)
+    return u_mm + change
 
 
 def _region_pairs(fixed: Scene, moving: Scene) -> dict[int, RegionPair]:

@@ -1,45 +1,39 @@
-"""The repair: interiors do not fold.
+"""The repair: what may not fold does not.
 
-After the last level, what is left of folding inside a region is smoothed away: around each fold
-the field moves a little towards the average of its neighbours of the same region, again and again
-and in a neighbourhood that grows only where that does not suffice. What does not fold keeps its
-place, so boundaries that were brought together stay together. An affine that keeps the orientation
-does not change where x + u(x) folds, so the residual field alone is looked at.
+After the last level, a voxel that folds is moved just as far as it needs. Its determinant is linear
+in the displacement of each of the four voxels of a corner stencil, so the smallest move that makes
+it positive is a projection; stencils that share a voxel take turns by averaging their moves, again
+and again until none is left. Nothing else changes its place, so boundaries that were brought
+together stay together. An affine that keeps the orientation does not change where x + u(x) folds,
+so the residual field alone is looked at.
+
+Source of the projection: position-based dynamics (Müller et al., J Vis Commun Image Represent 18,
+2007, eq. 9), with the determinant as the constraint.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from iterreg.metrics import folding_mask
 
-ROUNDS = 160
-"""Most rounds of smoothing what folds and looking again."""
+ROUNDS = 400
+"""Most rounds of projecting what folds and looking again."""
 
-FIRST_REACH = 0
-"""Voxels around a fold that are mended with it at first."""
+LEAST_DET, WANTED_DET = 0.05, 0.1
+"""A determinant below the first is brought to the second, so that rounding does not fold it
+again."""
 
-ROUNDS_PER_REACH = 10
-"""After so many rounds, what still folds is smoothed a voxel further around it."""
+OVERSHOOT = 1.5
+"""Averaged moves fall short, so each is lengthened: 1 takes half as many rounds again."""
 
-SWEEPS = 3
-"""Averaging sweeps a round, per voxel of reach: what is averaged has to get across it."""
+ROUNDS_UNTIL_AVERAGED = 10
+"""What folds for so long is held by stencils that disagree: it goes half way to its neighbours."""
 
-ACROSS = 1e-3
-"""Least weight of a neighbour of another region: it counts only where there is no other."""
-
-EASINGS = 10
-"""Rounds in which a correction is taken back where it folds; a thousandth of it is left then."""
-
-TAKEN_BACK = 0.5
-"""Share of the correction that a round takes back."""
-
-LEAST_DET = 0.05
-"""A repaired voxel keeps at least this determinant, so that rounding does not fold it again."""
+CORNERS = tuple(itertools.product((0, 1), repeat=3))
 
 
 def repair_folds(
@@ -56,64 +50,21 @@ def repair_folds(
     Returns:
         The field, and how many such voxels still fold.
     """
-
-    def smooth(near: Tensor, reach: int) -> None:
-        _smooth(u_mm, near, labels, spacing_mm, interfaces, SWEEPS * (reach + 1))
-
+    scale = u_mm.new_tensor([1 / s for s in spacing_mm])
     whole = _whole(labels, interfaces)
-    left = _mended(u_mm, whole, spacing_mm, smooth, ROUNDS)
-    if left:
-        left = len(_folds(u_mm, whole, _scale(u_mm, spacing_mm)))
-    return u_mm, left
-
-
-def ease_correction(
-    u_mm: Tensor,
-    change_mm: Tensor,
-    labels: Tensor,
-    spacing_mm: tuple[float, ...],
-    interfaces: Tensor,
-) -> Tensor:
-    """Add a correction, less and less of it where it folds what may not fold.
-
-    Args:
-        u_mm: (3, Z, Y, X), what is corrected.
-        change_mm: (3, Z, Y, X), the correction.
-        labels, spacing_mm, interfaces: as for :func:`repair_folds`.
-
-    Returns:
-        (3, Z, Y, X), the sum.
-    """
-    total = u_mm + change_mm
-
-    def take_back(near: Tensor, reach: int) -> None:
-        z, y, x = near.unbind(1)
-        total[:, z, y, x] = torch.lerp(total[:, z, y, x], u_mm[:, z, y, x], TAKEN_BACK)
-
-    _mended(total, _whole(labels, interfaces), spacing_mm, take_back, EASINGS)
-    return total
-
-
-def _mended(
-    u_mm: Tensor,
-    whole: Tensor,
-    spacing_mm: tuple[float, ...],
-    mend: Callable[[Tensor, int], None],
-    rounds: int,
-) -> int:
-    """Mend around the whole voxels that fold until none does; how many are left."""
-    scale = _scale(u_mm, spacing_mm)
-    folds = _folds(u_mm, whole, scale)
-    for attempt in range(rounds):
+    folds = (folding_mask(u_mm * scale.view(3, 1, 1, 1)) & whole).flatten().nonzero().flatten()
+    for attempt in range(1, ROUNDS + 1):
         if len(folds) == 0:
             break
-        reach = FIRST_REACH + attempt // ROUNDS_PER_REACH
-        near = _grown(folds, reach, whole.shape)
-        mend(near, reach)
-        touched = _grown(near, 1, whole.shape)
-        touched = touched[whole[touched.unbind(1)]]
-        folds = touched[_least_det(u_mm, touched, scale) < LEAST_DET]
-    return len(folds)
+        if attempt % ROUNDS_UNTIL_AVERAGED == 0:
+            _average(u_mm, folds, scale)
+        _unfold(u_mm, folds, scale)
+        near = _around(folds, tuple(labels.shape))
+        near = near[whole.flatten()[near]]
+        folds = near[_determinants(u_mm, near, scale).min(0).values < LEAST_DET]
+    if len(folds):
+        folds = (folding_mask(u_mm * scale.view(3, 1, 1, 1)) & whole).nonzero()
+    return u_mm, len(folds)
 
 
 def _whole(labels: Tensor, interfaces: Tensor) -> Tensor:
@@ -129,79 +80,92 @@ def _whole(labels: Tensor, interfaces: Tensor) -> Tensor:
     return whole
 
 
-def _folds(u_mm: Tensor, whole: Tensor, scale: Tensor) -> Tensor:
-    """(n, 3), the whole voxels that fold."""
-    return (folding_mask(u_mm * scale.view(3, 1, 1, 1)) & whole).nonzero()
+def _unfold(u_mm: Tensor, at: Tensor, scale: Tensor) -> None:
+    """Move some voxels and their neighbours towards what does not fold, in place.
+
+    Args:
+        u_mm: (3, Z, Y, X), changed.
+        at: (n,) flat indices of voxels, once each.
+        scale: (3,) voxels per mm.
+    """
+    sides = _sides(u_mm, at, scale)
+    members = torch.cat([at, *(side[0] for pair in sides for side in pair)])
+    voxels, place = torch.unique(members, return_inverse=True)
+    places = place.view(7, -1)
+    move, count = u_mm.new_zeros(3, len(voxels)), u_mm.new_zeros(len(voxels))
+    for corner in CORNERS:
+        chosen = [sides[axis][side] for axis, side in enumerate(corner)]
+        _, sign, column = zip(*chosen, strict=True)
+        cofactors, det = _cofactors(column)
+        bad = det < LEAST_DET
+        slopes = [
+            (c * s)[:, bad] * scale.unsqueeze(1) for c, s in zip(cofactors, sign, strict=True)
+        ]
+        slopes.append(-slopes[0] - slopes[1] - slopes[2])
+        length = torch.stack([slope.square().sum(0) for slope in slopes]).sum(0)
+        step = (WANTED_DET - det[bad]) / length.clamp(min=1e-2)
+        rows = [1 + 2 * axis + side for axis, side in enumerate(corner)] + [0]
+        for row, slope in zip(rows, slopes, strict=True):
+            move[:, places[row, bad]] += step * slope
+            count[places[row, bad]] += 1
+    u_mm.view(3, -1)[:, voxels] += OVERSHOOT * move / count.clamp(min=1)
 
 
-def _scale(u_mm: Tensor, spacing_mm: tuple[float, ...]) -> Tensor:
-    """(3,) voxels per mm."""
-    return u_mm.new_tensor([1 / s for s in spacing_mm])
+def _average(u_mm: Tensor, at: Tensor, scale: Tensor) -> None:
+    """Put some voxels half way to the mean of their neighbours, in place."""
+    flat = u_mm.view(3, -1)
+    sides = [side[0] for pair in _sides(u_mm, at, scale) for side in pair]
+    mean = torch.stack([flat[:, there] for there in sides]).mean(0)
+    flat[:, at] = torch.lerp(flat[:, at], mean, 0.5)
 
 
-def _least_det(u_mm: Tensor, at: Tensor, scale: Tensor) -> Tensor:
-    """(n,) the least det J of the corner stencils at some voxels; at the edge, of those there."""
-    here = _values(u_mm, at)
+Side = tuple[Tensor, Tensor, Tensor]
+"""A neighbour of each voxel along an axis: its flat index (n,), the sign of the difference to it
+(n,), and the column (3, n) of the Jacobian of x + u(x), in voxels."""
+
+
+def _sides(u_mm: Tensor, at: Tensor, scale: Tensor) -> list[tuple[Side, Side]]:
+    """Both neighbours along each axis; at the border the other one stands in."""
+    shape, flat = u_mm.shape[1:], u_mm.view(3, -1)
+    strides = (shape[1] * shape[2], shape[2], 1)
+    here = flat[:, at]
     sides = []
-    for axis in range(3):
-        last = u_mm.shape[axis + 1] - 1
-        below, above = at.clone(), at.clone()
-        below[:, axis] = (at[:, axis] - 1).clamp(min=0)
-        above[:, axis] = (at[:, axis] + 1).clamp(max=last)
-        backward = here - _values(u_mm, below)
-        forward = _values(u_mm, above) - here
-        backward = torch.where(at[:, axis] == 0, forward, backward)
-        forward = torch.where(at[:, axis] == last, backward, forward)
-        sides.append([d.T * scale for d in (backward, forward)])
-    least = here.new_full((len(at),), torch.inf)
-    for corner in itertools.product((0, 1), repeat=3):
-        jacobian = torch.stack([sides[axis][side] for axis, side in enumerate(corner)], -1)
-        least = torch.minimum(least, torch.linalg.det(jacobian + torch.eye(3, device=at.device)))
-    return least
-
-
-def _values(u_mm: Tensor, at: Tensor) -> Tensor:
-    z, y, x = at.unbind(1)
-    return u_mm[:, z, y, x]
-
-
-def _smooth(
-    u_mm: Tensor,
-    where: Tensor,
-    labels: Tensor,
-    spacing_mm: tuple[float, ...],
-    interfaces: Tensor,
-    sweeps: int,
-) -> None:
-    """Average some voxels over their neighbours, in place."""
-    here = where.unbind(1)
-    sides, weights = [], []
-    for axis, spacing in enumerate(spacing_mm):
+    for axis, (n, stride) in enumerate(zip(shape, strides, strict=True)):
+        index = at // stride % n
+        both = []
         for step in (-1, 1):
-            there = where.clone()
-            there[:, axis] = (there[:, axis] + step).clamp(0, labels.shape[axis] - 1)
-            side = there.unbind(1)
-            same = interfaces[labels[side].long(), labels[here].long()].clamp(min=ACROSS)
-            moved = there[:, axis] != where[:, axis]
-            sides.append(side)
-            weights.append(same * moved / spacing**2)
-    mass = torch.stack(weights).sum(0)
-    for _ in range(sweeps):
-        total = torch.zeros(3, len(where), device=u_mm.device)
-        for weight, (z, y, x) in zip(weights, sides, strict=True):
-            total += weight * u_mm[:, z, y, x]
-        z, y, x = here
-        u_mm[:, z, y, x] = 0.5 * (u_mm[:, z, y, x] + total / mass)
+            outside = (index + step < 0) | (index + step >= n)
+            sign = torch.where(outside, -step, step) if n > 1 else torch.zeros_like(at)
+            there = at + sign * stride
+            column = (flat[:, there] - here) * sign * scale.unsqueeze(1)
+            column[axis] += 1
+            both.append((there, sign.to(u_mm.dtype), column))
+        sides.append((both[0], both[1]))
+    return sides
 
 
-def _grown(voxels: Tensor, reach: int, shape: torch.Size) -> Tensor:
-    """All voxels within a box of half-width ``reach`` around the given ones, (n, 3), once each."""
-    grown = torch.zeros(shape, dtype=torch.bool, device=voxels.device)
-    grown[voxels.unbind(1)] = True
+def _cofactors(columns: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The derivative of a determinant by each of its columns, (3, n) each, and itself, (n,)."""
+    a, b, c = columns
+    first = torch.linalg.cross(b, c, dim=0)
+    rest = torch.linalg.cross(c, a, dim=0), torch.linalg.cross(a, b, dim=0)
+    return (first, *rest), (a * first).sum(0)
+
+
+def _determinants(u_mm: Tensor, at: Tensor, scale: Tensor) -> Tensor:
+    """(8, n), det J of the corner stencils at some voxels."""
+    sides = _sides(u_mm, at, scale)
+    columns = [[sides[axis][side][2] for axis, side in enumerate(corner)] for corner in CORNERS]
+    return torch.stack([_cofactors(tuple(column))[1] for column in columns])
+
+
+def _around(at: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Flat indices of all voxels whose stencils the neighbours of some voxels are part of."""
     for axis, n in enumerate(shape):
-        for _ in range(min(reach, n - 1)):
-            wider = grown.clone()
-            wider.narrow(axis, 1, n - 1).logical_or_(grown.narrow(axis, 0, n - 1))
-            wider.narrow(axis, 0, n - 1).logical_or_(grown.narrow(axis, 1, n - 1))
-            grown = wider
-    return grown.nonzero()
+        stride = (shape[1] * shape[2], shape[2], 1)[axis]
+        index = at // stride % n
+        wider = [at]
+        for step in (-2, -1, 1, 2):
+            wider.append(at[(index + step >= 0) & (index + step < n)] + step * stride)
+        at = torch.unique(torch.cat(wider))
+    return at
