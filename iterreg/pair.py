@@ -10,7 +10,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -237,7 +237,7 @@ def _roi_regions(pairs: Sequence[RoiPair], device: torch.device) -> tuple[Region
             mask = labels.to_canonical()[0].data != 0
             both.append(Region.of((mask.unsqueeze(0) if mask.ndim == 2 else mask).to(device)))
         if both[0] is not None and both[1] is not None:
-            found.append(RegionPair(both[0], both[1], pair.similarity))
+            found.append(RegionPair(both[0], both[1], pair.similarity, in_slices=True))
     return tuple(found)
 
 
@@ -248,7 +248,7 @@ def _guidance(pair: _Pair, fixed: Scene, moving: Scene) -> Guidance:
         ours = pooled_region(roi.fixed, pair.fixed, fixed)
         theirs = pooled_region(roi.moving, pair.moving, moving)
         if ours is not None and theirs is not None:
-            rois.append(RegionPair(ours, theirs, roi.weight))
+            rois.append(replace(roi, fixed=ours, moving=theirs))
     return Guidance(tuple(rois), pair.by_labels, pair.landmarks)
 
 

@@ -7,6 +7,7 @@ around each region's boundary, inside and outside.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ from iterreg.energy.region import Box, Region
 from iterreg.energy.terms import NormalEquations, SquaredDifference, Term
 from iterreg.kernels import IndexMap, normal_equations, sample_with_slope
 
+THICK = 2.0
+"""Slices this much thicker than a voxel is wide are thick."""
+
 DICE_SHARE, EDT_SHARE = 0.5, 50.0
 """L_m = (L_Dice + 100 L_EDT) / 2: SegReg, "Datasets and Implementation Details"."""
 
@@ -30,11 +34,14 @@ class RegionPair:
     Args:
         fixed, moving: on the grids of their images.
         weight: of this pair.
+        in_slices: whether it was found slice by slice, so that where it ends between thick slices
+            it has no boundary.
     """
 
     fixed: Region
     moving: Region
     weight: float = 1.0
+    in_slices: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,19 +144,31 @@ def _box_mean(volume: Tensor, spacing_mm: Sequence[float]) -> Tensor:
 
 def _boundary(config: Overlap, band: float, pair: RegionPair, frame: Frame) -> list[Term]:
     """Signed distances, in units of the preset's band, wherever the fixed one is not clamped."""
-    region = pair.fixed.grown(_voxels(band, frame.fixed_spacing_mm))
-    fixed = signed_distance_mm(
-        region.mask, frame.fixed_known[region.box], frame.fixed_spacing_mm, band
-    )
-    near = pair.moving.grown(_voxels(band, frame.moving_spacing_mm))
-    moving = signed_distance_mm(
-        near.mask, frame.moving_known[near.box], frame.moving_spacing_mm, band
-    )
-    wide = near.grown(_voxels(frame.margin_mm, frame.moving_spacing_mm))
+    spacing_mm, moving_spacing_mm = frame.fixed_spacing_mm, frame.moving_spacing_mm
+    if pair.in_slices:
+        spacing_mm = _within_slices(spacing_mm, pair.fixed.shape)
+        moving_spacing_mm = _within_slices(moving_spacing_mm, pair.moving.shape)
+    region = pair.fixed.grown(_voxels(band, spacing_mm))
+    fixed = signed_distance_mm(region.mask, frame.fixed_known[region.box], spacing_mm, band)
+    near = pair.moving.grown(_voxels(band, moving_spacing_mm))
+    moving = signed_distance_mm(near.mask, frame.moving_known[near.box], moving_spacing_mm, band)
+    wide = near.grown(_voxels(frame.margin_mm, moving_spacing_mm))
     chosen = (fixed.abs() < band) & frame.gate[region.box]
     scale = config.weight * pair.weight / config.band_mm**2
     moving = near.spread(moving, wide.box, band)
     return [_sampled(fixed, moving, chosen, region.box, wide.box, scale, frame)]
+
+
+def is_thick(spacing_mm: Sequence[float], shape: Sequence[int]) -> list[bool]:
+    """Per axis, whether its slices are so thick that nothing is interpolated between them."""
+    thin = min(s for s, n in zip(spacing_mm, shape, strict=True) if n > 1)
+    return [s >= THICK * thin and n > 1 for s, n in zip(spacing_mm, shape, strict=True)]
+
+
+def _within_slices(spacing_mm: Sequence[float], shape: Sequence[int]) -> tuple[float, ...]:
+    """The spacing, with thick slices infinitely far apart."""
+    thick = is_thick(spacing_mm, shape)
+    return tuple(math.inf if t else s for s, t in zip(spacing_mm, thick, strict=True))
 
 
 def _edt(weight: float, pair: RegionPair, frame: Frame) -> list[Term]:
@@ -249,8 +268,8 @@ class SoftDice:
 
 
 def _voxels(margin_mm: float, spacing_mm: Sequence[float]) -> list[int]:
-    """A margin in voxels along each axis, and one more."""
-    return [int(margin_mm / spacing) + 1 for spacing in spacing_mm]
+    """A margin in voxels along each axis, and one more; none to what is infinitely far."""
+    return [0 if math.isinf(s) else int(margin_mm / s) + 1 for s in spacing_mm]
 
 
 def _corner(box: Box, device: torch.device) -> Tensor:

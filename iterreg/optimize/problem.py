@@ -11,7 +11,13 @@ from torch import Tensor
 from iterreg.config import Config, Overlap
 from iterreg.energy.interfaces import contact
 from iterreg.energy.landmarks import landmark_distance
-from iterreg.energy.overlap import Frame, RegionPair, overlap_terms, unseen_boundaries
+from iterreg.energy.overlap import (
+    Frame,
+    RegionPair,
+    is_thick,
+    overlap_terms,
+    unseen_boundaries,
+)
 from iterreg.energy.similarity import similarity_term
 from iterreg.energy.smoothness import edge_weights
 from iterreg.energy.terms import SquaredDifference
@@ -122,9 +128,6 @@ CORRECTION_BAND_VOXELS = 1.5
 
 CORRECTION_LENGTHS = 3.0
 
-THICK = 2.0
-"""Slices this much thicker than a voxel is wide are not interpolated between."""
-
 COPIES = 6
 """Within a thick slice the distances are constant, but for a sixth of it at the next slice."""
 
@@ -160,8 +163,7 @@ def correct_boundaries(
     band_mm = CORRECTION_BAND_VOXELS * thin
     match = Overlap("boundary", correction.weight * band_mm**2, band_mm)
     terms = overlap_terms(match, pairs, frame)
-    thick = [s >= THICK * _thinnest(moving) for s in moving.spacing_mm]
-    copies = [COPIES if t and n > 1 else 1 for t, n in zip(thick, moving.shape, strict=True)]
+    copies = [COPIES if t else 1 for t in is_thick(moving.spacing_mm, moving.shape)]
     bands = [t.stepped(copies) for t in terms if isinstance(t, SquaredDifference)]
     # No label is more precise than its voxels.
     trust_mm = max(correction.trust_mm, thin)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from iterreg.metrics import folding_mask
 
-ROUNDS = 400
+ROUNDS = 600
 """Most rounds of projecting what folds and looking again."""
 
 LEAST_DET, WANTED_DET = 0.05, 0.1
@@ -32,6 +32,10 @@ OVERSHOOT = 1.5
 
 ROUNDS_UNTIL_AVERAGED = 10
 """What folds for so long is held by stencils that disagree: it goes half way to its neighbours."""
+
+ROUNDS_PER_REACH = 20
+"""After so many rounds, it is averaged a voxel further around it: a flap that lies upside down has
+to be spread out."""
 
 CORNERS = tuple(itertools.product((0, 1), repeat=3))
 
@@ -56,10 +60,12 @@ def repair_folds(
     for attempt in range(1, ROUNDS + 1):
         if len(folds) == 0:
             break
+        reach = 0
         if attempt % ROUNDS_UNTIL_AVERAGED == 0:
-            _average(u_mm, folds, scale)
+            reach = attempt // ROUNDS_PER_REACH
+            _average(u_mm, folds, whole, scale, reach)
         _unfold(u_mm, folds, scale)
-        near = _around(folds, tuple(labels.shape))
+        near = _around(folds, tuple(labels.shape), reach + 2)
         near = near[whole.flatten()[near]]
         folds = near[_determinants(u_mm, near, scale).min(0).values < LEAST_DET]
     if len(folds):
@@ -107,16 +113,19 @@ def _unfold(u_mm: Tensor, at: Tensor, scale: Tensor) -> None:
         rows = [1 + 2 * axis + side for axis, side in enumerate(corner)] + [0]
         for row, slope in zip(rows, slopes, strict=True):
             move[:, places[row, bad]] += step * slope
-            count[places[row, bad]] += 1
+            count[places[row, bad]] += slope.any(0)
     u_mm.view(3, -1)[:, voxels] += OVERSHOOT * move / count.clamp(min=1)
 
 
-def _average(u_mm: Tensor, at: Tensor, scale: Tensor) -> None:
-    """Put some voxels half way to the mean of their neighbours, in place."""
+def _average(u_mm: Tensor, folds: Tensor, whole: Tensor, scale: Tensor, reach: int) -> None:
+    """Put what is within ``reach`` voxels of a fold half way to its neighbours' mean, in place."""
+    at = _around(folds, tuple(whole.shape), reach)
+    at = at[whole.flatten()[at]]
     flat = u_mm.view(3, -1)
     sides = [side[0] for pair in _sides(u_mm, at, scale) for side in pair]
-    mean = torch.stack([flat[:, there] for there in sides]).mean(0)
-    flat[:, at] = torch.lerp(flat[:, at], mean, 0.5)
+    for _ in range(2 * reach + 1):
+        mean = torch.stack([flat[:, there] for there in sides]).mean(0)
+        flat[:, at] = torch.lerp(flat[:, at], mean, 0.5)
 
 
 Side = tuple[Tensor, Tensor, Tensor]
@@ -159,13 +168,13 @@ def _determinants(u_mm: Tensor, at: Tensor, scale: Tensor) -> Tensor:
     return torch.stack([_cofactors(tuple(column))[1] for column in columns])
 
 
-def _around(at: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Flat indices of all voxels whose stencils the neighbours of some voxels are part of."""
+def _around(at: Tensor, shape: tuple[int, ...], reach: int) -> Tensor:
+    """Flat indices of the voxels in boxes of half-width ``reach`` around some voxels, once each."""
     for axis, n in enumerate(shape):
         stride = (shape[1] * shape[2], shape[2], 1)[axis]
         index = at // stride % n
         wider = [at]
-        for step in (-2, -1, 1, 2):
+        for step in (*range(-reach, 0), *range(1, reach + 1)):
             wider.append(at[(index + step >= 0) & (index + step < n)] + step * stride)
         at = torch.unique(torch.cat(wider))
     return at
