@@ -36,6 +36,7 @@ _HOMES = {
     "Points": "geometry",
     "Progress": "pair",
     "Registration": "registration",
+    "Mask": "image",
     "RoiPair": "image",
     "Status": "registration",
     "Transform": "displacement",

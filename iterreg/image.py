@@ -117,29 +117,80 @@ class LabelMap:
 
 
 @dataclass(frozen=True)
+class Mask:
+    """A region of interest, kept as the box that it fills: hundreds of them fit into memory.
+
+    Args:
+        inside: (*box) bool.
+        first_zyx: index of the box's first voxel.
+        grid: of the whole image.
+        name: the file or argument it came from; used in messages.
+    """
+
+    inside: torch.Tensor
+    first_zyx: tuple[int, ...]
+    grid: Grid
+    name: str = "mask"
+
+    @classmethod
+    def of(cls, labels: LabelMap) -> Mask:
+        """Where a label map is not zero.
+
+        Raises:
+            ImageContentError: nowhere.
+        """
+        where = (labels.data != 0).nonzero()
+        if len(where) == 0:
+            raise ImageContentError(f"{labels.name}: expected a ROI with voxels, got none")
+        first, last = where.min(0).values.tolist(), where.max(0).values.tolist()
+        box = tuple(slice(a, b + 1) for a, b in zip(first, last, strict=True))
+        return cls(labels.data[box] != 0, tuple(first), labels.grid, labels.name)
+
+    @property
+    def data(self) -> torch.Tensor:
+        """(*shape) bool, on the whole grid; made anew at every call."""
+        whole = torch.zeros(self.grid.shape_zyx, dtype=torch.bool, device=self.inside.device)
+        box = tuple(
+            slice(first, first + n)
+            for first, n in zip(self.first_zyx, self.inside.shape, strict=True)
+        )
+        whole[box] = self.inside
+        return whole
+
+    def as_labels(self) -> LabelMap:
+        """The label map that is 1 inside and 0 outside."""
+        return LabelMap(self.data.int(), self.grid, name=self.name)
+
+
+@dataclass(frozen=True)
 class RoiPair:
     """Two matched regions of interest; those of several pairs may overlap.
 
     Args:
-        fixed, moving: masks, non-zero inside, each on its image's grid.
+        fixed, moving: each on its image's grid; a label map stands for where it is not zero, and
+            is kept as a :class:`Mask`.
         similarity: how alike they are, 0 to 1; the pair's weight in the energy.
+
+    Raises:
+        ImageContentError: an empty ROI, or a similarity outside 0 to 1.
     """
 
-    fixed: LabelMap
-    moving: LabelMap
+    fixed: Mask | LabelMap
+    moving: Mask | LabelMap
     similarity: float = 1.0
 
     def __post_init__(self) -> None:
-        for mask in (self.fixed, self.moving):
-            if not bool((mask.data != 0).any()):
-                raise ImageContentError(f"{mask.name}: expected a ROI with voxels, got none")
+        for side in ("fixed", "moving"):
+            mask = getattr(self, side)
+            if isinstance(mask, LabelMap):
+                object.__setattr__(self, side, Mask.of(mask))
         if not 0 <= self.similarity <= 1:
             raise ImageContentError(
                 f"{self.fixed.name}: expected a similarity of 0 to 1, got {self.similarity}"
             )
 
     def __repr__(self) -> str:
-        sizes = [int((m.data != 0).sum()) for m in (self.fixed, self.moving)]
+        sizes = [int(mask.data.sum()) for mask in (self.fixed, self.moving)]
         return f"RoiPair({sizes[0]} and {sizes[1]} voxels, similarity {self.similarity:.3f})"
 
 

@@ -233,8 +233,8 @@ def _roi_regions(pairs: Sequence[RoiPair], device: torch.device) -> tuple[Region
     found = []
     for pair in pairs:
         both = []
-        for labels in (pair.fixed, pair.moving):
-            mask = labels.to_canonical()[0].data != 0
+        for roi in (pair.fixed, pair.moving):
+            mask = canonical(roi.grid)[1].apply(roi.data != 0)
             both.append(Region.of((mask.unsqueeze(0) if mask.ndim == 2 else mask).to(device)))
         if both[0] is not None and both[1] is not None:
             found.append(RegionPair(both[0], both[1], pair.similarity, in_slices=True))

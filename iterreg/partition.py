@@ -55,10 +55,10 @@ def regions_of_rois(pairs: Sequence[RoiPair]) -> Regions:
     maps = []
     for side in ("fixed", "moving"):
         masks = [getattr(pair, side) for pair in pairs]
-        data = torch.zeros_like(masks[0].data)
-        sizes = [int((mask.data != 0).sum()) for mask in masks]
+        data = torch.zeros(masks[0].grid.shape_zyx, dtype=torch.int32)
+        sizes = [int(mask.inside.sum()) for mask in masks]
         for number in sorted(range(len(masks)), key=lambda k: -sizes[k]):
-            data[masks[number].data != 0] = number + 1
+            data[masks[number].data] = number + 1
         maps.append(LabelMap(data, masks[0].grid, name=f"{side} ROIs"))
     return Regions(maps[0], maps[1])
 

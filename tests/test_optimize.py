@@ -14,7 +14,7 @@ from iterreg import Grid, Image, LabelMap, Registration, Status, load_config, op
 from iterreg.displacement import displacement_vox_to_mm, total_displacement_vox
 from iterreg.energy.region import Region
 from iterreg.geometry import apply_affine
-from iterreg.metrics import folding, interior_mask
+from iterreg.metrics import folding, folding_mask, interior_mask
 from iterreg.optimize.affine import Start, find_start
 from iterreg.optimize.discrete import search
 from iterreg.optimize.problem import build_problem
@@ -158,6 +158,8 @@ def test_labels_without_a_name_slide(names):
 
 # Repair ---------------------------------------------------------------------------------------
 
+SLIDES = torch.tensor([[1.0, 0.05], [0.05, 1.0]])
+
 
 def test_planted_folds_are_removed_and_the_rest_is_left_alone():
     shape, spacing = (20, 21, 22), (2.0, 1.0, 1.5)
@@ -169,7 +171,7 @@ def test_planted_folds_are_removed_and_the_rest_is_left_alone():
     u[0, 15:17, 5, 5] -= 8.0
     scale = torch.tensor([1 / s for s in spacing]).view(3, 1, 1, 1)
     assert folding(u * scale, labels).interior_folds > 0
-    repaired, left = repair_folds(u.clone(), labels, spacing)
+    repaired, left = repair_folds(u.clone(), labels, spacing, SLIDES)
     assert left == 0 and folding(repaired * scale, labels).interior_folds == 0
     changed = (repaired != u).any(0).nonzero()
     planted = torch.tensor([[4, 10, 10], [15, 5, 5], [16, 5, 5]])
@@ -179,18 +181,47 @@ def test_planted_folds_are_removed_and_the_rest_is_left_alone():
     assert float((jump - 8).abs().max()) < 1.5, "the slide is no fold"
 
 
+def test_glued_regions_do_not_fold_at_their_interface_and_sliding_ones_may():
+    shape = (12, 13, 14)
+    labels = torch.zeros(shape, dtype=torch.int32)
+    labels[6:] = 1
+    u = torch.zeros(3, *shape)
+    u[0, :6], u[0, 6:] = 1.0, -1.0
+    assert int(folding_mask(u).sum()) > 0
+    kept, left = repair_folds(u.clone(), labels, (1.0, 1.0, 1.0), SLIDES)
+    assert left == 0 and torch.equal(kept, u)
+    glued, left = repair_folds(u.clone(), labels, (1.0, 1.0, 1.0), torch.ones(2, 2))
+    assert left == 0 and int(folding_mask(glued).sum()) == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 60, 60), (24, 28, 26)], ids=str)
+def test_a_flap_that_lies_upside_down_is_spread_out(shape):
+    at = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in shape], indexing="ij"))
+    middle = torch.tensor([(n - 1) / 2 for n in shape]).view(3, 1, 1, 1)
+    away = at - middle
+    u = -2.2 * away * torch.exp(-(away.square().sum(0)) / (2 * 4.0**2))
+    if shape[0] == 1:
+        u[0] = 0
+    labels = torch.zeros(shape, dtype=torch.int32)
+    assert int(folding_mask(u).sum()) > 40
+    repaired, left = repair_folds(u.clone(), labels, (1.0, 1.0, 1.0), SLIDES)
+    assert left == 0 and int(folding_mask(repaired).sum()) == 0
+    far = away.square().sum(0).sqrt() > 25
+    assert torch.equal(repaired[:, far], u[:, far])
+
+
 def test_folds_of_a_picture_are_removed():
     labels = torch.zeros(1, 20, 20, dtype=torch.int32)
     u = torch.zeros(3, 1, 20, 20)
     u[2, 0, 10, 10] = 3.0
-    repaired, left = repair_folds(u, labels, (1.0, 1.0, 1.0))
+    repaired, left = repair_folds(u, labels, (1.0, 1.0, 1.0), SLIDES)
     assert left == 0 and folding(repaired, labels).interior_folds == 0
 
 
 def test_a_field_without_folds_is_not_touched():
     labels = torch.zeros(8, 8, 8, dtype=torch.int32)
     u = 0.1 * torch.randn(3, 8, 8, 8, generator=torch.Generator().manual_seed(0))
-    repaired, left = repair_folds(u.clone(), labels, (1.0, 1.0, 1.0))
+    repaired, left = repair_folds(u.clone(), labels, (1.0, 1.0, 1.0), SLIDES)
     assert left == 0 and torch.equal(repaired, u)
 
 

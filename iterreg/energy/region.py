@@ -35,7 +35,7 @@ class Region:
             if len(hit) == 0:
                 return None
             box.append(slice(int(hit[0]), int(hit[-1]) + 1))
-        return cls(mask[tuple(box)], tuple(box), tuple(mask.shape))
+        return cls(mask[tuple(box)].clone(), tuple(box), tuple(mask.shape))
 
     def grown(self, margins: Sequence[int]) -> Region:
         """The same region in a box that is wider by so many voxels, as far as the grid reaches."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from iterreg.errors import GeometryError
 from iterreg.geometry import Matrix, apply_affine
-from iterreg.image import LabelMap, RoiPair, require_same_space
+from iterreg.image import LabelMap, Mask, RoiPair, require_same_space
 
 Floats = NDArray[np.float64]
 
@@ -41,7 +41,7 @@ def propagate_labels(labels: LabelMap, pairs: Sequence[RoiPair]) -> LabelMap:
     grid = pairs[0].fixed.grid
     carried = np.zeros(grid.shape_zyx, np.int32)
     source = labels.data.cpu().numpy()
-    by_size = sorted(pairs, key=lambda pair: -int((pair.fixed.data != 0).sum()))
+    by_size = sorted(pairs, key=lambda pair: -int(pair.fixed.data.sum()))
     for pair in by_size:
         here = _indices(pair.fixed)
         fixed_lps = apply_affine(grid.index_to_lps, here.astype(float))
@@ -55,7 +55,7 @@ def propagate_labels(labels: LabelMap, pairs: Sequence[RoiPair]) -> LabelMap:
     return LabelMap(torch.from_numpy(carried), grid, dict(labels.names), labels.name)
 
 
-def _indices(mask: LabelMap) -> NDArray[np.int64]:
+def _indices(mask: Mask | LabelMap) -> NDArray[np.int64]:
     return np.stack(np.nonzero(mask.data.cpu().numpy()), 1)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from iterreg.errors import ImageReadError, IterregError
 from iterreg.geometry import Grid, apply_affine
-from iterreg.image import LabelMap, RoiPair
+from iterreg.image import LabelMap, Mask, RoiPair
 from iterreg.io import OutputFolder, write_aside, write_label_map
 from iterreg.partition import regions_of_rois
 from iterreg.samreg.rle import RunLengthMask, decode_mask, encode_mask
@@ -142,8 +142,8 @@ def _grid(table: Mapping[str, Any]) -> Grid:
     )
 
 
-def _mask_table(mask: LabelMap) -> dict[str, Any]:
-    inside = np.asarray((mask.data != 0).cpu().numpy())
+def _mask_table(mask: Mask | LabelMap) -> dict[str, Any]:
+    inside = np.asarray(mask.data.cpu().numpy()) != 0
     where = np.stack(np.nonzero(inside), 1)
     centre = apply_affine(mask.grid.index_to_lps, where.mean(0))
     size = len(where) * mask.grid.voxel_volume_mm3
