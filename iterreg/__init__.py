@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from iterreg.displacement import DisplacementField, Transform
     from iterreg.errors import ExitCode, IterregError
     from iterreg.geometry import Grid, Points
-    from iterreg.image import Image, LabelMap, RoiPair
+    from iterreg.image import Image, LabelMap, Mask, RoiPair
     from iterreg.io import read_image, read_label_map, read_points
     from iterreg.pair import Progress, optimize_pair
     from iterreg.registration import Registration, Status
@@ -33,10 +33,10 @@ _HOMES = {
     "Image": "image",
     "IterregError": "errors",
     "LabelMap": "image",
+    "Mask": "image",
     "Points": "geometry",
     "Progress": "pair",
     "Registration": "registration",
-    "Mask": "image",
     "RoiPair": "image",
     "Status": "registration",
     "Transform": "displacement",
@@ -59,6 +59,7 @@ __all__ = [
     "Image",
     "IterregError",
     "LabelMap",
+    "Mask",
     "Points",
     "Progress",
     "Registration",
