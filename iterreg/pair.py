@@ -308,16 +308,16 @@ def _levels(
                 u_mm = better_start(problem, u_mm)
             u_mm, state, converged = solve(problem, u_mm, steps, levels.tolerance)
             histories.append(level_history(state, fixed.spacing_mm, problem.voxels, converged))
+            # A flap that lies upside down is a few voxels here and thousands at the finest level.
+            u_mm, _ = repair_folds(u_mm, fixed.labels, fixed.spacing_mm, pair.interfaces)
             at = fixed
     still, _ = evaluate(problem, torch.zeros_like(problem.edges))
-    found_mm, mapping, better = state.u_mm, problem.mapping, state.energy <= sum(still)
+    mapping, better = problem.mapping, state.energy <= sum(still)
     # The features and equations of the finest level are most of the memory, and done with.
     del problem, state
     with run.stage("boundaries", 0.9, "bringing boundaries together"):
-        found_mm = correct_boundaries(
-            run.config, fixed, moving, mapping, found_mm, pair.interfaces
-        )
-    u_mm = carry_down(found_mm, fixed, pair.fixed, pair.interfaces)
+        u_mm = correct_boundaries(run.config, fixed, moving, mapping, u_mm, pair.interfaces)
+    u_mm = carry_down(u_mm, fixed, pair.fixed, pair.interfaces)
     return u_mm, tuple(histories), better
 
 

@@ -56,7 +56,12 @@ class Alignment:
 
 
 def align(
-    fixed_lps: Floats, moving_lps: Floats, reach_mm: float, kind: str = "similarity", seed: int = 0
+    fixed_lps: Floats,
+    moving_lps: Floats,
+    reach_mm: float,
+    kind: str = "similarity",
+    seed: int = 0,
+    least_support: int = LEAST_SUPPORT,
 ) -> Alignment:
     """The transform that most pairs of points agree on.
 
@@ -66,6 +71,8 @@ def align(
         kind: ``translation``, ``similarity`` (rotation, one scale, shift; rank 2) or ``affine``
             (rank 2).
         seed: of the samples.
+        least_support: pairs beyond those that define the transform, which must agree with it; 0
+            where there is no other evidence, so that even the identity is no better.
 
     Returns:
         The transform; the identity where it is supported as well, or nothing is.
@@ -78,7 +85,7 @@ def align(
         if model is None:
             continue
         found = _judged(model, kind, fixed_lps, moving_lps, reach_mm)
-        if _support(found) >= needed + LEAST_SUPPORT and _better(found, best):
+        if _support(found) >= needed + least_support and _better(found, best, least_support):
             best = found
     return _polished(best, fixed_lps, moving_lps, reach_mm)
 
@@ -87,10 +94,10 @@ def _support(found: Alignment) -> int:
     return int(found.inliers.sum())
 
 
-def _better(one: Alignment, other: Alignment) -> bool:
+def _better(one: Alignment, other: Alignment, least_support: int) -> bool:
     """More agree; the identity is only given up for more than the pairs that define the rest."""
     own, theirs = _support(one), _support(other)
-    if other.kind == "identity":
+    if other.kind == "identity" and least_support:
         return own > theirs + NEEDED[one.kind]
     return (own, -one.residual_mm) > (theirs, -other.residual_mm)
 

@@ -113,6 +113,11 @@ def match_candidates(
         apart = cdist(landed, moving.centroids_lps)
         weight = np.exp(-0.5 * (apart / (rules.prior * diagonal)) ** 2)
     matches = assign(cosine, allowed, rules, weight)
+    if not matches and weight is not None:
+        # Nothing similar lies near: then it is their looks alone that say where things went.
+        matches = assign(cosine, allowed, rules)
+        ends = _ends(matches, fixed, moving)
+        alignment = align(*ends, AGREE * diagonal, "translation", least_support=0)
     matched = time.perf_counter()
     chains = _chains(matches, fixed, moving)[: rules.pairs]
     pairs = tuple(
@@ -146,10 +151,16 @@ def _alignment(
 ) -> Alignment:
     """What the ROIs that are each other's most similar agree on."""
     sure = assign(cosine, allowed, MatchSettings(rules.threshold, "mutual"))
-    ours = fixed.centroids_lps[[m.fixed for m in sure]]
-    theirs = moving.centroids_lps[[m.moving for m in sure]]
     kind = "similarity" if fixed.stack.axis is None else "translation"
-    return align(ours, theirs, reach_mm, kind)
+    return align(*_ends(sure, fixed, moving), reach_mm, kind)
+
+
+def _ends(
+    matches: list[Match], fixed: Candidates, moving: Candidates
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Centroids of both sides of some matches, LPS mm, (N, rank) each."""
+    ours = fixed.centroids_lps[[m.fixed for m in matches]]
+    return ours, moving.centroids_lps[[m.moving for m in matches]]
 
 
 def _chains(matches: list[Match], fixed: Candidates, moving: Candidates) -> list[list[Match]]:
