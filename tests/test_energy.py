@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -366,6 +368,30 @@ def test_only_boundaries_that_the_image_shows_count():
     unseen = unseen_boundaries(image, labels, 2, (2.0, 2.0, 2.0))
     assert not bool(unseen[:, :3, 4:8].any())
     assert bool(unseen[:, 9:, 5:7].all())
+
+
+def test_a_structure_that_no_sampled_voxel_falls_on_is_seen_too():
+    labels = torch.zeros(12, 12, 12, dtype=torch.int32)
+    places = torch.tensor([n for n in range(900, 906) if n % 7])
+    labels.view(-1)[places] = 1
+    image = labels.float().unsqueeze(0)
+    assert not bool(unseen_boundaries(image, labels, 2, (2.0, 2.0, 2.0)).any())
+
+
+def test_within_slices_the_end_of_a_roi_is_no_boundary():
+    shape, spacing = (9, 20, 20), (8.0, 1.0, 1.0)
+    fixed, moving = (torch.zeros(shape, dtype=torch.bool) for _ in range(2))
+    fixed[3:5, 6:14, 6:14], moving[2:6, 6:14, 6:14] = True, True
+    everywhere = torch.ones(shape, dtype=torch.bool)
+    frame = Frame(spacing, spacing, everywhere, everywhere, everywhere, 8.0)
+    u = torch.zeros(3, *shape)
+    energies = []
+    for in_slices in (True, False):
+        pair = replace(pair_of(fixed, moving), in_slices=in_slices)
+        terms = overlap_terms(Overlap(band_mm=12.0), [pair], frame)
+        energies.append(sum(float(t.accumulate(u, identity(), NormalEquations.zero(u)))
+                            for t in terms))  # fmt: skip
+    assert energies[0] == pytest.approx(0, abs=1e-6) and energies[1] > 1
 
 
 def test_a_stepped_moving_image_is_constant_within_a_thick_slice():

@@ -123,6 +123,16 @@ def test_pictures_of_different_sizes_are_matched(tmp_path: Path) -> None:
     assert {int((pair.fixed.data != 0).sum()) for pair in found} == {1200, 750, 1400}
 
 
+def test_a_single_structure_far_away_is_found_by_its_looks(tmp_path: Path) -> None:
+    pictures = np.zeros((2, 120, 160), np.uint8)
+    pictures[0, 10:40, 10:40], pictures[1, 80:110, 120:150] = 200, 200
+    fixed, moving = (save(p, tmp_path / f"{k}.png") for k, p in enumerate(pictures))
+    found = find_rois(fixed, moving, Flood(), cache=False)
+    assert [boxes(pair) for pair in found.pairs] == [[[10, 10], [80, 120]]]
+    assert found.alignment.kind == "translation"
+    np.testing.assert_allclose(found.alignment.affine_lps[:2, 2], [110, 70], atol=1)
+
+
 def test_each_slice_is_encoded_once_and_a_blank_one_never(tmp_path: Path) -> None:
     fixed = save(volume((1, 2, 3)), tmp_path / "a.nii.gz")
     moving = save(volume((1, 2, 3, 4)), tmp_path / "b.nii.gz")

@@ -95,7 +95,7 @@ SEEN_REACH_MM = 4.0
 """Half-width of the box over which that is counted, so that a noisy voxel does not decide."""
 
 MEDIAN_STRIDE = 7
-"""What is usual in a region is told by every seventh voxel."""
+"""What is usual in a region is told by every seventh voxel, where one falls on it."""
 
 
 def unseen_boundaries(
@@ -116,8 +116,7 @@ def unseen_boundaries(
         (Z, Y, X) bool.
     """
     values = image.mean(0)
-    some = values.flatten()[::MEDIAN_STRIDE], labels.flatten()[::MEDIAN_STRIDE]
-    usual = torch.stack([some[0][some[1] == v].median() for v in range(label_count)])
+    usual = torch.stack([_usual(values, labels, v) for v in range(label_count)])
     faces, unseen = torch.zeros_like(values), torch.zeros_like(values)
     for axis in range(3):
         n = labels.shape[axis] - 1
@@ -130,6 +129,13 @@ def unseen_boundaries(
             unseen.narrow(axis, start, n).add_(apart & below)
     hidden = _box_mean(unseen, spacing_mm)
     return (hidden > 0) & (hidden > UNSEEN * _box_mean(faces, spacing_mm))
+
+
+def _usual(values: Tensor, labels: Tensor, value: int) -> Tensor:
+    """The median intensity of a region, NaN where it is empty."""
+    flat, marks = values.flatten(), labels.flatten()
+    some = flat[::MEDIAN_STRIDE][marks[::MEDIAN_STRIDE] == value]
+    return (some if len(some) else flat[marks == value]).median()
 
 
 def _box_mean(volume: Tensor, spacing_mm: Sequence[float]) -> Tensor:
