@@ -28,6 +28,8 @@ ADDED_TO = {
     "exponentiate": ("distances",),
 }
 """Arguments that are read and written."""
+TOUCHED = {"normal_jump": {"v": ("low", "high")}, "push": {"out": ("voxels", "voxels")}}
+"""Fields of which only the voxels are touched that other arguments name: three float32 each."""
 
 Row = dict[str, Any]
 
@@ -280,6 +282,8 @@ def bytes_of(name: str, values: dict[str, Any]) -> float:
     A kernel with ``spans`` works on these parts of the rows alone.
     """
     sizes = {key: float(getattr(value, "nbytes", 0)) for key, value in values.items()}
+    for key, ends in TOUCHED.get(name, {}).items():
+        sizes[key] = sum(3.0 * 4 * len(values[end]) for end in ends)
     twice = sum(sizes.get(key, 0.0) for key in ADDED_TO.get(name, ()))
     share = 1.0
     if "spans" in values:
