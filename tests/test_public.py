@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 PROMISED = {
     "Config", "DisplacementField", "ExitCode", "Grid", "Image", "IterregError", "LabelMap",
-    "Points", "Progress", "Registration", "RoiPair", "Status", "Transform", "load_config",
+    "Mask", "Points", "Progress", "Registration", "RoiPair", "Status", "Transform", "load_config",
     "match_rois", "optimize_pair", "preset_names", "read_image", "read_label_map", "read_points",
     "read_transform", "write_transform",
 }  # fmt: skip
