@@ -193,10 +193,7 @@ class Bench:
             ways: dict[str, Callable[[], Transform]] = {
                 "before": lambda pair=pair: still(pair[0]),
                 "samreg, alignment alone": lambda start=start: start,
-                "samreg": lambda pair=pair, found=found: self.fitted(
-                    pair, found, start__affine="none",
-                    levels__spacing_mm=[128.0, 64.0, 32.0], levels__steps=[20, 20, 20],
-                ),
+                "samreg": lambda pair=pair, found=found: self.fitted(pair, found),
                 "SIFT + RANSAC": lambda pair=pair: keypoints(pair, "SIFT"),
                 "ORB + RANSAC": lambda pair=pair: keypoints(pair, "ORB"),
             }
