@@ -179,9 +179,8 @@ def _within_slices(spacing_mm: Sequence[float], shape: Sequence[int]) -> tuple[f
 
 def _edt(weight: float, pair: RegionPair, frame: Frame) -> list[Term]:
     """SegReg's eq. 4: distance inside the region over its largest, at the region's own voxels."""
-    box, wide = pair.fixed.box, pair.moving.grown(
-        _voxels(frame.margin_mm, frame.moving_spacing_mm)
-    )
+    box = pair.fixed.box
+    wide = pair.moving.grown(_voxels(frame.margin_mm, frame.moving_spacing_mm))
     fixed = _normalised_depth(pair.fixed.mask, frame.fixed_spacing_mm)
     moving = _normalised_depth(pair.moving.mask, frame.moving_spacing_mm)
     chosen = pair.fixed.mask & frame.gate[box]
