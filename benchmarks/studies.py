@@ -9,8 +9,8 @@
   linear (its Figure 7, with networks stopped early; here the boundaries are moved instead).
 - ``classes``: the same pair guided by fewer classes: none, foreground, two, all. Judged by all.
 - ``regionwise``: one dense field with every interface glued, the same with every interface
-  sliding, and sub-fields: one smooth field per region, fitted to the evidence inside it alone and
-  composed by the fixed label map. Guidance and preset are otherwise the same.
+  sliding, and sub-fields: one smooth field per region, fitted to the evidence in it and just around
+  it, composed by the fixed label map. Guidance and preset are otherwise the same.
 
 Everything is judged by ``_evaluator.py``. Results are kept by study, case and setting in
 results/studies.json, so that parts can be run apart; the plots are results/study_*.png.
@@ -239,6 +239,7 @@ def regionwise(pair: Pair, seeds: int) -> Iterator[Row]:
 def subfields(pair: Pair) -> Row:
     """A field for every region, and one for what is around them, each in its own place."""
     import torch
+    from scipy.ndimage import binary_dilation
 
     from iterreg.displacement import DisplacementField, Transform, total_displacement_vox
 
@@ -246,11 +247,13 @@ def subfields(pair: Pair) -> Row:
     composed, seconds = torch.zeros(3, *truth.shape), 0.0
     for value in [0, *pair.labels[0].values]:
         inside = (truth == value).int()
+        # Two voxels more: where the known ends is no boundary, and the region's own has to be one.
+        around = binary_dilation(inside.numpy(), iterations=2).astype(np.int32)
         only = tuple(
             relabelled(m, (m.data == value if value else m.data > 0).int().numpy(), {1: "region"})
             for m in pair.labels
         )
-        mask = relabelled(pair.labels[0], inside.numpy(), {})
+        mask = relabelled(pair.labels[0], around, {})
         done = pair.registered(only, GLUED, mask)  # type: ignore[arg-type]
         composed += total_displacement_vox(done.transform) * inside
         seconds += sum(done.timings_s.values())
