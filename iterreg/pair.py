@@ -298,27 +298,29 @@ def _levels(
             fixed, moving = (
                 at_spacing(s, spacing) for s in (pair.fixed, pair.moving)
             )
-            u_mm = _carried(u_mm, at, fixed, pair.interfaces)
+            found_mm = _carried(u_mm, at, fixed, pair.interfaces)
             problem = build_problem(
-                run.config, fixed, moving, affine_lps, u_mm if number > 1 else None,
+                run.config, fixed, moving, affine_lps, found_mm if number > 1 else None,
                 pair.interfaces, pair.contacts, pair.empty_background,
                 guidance=_guidance(pair, fixed, moving),
             )  # fmt: skip
             if number == 1:
-                u_mm = better_start(problem, u_mm)
-            u_mm, state, converged = solve(problem, u_mm, steps, levels.tolerance)
+                found_mm = better_start(problem, found_mm)
+            found_mm, state, converged = solve(problem, found_mm, steps, levels.tolerance)
             histories.append(level_history(state, fixed.spacing_mm, problem.voxels, converged))
             # A flap that lies upside down is a few voxels here and thousands at the finest level.
-            u_mm, _ = repair_folds(u_mm, fixed.labels, fixed.spacing_mm, pair.interfaces)
-            at = fixed
+            found_mm, _ = repair_folds(found_mm, fixed.labels, fixed.spacing_mm, pair.interfaces)
+            u_mm, at = found_mm, fixed
     still, _ = evaluate(problem, torch.zeros_like(problem.edges))
     mapping, better = problem.mapping, state.energy <= sum(still)
     # The features and equations of the finest level are most of the memory, and done with.
     del problem, state
     with run.stage("boundaries", 0.9, "bringing boundaries together"):
-        u_mm = correct_boundaries(run.config, fixed, moving, mapping, u_mm, pair.interfaces)
-    u_mm = carry_down(u_mm, fixed, pair.fixed, pair.interfaces)
-    return u_mm, tuple(histories), better
+        found_mm = correct_boundaries(
+            run.config, fixed, moving, mapping, found_mm, pair.interfaces
+        )
+    found_mm = carry_down(found_mm, fixed, pair.fixed, pair.interfaces)
+    return found_mm, tuple(histories), better
 
 
 def _finished(
