@@ -7,6 +7,9 @@ one B-spline registration. Threads are set by the environment: a multi-metric ma
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+
 import itk
 import numpy as np
 import SimpleITK as sitk
@@ -40,8 +43,11 @@ def main() -> None:
     method.SetParameterObject(parameters)
     method.SetLogToConsole(False)
     method.UpdateLargestPossibleRegion()
-    field = itk.transformix_deformation_field(images[0][1], method.GetTransformParameterObject())
-    total = sitk.GetImageFromArray(itk.array_from_image(field), isVector=True)
+    # transformix leaves a file where it is run.
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
+        found = method.GetTransformParameterObject()
+        field = itk.transformix_deformation_field(images[0][1], found)
+        total = sitk.GetImageFromArray(itk.array_from_image(field), isVector=True)
     total.CopyInformation(sitk.ReadImage(str(asked.fixed)))
     write(total, asked)
 
