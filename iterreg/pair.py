@@ -295,9 +295,7 @@ def _levels(
     for number, (spacing, steps) in enumerate(zip(levels.spacing_mm, levels.steps, strict=True), 1):
         share = START_PHASE + (0.9 - START_PHASE) * (number - 1) / len(levels.steps)
         with run.stage(f"level {number}", share, f"level {number}: {spacing:g} mm"):
-            fixed, moving = (
-                at_spacing(s, spacing) for s in (pair.fixed, pair.moving)
-            )
+            fixed, moving = (at_spacing(s, spacing) for s in (pair.fixed, pair.moving))
             found_mm = _carried(u_mm, at, fixed, pair.interfaces)
             problem = build_problem(
                 run.config, fixed, moving, affine_lps, found_mm if number > 1 else None,

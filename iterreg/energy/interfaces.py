@@ -33,30 +33,43 @@ def contact(labels: Tensor, weights: Tensor, spacing_zyx_mm: tuple[float, ...]) 
     Returns:
         None where no interface has a weight.
     """
-    every = labels.flatten().long()
-    ends = [_edges(labels, weights, axis) for axis in range(3)]
-    voxels, place = torch.unique(torch.cat([*sum(ends, ())]), return_inverse=True)
+    edges = [_edges(labels, weights, axis) for axis in range(3)]
+    ends = [end for low, high, _ in edges for end in (low, high)]
+    voxels, place = torch.unique(torch.cat(ends), return_inverse=True)
     if len(voxels) == 0:
         return None
     inward = _inward(labels, voxels, spacing_zyx_mm)
-    sides = place.split([len(end) for pair in ends for end in pair])
+    sides = place.split([len(end) for end in ends])
     across = []
-    for axis, (low, high) in enumerate(ends):
+    for axis, (_, _, weight) in enumerate(edges):
         normal = inward[:, sides[2 * axis + 1]] - inward[:, sides[2 * axis]]
-        weight = weights[every[low], every[high]].sqrt() / spacing_zyx_mm[axis]
-        across.append(normal / normal.norm(dim=0).clamp(min=1e-6) * weight)
-    return Contact(tuple(low for low, _ in ends), tuple(high for _, high in ends), tuple(across))
+        root = weight.sqrt() / spacing_zyx_mm[axis]
+        across.append(normal / normal.norm(dim=0).clamp(min=1e-6) * root)
+    return Contact(tuple(ends[::2]), tuple(ends[1::2]), tuple(across))
 
 
-def _edges(labels: Tensor, weights: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Flat indices of both ends of the edges along an axis whose interface has a weight."""
+def faces(labels: Tensor, table: Tensor, axis: int) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Where two labels meet along an axis.
+
+    Args:
+        labels: (Z, Y, X) compact labels. table: (labels, labels). axis: 0, 1 or 2.
+
+    Returns:
+        The indices (z, y, x) of the lower voxels, and the table's entry for each, (n,).
+    """
     n = labels.shape[axis]
     low, high = labels.narrow(axis, 0, n - 1), labels.narrow(axis, 1, n - 1)
-    z, y, x = (low != high).nonzero(as_tuple=True)
-    weighed = weights[low[z, y, x].long(), high[z, y, x].long()] > 0
+    at = (low != high).nonzero(as_tuple=True)
+    return at, table[low[at].long(), high[at].long()]
+
+
+def _edges(labels: Tensor, weights: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Flat indices of both ends, and weights, of the edges along an axis that have a weight."""
+    (z, y, x), weight = faces(labels, weights, axis)
     _, ny, nx = labels.shape
+    weighed = weight > 0
     first = ((z * ny + y) * nx + x)[weighed]
-    return first, first + (ny * nx, nx, 1)[axis]
+    return first, first + (ny * nx, nx, 1)[axis], weight[weighed]
 
 
 def _inward(labels: Tensor, voxels: Tensor, spacing_zyx_mm: tuple[float, ...]) -> Tensor:

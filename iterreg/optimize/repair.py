@@ -1,11 +1,11 @@
 """The repair: what may not fold does not.
 
-After the last level, a voxel that folds is moved just as far as it needs. Its determinant is linear
-in the displacement of each of the four voxels of a corner stencil, so the smallest move that makes
-it positive is a projection; stencils that share a voxel take turns by averaging their moves, again
-and again until none is left. Nothing else changes its place, so boundaries that were brought
-together stay together. An affine that keeps the orientation does not change where x + u(x) folds,
-so the residual field alone is looked at.
+After each level, and at full resolution, a voxel that folds is moved just as far as it needs. Its
+determinant is linear in the displacement of each of the four voxels of a corner stencil, so the
+smallest move that makes it positive is a projection; stencils that share a voxel take turns by
+averaging their moves, again and again until none is left. Nothing else changes its place, so
+boundaries that were brought together stay together. An affine that keeps the orientation does not
+change where x + u(x) folds, so the residual field alone is looked at.
 
 Source of the projection: position-based dynamics (Müller et al., J Vis Commun Image Represent 18,
 2007, eq. 9), with the determinant as the constraint.
@@ -18,6 +18,7 @@ import itertools
 import torch
 from torch import Tensor
 
+from iterreg.energy.interfaces import faces
 from iterreg.metrics import folding_mask
 
 ROUNDS = 600
@@ -56,7 +57,7 @@ def repair_folds(
     """
     scale = u_mm.new_tensor([1 / s for s in spacing_mm])
     whole = _whole(labels, interfaces)
-    folds = (folding_mask(u_mm * scale.view(3, 1, 1, 1)) & whole).flatten().nonzero().flatten()
+    folds = _folds(u_mm, whole, scale)
     for attempt in range(1, ROUNDS + 1):
         if len(folds) == 0:
             break
@@ -69,18 +70,21 @@ def repair_folds(
         near = near[whole.flatten()[near]]
         folds = near[_determinants(u_mm, near, scale).min(0).values < LEAST_DET]
     if len(folds):
-        folds = (folding_mask(u_mm * scale.view(3, 1, 1, 1)) & whole).nonzero()
+        folds = _folds(u_mm, whole, scale)
     return u_mm, len(folds)
+
+
+def _folds(u_mm: Tensor, whole: Tensor, scale: Tensor) -> Tensor:
+    """(n,) flat indices of the whole voxels that fold."""
+    return (folding_mask(u_mm * scale.view(3, 1, 1, 1)) & whole).flatten().nonzero().flatten()
 
 
 def _whole(labels: Tensor, interfaces: Tensor) -> Tensor:
     """(Z, Y, X) bool, voxels that are glued to all their face neighbours."""
     whole = torch.ones_like(labels, dtype=torch.bool)
     for axis, n in enumerate(labels.shape):
-        low, high = labels.narrow(axis, 0, n - 1), labels.narrow(axis, 1, n - 1)
-        z, y, x = (low != high).nonzero(as_tuple=True)
-        apart = interfaces[low[z, y, x].long(), high[z, y, x].long()] < 1
-        z, y, x = z[apart], y[apart], x[apart]
+        at, weight = faces(labels, interfaces, axis)
+        z, y, x = (index[weight < 1] for index in at)
         whole.narrow(axis, 0, n - 1)[z, y, x] = False
         whole.narrow(axis, 1, n - 1)[z, y, x] = False
     return whole
