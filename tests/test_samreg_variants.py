@@ -283,11 +283,11 @@ def test_it_answers_as_segment_anything_does(tmp_path: Path) -> None:
 
 
 def loaded(spec: VariantSpec, state: dict[str, Tensor], folder: Path) -> SamSegmenter:
-    """Write weights as a file and load that file."""
+    """Write weights as a file and load that file, to be compared with float32 elsewhere."""
     torch.save(state, folder / spec.file)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(VARIANTS, spec.name, spec)
-        segmenter = load_segmenter(spec.name, folder / spec.file, CPU)
+        segmenter = load_segmenter(spec.name, folder / spec.file, CPU, torch.float32)
     assert isinstance(segmenter, SamSegmenter)
     return segmenter
 
@@ -633,7 +633,7 @@ def test_devices_agree(device: torch.device, tmp_path: Path) -> None:
     here = loaded(spec, state, tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(VARIANTS, spec.name, spec)
-        there = load_segmenter(spec.name, tmp_path / spec.file, device)
+        there = load_segmenter(spec.name, tmp_path / spec.file, device, torch.float32)
     shown, points = [picture(100, 256), picture(90, 80)], torch.tensor([[20.0, 30.0]] * 3)
     for one, two in zip(here.encode(shown), there.encode(shown), strict=True):
         torch.testing.assert_close(two.features.cpu(), one.features, atol=1e-3, rtol=1e-3)
@@ -713,6 +713,20 @@ def test_real_mobile_sam_sees_the_same_in_a_mirror_and_in_a_larger_picture(
     large = nnf.interpolate(grey, scale_factor=3, mode="bilinear")[0].permute(1, 2, 0)
     tripled, _ = best_mask(mobile_sam, large.round().to(torch.uint8), 3 * point)
     assert dice(mask, tripled[1::3, 1::3]) > 0.93
+
+
+def test_real_mobile_sam_sees_the_same_in_either_precision(mobile_sam: SamSegmenter) -> None:
+    shown = torch.from_numpy(read("cardiac_mr/image1_R.png"))
+    (embedding,) = mobile_sam.encode([shown])
+    points = torch.tensor([[80.5, 101.5], [120.0, 60.0], [40.0, 160.0], [100.0, 120.0]])
+    exact, coarse = (
+        load_segmenter("mobile_sam", WEIGHTS, CPU, p).decode(embedding, points)
+        for p in (torch.float32, torch.bfloat16)
+    )
+    assert coarse.logits.dtype == torch.float32
+    torch.testing.assert_close(coarse.predicted_iou, exact.predicted_iou, atol=0.02, rtol=0)
+    for one, two in zip(coarse.logits.flatten(0, 1), exact.logits.flatten(0, 1), strict=True):
+        assert dice(one > 0, two > 0) > 0.97
 
 
 def test_real_mobile_sam_is_no_other_variant() -> None:

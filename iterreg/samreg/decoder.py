@@ -4,12 +4,14 @@ The weights are segment-anything's modules; the order of the multiplications is 
 on the picture alone is computed once; where a few tokens meet thousands of positions, projections
 move from the positions to the tokens, as ``(x W) q = x (W q)``; the upscaling, which treats each
 position by itself, keeps the order in which it finds them. The results are the library's up to
-rounding, in about a third of its time on the CPU.
+rounding. What there is of each position for each point, most of the work, may be of less precision
+than what there is of the tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -66,78 +68,120 @@ def high_quality_features(decoder: Any, features: Tensor, early: Tensor) -> Tens
     return result
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What the decoder makes of a picture before it is asked about any point.
+
+    Args:
+        features: (L, C), L = side * side positions, row by row, in the precision that everything
+            of as many positions shall have.
+        asked: (L, D), (L, D), the first block's keys and values of the tokens' attention, and
+            ``asking`` (L, D): its queries of the positions' attention.
+        places: for each later attention, (L, D): what it projects of where a position is.
+    """
+
+    features: Tensor
+    asked: tuple[Tensor, Tensor]
+    asking: Tensor
+    places: tuple[Tensor, ...]
+
+
+def ground(decoder: Any, features: Tensor, encoding: Tensor, precision: torch.dtype) -> Ground:
+    """See :class:`Ground`.
+
+    Args:
+        decoder: from :func:`build_decoder`.
+        features: (L, C) float32 of the picture, L = side * side positions, row by row.
+        encoding: (L, C), where each position is.
+        precision: float32, or bfloat16 where the device multiplies it natively.
+    """
+    first, *later = decoder.transformer.layers
+    lookup, located = first.cross_attn_token_to_image, features + encoding
+    places = []
+    for block in later:
+        places.append(nnf.linear(encoding, block.cross_attn_token_to_image.k_proj.weight))
+        places.append(block.cross_attn_image_to_token.q_proj(encoding))
+    last = decoder.transformer.final_attn_token_to_image
+    places.append(nnf.linear(encoding, last.k_proj.weight))
+    return Ground(
+        features.to(precision),
+        (lookup.k_proj(located), lookup.v_proj(features)),
+        first.cross_attn_image_to_token.q_proj(located),
+        tuple(places),
+    )
+
+
 def decode(
-    decoder: Any, features: Tensor, encoding: Tensor, prompts: Tensor, sharp: Sequence[Tensor]
+    decoder: Any, ground: Ground, prompts: Tensor, sharp: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Masks for the prompts of one picture.
 
     Args:
         decoder: from :func:`build_decoder`.
-        features: (L, C) of the picture, L = side * side positions, row by row.
-        encoding: (L, C), where each position is.
+        ground: of the picture.
         prompts: (N, P, C).
         sharp: empty, or one picture's :func:`high_quality_features`.
 
     Returns:
-        Logits (N, M, 4 side, 4 side) and predicted IoU (N, M). M is 3: a part, a structure, the
-        whole. HQ-SAM: 1, the one of the three that it thinks best, refined.
+        Logits (N, M, 4 side, 4 side) and predicted IoU (N, M), float32. M is 3: a part, a
+        structure, the whole. HQ-SAM: 1, the one of the three that it thinks best, refined.
     """
-    side = int(len(features) ** 0.5)
+    side = int(len(ground.features) ** 0.5)
     own = [decoder.iou_token.weight, decoder.mask_tokens.weight]
     own += [decoder.hf_token.weight] if sharp else []
     first = torch.cat(own)
     tokens = torch.cat([first.expand(len(prompts), -1, -1), prompts], 1)
-    tokens, keys = attend(decoder.transformer, features, encoding, tokens)
+    tokens, keys = attend(decoder.transformer, ground, tokens)
     iou = decoder.iou_prediction_head(tokens[:, 0])[:, 1:]
     fine = upscaled(decoder.output_upscaling, keys)
     # The first mask token is for prompts without ambiguity.
     weights = [
         mlp(tokens[:, 1 + k]) for k, mlp in enumerate(decoder.output_hypernetworks_mlps) if k > 0
     ]
-    masks = torch.bmm(fine.flatten(1, 3), torch.stack(weights, -1)).unflatten(1, fine.shape[1:4])
-    masks = in_rows(masks, (side, side))
+    masks = torch.bmm(fine.flatten(1, 3), torch.stack(weights, -1).to(fine.dtype))
+    masks = in_rows(masks.float().unflatten(1, fine.shape[1:4]), (side, side))
     if not sharp:
         return masks, iou
     iou, best = iou.max(1, keepdim=True)
     masks = masks.gather(1, best[:, :, None, None].expand(-1, -1, *masks.shape[2:]))
-    detail = decoder.embedding_maskfeature(in_rows(fine, (side, side))) + sharp[0]
+    detail = decoder.embedding_maskfeature(in_rows(fine.float(), (side, side))) + sharp[0]
     weight = decoder.hf_mlp(tokens[:, len(first) - 1])
     return masks + torch.einsum("nc,nchw->nhw", weight, detail)[:, None], iou
 
 
-def attend(
-    transformer: Any, features: Tensor, encoding: Tensor, tokens: Tensor
-) -> tuple[Tensor, Tensor]:
+def attend(transformer: Any, ground: Ground, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """The two-way transformer.
 
     Args:
         transformer: segment-anything's ``TwoWayTransformer``.
-        features: (L, C) of the picture, the same for each point.
-        encoding: (L, C), where each position is.
+        ground: of the picture.
         tokens: (N, T, C), the prompt among them.
 
     Returns:
-        The tokens (N, T, C), and the features as each point has changed them (N, L, C).
+        The tokens (N, T, C), and the features as each point has changed them (N, L, C), in the
+        ground's precision.
 
     Source:
         Kirillov et al., Segment Anything, ICCV 2023, appendix A, "lightweight mask decoder".
     """
     first, *later = transformer.layers
+    places = iter(ground.places)
     queries = first.norm1(first.self_attn(tokens, tokens, tokens))
-    located = features + encoding
-    asked = (queries + tokens).flatten(0, 1)[None]
-    found = first.cross_attn_token_to_image(asked, located[None], features[None])
-    queries = _settled(first, queries + found.view_as(queries))
-    keys = _told_once(first, features, located, queries + tokens, queries)
+    found = _looked_up_first(first.cross_attn_token_to_image, queries + tokens, ground)
+    queries = _settled(first, queries + found)
+    scores = _scores_first(first.cross_attn_image_to_token, queries + tokens, ground)
+    keys = _changed(first, ground.features.expand(len(tokens), -1, -1), scores, queries)
     for block in later:
         asked = queries + tokens
         queries = block.norm1(queries + block.self_attn(asked, asked, queries))
-        each = keys + encoding
-        found = _looked_up(block.cross_attn_token_to_image, queries + tokens, each, keys)
+        lookup = block.cross_attn_token_to_image
+        found = _looked_up(lookup, queries + tokens, next(places), keys)
         queries = _settled(block, queries + found)
-        keys = _told(block, keys, each, queries + tokens, queries)
+        told = block.cross_attn_image_to_token
+        scores = _scores(told, told.k_proj, told.q_proj, queries + tokens, next(places), keys)
+        keys = _changed(block, keys, scores, queries)
     last = transformer.final_attn_token_to_image
-    found = _looked_up(last, queries + tokens, keys + encoding, keys)
+    found = _looked_up(last, queries + tokens, next(places), keys)
     queries = transformer.norm_final_attn(queries + found)
     return queries, keys
 
@@ -153,8 +197,8 @@ def upscaled(layers: Any, keys: Tensor) -> Tensor:
         (N, L, 4, 4, C / 8): each position's 2 x 2 children, and the 2 x 2 of each of these.
     """
     up1, norm, _, up2, _ = layers
-    x = nnf.layer_norm(_split(keys, up1), norm.weight.shape, norm.weight, norm.bias, norm.eps)
-    x = nnf.gelu(_split(nnf.gelu(x), up2))
+    x = nnf.gelu(_normalised(_split(keys, up1), norm))
+    x = nnf.gelu(_split(x, up2))
     return x.view(len(x), -1, 4, 4, x.shape[-1])
 
 
@@ -186,57 +230,76 @@ def _settled(block: Any, queries: Tensor) -> Tensor:
     return result
 
 
-def _looked_up(attention: Any, asked: Tensor, located: Tensor, keys: Tensor) -> Tensor:
+def _looked_up_first(attention: Any, asked: Tensor, ground: Ground) -> Tensor:
+    """Tokens (N, T, C) attend to positions that all points share."""
+    q = _heads(attention.q_proj(asked), attention.num_heads) * _scale(attention)
+    k, v = (_heads(x, attention.num_heads) for x in ground.asked)
+    shares = torch.einsum("nthd,lhd->nhtl", q, k).softmax(-1)
+    seen = torch.einsum("nhtl,lhd->nthd", shares, v)
+    result: Tensor = attention.out_proj(seen.flatten(2))
+    return result
+
+
+def _looked_up(attention: Any, asked: Tensor, places: Tensor, keys: Tensor) -> Tensor:
     """Tokens (N, T, C) attend to positions (N, L, C)."""
     heads = attention.num_heads
-    q = _heads(attention.q_proj(asked), heads) * _scale(attention)
     # The bias of k_proj adds the same to all positions, so softmax does not see it.
-    q = torch.einsum("nthd,hdc->nthc", q, attention.k_proj.weight.unflatten(0, (heads, -1)))
-    shares = torch.bmm(q.flatten(1, 2), located.transpose(1, 2)).softmax(-1)
-    seen = torch.bmm(shares, keys).view_as(q)
+    scores = _scores(attention, attention.q_proj, attention.k_proj, asked, places, keys)
+    seen = torch.bmm(scores.softmax(-1).to(keys.dtype), keys).float().unflatten(1, (-1, heads))
     v = torch.einsum("nthc,hdc->nthd", seen, attention.v_proj.weight.unflatten(0, (heads, -1)))
     result: Tensor = attention.out_proj(v.flatten(2) + attention.v_proj.bias)
     return result
 
 
-def _told_once(
-    block: Any, features: Tensor, located: Tensor, asked: Tensor, told: Tensor
-) -> Tensor:
-    """Positions that all points share (L, C) attend to each point's tokens (N, T, C)."""
-    attention = block.cross_attn_image_to_token
-    q = _heads(attention.q_proj(located), attention.num_heads) * _scale(attention)
-    k = _heads(attention.k_proj(asked), attention.num_heads)
-    scores = torch.einsum("lhd,nthd->nlth", q, k)
-    return _changed(block, features.expand(len(asked), -1, -1), scores, told)
-
-
-def _told(block: Any, keys: Tensor, located: Tensor, asked: Tensor, told: Tensor) -> Tensor:
-    """Each point's positions (N, L, C) attend to its tokens (N, T, C)."""
-    attention = block.cross_attn_image_to_token
-    heads, q = attention.num_heads, attention.q_proj
+def _scores_first(attention: Any, asked: Tensor, ground: Ground) -> Tensor:
+    """As :func:`_scores`, of positions that all points share, which attend to the tokens."""
+    heads = attention.num_heads
     k = _heads(attention.k_proj(asked), heads) * _scale(attention)
-    offset = torch.einsum("nthd,hd->nth", k, q.bias.unflatten(0, (heads, -1)))
-    k = torch.einsum("nthd,hdc->nthc", k, q.weight.unflatten(0, (heads, -1)))
-    scores = torch.baddbmm(offset.flatten(1)[:, None], located, k.flatten(1, 2).transpose(1, 2))
-    return _changed(block, keys, scores.unflatten(-1, (-1, heads)), told)
+    return torch.einsum("nthd,lhd->nthl", k, _heads(ground.asking, heads)).flatten(1, 2)
+
+
+def _scores(
+    attention: Any, of_tokens: Any, of_positions: Any, asked: Tensor, places: Tensor, keys: Tensor
+) -> Tensor:
+    """Products of projected tokens and projected positions: (N, T * heads, L) float32.
+
+    Args:
+        attention: whose heads and scale count.
+        of_tokens, of_positions: its projections of the two.
+        asked: (N, T, C) tokens.
+        places: (L, D), the second projection of where the positions are.
+        keys: (N, L, C), the positions.
+    """
+    heads = attention.num_heads
+    small = _heads(of_tokens(asked), heads) * _scale(attention)
+    by_place = torch.einsum("nthd,lhd->nthl", small, _heads(places, heads)).flatten(1, 2)
+    weight = of_positions.weight.unflatten(0, (heads, -1))
+    wide = torch.einsum("nthd,hdc->nthc", small, weight).flatten(1, 2).to(keys.dtype)
+    return by_place + torch.bmm(wide, keys.transpose(1, 2))
 
 
 def _changed(block: Any, keys: Tensor, scores: Tensor, told: Tensor) -> Tensor:
-    """Add to the positions (N, L, C) what the tokens tell, by scores (N, L, T, H)."""
+    """Add to the positions (N, L, C) what the tokens (N, T, C) tell by their scores."""
     attention = block.cross_attn_image_to_token
     heads, out = attention.num_heads, attention.out_proj
     v = _heads(attention.v_proj(told), heads)
     v = torch.einsum("nthd,chd->nthc", v, out.weight.unflatten(1, (heads, -1)))
     # A head's shares sum to 1, so a part of the bias in each head's values is the whole in the end.
-    v = (v + out.bias / heads).flatten(1, 2)
-    result: Tensor = block.norm4(torch.baddbmm(keys, scores.softmax(-2).flatten(2), v))
-    return result
+    v = (v + out.bias / heads).flatten(1, 2).to(keys.dtype)
+    shares = scores.unflatten(1, (-1, heads)).softmax(1).flatten(1, 2).to(keys.dtype)
+    return _normalised(keys + torch.bmm(shares.transpose(1, 2), v), block.norm4)
+
+
+def _normalised(x: Tensor, norm: Any) -> Tensor:
+    """Layer normalisation over the last axis, in the precision of ``x``."""
+    weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
+    return nnf.layer_norm(x, weight.shape, weight, bias, norm.eps)
 
 
 def _split(x: Tensor, layer: Any) -> Tensor:
     """A transposed convolution of kernel and stride 2: (N, L, C) to (N, 4 L, C')."""
-    weight = layer.weight.permute(0, 2, 3, 1).flatten(1)
-    y = torch.addmm(layer.bias.repeat(4), x.flatten(0, 1), weight)
+    weight = layer.weight.permute(2, 3, 1, 0).flatten(0, 2).to(x.dtype)
+    y = nnf.linear(x.flatten(0, 1), weight, layer.bias.repeat(4).to(x.dtype))
     return y.view(x.shape[0], -1, int(layer.bias.shape[0]))
 
 

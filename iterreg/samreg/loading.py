@@ -17,7 +17,12 @@ ANSWERS = 1
 """Part of the fingerprint: raised when a change here makes the same weights answer otherwise."""
 
 
-def load_segmenter(variant: str, checkpoint: Path | None, device: torch.device) -> Segmenter:
+def load_segmenter(
+    variant: str,
+    checkpoint: Path | None,
+    device: torch.device,
+    precision: torch.dtype | None = None,
+) -> Segmenter:
     """A variant with its weights, on a device.
 
     Args:
@@ -25,6 +30,7 @@ def load_segmenter(variant: str, checkpoint: Path | None, device: torch.device) 
         checkpoint: its weights, a file or a folder of the transformers library; None takes them
             from the cache.
         device: where it runs.
+        precision: see :class:`~iterreg.samreg.models.SamSegmenter`.
 
     Raises:
         ConfigError: unknown variant.
@@ -40,7 +46,8 @@ def load_segmenter(variant: str, checkpoint: Path | None, device: torch.device) 
         )
     model = empty_model(spec)
     fill(model, state, spec, path)
-    return SamSegmenter(spec, model, device, f"{spec.name}-{sha256[:16]}-{ANSWERS}")
+    fingerprint = f"{spec.name}-{sha256[:16]}-{ANSWERS}"
+    return SamSegmenter(spec, model, device, fingerprint, precision)
 
 
 def empty_model(spec: VariantSpec) -> SamModel:
