@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from iterreg.errors import ConfigError
 
@@ -40,6 +40,17 @@ class Similarity:
     statistics take the first."""
     intensity_range: tuple[float, ...] = ()
     """Clip to (low, high) first; empty: the 1st and 99th percentile of each image."""
+
+    def __post_init__(self) -> None:
+        within, radii = self.intensity_range, self.radius_mm
+        if within and not (len(within) == 2 and within[0] < within[1]):
+            raise ConfigError(
+                f"similarity.intensity_range: expected [low, high] or nothing, got {list(within)}"
+            )
+        if not radii or not all(0.1 <= radius <= 100 for radius in radii):
+            raise ConfigError(
+                f"similarity.radius_mm: expected distances of 0.1 to 100 mm, got {list(radii)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -134,6 +145,8 @@ class Config:
         segmenter: where regions come from when no label maps are given.
         fill: intensity outside the moving image; None takes its minimum.
         rigid: names of regions that must not bend, ``*`` standing for any; each region is one body.
+        unguided: the similarity where images have no regions; None: the same. Regions carry a
+            motion that the images then have to carry alone.
     """
 
     name: str = "custom"
@@ -141,6 +154,7 @@ class Config:
     fill: float | None = None
     rigid: tuple[str, ...] = ()
     similarity: Similarity = Similarity()
+    unguided: Similarity | None = None
     overlap: Overlap = Overlap()
     correction: Correction = Correction()
     smoothness: Smoothness = Smoothness()
@@ -149,16 +163,6 @@ class Config:
     levels: Levels = Levels()
 
     def __post_init__(self) -> None:
-        within = self.similarity.intensity_range
-        if within and not (len(within) == 2 and within[0] < within[1]):
-            raise ConfigError(
-                f"similarity.intensity_range: expected [low, high] or nothing, got {list(within)}"
-            )
-        radii = self.similarity.radius_mm
-        if not radii or not all(0.1 <= radius <= 100 for radius in radii):
-            raise ConfigError(
-                f"similarity.radius_mm: expected distances of 0.1 to 100 mm, got {list(radii)}"
-            )
         if self.fill is not None and not math.isfinite(self.fill):
             raise ConfigError(f"fill: expected a finite number, got {self.fill}")
         if len(self.levels.spacing_mm) != len(self.levels.steps) or not self.levels.steps:
@@ -166,6 +170,12 @@ class Config:
                 f"levels: expected as many steps as spacing_mm, got {len(self.levels.steps)} "
                 f"and {len(self.levels.spacing_mm)}"
             )
+
+
+    def unguided_config(self) -> Config:
+        """This configuration for images without regions."""
+        alone = self.unguided or self.similarity
+        return dataclasses.replace(self, similarity=alone, unguided=None)
 
 
 def preset_names() -> list[str]:
@@ -182,7 +192,8 @@ def load_config(
 
     Args:
         preset: a preset's name, the path of a TOML file, or a ready configuration.
-        overrides: dotted keys, such as ``{"smoothness.weight": 0.5}``.
+        overrides: dotted keys, such as ``{"smoothness.weight": 0.5}``. One of ``similarity`` holds
+            whatever guides, so that ``unguided`` no longer counts.
 
     Returns:
         The resolved configuration.
@@ -199,6 +210,8 @@ def load_config(
         tables, source = _read_preset(preset)
     for dotted, value in (overrides or {}).items():
         *path, key = dotted.split(".")
+        if path == ["similarity"]:
+            tables.pop("unguided", None)
         table = tables
         for part in path:
             table = table.setdefault(part, {})
@@ -250,10 +263,11 @@ def _build(kind: type, table: Mapping[str, Any], source: str, prefix: str) -> An
         if key not in fields:
             known = ", ".join(sorted(fields))
             raise ConfigError(f"{where}: unknown key; expected one of {known}")
-        if dataclasses.is_dataclass(hints[key]):
+        inner = [k for k in (hints[key], *get_args(hints[key])) if dataclasses.is_dataclass(k)]
+        if inner and value is not None:
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{where}: expected a table, got {value!r}")
-            values[key] = _build(hints[key], value, source, f"{key}.")
+            values[key] = _build(cast(type, inner[0]), value, source, f"{key}.")
         else:
             values[key] = _checked(value, hints[key], fields[key].metadata, where)
     return kind(**values)

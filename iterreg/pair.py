@@ -176,6 +176,8 @@ def optimize_pair(
                 masks = (read_mask_of(fixed_mask, images[0]), read_mask_of(moving_mask, images[1]))
                 seen, views = fields_of_view(images, masks)
                 regions = find_regions(config, images, fixed_labels, moving_labels, rois, device)
+                if not regions.values:
+                    run.config = config = config.unguided_config()
                 rigid = rigid_values(config.rigid, regions)
                 by_labels = not rois or fixed_labels is not None
                 guides = (_roi_regions(rois, run.device), by_labels, landmarks)

@@ -88,6 +88,20 @@ def test_overrides():
     assert load_config(config, {"fill": -500}).fill == -500.0
 
 
+def test_what_compares_images_that_have_no_regions():
+    config = load_config("cardiac")
+    assert config.unguided is not None and config.unguided.kind != config.similarity.kind
+    alone = config.unguided_config()
+    assert alone.similarity == config.unguided and alone.smoothness == config.smoothness
+    assert load_config("thorax").unguided_config().similarity == load_config("thorax").similarity
+    chosen = load_config("cardiac", {"similarity.kind": "ncc"}).unguided_config()
+    assert chosen.similarity.kind == "ncc", "what the user sets holds without regions too"
+    chosen = load_config("cardiac", {"unguided.weight": 7}).unguided_config()
+    assert (chosen.similarity.kind, chosen.similarity.weight) == ("mse", 7)
+    with pytest.raises(ConfigError, match=r"unguided.kind: expected one of"):
+        load_config("cardiac", {"unguided.kind": "mi"})
+
+
 def test_overrides_leave_the_given_configuration_alone():
     config = Config()
     load_config(config, {"smoothness.weight": 5.0})

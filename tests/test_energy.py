@@ -225,6 +225,30 @@ def pair_of(fixed: torch.Tensor, moving: torch.Tensor) -> RegionPair:
     return RegionPair(*regions)
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_what_lies_around_a_region_may_leave_the_view_and_the_region_may_not(padded):
+    """The fixed region ends two slices below the view's edge, the moving one is cut by the edge."""
+    shape = (12, 9, 9)
+    fixed, moving = (torch.zeros(shape, dtype=torch.bool) for _ in range(2))
+    fixed[:8, 2:7, 2:7], moving[:10, 2:7, 2:7] = True, True
+    everywhere, known = torch.ones(shape, dtype=torch.bool), torch.ones(shape, dtype=torch.bool)
+    if padded:
+        known[10:] = False
+    else:
+        fixed, moving, everywhere, known = (m[:10] for m in (fixed, moving, everywhere, known))
+    frame = Frame((1.0,) * 3, (1.0,) * 3, everywhere, known, everywhere, 8.0)
+    terms = overlap_terms(Overlap(band_mm=3.0), [pair_of(fixed, moving)], frame)
+
+    def energies(shift: float) -> list[float]:
+        u = torch.zeros(3, *fixed.shape)
+        u[0] = shift
+        return [float(t.accumulate(u, identity(), NormalEquations.zero(u))) for t in terms]
+
+    own, around = range(2)
+    assert energies(2.0)[around] < 0.1 * energies(0.0)[around]
+    assert energies(4.0)[own] >= energies(2.0)[own] - 1e-4
+
+
 def test_an_empty_mask_is_no_region_and_no_weight_no_term():
     mask = blob_mask((8, 9, 10))
     everywhere = torch.ones_like(mask)

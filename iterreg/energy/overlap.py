@@ -149,7 +149,13 @@ def _box_mean(volume: Tensor, spacing_mm: Sequence[float]) -> Tensor:
 
 
 def _boundary(config: Overlap, band: float, pair: RegionPair, frame: Frame) -> list[Term]:
-    """Signed distances, in units of the preset's band, wherever the fixed one is not clamped."""
+    """Signed distances, in units of the preset's band, wherever the fixed one is not clamped.
+
+    What lies beyond the edge of the moving view may be the region and may be its surroundings. So
+    a voxel of the fixed region finds no boundary at the edge, and a voxel around it may leave the
+    view to get out of the region: a heart's base that moves out of the stack of slices takes with
+    it what lay above it.
+    """
     spacing_mm, moving_spacing_mm = frame.fixed_spacing_mm, frame.moving_spacing_mm
     if pair.in_slices:
         spacing_mm = _within_slices(spacing_mm, pair.fixed.shape)
@@ -162,7 +168,35 @@ def _boundary(config: Overlap, band: float, pair: RegionPair, frame: Frame) -> l
     chosen = (fixed.abs() < band) & frame.gate[region.box]
     scale = config.weight * pair.weight / config.band_mm**2
     moving = near.spread(moving, wide.box, band)
-    return [_sampled(fixed, moving, chosen, region.box, wide.box, scale, frame)]
+    if not _is_cut(pair.moving, frame.moving_known, moving_spacing_mm):
+        return [_sampled(fixed, moving, chosen, region.box, wide.box, scale, frame)]
+    own, around = chosen & (fixed <= 0), chosen & (fixed > 0)
+    open_box = _widened(pair.moving, _voxels(band, moving_spacing_mm))
+    mask = pair.moving.spread(pair.moving.mask, open_box, False)
+    ended = signed_distance_mm(mask, None, moving_spacing_mm, band)
+    return [
+        _sampled(fixed, moving, own, region.box, wide.box, scale, frame),
+        _sampled(fixed, ended, around, region.box, open_box, scale, frame),
+    ]
+
+
+def _is_cut(region: Region, known: Tensor, spacing_mm: Sequence[float]) -> bool:
+    """Whether the region may reach the edge of the view, along an axis that has spacing."""
+    sides = list(zip(region.box, region.shape, spacing_mm, strict=True))
+    beside = [0 if n == 1 or math.isinf(s) else 1 for _, n, s in sides]
+    at_edge = any(
+        step and (part.start == 0 or part.stop == n)
+        for step, (part, n, _) in zip(beside, sides, strict=True)
+    )
+    return at_edge or not bool(known[region.grown(beside).box].all())
+
+
+def _widened(region: Region, margins: Sequence[int]) -> Box:
+    """The region's box, wider by so many voxels even where the grid ends."""
+    return tuple(
+        slice(part.start - margin, part.stop + margin) if n > 1 else part
+        for part, margin, n in zip(region.box, margins, region.shape, strict=True)
+    )
 
 
 def is_thick(spacing_mm: Sequence[float], shape: Sequence[int]) -> list[bool]:

@@ -15,7 +15,7 @@ from iterreg.energy.terms import NormalEquations, SquaredDifference, Term
 from iterreg.features import mind_ssc, normalized_intensity
 from iterreg.kernels import IndexMap, normal_equations, sample_with_slope
 
-PULL_PER_SQUARED_VOXEL = 0.05
+PULL_PER_SQUARED_VOXEL = {"mind": 0.05, "ncc": 0.05, "mse": 0.002}
 """Cost of leaving the moving image, a tenth of a typical feature cost at one voxel outside."""
 
 NCC_NOISE = 1e-4
@@ -51,7 +51,7 @@ def similarity_term(
         first = fixed.permute(1, 2, 3, 0)[gate]
         second = moving.permute(1, 2, 3, 0).contiguous()
     weights = torch.full((len(voxels),), config.weight / first.shape[-1], device=first.device)
-    pull = PULL_PER_SQUARED_VOXEL * first.shape[-1]
+    pull = PULL_PER_SQUARED_VOXEL[config.kind] * first.shape[-1]
     return SquaredDifference(first, second, voxels, weights, pull)
 
 
@@ -91,7 +91,7 @@ class LocalNcc:
         gradient, curvature = normal_equations(
             residual, slopes / deviation.reshape(1, -1, 1), mapping.from_mm
         )
-        pull = PULL_PER_SQUARED_VOXEL
+        pull = PULL_PER_SQUARED_VOXEL["ncc"]
         gradient = 0.5 * gradient + pull * mapping.from_mm.T @ outside
         into.gradient += self.weights * gradient.view_as(into.gradient)
         into.curvature += self.weights * 0.5 * curvature.view_as(into.curvature)
