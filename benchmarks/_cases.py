@@ -90,15 +90,15 @@ def cases() -> dict[str, Case]:
         name: Case(name, name, **thorax)  # type: ignore[arg-type]
         for name in ("thorax4dct", "thorax4dct_mini")
     }
-    for patient, frames in (("067", ("01", "10")), ("068", ("01", "12"))):
-        stems = [f"patient{patient}_frame{frame}" for frame in frames]
-        for resampled in (False, True):
-            suffix = "-128x128x16" if resampled else ""
+    for patient, diastole, systole in (("067", "01", "10"), ("068", "01", "12")):
+        for suffix in ("", "-back", "-128x128x16"):
+            frames = (systole, diastole) if suffix == "-back" else (diastole, systole)
+            stems = [f"patient{patient}_frame{frame}" for frame in frames]
             found[f"acdc-{patient}{suffix}"] = Case(
                 f"acdc{suffix or '-native'}", "acdc",
                 (f"{stems[0]}.nii.gz", f"{stems[1]}.nii.gz"),
                 (f"{stems[0]}_gt.nii.gz", f"{stems[1]}_gt.nii.gz"),
-                "cardiac", True, LeftOut("myocardium", 2, 0), resampled,
+                "cardiac", True, LeftOut("myocardium", 2, 0), suffix == "-128x128x16",
             )  # fmt: skip
     for number in range(1, HIPPOCAMPI + 1):
         found[f"hippocampus-{number}"] = Case(

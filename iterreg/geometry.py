@@ -6,6 +6,8 @@ mm, in ITK's LPS frame. Every change between the two is a matrix made here.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -138,9 +140,10 @@ class Grid:
         allowed = SPACE_TOLERANCE * max(1.0, float(max(self.shape_zyx)) / 10)
         return bool(np.abs(index - mine).max() <= allowed)
 
-    def pooled(self, factor_zyx: tuple[int, ...]) -> Grid:
+    def pooled(self, factor_zyx: Sequence[float]) -> Grid:
         """The grid whose voxels are blocks of ``factor_zyx`` voxels of this one, rounded up."""
-        shape = tuple(-(-n // f) for n, f in zip(self.shape_zyx, factor_zyx, strict=True))
+        blocks = zip(self.shape_zyx, factor_zyx, strict=True)
+        shape = tuple(math.ceil(n / f - 1e-6) for n, f in blocks)
         first = apply_affine(self.index_to_lps, (np.asarray(factor_zyx) - 1) / 2)
         spacing = tuple(
             s * f for s, f in zip(self.spacing_xyz_mm, reversed(factor_zyx), strict=True)

@@ -294,16 +294,33 @@ def test_a_coarser_scene_covers_the_same_space():
     assert at_spacing(scene, 1.0) is scene, "an axis that is coarser stays"
 
 
-def test_carrying_down_leaks_nothing_and_keeps_a_linear_motion():
-    fine = some_scene()
-    coarse = at_spacing(fine, 4.0)
+def test_blocks_that_are_no_whole_voxels():
+    """1.5 mm at a level of 2 mm: as dear as any other image at that level, and nothing is lost."""
+    fine = some_scene((20, 24, 28), 1.5)
+    coarse = at_spacing(fine, 2.0)
+    assert coarse.spacing_mm == (2.0, 2.0, 2.0) and coarse.shape == (15, 18, 21)
+    np.testing.assert_allclose(coarse.grid.centre_lps_mm, fine.grid.centre_lps_mm)
+    torch.testing.assert_close(coarse.image.mean(), fine.image.mean(), atol=1e-5, rtol=0)
+    own = torch.arange(21) >= 11  # block 10 is half of each: the lower label
+    assert torch.equal(coarse.labels, own.int().expand(15, 18, 21))
+    mask = fine.labels == 1
+    region = pooled_region(Region.of(mask), fine, coarse)
+    assert region.box[2] == slice(10, 21) and bool(region.mask.all())
+    assert at_spacing(fine, 1.7) is fine, "near enough"
+
+
+@pytest.mark.parametrize(("spacing_mm", "level_mm"), [(2.0, 4.0), (1.5, 2.0)])
+def test_carrying_down_leaks_nothing_and_keeps_a_linear_motion(spacing_mm, level_mm):
+    fine = some_scene(spacing_mm=spacing_mm)
+    coarse = at_spacing(fine, level_mm)
+    offset = (level_mm - spacing_mm) / 2
     slides = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     u = torch.where(coarse.labels == 1, 5.0, -5.0).expand(3, -1, -1, -1).contiguous()
     down = carry_down(u, coarse, fine, slides)
     exact = torch.where(fine.labels == 1, 5.0, -5.0)
     torch.testing.assert_close(down[0], exact, atol=0.02, rtol=0)
     ramps = [torch.from_numpy(places_mm(s.grid)).movedim(-1, 0).float() for s in (coarse, fine)]
-    ramps[0] += 1.0  # the first coarse centre lies half a fine voxel on
+    ramps[0] += offset  # of the first centres
     down = carry_down(ramps[0].contiguous(), coarse, fine, torch.ones(2, 2))
     inner = (slice(None), *[slice(1, -1)] * 3)
     torch.testing.assert_close(down[inner], ramps[1][inner], atol=1e-3, rtol=1e-5)

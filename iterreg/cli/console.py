@@ -113,6 +113,11 @@ class Console:
             self._table(*_region_table(measures))
         self._facts(_field_facts(measures))
 
+    def print_facts(self, facts: Sequence[tuple[str, str]]) -> None:
+        """Names and what is to be said of each, in two columns, unless quiet."""
+        if not self._quiet:
+            self._facts(facts)
+
     def say(self, text: str, style: str = "") -> None:
         """A line, unless quiet."""
         if not self._quiet:

@@ -253,12 +253,18 @@ def _print(
     seconds = found.about["seconds"]
     if summary is not None:
         console.print_run(summary, "samreg", request.out)
-    console.say(
-        f"{len(found.pairs)} ROI pairs of {counts[0]['rois']} and {counts[1]['rois']} regions, "
-        f"{sum(c['encoded'] for c in counts)} slices encoded, "
-        f"{sum(c['cached'] for c in counts)} out of the cache, {sum(seconds.values()):.1f} s"
-    )
-    console.say(f"alignment: {found.alignment!r}")
-    console.say(f"look at    {request.out / 'roi_pairs.png'}")
+    agree = found.alignment
+    encoded, cached = (sum(c[name] for c in counts) for name in ("encoded", "cached"))
+    console.print_facts(
+        [
+            ("pairs", f"{len(found.pairs)} ROI pairs, of {counts[0]['rois']} fixed and "
+                      f"{counts[1]['rois']} moving regions"),
+            ("slices", f"{encoded} encoded, {cached} out of the cache, "
+                       f"{sum(seconds.values()):.1f} s"),
+            ("aligned", f"{agree.kind}: {int(agree.inliers.sum())} of {agree.inliers.size} matches "
+                        f"agree within {agree.residual_mm:.1f} mm"),
+            ("look at", f"{request.out / 'roi_pairs.png'}"),
+        ]
+    )  # fmt: skip
     if not found.pairs:
         raise NoRoiPairsError(found.why_none)
