@@ -11,8 +11,9 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 CASES = (
-    "thorax4dct", "thorax4dct_mini", "acdc-067", "acdc-068", "acdc-067-128x128x16",
-    "acdc-068-128x128x16", *(f"hippocampus-{n}" for n in range(1, 7)), "brain",
+    "thorax4dct", "thorax4dct_mini", "acdc-067", "acdc-068", "acdc-067-back", "acdc-068-back",
+    "acdc-067-128x128x16", "acdc-068-128x128x16", *(f"hippocampus-{n}" for n in range(1, 7)),
+    "brain",
 )  # fmt: skip
 METHODS = ("iterreg", "greedy", "ants", "elastix", "convexadam", "fireants")
 GUIDANCES = ("images", "labels", "left out")

@@ -40,7 +40,7 @@ from iterreg.image import Image, LabelMap
 from iterreg.metrics import dice, folding
 from iterreg.samreg.cache import RoiCache, default_folder
 from iterreg.samreg.candidates import Candidates, RoiSettings, candidates
-from iterreg.samreg.match import load
+from iterreg.samreg.match import fit_preset, load
 from iterreg.samreg.matching import MatchSettings
 from iterreg.samreg.pairing import RoiMatching, match_candidates
 from iterreg.samreg.pictures import cut_axis, cut_pictures
@@ -160,7 +160,8 @@ class Bench:
         if not found.pairs:
             return still(images[0])
         run = iterreg.optimize_pair(
-            *images, roi_pairs=found.guidance, initial_transform=found.start, preset="samreg",
+            *images, roi_pairs=found.guidance, initial_transform=found.start,
+            preset=fit_preset(*images),
             overrides={key.replace("__", "."): value for key, value in changes.items()},
         )  # fmt: skip
         return run.transform

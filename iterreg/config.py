@@ -79,6 +79,9 @@ class Correction:
     """Of a squared mm between boundaries, against a squared gradient of the correction; 0: none."""
     length_mm: float = _number(4.0, 0.1, 1000)
     """Over which the correction dies out."""
+    where: str = _one_of("everywhere", "edges", "given", default="everywhere")
+    """``edges``: only where the image shows the boundary; ``given``: everywhere in label maps that
+    were given, and where the image shows it in those of a segmenter."""
     trust_mm: float = _number(1000.0, 0.01, 1000)
     """Boundaries that disagree by more than this count less and less: that is an error of the
     segmentation, not motion. Large where an expert vouches for the labels."""
@@ -172,10 +175,23 @@ class Config:
             )
 
 
-    def unguided_config(self) -> Config:
-        """This configuration for images without regions."""
-        alone = self.unguided or self.similarity
-        return dataclasses.replace(self, similarity=alone, unguided=None)
+    def settled(self, regions: bool, given: bool) -> Config:
+        """This configuration where it is known what guides.
+
+        Args:
+            regions: whether the images have any.
+            given: whether these are label maps that somebody gave.
+        """
+        alone = None if regions else self.unguided
+        where = self.correction.where
+        if where == "given":
+            where = "everywhere" if given else "edges"
+        return dataclasses.replace(
+            self,
+            similarity=alone or self.similarity,
+            unguided=None,
+            correction=dataclasses.replace(self.correction, where=where),
+        )
 
 
 def preset_names() -> list[str]:

@@ -167,8 +167,8 @@ def optimize_pair(
     with threads_used(threads) as used, torch.no_grad():
         with run.stage("read", 0.0, "reading"):
             images = read_pair(fixed, moving)
-            given = read_start(initial_transform, images[0].grid)
-            require_overlap(images, given)
+            initial = read_start(initial_transform, images[0].grid)
+            require_overlap(images, initial)
             landmarks = read_landmarks(fixed_landmarks, moving_landmarks, images[0].grid.rank)
             rois = checked_rois(roi_pairs or (), images)
         with memory_errors_named(f"{images[0].name} and {images[1].name}"):
@@ -176,14 +176,14 @@ def optimize_pair(
                 masks = (read_mask_of(fixed_mask, images[0]), read_mask_of(moving_mask, images[1]))
                 seen, views = fields_of_view(images, masks)
                 regions = find_regions(config, images, fixed_labels, moving_labels, rois, device)
-                if not regions.values:
-                    run.config = config = config.unguided_config()
+                given = fixed_labels is not None
+                run.config = config = config.settled(bool(regions.values), given)
                 rigid = rigid_values(config.rigid, regions)
-                by_labels = not rois or fixed_labels is not None
+                by_labels = not rois or given
                 guides = (_roi_regions(rois, run.device), by_labels, landmarks)
                 pair = _Pair(*_prepare(config, images, seen, regions, run.device), *guides)
             with run.stage("start", 0.2, "looking for the start"):
-                start, u_mm, scene = _start(config, pair, given)
+                start, u_mm, scene = _start(config, pair, initial)
             u_mm, history, better = _levels(run, pair, start.affine_lps, u_mm, scene)
             with run.stage("finish", 0.95, "finishing"):
                 u_mm, folds = _finished(u_mm, pair, start.affine_lps, rigid)

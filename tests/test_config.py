@@ -91,15 +91,24 @@ def test_overrides():
 def test_what_compares_images_that_have_no_regions():
     config = load_config("cardiac")
     assert config.unguided is not None and config.unguided.kind != config.similarity.kind
-    alone = config.unguided_config()
+    alone = config.settled(regions=False, given=False)
     assert alone.similarity == config.unguided and alone.smoothness == config.smoothness
-    assert load_config("thorax").unguided_config().similarity == load_config("thorax").similarity
-    chosen = load_config("cardiac", {"similarity.kind": "ncc"}).unguided_config()
+    thorax = load_config("thorax")
+    assert thorax.settled(regions=False, given=False).similarity == thorax.similarity
+    chosen = load_config("cardiac", {"similarity.kind": "ncc"}).settled(regions=False, given=False)
     assert chosen.similarity.kind == "ncc", "what the user sets holds without regions too"
-    chosen = load_config("cardiac", {"unguided.weight": 7}).unguided_config()
+    chosen = load_config("cardiac", {"unguided.weight": 7}).settled(regions=False, given=False)
     assert (chosen.similarity.kind, chosen.similarity.weight) == ("mse", 7)
     with pytest.raises(ConfigError, match=r"unguided.kind: expected one of"):
         load_config("cardiac", {"unguided.kind": "mi"})
+
+
+def test_labels_that_are_given_are_met_even_where_nothing_is_seen():
+    config = load_config("thorax")
+    assert config.correction.where == "given" and config.overlap.where == "edges"
+    for given, where in ((True, "everywhere"), (False, "edges")):
+        assert config.settled(regions=True, given=given).correction.where == where
+    assert load_config("cardiac").settled(True, False).correction.where == "everywhere"
 
 
 def test_overrides_leave_the_given_configuration_alone():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from iterreg.errors import ExitCode, GeometryError
 from iterreg.outputs import FILES
 from iterreg.samreg.candidates import RoiSettings
 from iterreg.samreg.everything import EverythingSettings
-from iterreg.samreg.match import find_rois
+from iterreg.samreg.match import find_rois, fit_preset
 from iterreg.samreg.matching import MatchSettings
 from iterreg.samreg.segmenter import Embedding, Masks
 
@@ -235,6 +237,14 @@ def run(folder: Path, *arguments: object) -> Result:
     return CliRunner().invoke(command, [str(w) for w in words])
 
 
+def test_photographs_are_fitted_as_such() -> None:
+    grid = iterreg.Grid((20, 20), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+    grey = iterreg.Image(torch.rand(1, 20, 20).expand(3, -1, -1), grid)
+    colour = replace(grey, data=torch.rand(3, 20, 20))
+    assert fit_preset(colour, colour) == "photograph"
+    assert fit_preset(grey, colour) == fit_preset(grey, grey) == "samreg"
+
+
 def test_the_command_writes_pairs_and_the_fit(tmp_path: Path, flood: Flood) -> None:
     save(volume((1, 2, 3)), tmp_path / "a.nii.gz")
     save(volume((1, 2, 3), shift=(5, 3)), tmp_path / "b.nii.gz")
@@ -248,7 +258,8 @@ def test_the_command_writes_pairs_and_the_fit(tmp_path: Path, flood: Flood) -> N
     assert tables["matching"]["settings"]["matching"]["threshold"] == 0.8
     assert {"encode", "decode", "filter", "match", "link"} <= set(tables["matching"]["seconds"])
     assert all(region["dice_after"] > 0.95 for region in tables["measures"]["regions"])
-    assert "slices encoded" in result.output
+    assert re.search(r"slices +6 encoded, 0 out of the cache", result.output)
+    assert re.search(r"pairs +\d+ ROI pairs, of \d+ fixed and \d+ moving regions", result.output)
 
     again = run(tmp_path, "--no-fit", "--out", tmp_path / "second", "--quiet")
     assert again.exit_code == 0 and flood.encoded == 6

@@ -62,7 +62,7 @@ class SamregRequest:
     cache: Path | None
     no_cache: bool
     fit: bool
-    preset: str
+    preset: str | None
     settings: tuple[tuple[str, Any], ...]
     fixed_labels: Path | None
     moving_labels: Path | None
@@ -124,8 +124,8 @@ def _matching_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @_matching_options
 @click.option("--fit/--no-fit", default=True, show_default=True,
               help="Also fit a displacement field to the pairs.")  # fmt: skip
-@click.option("--preset", default="samreg", show_default=True, metavar="NAME|FILE",
-              help="Of the fit.")  # fmt: skip
+@click.option("--preset", metavar="NAME|FILE",
+              help="Of the fit; photograph for two colour pictures, else samreg.")  # fmt: skip
 @click.option("--set", "settings", type=Setting(), multiple=True, metavar="KEY=VALUE",
               help="Change a value of the fit's preset, such as similarity.weight=1; may be "
               "repeated.")  # fmt: skip
@@ -154,12 +154,14 @@ def _match_and_write(
     from iterreg.devices import threads_used
     from iterreg.io import read_image
     from iterreg.report.roi_overlay import draw_roi_pairs
-    from iterreg.samreg.match import find_rois, load
+    from iterreg.samreg.match import find_rois, fit_preset, load
     from iterreg.samreg.roi_files import write_roi_files
 
-    config = load_config(request.preset, dict(request.settings))
+    config = load_config(request.preset or "samreg", dict(request.settings))
     report.stage("reading", 0.0)
     images = read_image(request.fixed), read_image(request.moving)
+    if request.preset is None:
+        config = load_config(fit_preset(*images), dict(request.settings))
     share = MATCHING_SHARE if request.fit else 0.95
     with threads_used(request.threads):
         segmenter = load(request.variant, request.checkpoint, request.device)

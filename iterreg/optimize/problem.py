@@ -98,7 +98,7 @@ def build_problem(
     frame = _frame(fixed, moving, gate)
     overlap = overlap_terms(config.overlap, guidance.rois, frame)
     if guidance.by_labels:
-        shown = _shown(config.overlap, fixed, len(interfaces))
+        shown = _shown(config.overlap.where, fixed, len(interfaces))
         frame = replace(frame, gate=gate & shown)
         overlap += overlap_terms(config.overlap, list(pairs.values()), frame)
     if guidance.landmarks is not None and config.landmarks.weight and not for_start:
@@ -156,7 +156,7 @@ def correct_boundaries(
     if correction.weight == 0 or len(interfaces) == 1:
         return u_mm
     gate = _gate(fixed, moving, mapping, u_mm)
-    shown = _shown(config.overlap, fixed, len(interfaces))
+    shown = _shown(correction.where, fixed, len(interfaces))
     frame = _frame(fixed, moving, gate & shown)
     pairs = list(_region_pairs(fixed, moving).values())
     thin = _thinnest(fixed)
@@ -198,9 +198,9 @@ def _frame(fixed: Scene, moving: Scene, gate: Tensor) -> Frame:
     return Frame(fixed.spacing_mm, moving.spacing_mm, fixed.known, moving.known, gate, MARGIN_MM)
 
 
-def _shown(config: Overlap, fixed: Scene, label_count: int) -> Tensor:
+def _shown(where: str, fixed: Scene, label_count: int) -> Tensor:
     """Voxels whose boundaries are to be matched."""
-    if config.where == "everywhere":
+    if where == "everywhere":
         return torch.ones_like(fixed.known)
     return ~unseen_boundaries(fixed.image, fixed.labels, label_count, fixed.spacing_mm)
 

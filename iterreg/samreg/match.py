@@ -140,6 +140,12 @@ def find_rois(
     return dataclasses.replace(matching, about=_about(matching, segmenter, settings))
 
 
+def fit_preset(fixed: Image, moving: Image) -> str:
+    """The preset for a fit: ``photograph`` for two pictures in colour, else ``samreg``."""
+    coloured = [bool((image.data != image.data[:1]).any()) for image in (fixed, moving)]
+    return "photograph" if all(coloured) else "samreg"
+
+
 def _about(found: RoiMatching, segmenter: Segmenter, settings: RoiSettings) -> dict[str, Any]:
     """What ``run.json`` says of the matching."""
     sides = (found.fixed, found.moving)
