@@ -174,7 +174,6 @@ class Config:
                 f"and {len(self.levels.spacing_mm)}"
             )
 
-
     def settled(self, regions: bool, given: bool) -> Config:
         """This configuration where it is known what guides.
 
