@@ -51,6 +51,11 @@ if TYPE_CHECKING:
     from iterreg.inputs import ImageLike, LabelsLike, PointsLike, TransformLike
 
 
+UNGUIDED = (
+    "no regions guide: intensities are compared, which takes two images of one contrast; "
+    "else add --set similarity.kind=mind"
+)
+
 AFFINE_SPACING_MM = 8.0
 """Resolution at which the affine is found: twelve numbers need no more, and it reaches further."""
 
@@ -176,6 +181,8 @@ def optimize_pair(
                 masks = (read_mask_of(fixed_mask, images[0]), read_mask_of(moving_mask, images[1]))
                 seen, views = fields_of_view(images, masks)
                 regions = find_regions(config, images, fixed_labels, moving_labels, rois, device)
+                if not regions.values and config.unguided is not None:
+                    regions = replace(regions, notes=(*regions.notes, UNGUIDED))
                 given = fixed_labels is not None
                 run.config = config = config.settled(bool(regions.values), given)
                 rigid = rigid_values(config.rigid, regions)

@@ -46,4 +46,5 @@ def test_without_labels_intensities_are_compared():
     ours, theirs = (labels(phase) for phase in PHASES)
     run = optimize_pair(*map(image, PHASES), preset="cardiac", device="cpu")
     assert run.config.similarity.kind == "mse" and run.config.unguided is None
+    assert any("similarity.kind=mind" in note for note in run.notes)
     assert mean_dice(run, ours, theirs) > 0.78
