@@ -255,7 +255,6 @@ def _print(
     seconds = found.about["seconds"]
     if summary is not None:
         console.print_run(summary, "samreg", request.out)
-    agree = found.alignment
     encoded, cached = (sum(c[name] for c in counts) for name in ("encoded", "cached"))
     console.print_facts(
         [
@@ -263,8 +262,7 @@ def _print(
                       f"{counts[1]['rois']} moving regions"),
             ("slices", f"{encoded} encoded, {cached} out of the cache, "
                        f"{sum(seconds.values()):.1f} s"),
-            ("aligned", f"{agree.kind}: {int(agree.inliers.sum())} of {agree.inliers.size} matches "
-                        f"agree within {agree.residual_mm:.1f} mm"),
+            ("aligned", found.alignment.summary),
             ("look at", f"{request.out / 'roi_pairs.png'}"),
         ]
     )  # fmt: skip

@@ -49,9 +49,14 @@ class Alignment:
     residual_mm: float
 
     def __repr__(self) -> str:
+        return f"Alignment({self.summary})"
+
+    @property
+    def summary(self) -> str:
+        """The kind, and how many matches agree how well."""
         return (
-            f"Alignment({self.kind}, {int(self.inliers.sum())} of {self.inliers.size} matches "
-            f"agree within {self.residual_mm:.1f} mm)"
+            f"{self.kind}: {int(self.inliers.sum())} of {self.inliers.size} matches agree within "
+            f"{self.residual_mm:.1f} mm"
         )
 
 
