@@ -143,12 +143,21 @@ class Grid:
     def pooled(self, factor_zyx: Sequence[float]) -> Grid:
         """The grid whose voxels are blocks of ``factor_zyx`` voxels of this one, rounded up."""
         blocks = zip(self.shape_zyx, factor_zyx, strict=True)
-        shape = tuple(math.ceil(n / f - 1e-6) for n, f in blocks)
+        shape = tuple(block_count(n, f) for n, f in blocks)
         first = apply_affine(self.index_to_lps, (np.asarray(factor_zyx) - 1) / 2)
         spacing = tuple(
             s * f for s, f in zip(self.spacing_xyz_mm, reversed(factor_zyx), strict=True)
         )
         return Grid(shape, spacing, tuple(first.tolist()), self.direction_lps)
+
+
+TOUCHING = 1e-6
+"""Of a voxel: blocks and voxels that share no more than this only touch."""
+
+
+def block_count(length: float, factor: float) -> int:
+    """How many blocks of ``factor`` voxels cover so many voxels, the last one perhaps in part."""
+    return math.ceil(length / factor - TOUCHING)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ UNGUIDED = (
     "no regions guide: intensities are compared, which takes two images of one contrast; "
     "else add --set similarity.kind=mind"
 )
+"""Said of a run that a preset's table ``unguided`` decides."""
 
 AFFINE_SPACING_MM = 8.0
 """Resolution at which the affine is found: twelve numbers need no more, and it reaches further."""

@@ -157,11 +157,9 @@ def _match_and_write(
     from iterreg.samreg.match import find_rois, fit_preset, load
     from iterreg.samreg.roi_files import write_roi_files
 
-    config = load_config(request.preset or "samreg", dict(request.settings))
     report.stage("reading", 0.0)
     images = read_image(request.fixed), read_image(request.moving)
-    if request.preset is None:
-        config = load_config(fit_preset(*images), dict(request.settings))
+    config = load_config(request.preset or fit_preset(*images), dict(request.settings))
     share = MATCHING_SHARE if request.fit else 0.95
     with threads_used(request.threads):
         segmenter = load(request.variant, request.checkpoint, request.device)

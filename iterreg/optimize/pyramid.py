@@ -6,7 +6,6 @@ has no gradient and no motion.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from iterreg.energy.region import Box, Region
-from iterreg.geometry import Grid, Matrix, fixed_to_moving_index
+from iterreg.geometry import TOUCHING, Grid, Matrix, block_count, fixed_to_moving_index
 from iterreg.kernels import IndexMap, upsample
 
 
@@ -114,7 +113,7 @@ def _block_shares(factor: Sequence[float], scene: Scene) -> list[Tensor]:
     """Per axis (blocks, voxels), what each voxel is of each block; the last repeats the border."""
     tables = []
     for f, n in zip(factor, scene.shape, strict=True):
-        blocks = math.ceil(n / f - TOUCHING)
+        blocks = block_count(n, f)
         starts = (torch.arange(blocks, dtype=torch.float64) * f).unsqueeze(1)
         voxels = torch.arange(n, dtype=torch.float64)
         ends = voxels + 1
@@ -124,14 +123,10 @@ def _block_shares(factor: Sequence[float], scene: Scene) -> list[Tensor]:
     return tables
 
 
-TOUCHING = 1e-6
-"""Of a voxel: blocks and voxels that share no more than this only touch."""
-
-
 def _blocks(box: Box, factor: Sequence[float], shape: Sequence[int]) -> Box:
     """The blocks that a box of voxels lies in."""
     return tuple(
-        slice(int(part.start / f + TOUCHING), min(n, math.ceil(part.stop / f - TOUCHING)))
+        slice(int(part.start / f + TOUCHING), min(n, block_count(part.stop, f)))
         for part, f, n in zip(box, factor, shape, strict=True)
     )
 
