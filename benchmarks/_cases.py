@@ -31,18 +31,36 @@ DATA = Path(os.environ.get("ITERREG_DATA", Path(__file__).parents[2] / "shared" 
 CARDIAC_SIZE, CARDIAC_SPACING_MM = (128, 128, 16), (1.8, 1.8, 10.0)
 HIPPOCAMPI = 6
 PAIRED = {
-    2: "white matter", 3: "cortex", 4: "lateral ventricle", 5: "inferior lateral ventricle",
-    7: "cerebellar white matter", 8: "cerebellar cortex", 10: "thalamus", 11: "caudate",
-    12: "putamen", 13: "pallidum", 17: "hippocampus", 18: "amygdala", 26: "accumbens",
-    28: "ventral diencephalon", 30: "vessel", 31: "choroid plexus",
-}  # fmt: skip
+    2: "white matter",
+    3: "cortex",
+    4: "lateral ventricle",
+    5: "inferior lateral ventricle",
+    7: "cerebellar white matter",
+    8: "cerebellar cortex",
+    10: "thalamus",
+    11: "caudate",
+    12: "putamen",
+    13: "pallidum",
+    17: "hippocampus",
+    18: "amygdala",
+    26: "accumbens",
+    28: "ventral diencephalon",
+    30: "vessel",
+    31: "choroid plexus",
+}
 """FreeSurfer's labels of the left half."""
 RIGHT = dict(zip(PAIRED, (*range(41, 45), 46, 47, *range(49, 55), 58, 60, 62, 63), strict=True))
 MIDLINE = {
-    14: "third ventricle", 15: "fourth ventricle", 16: "brain stem", 24: "cerebrospinal fluid",
-    72: "fifth ventricle", 77: "white matter hypointensities", 80: "hypointensities",
-    85: "optic chiasm", 255: "corpus callosum",
-}  # fmt: skip
+    14: "third ventricle",
+    15: "fourth ventricle",
+    16: "brain stem",
+    24: "cerebrospinal fluid",
+    72: "fifth ventricle",
+    77: "white matter hypointensities",
+    80: "hypointensities",
+    85: "optic chiasm",
+    255: "corpus callosum",
+}
 NAMES = {
     "thorax": {1: "soft tissue", 2: "lung", 3: "bone"},
     "cardiac": {1: "right ventricle", 2: "myocardium", 3: "left ventricle"},
@@ -84,8 +102,11 @@ def cases() -> dict[str, Case]:
     thorax = dict(
         images=("fixed.nii.gz", "moving.nii.gz"),
         labels=("fixed_labels.nii.gz", "moving_labels.nii.gz"),
-        preset="thorax", aligned=True, left_out=LeftOut("bone", 3, 1), landmarks="thorax4dct",
-    )  # fmt: skip
+        preset="thorax",
+        aligned=True,
+        left_out=LeftOut("bone", 3, 1),
+        landmarks="thorax4dct",
+    )
     found = {
         name: Case(name, name, **thorax)  # type: ignore[arg-type]
         for name in ("thorax4dct", "thorax4dct_mini")
@@ -95,20 +116,28 @@ def cases() -> dict[str, Case]:
             frames = (systole, diastole) if suffix == "-back" else (diastole, systole)
             stems = [f"patient{patient}_frame{frame}" for frame in frames]
             found[f"acdc-{patient}{suffix}"] = Case(
-                f"acdc{suffix or '-native'}", "acdc",
+                f"acdc{suffix or '-native'}",
+                "acdc",
                 (f"{stems[0]}.nii.gz", f"{stems[1]}.nii.gz"),
                 (f"{stems[0]}_gt.nii.gz", f"{stems[1]}_gt.nii.gz"),
-                "cardiac", True, LeftOut("myocardium", 2, 0), suffix == "-128x128x16",
-            )  # fmt: skip
+                "cardiac",
+                True,
+                LeftOut("myocardium", 2, 0),
+                suffix == "-128x128x16",
+            )
     for number in range(1, HIPPOCAMPI + 1):
         found[f"hippocampus-{number}"] = Case(
             "hippocampus", "hippocampus_msd", *hippocampus_files(number), "hippocampus", False
         )
     found["brain"] = Case(
-        "brain", "brain_vxm_pair", ("subjA_t1.nii.gz", "subjB_t1.nii.gz"),
-        ("subjA_aseg.nii.gz", "subjB_aseg.nii.gz"), "brain", False,
+        "brain",
+        "brain_vxm_pair",
+        ("subjA_t1.nii.gz", "subjB_t1.nii.gz"),
+        ("subjA_aseg.nii.gz", "subjB_aseg.nii.gz"),
+        "brain",
+        False,
         LeftOut("left putamen", 12, 2),
-    )  # fmt: skip
+    )
     return found
 
 

@@ -159,9 +159,10 @@ def common_labels(fixed: Array, moving: Array) -> list[int]:
     """Labels, 0 left out, of at least LEAST_VOXELS voxels in both."""
     counts = [dict(zip(*np.unique(m, return_counts=True), strict=True)) for m in (fixed, moving)]
     return [
-        int(v) for v in counts[0]
+        int(v)
+        for v in counts[0]
         if v > 0 and min(counts[0][v], counts[1].get(v, 0)) >= LEAST_VOXELS
-    ]  # fmt: skip
+    ]
 
 
 def nearest(labels: Array, mapped: Array) -> tuple[Array, Array]:
@@ -182,9 +183,7 @@ def overlap(
     """Dice and HD95."""
     warped, inside = nearest(moving, mapped)
     dice, hd95 = {}, {}
-    boxes = [
-        ndimage.find_objects(m, max_label=max(values, default=0)) for m in (fixed, warped)
-    ]
+    boxes = [ndimage.find_objects(m, max_label=max(values, default=0)) for m in (fixed, warped)]
     for value in values:
         first, second = boxes[0][value - 1], boxes[1][value - 1]
         if second is None:

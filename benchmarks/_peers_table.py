@@ -11,22 +11,37 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 CASES = (
-    "thorax4dct", "thorax4dct_mini", "acdc-067", "acdc-068", "acdc-067-back", "acdc-068-back",
-    "acdc-067-128x128x16", "acdc-068-128x128x16", *(f"hippocampus-{n}" for n in range(1, 7)),
+    "thorax4dct",
+    "thorax4dct_mini",
+    "acdc-067",
+    "acdc-068",
+    "acdc-067-back",
+    "acdc-068-back",
+    "acdc-067-128x128x16",
+    "acdc-068-128x128x16",
+    *(f"hippocampus-{n}" for n in range(1, 7)),
     "brain",
-)  # fmt: skip
+)
 METHODS = ("iterreg", "greedy", "ants", "elastix", "convexadam", "fireants")
 GUIDANCES = ("images", "labels", "left out")
 
 COLUMNS = (
-    ("Dice", "dice", "{:.4f}"), ("HD95", "hd95_mm", "{:.2f}"), ("TRE", "tre_mm", "{:.3f}"),
-    ("left out", "left_out_dice", "{:.3f}"), ("SDlogJ", "sdlogj", "{:.3f}"),
-    ("SD reg", "sdlogj_regions", "{:.3f}"), ("SD L2R", "sdlogj_l2r", "{:.3f}"),
-    ("folds", "interior_folds", "{:.0f}"), ("f. reg", "region_folds", "{:.0f}"),
-    ("f. intf", "interface_folds", "{:.0f}"), ("cover", "coverage", "{:.3f}"),
-    ("volume", "volume_change_worst", "{:.2f}"), ("wall s", "wall_s", "{:.1f}"),
-    ("CPU s", "cpu_s", "{:.1f}"), ("GB", "peak_gb", "{:.2f}"),
-)  # fmt: skip
+    ("Dice", "dice", "{:.4f}"),
+    ("HD95", "hd95_mm", "{:.2f}"),
+    ("TRE", "tre_mm", "{:.3f}"),
+    ("left out", "left_out_dice", "{:.3f}"),
+    ("SDlogJ", "sdlogj", "{:.3f}"),
+    ("SD reg", "sdlogj_regions", "{:.3f}"),
+    ("SD L2R", "sdlogj_l2r", "{:.3f}"),
+    ("folds", "interior_folds", "{:.0f}"),
+    ("f. reg", "region_folds", "{:.0f}"),
+    ("f. intf", "interface_folds", "{:.0f}"),
+    ("cover", "coverage", "{:.3f}"),
+    ("volume", "volume_change_worst", "{:.2f}"),
+    ("wall s", "wall_s", "{:.1f}"),
+    ("CPU s", "cpu_s", "{:.1f}"),
+    ("GB", "peak_gb", "{:.2f}"),
+)
 LEGEND = """\
 Dice, HD95 (mm): means over labels. TRE (mm): automatic landmarks (landmarks.py). left out: Dice of
 the structure that guidance did not hold. SDlogJ: std of log det J of the whole image; SD reg: of
@@ -54,9 +69,15 @@ def keep(new: list[dict[str, Any]], about: dict[str, Any]) -> None:
     rows = [row for row in load_rows() if key(row) not in fresh] + list(fresh.values())
     order = {name: rank for rank, name in enumerate((*CASES, "before", *METHODS))}
     ranks = {name: rank for rank, name in enumerate(("", *GUIDANCES))}
-    rows.sort(key=lambda r: (
-        order.get(r["case"], 99), r["case"], ranks[r["guidance"]], order[r["method"]], r["setting"]
-    ))  # fmt: skip
+    rows.sort(
+        key=lambda r: (
+            order.get(r["case"], 99),
+            r["case"],
+            ranks[r["guidance"]],
+            order[r["method"]],
+            r["setting"],
+        )
+    )
     RESULTS.mkdir(exist_ok=True)
     aside = RESULTS / "peers.json.part"
     aside.write_text(json.dumps(rows, indent=1) + "\n")

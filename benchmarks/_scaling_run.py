@@ -203,10 +203,14 @@ def optimised(task: Row) -> Any:
     names = names_of(task["regions"], folder)
     labels = [read_label_map(folder / f"{s}_labels.nii", names) for s in ("fixed", "moving")]
     return optimize_pair(
-        folder / "fixed.nii", folder / "moving.nii", fixed_labels=labels[0],
-        moving_labels=labels[1], preset=task["preset"], device=task["device"],
+        folder / "fixed.nii",
+        folder / "moving.nii",
+        fixed_labels=labels[0],
+        moving_labels=labels[1],
+        preset=task["preset"],
+        device=task["device"],
         threads=task["threads"],
-    )  # fmt: skip
+    )
 
 
 # Profile ----------------------------------------------------------------------------------------
@@ -235,11 +239,15 @@ def profiled(task: Row) -> Row:
     row["copy_gb_s"] = copy
     row["kernels"] = [
         {
-            "name": name, "calls": int(calls), "seconds": seconds, "gb": size / 1e9,
-            "gb_s": size / 1e9 / seconds, "of_copy": size / 1e9 / seconds / copy,
+            "name": name,
+            "calls": int(calls),
+            "seconds": seconds,
+            "gb": size / 1e9,
+            "gb_s": size / 1e9 / seconds,
+            "of_copy": size / 1e9 / seconds / copy,
         }
         for name, (calls, seconds, size) in sorted(spent.items(), key=lambda item: -item[1][1])
-    ]  # fmt: skip
+    ]
     return row
 
 
@@ -256,9 +264,8 @@ def kernels_of(module: ModuleType, plain: bool) -> list[tuple[str, Callable[...,
 
 
 def watched(
-    name: str, function: Callable[..., Any], spent: dict[str, list[float]],
-    wait: Callable[[], None],
-) -> Callable[..., Any]:  # fmt: skip
+    name: str, function: Callable[..., Any], spent: dict[str, list[float]], wait: Callable[[], None]
+) -> Callable[..., Any]:
     """The same function, its calls, seconds and bytes added up."""
     parameters = list(inspect.signature(getattr(function, "py_func", function)).parameters)
 

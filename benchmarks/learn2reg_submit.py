@@ -1,6 +1,6 @@
 """A Learn2Reg submission from a task folder: ``iterreg learn2reg submit`` under another name.
 
-    python benchmarks/learn2reg_submit.py --task DIR --out submission.zip [--help]
+python benchmarks/learn2reg_submit.py --task DIR --out submission.zip [--help]
 """
 
 import sys

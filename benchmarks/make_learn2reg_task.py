@@ -103,9 +103,12 @@ def padded(image: sitk.Image) -> sitk.Image:
 
 
 def write_json(
-    folder: Path, name: str, shape: tuple[int, ...], modality: dict[str, str],
+    folder: Path,
+    name: str,
+    shape: tuple[int, ...],
+    modality: dict[str, str],
     pairs: list[tuple[str, str]],
-) -> None:  # fmt: skip
+) -> None:
     """The task's JSON, with the keys of the published ones."""
     images = sorted(path.name for path in (folder / "imagesTr").glob(f"{name}_*.nii.gz"))
     listed = [

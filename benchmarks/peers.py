@@ -97,8 +97,14 @@ def command_line() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=float, default=3600, help="seconds for a run")
-    parser.add_argument("--python", type=Path, action="append", default=[], metavar="METHOD=PYTHON",
-                        help="a Python that has the method already")  # fmt: skip
+    parser.add_argument(
+        "--python",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="METHOD=PYTHON",
+        help="a Python that has the method already",
+    )
     parser.add_argument("--keep", type=Path, help="leave the fields in this folder")
     parser.add_argument("--list", action="store_true", help="name what there is, and stop")
     parser.add_argument("--table", action="store_true", help="print the kept rows, and stop")
@@ -189,9 +195,7 @@ def run_case(case: str, asked: argparse.Namespace) -> None:
                 shutil.copy(field_of(job, folder), asked.keep)
 
 
-def jobs_of(
-    name: str, folder: Path, about: dict[str, Any], asked: argparse.Namespace
-) -> list[Job]:
+def jobs_of(name: str, folder: Path, about: dict[str, Any], asked: argparse.Namespace) -> list[Job]:
     """What can be run on a pair: guided where it has label maps, left out where that is made."""
     possible = {
         "images": True,
@@ -200,10 +204,11 @@ def jobs_of(
     }
     return [
         Job(name, method, setting, guidance)
-        for guidance in asked.guidance if possible[guidance]
+        for guidance in asked.guidance
+        if possible[guidance]
         for method in asked.methods
         for setting in (("preset",) if method == "iterreg" else asked.settings)
-    ]  # fmt: skip
+    ]
 
 
 def warm_up(folder: Path, asked: argparse.Namespace) -> None:
@@ -215,9 +220,13 @@ def warm_up(folder: Path, asked: argparse.Namespace) -> None:
 
 
 def one_run(
-    job: Job, python: str, folder: Path, about: dict[str, Any], asked: argparse.Namespace,
+    job: Job,
+    python: str,
+    folder: Path,
+    about: dict[str, Any],
+    asked: argparse.Namespace,
     costs: dict[Job, list[dict[str, float]]],
-) -> str:  # fmt: skip
+) -> str:
     """Run one method once.
 
     Returns:
@@ -238,11 +247,21 @@ def command_of(
     """The command line of a method's program."""
     setting = "recommended" if job.setting == "preset" else job.setting
     command = [
-        python, str(HERE / "_peers" / f"run_{job.method}.py"),
-        "--fixed", str(folder / "fixed.nii.gz"), "--moving", str(folder / "moving.nii.gz"),
-        "--setting", setting, "--preset", about["preset"], "--threads", str(threads),
-        "--out", str(field_of(job, folder)),
-    ]  # fmt: skip
+        python,
+        str(HERE / "_peers" / f"run_{job.method}.py"),
+        "--fixed",
+        str(folder / "fixed.nii.gz"),
+        "--moving",
+        str(folder / "moving.nii.gz"),
+        "--setting",
+        setting,
+        "--preset",
+        about["preset"],
+        "--threads",
+        str(threads),
+        "--out",
+        str(field_of(job, folder)),
+    ]
     if job.guidance != "images":
         suffix = "_left_out" if job.guidance == "left out" else ""
         ends = [folder / f"{side}_labels{suffix}.nii.gz" for side in ("fixed", "moving")]
@@ -264,9 +283,7 @@ def environment(threads: int) -> dict[str, str]:
     return os.environ | limits
 
 
-def timed(
-    command: list[str], env: dict[str, str], limit_s: float
-) -> tuple[dict[str, float], str]:
+def timed(command: list[str], env: dict[str, str], limit_s: float) -> tuple[dict[str, float], str]:
     """Wall seconds, CPU seconds and peak memory of a process, and why it failed if it did."""
     with tempfile.TemporaryFile("w+") as said:
         begun = time.perf_counter()
@@ -306,8 +323,11 @@ def row_of(
 ) -> dict[str, Any]:
     """A row: costs, figures, or why there are none."""
     row: dict[str, Any] = {
-        "case": job.case, "method": job.method, "setting": job.setting, "guidance": job.guidance,
-    }  # fmt: skip
+        "case": job.case,
+        "method": job.method,
+        "setting": job.setting,
+        "guidance": job.guidance,
+    }
     if note:
         return row | {"note": note}
     figures = judged(folder, field_of(job, folder))

@@ -29,12 +29,7 @@ import numpy as np
 import torch
 
 import iterreg
-from iterreg.displacement import (
-    DisplacementField,
-    Transform,
-    total_displacement_vox,
-    warp_labels,
-)
+from iterreg.displacement import DisplacementField, Transform, total_displacement_vox, warp_labels
 from iterreg.geometry import apply_affine
 from iterreg.image import Image, LabelMap
 from iterreg.metrics import dice, folding
@@ -50,8 +45,12 @@ from iterreg.transform import as_transform
 DATA = Path(os.environ.get("ITERREG_DATA", Path(__file__).parents[2] / "shared" / "data"))
 WEIGHTS = DATA.parent / "weights" / "mobile_sam.pt"
 RESULTS = Path(__file__).parent / "results"
-PAPER = {"prostate": (75.67, 2.09), "cardiac": (80.28, 1.43), "lung": (85.23, 1.31),
-         "retina": (61.79, 3.44)}  # fmt: skip
+PAPER = {
+    "prostate": (75.67, 2.09),
+    "cardiac": (80.28, 1.43),
+    "lung": (85.23, 1.31),
+    "retina": (61.79, 3.44),
+}
 """SAMReg with SAM, journal's Table 1: Dice (%), TRE."""
 
 Row = dict[str, Any]
@@ -92,8 +91,12 @@ def shown(rows: Iterable[Row]) -> list[Row]:
     """Print rows as they come."""
     kept = []
     for row in rows:
-        print("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}"
-                        for k, v in row.items()), flush=True)  # fmt: skip
+        print(
+            "  ".join(
+                f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()
+            ),
+            flush=True,
+        )
         kept.append(row)
     return kept
 
@@ -102,17 +105,27 @@ def labelled() -> Iterable[Case]:
     """Every pair with labels; both directions."""
     folder = DATA / "samreg2d"
     for a, b in ((1, 2), (3, 4)):
-        yield from both("prostate", [folder / f"prostate_mr/image{k}.png" for k in (a, b)],
-                        [folder / f"prostate_mr/label{k}.png" for k in (a, b)])  # fmt: skip
-    yield from both("cardiac slice", [folder / f"cardiac_mr/image1_{k}.png" for k in "RT"],
-                    [folder / f"cardiac_mr/label1_{k}.png" for k in "RT"])  # fmt: skip
+        yield from both(
+            "prostate",
+            [folder / f"prostate_mr/image{k}.png" for k in (a, b)],
+            [folder / f"prostate_mr/label{k}.png" for k in (a, b)],
+        )
+    yield from both(
+        "cardiac slice",
+        [folder / f"cardiac_mr/image1_{k}.png" for k in "RT"],
+        [folder / f"cardiac_mr/label1_{k}.png" for k in "RT"],
+    )
     for a, b in (("a1_s100", "a1_s125"), ("a2_s96", "a2_s125")):
-        yield from both("lung", [folder / f"lung_ct/ct_scan_{k}.png" for k in (a, b)],
-                        [folder / f"lung_ct/ct_mask_{k}.png" for k in (a, b)])  # fmt: skip
+        yield from both(
+            "lung",
+            [folder / f"lung_ct/ct_scan_{k}.png" for k in (a, b)],
+            [folder / f"lung_ct/ct_mask_{k}.png" for k in (a, b)],
+        )
     for patient, last in ((67, 10), (68, 12)):
         stems = [DATA / f"acdc/patient0{patient}_frame{frame:02d}" for frame in (1, last)]
-        yield from both("cardiac", [Path(f"{s}.nii.gz") for s in stems],
-                        [Path(f"{s}_gt.nii.gz") for s in stems])  # fmt: skip
+        yield from both(
+            "cardiac", [Path(f"{s}.nii.gz") for s in stems], [Path(f"{s}_gt.nii.gz") for s in stems]
+        )
 
 
 def both(kind: str, images: list[Path], labels: list[Path]) -> Iterable[Case]:
@@ -160,10 +173,12 @@ class Bench:
         if not found.pairs:
             return still(images[0])
         run = iterreg.optimize_pair(
-            *images, roi_pairs=found.guidance, initial_transform=found.start,
+            *images,
+            roi_pairs=found.guidance,
+            initial_transform=found.start,
             preset=fit_preset(*images),
             overrides={key.replace("__", "."): value for key, value in changes.items()},
-        )  # fmt: skip
+        )
         return run.transform
 
     def judged(self, case: Case) -> Iterable[Row]:
@@ -201,8 +216,12 @@ class Bench:
             for how, way in ways.items():
                 moved = way().map_points(iterreg.Points(points[:, :2])).lps
                 error = np.linalg.norm(moved - points[:, 2:], axis=1)
-                yield {"pair": f"retina {name}", "method": how, "tre_px": float(error.mean()),
-                       "pairs": len(found.pairs)}  # fmt: skip
+                yield {
+                    "pair": f"retina {name}",
+                    "method": how,
+                    "tre_px": float(error.mean()),
+                    "pairs": len(found.pairs),
+                }
 
     def ablations(self) -> Iterable[Row]:
         """The papers' tables 3 to 6 on the cardiac volumes, end systole to end diastole."""
@@ -210,14 +229,19 @@ class Bench:
         usual = MatchSettings()
         asked: list[tuple[str, object, MatchSettings]] = []
         asked += [("most pairs", k, replace(usual, pairs=k)) for k in (1, 3, 5, 7, 9, 50)]
-        asked += [("threshold", t, replace(usual, threshold=t))
-                  for t in (0.7, 0.75, 0.8, 0.85, 0.9, 0.95)]  # fmt: skip
+        asked += [
+            ("threshold", t, replace(usual, threshold=t)) for t in (0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+        ]
         asked += [("slice range", r, replace(usual, slice_range=r)) for r in (1, 3, 5, 7, 9, 11)]
-        asked += [("rule", r, replace(usual, rule=r))
-                  for r in ("one-to-one", "one-to-many", "mutual", "optimal")]  # fmt: skip
+        asked += [
+            ("rule", r, replace(usual, rule=r))
+            for r in ("one-to-one", "one-to-many", "mutual", "optimal")
+        ]
         asked += [("prior", p, replace(usual, prior=p)) for p in (0.0, 0.05, 0.1, 0.2)]
-        asked += [("centred", c, replace(usual, centre=c, threshold=t))
-                  for c, t in ((True, 0.8), (True, 0.6))]  # fmt: skip
+        asked += [
+            ("centred", c, replace(usual, centre=c, threshold=t))
+            for c, t in ((True, 0.8), (True, 0.6))
+        ]
         known: dict[object, Row] = {}
         for what, value, rules in asked:
             rows = []
@@ -253,8 +277,12 @@ def scored(case: Case, method: str, warped: torch.Tensor) -> Row:
         np.linalg.norm(centroid(fixed.data == v, fixed) - centroid(warped == v, fixed))
         for v in fixed.values
     ]
-    return {"pair": case.name, "method": method, "dice": float(np.mean(list(overlaps.values()))),
-            "tre": float(np.mean(apart))}  # fmt: skip
+    return {
+        "pair": case.name,
+        "method": method,
+        "dice": float(np.mean(list(overlaps.values()))),
+        "tre": float(np.mean(apart)),
+    }
 
 
 def centroid(mask: torch.Tensor, labels: LabelMap) -> np.ndarray:
@@ -271,9 +299,11 @@ def simpleitk(images: tuple[Image, Image]) -> Transform:
 
     fixed, moving = (to_itk(i.data.mean(0).numpy(), i.grid) for i in images)
     start = sitk.CenteredTransformInitializer(
-        fixed, moving, sitk.AffineTransform(fixed.GetDimension()),
+        fixed,
+        moving,
+        sitk.AffineTransform(fixed.GetDimension()),
         sitk.CenteredTransformInitializerFilter.GEOMETRY,
-    )  # fmt: skip
+    )
 
     def method() -> sitk.ImageRegistrationMethod:
         made = sitk.ImageRegistrationMethod()
@@ -334,10 +364,21 @@ def cost_of(what: str, images: list[Path]) -> Row:
     """Seconds and memory of one pair."""
     with tempfile.TemporaryDirectory() as scratch:
         command = [
-            sys.executable, "-m", "iterreg", "samreg", "--quiet", "--no-cache",
-            "--fixed", str(images[0]), "--moving", str(images[1]),
-            "--checkpoint", str(WEIGHTS), "--out", f"{scratch}/out",
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "iterreg",
+            "samreg",
+            "--quiet",
+            "--no-cache",
+            "--fixed",
+            str(images[0]),
+            "--moving",
+            str(images[1]),
+            "--checkpoint",
+            str(WEIGHTS),
+            "--out",
+            f"{scratch}/out",
+        ]
         begun = time.perf_counter()
         process = subprocess.Popen(command)
         _, status, usage = os.wait4(process.pid, 0)
@@ -349,12 +390,17 @@ def cost_of(what: str, images: list[Path]) -> Row:
     seconds = about["seconds"]
     found = seconds["encode"] + seconds["decode"]
     return {
-        "cost of": what, "encodes": slices, "device": about["device"],
+        "cost of": what,
+        "encodes": slices,
+        "device": about["device"],
         **{f"{k}_s_per_slice": seconds[k] / slices for k in ("encode", "decode", "filter")},
-        "match_s": seconds["match"], "match_share": seconds["match"] / (found + seconds["match"]),
-        "wall_s": wall, "cpu_s": usage.ru_utime + usage.ru_stime,
-        "peak_gb": usage.ru_maxrss / 1e6, "load_1min": os.getloadavg()[0],
-    }  # fmt: skip
+        "match_s": seconds["match"],
+        "match_share": seconds["match"] / (found + seconds["match"]),
+        "wall_s": wall,
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "peak_gb": usage.ru_maxrss / 1e6,
+        "load_1min": os.getloadavg()[0],
+    }
 
 
 if __name__ == "__main__":

@@ -82,9 +82,14 @@ def measured(
     """Make the pair, run it, and return the row."""
     folder = scratch / f"{spacing:g}-{regions}"
     task = {
-        "study": study, "spacing_mm": spacing, "regions": regions, "device": asked.device,
-        "threads": asked.threads, "preset": asked.preset, "folder": str(folder),
-    }  # fmt: skip
+        "study": study,
+        "spacing_mm": spacing,
+        "regions": regions,
+        "device": asked.device,
+        "threads": asked.threads,
+        "preset": asked.preset,
+        "folder": str(folder),
+    }
     if not folder.is_dir():
         in_process(task | {"study": "make"}, asked.threads)
     rows = [in_process(task, asked.threads) for _ in range(asked.runs)]

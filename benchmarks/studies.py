@@ -34,9 +34,7 @@ from numpy.typing import NDArray
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-CASES = (
-    "acdc-067", "acdc-068", *(f"hippocampus-{n}" for n in range(1, 7)), "thorax4dct_mini",
-)  # fmt: skip
+CASES = ("acdc-067", "acdc-068", *(f"hippocampus-{n}" for n in range(1, 7)), "thorax4dct_mini")
 GROUPS = {"acdc": "cardiac MR", "hippocampus": "hippocampus", "thorax4dct_mini": "4D-CT at 4 mm"}
 QUALITIES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6)
 WIGGLE_MM = {"cardiac": 8.0, "hippocampus": 5.0, "thorax": 16.0}
@@ -50,9 +48,16 @@ FEWER = {
 }
 """Classes that are merged, by the kind of pair: the ventricle with its wall, bone with tissue."""
 FIGURES = (
-    "dice", "hd95_mm", "sdlogj", "sdlogj_regions", "interior_folds", "interface_folds", "coverage",
-    "volume_change_worst", "tre_mm",
-)  # fmt: skip
+    "dice",
+    "hd95_mm",
+    "sdlogj",
+    "sdlogj_regions",
+    "interior_folds",
+    "interface_folds",
+    "coverage",
+    "volume_change_worst",
+    "tre_mm",
+)
 
 Row = dict[str, Any]
 Labels = tuple[Any, Any]
@@ -112,9 +117,14 @@ class Pair:
         fixed, moving = labels or (None, None)
         changes = dict(overrides or {}) | ({} if labels else {"segmenter": "none"})
         return optimize_pair(
-            *self.images, fixed_labels=fixed, moving_labels=moving, preset=self.preset,
-            fixed_mask=mask, overrides=changes, device="cpu",
-        )  # fmt: skip
+            *self.images,
+            fixed_labels=fixed,
+            moving_labels=moving,
+            preset=self.preset,
+            fixed_mask=mask,
+            overrides=changes,
+            device="cpu",
+        )
 
     def scored(self, transform: Any, seconds: float) -> Row:
         """A transform's figures."""
@@ -184,9 +194,9 @@ def spoilt_to(labels: Any, motion: NDArray[Any], wanted: float) -> tuple[NDArray
     low, high = 0.0, 40.0
     for _ in range(14):
         middle = (low + high) / 2
-        low, high = (middle, high) if dice(true, moved(true, motion * middle)) > wanted else (
-            low, middle
-        )  # fmt: skip
+        low, high = (
+            (middle, high) if dice(true, moved(true, motion * middle)) > wanted else (low, middle)
+        )
     data = moved(true, motion * low)
     return data, dice(true, data)
 
@@ -262,8 +272,10 @@ def subfields(pair: Pair) -> Row:
 
 
 STUDIES: dict[str, Callable[[Pair, int], Iterator[Row]]] = {
-    "quality": quality, "classes": classes, "regionwise": regionwise,
-}  # fmt: skip
+    "quality": quality,
+    "classes": classes,
+    "regionwise": regionwise,
+}
 
 
 # Rows and plots ---------------------------------------------------------------------------------
@@ -329,9 +341,7 @@ def plot_quality(rows: list[Row]) -> None:
     save(figure, "study_quality.png")
 
 
-def common_slope(
-    x: NDArray[Any], y: NDArray[Any], cases: NDArray[Any]
-) -> tuple[float, float]:
+def common_slope(x: NDArray[Any], y: NDArray[Any], cases: NDArray[Any]) -> tuple[float, float]:
     """One slope with an offset for each case, and the share of variance within cases explained."""
     for name in set(cases):
         own = cases == name

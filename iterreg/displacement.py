@@ -235,9 +235,7 @@ def _affine_of_index(
     return out
 
 
-def _moving_index_slabs(
-    transform: Transform, moving: Grid
-) -> Iterator[tuple[slice, torch.Tensor]]:
+def _moving_index_slabs(transform: Transform, moving: Grid) -> Iterator[tuple[slice, torch.Tensor]]:
     """Slices of the first axis with the moving indices (rank, rows, ...) of their voxels."""
     grid, vox = transform.grid, transform.field.vox
     matrix = fixed_to_moving_index(grid, transform.affine_lps, moving)

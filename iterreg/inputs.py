@@ -145,9 +145,7 @@ def read_start(transform: TransformLike | None, grid: Grid) -> Transform | None:
         return None
     given = as_transform(transform, "initial_transform", grid)
     if given.grid.rank != grid.rank:
-        raise GeometryError(
-            f"initial_transform: expected rank {grid.rank}, got {given.grid.rank}"
-        )
+        raise GeometryError(f"initial_transform: expected rank {grid.rank}, got {given.grid.rank}")
     return given
 
 

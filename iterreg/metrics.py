@@ -707,10 +707,7 @@ def _steps(
     forward, backward = (torch.where(lone, s.clamp(-2, 2), s) for s in (forward, backward))
     use_ahead = has_ahead | (lone & (ahead != part))
     use_behind = has_behind | (lone & (behind != part))
-    return (
-        torch.where(use_ahead, forward, backward),
-        torch.where(use_behind, backward, forward),
-    )
+    return (torch.where(use_ahead, forward, backward), torch.where(use_behind, backward, forward))
 
 
 def _near_unreached(goal: Tensor, reached: Tensor, mapped: Tensor, sources: Tensor) -> Tensor:

@@ -107,9 +107,13 @@ def write_run(
             from iterreg.report.figures import overlay
 
             overlay(
-                fixed, moving, transform, folder.path("overlay.png"),
-                fixed_labels=fixed_labels, start=start,
-            )  # fmt: skip
+                fixed,
+                moving,
+                transform,
+                folder.path("overlay.png"),
+                fixed_labels=fixed_labels,
+                start=start,
+            )
         progress("writing", 0.8)
         with clock.stage("write"):
             written.result()

@@ -276,9 +276,17 @@ def _start(
 
     def build(affine_lps: Matrix | None) -> Problem:
         return build_problem(
-            config, coarse[0], coarse[1], affine_lps, None, pair.interfaces, pair.contacts,
-            pair.empty_background, for_start=True, guidance=_guidance(pair, *coarse),
-        )  # fmt: skip
+            config,
+            coarse[0],
+            coarse[1],
+            affine_lps,
+            None,
+            pair.interfaces,
+            pair.contacts,
+            pair.empty_background,
+            for_start=True,
+            guidance=_guidance(pair, *coarse),
+        )
 
     start = find_start(config.start.affine, coarse[0], coarse[1], build, base)
     if config.start.search_mm == 0:
@@ -308,10 +316,16 @@ def _levels(
             fixed, moving = (at_spacing(s, spacing) for s in (pair.fixed, pair.moving))
             found_mm = _carried(u_mm, at, fixed, pair.interfaces)
             problem = build_problem(
-                run.config, fixed, moving, affine_lps, found_mm if number > 1 else None,
-                pair.interfaces, pair.contacts, pair.empty_background,
+                run.config,
+                fixed,
+                moving,
+                affine_lps,
+                found_mm if number > 1 else None,
+                pair.interfaces,
+                pair.contacts,
+                pair.empty_background,
                 guidance=_guidance(pair, fixed, moving),
-            )  # fmt: skip
+            )
             if number == 1:
                 found_mm = better_start(problem, found_mm)
             found_mm, state, converged = solve(problem, found_mm, steps, levels.tolerance)
@@ -324,9 +338,7 @@ def _levels(
     # The features and equations of the finest level are most of the memory, and done with.
     del problem, state
     with run.stage("boundaries", 0.9, "bringing boundaries together"):
-        found_mm = correct_boundaries(
-            run.config, fixed, moving, mapping, found_mm, pair.interfaces
-        )
+        found_mm = correct_boundaries(run.config, fixed, moving, mapping, found_mm, pair.interfaces)
     found_mm = carry_down(found_mm, fixed, pair.fixed, pair.interfaces)
     return found_mm, tuple(histories), better
 

@@ -20,9 +20,16 @@ from iterreg.errors import ExitCode
 Arguments = list[str]
 SIZE = 20
 QUICK = [
-    "register", "--preset", "thorax", "--segmenter", "none",
-    "--set", "levels.spacing_mm=[8.0]", "--set", "levels.steps=[2]",
-]  # fmt: skip
+    "register",
+    "--preset",
+    "thorax",
+    "--segmenter",
+    "none",
+    "--set",
+    "levels.spacing_mm=[8.0]",
+    "--set",
+    "levels.steps=[2]",
+]
 
 
 def blob(shift: float = 0.0, size: int = SIZE) -> np.ndarray:
@@ -121,124 +128,149 @@ CASES: dict[str, Case] = {
     "missing file": (lambda p: p.arguments(moving="no-such.nii.gz"), READ, "no-such.nii.gz"),
     "truncated gzip": (
         lambda p: p.arguments(fixed=p.file("cut.nii.gz", p.fixed.read_bytes()[:-200])),
-        READ, "truncated",
+        READ,
+        "truncated",
     ),
     "truncated nrrd": (
         lambda p: p.arguments(
             fixed=p.file("cut.nrrd", p.image("a.nrrd", blob()).read_bytes()[:5000])
         ),
-        READ, "cut.nrrd",
+        READ,
+        "cut.nrrd",
     ),
     "not an image": (
-        lambda p: p.arguments(moving=p.file("text.nii.gz", b"this is text")), READ, "text.nii.gz",
+        lambda p: p.arguments(moving=p.file("text.nii.gz", b"this is text")),
+        READ,
+        "text.nii.gz",
     ),
     "empty file": (lambda p: p.arguments(moving=p.file("e.mha", b"")), READ, "e.mha"),
     "unknown format": (lambda p: p.arguments(moving=p.file("a.docx", b"x")), READ, ".docx"),
     "4-D": (
         lambda p: p.arguments(fixed=p.image("4d.nii.gz", np.stack([blob(), blob(1)]))),
-        CONTENT, "4-D",
+        CONTENT,
+        "4-D",
     ),
     "NaN": (
         lambda p: p.arguments(fixed=p.image("nan.nii.gz", spoiled(blob(), np.nan))),
-        CONTENT, "1 NaN or infinite",
+        CONTENT,
+        "1 NaN or infinite",
     ),
     "NaN in NRRD": (
         lambda p: p.arguments(fixed=p.image("nan.nrrd", spoiled(blob(), np.nan))),
-        CONTENT, "1 NaN or infinite",
+        CONTENT,
+        "1 NaN or infinite",
     ),
     "infinite": (
         lambda p: p.arguments(moving=p.image("inf.nii.gz", spoiled(blob(), np.inf))),
-        CONTENT, "inf.nii.gz",
+        CONTENT,
+        "inf.nii.gz",
     ),
     "constant": (
         lambda p: p.arguments(fixed=p.image("flat.nii.gz", np.full((SIZE,) * 3, 7.0))),
-        CONTENT, "contrast",
+        CONTENT,
+        "contrast",
     ),
     "empty label map": (
         lambda p: p.arguments(
             fixed_labels=p.image("none.nii.gz", np.zeros((SIZE,) * 3, np.uint8)),
             moving_labels=p.labels,
         ),
-        CONTENT, "none.nii.gz",
+        CONTENT,
+        "none.nii.gz",
     ),
     "labels that are not whole": (
         lambda p: p.arguments(
             fixed_labels=p.image("half.nii.gz", blob() / 3), moving_labels=p.labels
         ),
-        CONTENT, "whole numbers",
+        CONTENT,
+        "whole numbers",
     ),
     "empty mask": (
         lambda p: p.arguments(fixed_mask=p.image("m.nii.gz", np.zeros((SIZE,) * 3, np.uint8))),
-        CONTENT, "m.nii.gz",
+        CONTENT,
+        "m.nii.gz",
     ),
     "labels of another space": (
         lambda p: p.arguments(
             fixed_labels=p.image("far.nii.gz", np.ones((SIZE,) * 3, np.uint8), 30.0),
             moving_labels=p.labels,
         ),
-        GEOMETRY, "origin",
+        GEOMETRY,
+        "origin",
     ),
     "mask of another size": (
         lambda p: p.arguments(fixed_mask=p.image("m.nii.gz", np.ones((9, 9, 9), np.uint8))),
-        GEOMETRY, "size",
+        GEOMETRY,
+        "size",
     ),
     "images without overlap": (
         lambda p: p.arguments(moving=p.image("far.nii.gz", blob(), 5000.0)),
-        GEOMETRY, "far.nii.gz",
+        GEOMETRY,
+        "far.nii.gz",
     ),
     "zero spacing": (lambda p: p.arguments(fixed=p.with_pixdim(0)), GEOMETRY, "positive spacing"),
     "negative spacing": (
-        lambda p: p.arguments(fixed=p.with_pixdim(-2)), GEOMETRY, "positive spacing",
+        lambda p: p.arguments(fixed=p.with_pixdim(-2)),
+        GEOMETRY,
+        "positive spacing",
     ),
-    "2-D and 3-D": (
-        lambda p: p.arguments(moving=p.image("flat.nii.gz", blob()[9])), GEOMETRY, "",
-    ),
+    "2-D and 3-D": (lambda p: p.arguments(moving=p.image("flat.nii.gz", blob()[9])), GEOMETRY, ""),
     "landmarks without a partner": (
         lambda p: p.arguments(
             fixed_landmarks=p.file("a.csv", b"x,y,z\n1,2,3\n4,5,6\n"),
             moving_landmarks=p.file("b.csv", b"x,y,z\n1,2,3\n"),
         ),
-        GEOMETRY, "landmarks",
+        GEOMETRY,
+        "landmarks",
     ),
     "landmarks that are no numbers": (
         lambda p: p.arguments(
             fixed_landmarks=p.file("a.csv", b"x,y,z\n1,2,left\n"),
             moving_landmarks=p.file("b.csv", b"x,y,z\n1,2,3\n"),
         ),
-        READ, "line 2",
+        READ,
+        "line 2",
     ),
     "unknown preset": (lambda p: p.arguments(preset="torax"), ExitCode.CONFIG, "thorax"),
     "preset that is not TOML": (
         lambda p: p.arguments(preset=p.file("mine.toml", b"schema = = 1")),
-        ExitCode.CONFIG, "TOML",
+        ExitCode.CONFIG,
+        "TOML",
     ),
     "unknown key": (
-        lambda p: p.arguments(set="smoothness.wait=1"), ExitCode.CONFIG, "smoothness.wait",
+        lambda p: p.arguments(set="smoothness.wait=1"),
+        ExitCode.CONFIG,
+        "smoothness.wait",
     ),
     "value out of range": (
-        lambda p: p.arguments(set="smoothness.weight=-1"), ExitCode.CONFIG, "smoothness.weight",
+        lambda p: p.arguments(set="smoothness.weight=-1"),
+        ExitCode.CONFIG,
+        "smoothness.weight",
     ),
     "value of another type": (
-        lambda p: p.arguments(set="smoothness.weight=much"), ExitCode.CONFIG, "float",
+        lambda p: p.arguments(set="smoothness.weight=much"),
+        ExitCode.CONFIG,
+        "float",
     ),
     "unknown label table": (
         lambda p: p.arguments(
             fixed_labels=p.labels, moving_labels=p.labels, label_table="totalsegmentator-v9"
         ),
-        ExitCode.CONFIG, "totalsegmentator-v9",
+        ExitCode.CONFIG,
+        "totalsegmentator-v9",
     ),
     "initial transform that is text": (
         lambda p: p.arguments(initial_transform=p.file("t.h5", b"text")),
-        ExitCode.TRANSFORM, "t.h5",
+        ExitCode.TRANSFORM,
+        "t.h5",
     ),
     "out under a file": (
         lambda p: p.arguments(out=p.file("file", b"") / "out"),
-        ExitCode.OUTPUT, "cannot be written",
+        ExitCode.OUTPUT,
+        "cannot be written",
     ),
-    "no thorax": (
-        lambda p: p.as_thorax(), ExitCode.SEGMENTATION, "",
-    ),
-}  # fmt: skip
+    "no thorax": (lambda p: p.as_thorax(), ExitCode.SEGMENTATION, ""),
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -276,9 +308,14 @@ def test_out_is_a_file(pair: Pair) -> None:
 
 @pytest.mark.parametrize(
     "extra",
-    [["--set", "no-equals-sign"], ["--fixed-labels", "a.nii.gz"], ["--colour"],
-     ["--fixed-landmarks", "a.csv"], ["--device", "tpu"]],
-)  # fmt: skip
+    [
+        ["--set", "no-equals-sign"],
+        ["--fixed-labels", "a.nii.gz"],
+        ["--colour"],
+        ["--fixed-landmarks", "a.csv"],
+        ["--device", "tpu"],
+    ],
+)
 def test_mistakes_in_the_command_line_are_usage_errors(extra: Arguments, pair: Pair) -> None:
     result = run([*pair.arguments(), *extra])
     assert result.exit_code == ExitCode.USAGE

@@ -70,9 +70,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
         "heavy = {'torch', 'numpy', 'SimpleITK', 'matplotlib', 'rich'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
-    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert "Usage:" in result.stdout
 
@@ -106,9 +104,16 @@ def test_presets_are_listed_and_shown() -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("a.b=0.5", 0.5), ("a.b=3", 3), ("a.b=[8.0, 4.0]", [8.0, 4.0]), ("a.b=true", True),
-     ("a.b=ncc", "ncc"), ("a.b='ncc'", "ncc"), ("a.b=x=y", "x=y")],
-)  # fmt: skip
+    [
+        ("a.b=0.5", 0.5),
+        ("a.b=3", 3),
+        ("a.b=[8.0, 4.0]", [8.0, 4.0]),
+        ("a.b=true", True),
+        ("a.b=ncc", "ncc"),
+        ("a.b='ncc'", "ncc"),
+        ("a.b=x=y", "x=y"),
+    ],
+)
 def test_settings_are_toml_or_words(text: str, expected: object) -> None:
     assert Setting().convert(text, None, None) == ("a.b", expected)
 
@@ -152,8 +157,19 @@ def test_run_json_tells_everything(demo: Run) -> None:
     assert run["schema"] == 1
     assert run["status"]["ok"] is True
     assert run["config"]["name"] == "thorax"
-    for key in ("field_of_view", "start", "notes", "versions", "device", "seed", "threads",
-                "timings_s", "measures", "history", "regions"):  # fmt: skip
+    for key in (
+        "field_of_view",
+        "start",
+        "notes",
+        "versions",
+        "device",
+        "seed",
+        "threads",
+        "timings_s",
+        "measures",
+        "history",
+        "regions",
+    ):
         assert key in run
     assert {"measure", "draw", "write"} <= set(run["timings_s"])
 
@@ -174,9 +190,18 @@ def test_quiet_prints_nothing(tmp_path: Path, demo: Run) -> None:
     points = tmp_path / "in.csv"
     points.write_text("x,y,z\n0,0,0\n")
     result = CliRunner().invoke(
-        iterreg, ["apply", "--transform", demo.transform, "--points", str(points), "--out",
-                  str(out), "--quiet"],
-    )  # fmt: skip
+        iterreg,
+        [
+            "apply",
+            "--transform",
+            demo.transform,
+            "--points",
+            str(points),
+            "--out",
+            str(out),
+            "--quiet",
+        ],
+    )
     assert result.exit_code == 0
     assert result.output == ""
 
@@ -185,8 +210,11 @@ def test_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = subprocess.Popen(
         [sys.executable, "-m", "iterreg", "demo", "--out", str(out)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
     until = time.monotonic() + 30
     while not (out.is_dir() and any(out.iterdir())) and time.monotonic() < until:
         time.sleep(0.02)
@@ -203,16 +231,36 @@ def test_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_apply_warps_an_image_as_the_run_did(demo: Run, tmp_path: Path) -> None:
     out = tmp_path / "warped.nii.gz"
-    ok("apply", "--transform", demo.transform, "--reference", PAIR / "fixed.nii.gz",
-       "--image", PAIR / "moving.nii.gz", "--fill", -1000, "--out", out)  # fmt: skip
+    ok(
+        "apply",
+        "--transform",
+        demo.transform,
+        "--reference",
+        PAIR / "fixed.nii.gz",
+        "--image",
+        PAIR / "moving.nii.gz",
+        "--fill",
+        -1000,
+        "--out",
+        out,
+    )
     difference = array(out).astype(float) - array(demo.folder / "warped.nii.gz")
     assert np.abs(difference).max() <= 1
 
 
 def test_apply_never_invents_labels(demo: Run, tmp_path: Path) -> None:
     out = tmp_path / "labels.nii.gz"
-    ok("apply", "--transform", demo.transform, "--reference", PAIR / "fixed.nii.gz",
-       "--labels", demo.folder / "moving_regions.nii.gz", "--out", out)  # fmt: skip
+    ok(
+        "apply",
+        "--transform",
+        demo.transform,
+        "--reference",
+        PAIR / "fixed.nii.gz",
+        "--labels",
+        demo.folder / "moving_regions.nii.gz",
+        "--out",
+        out,
+    )
     assert np.array_equal(array(out), array(demo.folder / "warped_regions.nii.gz"))
     source = array(demo.folder / "moving_regions.nii.gz")
     assert set(np.unique(array(out))) <= set(np.unique(source)) | {0}
@@ -220,12 +268,22 @@ def test_apply_never_invents_labels(demo: Run, tmp_path: Path) -> None:
 
 def test_apply_takes_a_reference_of_another_grid(demo: Run, tmp_path: Path) -> None:
     fixed = sitk.ReadImage(str(PAIR / "fixed.nii.gz"))
-    coarse = sitk.Resample(fixed, [40, 30, 20], sitk.Transform(), sitk.sitkLinear,
-                           fixed.GetOrigin(), [10.0, 9.0, 14.0])  # fmt: skip
+    coarse = sitk.Resample(
+        fixed, [40, 30, 20], sitk.Transform(), sitk.sitkLinear, fixed.GetOrigin(), [10.0, 9.0, 14.0]
+    )
     sitk.WriteImage(coarse, str(tmp_path / "coarse.nii.gz"))
     out = tmp_path / "w.nii.gz"
-    ok("apply", "--transform", demo.transform, "--reference", tmp_path / "coarse.nii.gz",
-       "--image", PAIR / "moving.nii.gz", "--out", out)  # fmt: skip
+    ok(
+        "apply",
+        "--transform",
+        demo.transform,
+        "--reference",
+        tmp_path / "coarse.nii.gz",
+        "--image",
+        PAIR / "moving.nii.gz",
+        "--out",
+        out,
+    )
     assert sitk.ReadImage(str(out)).GetSize() == (40, 30, 20)
 
 
@@ -236,27 +294,55 @@ def test_points_go_there_and_back(demo: Run, tmp_path: Path) -> None:
     points = [regions.TransformIndexToPhysicalPoint(i[::-1].tolist()) for i in chosen]
     rows = "".join(f"{x},{y},{z}\n" for x, y, z in points)
     (tmp_path / "fixed.csv").write_text("x,y,z\n" + rows)
-    ok("apply", "--transform", demo.transform, "--points", tmp_path / "fixed.csv",
-       "--out", tmp_path / "moving.csv")  # fmt: skip
+    ok(
+        "apply",
+        "--transform",
+        demo.transform,
+        "--points",
+        tmp_path / "fixed.csv",
+        "--out",
+        tmp_path / "moving.csv",
+    )
     moved = np.loadtxt(tmp_path / "moving.csv", delimiter=",", skiprows=1)
     transform = sitk.ReadTransform(demo.transform)
     assert np.allclose(moved, [transform.TransformPoint(p) for p in points], atol=1e-3)
-    ok("apply", "--transform", demo.transform, "--points", tmp_path / "moving.csv",
-       "--inverse", "--out", tmp_path / "back.csv")  # fmt: skip
+    ok(
+        "apply",
+        "--transform",
+        demo.transform,
+        "--points",
+        tmp_path / "moving.csv",
+        "--inverse",
+        "--out",
+        tmp_path / "back.csv",
+    )
     header, *lines = (tmp_path / "back.csv").read_text().splitlines()
     assert header == "x,y,z,status,residual_mm"
     back = [line.split(",") for line in lines]
     assert {row[3] for row in back} <= {"ok", "gap", "overlap", "outside"}
-    distance = [np.linalg.norm(np.array(row[:3], float) - p) for row, p in
-                zip(back, points, strict=True) if row[3] == "ok"]  # fmt: skip
+    distance = [
+        np.linalg.norm(np.array(row[:3], float) - p)
+        for row, p in zip(back, points, strict=True)
+        if row[3] == "ok"
+    ]
     assert len(distance) > 0.8 * len(points)
     assert np.quantile(distance, 0.9) < 0.1
 
 
 def test_inverse_pulls_the_fixed_image_onto_the_moving_grid(demo: Run, tmp_path: Path) -> None:
     out = tmp_path / "fixed_on_moving.nii.gz"
-    told = ok("apply", "--transform", demo.transform, "--reference", PAIR / "moving.nii.gz",
-              "--image", PAIR / "fixed.nii.gz", "--inverse", "--out", out)  # fmt: skip
+    told = ok(
+        "apply",
+        "--transform",
+        demo.transform,
+        "--reference",
+        PAIR / "moving.nii.gz",
+        "--image",
+        PAIR / "fixed.nii.gz",
+        "--inverse",
+        "--out",
+        out,
+    )
     assert "on the moving grid" in told
     fixed, moving = array(PAIR / "fixed.nii.gz"), array(PAIR / "moving.nii.gz")
     before = np.abs(fixed.astype(float) - moving).mean()
@@ -266,8 +352,18 @@ def test_inverse_pulls_the_fixed_image_onto_the_moving_grid(demo: Run, tmp_path:
 def test_inverse_works_on_labels(demo: Run, tmp_path: Path) -> None:
     out = tmp_path / "labels.nii.gz"
     source = PAIR / "fixed_labels.nii.gz"
-    ok("apply", "--transform", demo.transform, "--reference", PAIR / "moving.nii.gz",
-       "--labels", source, "--inverse", "--out", out)  # fmt: skip
+    ok(
+        "apply",
+        "--transform",
+        demo.transform,
+        "--reference",
+        PAIR / "moving.nii.gz",
+        "--labels",
+        source,
+        "--inverse",
+        "--out",
+        out,
+    )
     assert set(np.unique(array(out))) <= set(np.unique(array(source)))
 
 
@@ -279,10 +375,23 @@ def test_evaluate_writes_all_numbers(demo: Run, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x,y,z\n-100,-50,-60\n60,-20,-100\n")
     (tmp_path / "b.csv").write_text("x,y,z\n-100,-50,-66\n60,-20,-100\n")
     out = tmp_path / "numbers.json"
-    told = ok("evaluate", "--transform", demo.transform, "--fixed-labels",
-              PAIR / "fixed_labels.nii.gz", "--moving-labels", PAIR / "moving_labels.nii.gz",
-              "--label-table", tmp_path / "names.json", "--fixed-landmarks", tmp_path / "a.csv",
-              "--moving-landmarks", tmp_path / "b.csv", "--json", out)  # fmt: skip
+    told = ok(
+        "evaluate",
+        "--transform",
+        demo.transform,
+        "--fixed-labels",
+        PAIR / "fixed_labels.nii.gz",
+        "--moving-labels",
+        PAIR / "moving_labels.nii.gz",
+        "--label-table",
+        tmp_path / "names.json",
+        "--fixed-landmarks",
+        tmp_path / "a.csv",
+        "--moving-landmarks",
+        tmp_path / "b.csv",
+        "--json",
+        out,
+    )
     assert "Learn2Reg" in told
     numbers = json.loads(out.read_text(), parse_constant=pytest.fail)
     assert numbers["schema"] == 1
@@ -304,8 +413,18 @@ def test_identity_changes_nothing(tmp_path: Path) -> None:
     sitk.WriteTransform(sitk.AffineTransform(3), str(tmp_path / "identity.tfm"))
     labels = PAIR / "fixed_labels.nii.gz"
     out = tmp_path / "n.json"
-    ok("evaluate", "--transform", tmp_path / "identity.tfm", "--fixed-labels", labels,
-       "--moving-labels", labels, "--json", out, "--quiet")  # fmt: skip
+    ok(
+        "evaluate",
+        "--transform",
+        tmp_path / "identity.tfm",
+        "--fixed-labels",
+        labels,
+        "--moving-labels",
+        labels,
+        "--json",
+        out,
+        "--quiet",
+    )
     numbers = json.loads(out.read_text())
     assert numbers["sdlogj"] == pytest.approx(0, abs=1e-6)
     assert numbers["folding"]["interface_folds"] == 0

@@ -59,8 +59,18 @@ def test_itk_to_learn2reg_by_the_definition(images: tuple[Path, Path], tmp_path:
     fixed, moving = images
     transform = itk_field(tmp_path / "u.nii.gz", fixed)
     out = tmp_path / "disp.nii.gz"
-    result = run("--transform", tmp_path / "u.nii.gz", "--fixed", fixed, "--moving", moving,
-                 "--to", "learn2reg", "--out", out)  # fmt: skip
+    result = run(
+        "--transform",
+        tmp_path / "u.nii.gz",
+        "--fixed",
+        fixed,
+        "--moving",
+        moving,
+        "--to",
+        "learn2reg",
+        "--out",
+        out,
+    )
     assert result.exit_code == 0, result.output
     assert "fixed to moving, on the grid of fixed.nii.gz" in result.stdout
     assert "moving index minus fixed index" in result.stdout
@@ -76,11 +86,29 @@ def test_itk_to_learn2reg_by_the_definition(images: tuple[Path, Path], tmp_path:
 def test_there_and_back(images: tuple[Path, Path], tmp_path: Path, last: str) -> None:
     fixed, moving = images
     transform = itk_field(tmp_path / "u.nrrd", fixed)
-    first = run("--transform", tmp_path / "u.nrrd", "--fixed", fixed, "--moving", moving,
-                "--out", tmp_path / "disp.npz")  # fmt: skip
+    first = run(
+        "--transform",
+        tmp_path / "u.nrrd",
+        "--fixed",
+        fixed,
+        "--moving",
+        moving,
+        "--out",
+        tmp_path / "disp.npz",
+    )
     assert first.exit_code == 0, first.output
-    second = run("--transform", tmp_path / "disp.npz", "--fixed", fixed, "--moving", moving,
-                 "--out", tmp_path / last, "--to", "itk")  # fmt: skip
+    second = run(
+        "--transform",
+        tmp_path / "disp.npz",
+        "--fixed",
+        fixed,
+        "--moving",
+        moving,
+        "--out",
+        tmp_path / last,
+        "--to",
+        "itk",
+    )
     assert second.exit_code == 0, second.output
     if last.endswith((".h5", ".tfm")):
         back = sitk.ReadTransform(str(tmp_path / last))
@@ -103,8 +131,16 @@ def test_a_composite_becomes_its_total(images: tuple[Path, Path], tmp_path: Path
     affine.SetTranslation((2.0, -1.0, 0.5))
     composite = sitk.CompositeTransform([affine, field])
     sitk.WriteTransform(composite, str(tmp_path / "t.h5"))
-    result = run("--transform", tmp_path / "t.h5", "--fixed", fixed, "--moving", moving,
-                 "--out", tmp_path / "disp.npz")  # fmt: skip
+    result = run(
+        "--transform",
+        tmp_path / "t.h5",
+        "--fixed",
+        fixed,
+        "--moving",
+        moving,
+        "--out",
+        tmp_path / "disp.npz",
+    )
     assert result.exit_code == 0, result.output
     with np.load(tmp_path / "disp.npz") as arrays:
         d = arrays[arrays.files[0]]
@@ -119,8 +155,18 @@ def test_the_other_direction_is_inverted(images: tuple[Path, Path], tmp_path: Pa
     """A peer whose field takes moving points to fixed ones, on the moving grid."""
     fixed, moving = images
     backward = itk_field(tmp_path / "v.nrrd", moving, size=0.8)
-    result = run("--transform", tmp_path / "v.nrrd", "--fixed", fixed, "--moving", moving,
-                 "--direction", "moving-to-fixed", "--out", tmp_path / "t.h5")  # fmt: skip
+    result = run(
+        "--transform",
+        tmp_path / "v.nrrd",
+        "--fixed",
+        fixed,
+        "--moving",
+        moving,
+        "--direction",
+        "moving-to-fixed",
+        "--out",
+        tmp_path / "t.h5",
+    )
     assert result.exit_code == 0, result.output
     assert "moving to fixed" in result.stdout
     assert "inverted" in result.stdout
@@ -135,17 +181,28 @@ def test_the_other_direction_is_inverted(images: tuple[Path, Path], tmp_path: Pa
 def test_what_cannot_be_told_is_asked_for(images: tuple[Path, Path], tmp_path: Path) -> None:
     fixed, moving = images
     itk_field(tmp_path / "u.nii.gz", fixed)
-    ambiguous = run("--transform", tmp_path / "u.nii.gz", "--fixed", fixed, "--moving", moving,
-                    "--out", tmp_path / "d.nii.gz")  # fmt: skip
+    ambiguous = run(
+        "--transform",
+        tmp_path / "u.nii.gz",
+        "--fixed",
+        fixed,
+        "--moving",
+        moving,
+        "--out",
+        tmp_path / "d.nii.gz",
+    )
     assert (ambiguous.exit_code, "--to" in ambiguous.stderr) == (7, True)
-    lonely = run("--transform", tmp_path / "u.nii.gz", "--fixed", fixed, "--out",
-                 tmp_path / "d.npz")  # fmt: skip
+    lonely = run(
+        "--transform", tmp_path / "u.nii.gz", "--fixed", fixed, "--out", tmp_path / "d.npz"
+    )
     assert (lonely.exit_code, "moving image" in lonely.stderr) == (12, True)
-    scalar = run("--transform", fixed, "--fixed", fixed, "--moving", moving, "--out",
-                 tmp_path / "d.npz")  # fmt: skip
+    scalar = run(
+        "--transform", fixed, "--fixed", fixed, "--moving", moving, "--out", tmp_path / "d.npz"
+    )
     assert (scalar.exit_code, "18 x 16 x 14" in scalar.stderr) == (12, True)
     there = run("--transform", tmp_path / "u.nii.gz", "--fixed", fixed, "--out", moving)
     assert (there.exit_code, "--overwrite" in there.stderr) == (7, True)
-    wrong = run("--transform", tmp_path / "u.nii.gz", "--fixed", moving, "--out",
-                tmp_path / "t.png")  # fmt: skip
+    wrong = run(
+        "--transform", tmp_path / "u.nii.gz", "--fixed", moving, "--out", tmp_path / "t.png"
+    )
     assert wrong.exit_code == 7

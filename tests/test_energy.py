@@ -13,13 +13,7 @@ from torch import Tensor
 from iterreg.config import Overlap, Similarity, Smoothness
 from iterreg.energy.distance import distance_mm, signed_distance_mm
 from iterreg.energy.interfaces import contact
-from iterreg.energy.overlap import (
-    Frame,
-    RegionPair,
-    SoftDice,
-    overlap_terms,
-    unseen_boundaries,
-)
+from iterreg.energy.overlap import Frame, RegionPair, SoftDice, overlap_terms, unseen_boundaries
 from iterreg.energy.region import Region
 from iterreg.energy.similarity import LocalNcc, similarity_term
 from iterreg.energy.smoothness import edge_weights
@@ -357,9 +351,12 @@ def test_empty_background_is_glued():
 
 def test_normal_weight_where_regions_slide_and_nowhere_else():
     config = Smoothness(
-        sliding_weight=0.05, gap_weight=0.6, sliding=(("*", "*"),),
-        glued=(("*lung*", "airways"),), free=(("bone", "*"),),
-    )  # fmt: skip
+        sliding_weight=0.05,
+        gap_weight=0.6,
+        sliding=(("*", "*"),),
+        glued=(("*lung*", "airways"),),
+        free=(("bone", "*"),),
+    )
     weights, normal = interface_tables(config, regions(NAMES))
     assert torch.equal(normal, normal.T) and bool((normal.diagonal() == 0).all())
     assert normal[1, 2] == pytest.approx(0.55)
@@ -413,8 +410,9 @@ def test_within_slices_the_end_of_a_roi_is_no_boundary():
     for in_slices in (True, False):
         pair = replace(pair_of(fixed, moving), in_slices=in_slices)
         terms = overlap_terms(Overlap(band_mm=12.0), [pair], frame)
-        energies.append(sum(float(t.accumulate(u, identity(), NormalEquations.zero(u)))
-                            for t in terms))  # fmt: skip
+        energies.append(
+            sum(float(t.accumulate(u, identity(), NormalEquations.zero(u))) for t in terms)
+        )
     assert energies[0] == pytest.approx(0, abs=1e-6) and energies[1] > 1
 
 

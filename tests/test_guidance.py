@@ -34,9 +34,13 @@ def test_landmarks_come_together():
     fixed = Points(np.array([[16.0, 14.0, 14.0], [37.1, 30.2, 25.7]]))
     moving = Points(fixed.lps + np.array([[3.0, -2.0, 1.0], [-1.0, 2.0, 0.5]]))
     run = optimize_pair(
-        noise(0), noise(1), fixed_landmarks=fixed, moving_landmarks=moving, device="cpu",
+        noise(0),
+        noise(1),
+        fixed_landmarks=fixed,
+        moving_landmarks=moving,
+        device="cpu",
         overrides=ALONE | {"similarity.weight": 0.0},
-    )  # fmt: skip
+    )
     error = np.linalg.norm(run.transform.map_points(fixed).lps - moving.lps, axis=1)
     assert error.max() < 0.5
 
@@ -75,9 +79,12 @@ def test_landmarks_that_are_no_pairs_are_refused():
         optimize_pair(noise(0), noise(1), fixed_landmarks=points, preset="general")
     with pytest.raises(GeometryError, match="as many"):
         optimize_pair(
-            noise(0), noise(1), fixed_landmarks=points, moving_landmarks=Points(np.zeros((3, 3))),
+            noise(0),
+            noise(1),
+            fixed_landmarks=points,
+            moving_landmarks=Points(np.zeros((3, 3))),
             preset="general",
-        )  # fmt: skip
+        )
 
 
 def test_overlapping_rois_guide_and_the_smallest_takes_the_voxel():
@@ -86,9 +93,12 @@ def test_overlapping_rois_guide_and_the_smallest_takes_the_voxel():
     regions = regions_of_rois([inner, outer])
     assert regions.fixed.data[12, 13, 14] == 1 and regions.fixed.data[12, 13, 7] == 2
     run = optimize_pair(
-        noise(0), noise(1), roi_pairs=[inner, outer], device="cpu",
+        noise(0),
+        noise(1),
+        roi_pairs=[inner, outer],
+        device="cpu",
         overrides=ALONE | {"similarity.weight": 0.0, "overlap.weight": 1.0},
-    )  # fmt: skip
+    )
     mapped = run.transform.map_points(Points(np.array([[28.0, 26.0, 16.0], [28.0, 26.0, 32.0]])))
     assert np.abs(mapped.lps - [[32.0, 26.0, 16.0], [32.0, 26.0, 32.0]]).max() < 1.5
 

@@ -35,9 +35,13 @@ def test_labels_meet_in_either_direction(fixed, moving):
     """In diastole the ventricles reach the last slice, in systole they end before it."""
     ours, theirs = labels(fixed), labels(moving)
     run = optimize_pair(
-        image(fixed), image(moving), fixed_labels=ours, moving_labels=theirs, preset="cardiac",
+        image(fixed),
+        image(moving),
+        fixed_labels=ours,
+        moving_labels=theirs,
+        preset="cardiac",
         device="cpu",
-    )  # fmt: skip
+    )
     assert mean_dice(run, ours, theirs) > 0.98
     assert folding(total_displacement_vox(run.transform), ours.data).interior_folds == 0
 

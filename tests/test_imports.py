@@ -17,10 +17,32 @@ PACKAGE = Path(iterreg.__file__).parent
 ROOT = Path(__file__).parents[1]
 
 ROOMS = (
-    "errors", "config", "geometry", "image", "displacement", "kernels", "features", "energy",
-    "metrics", "registration", "optimize", "partition", "devices", "inverse", "io", "transform",
-    "regions", "samreg", "report", "inputs", "pair", "outputs", "learn2reg", "cli", "__main__",
-)  # fmt: skip
+    "errors",
+    "config",
+    "geometry",
+    "image",
+    "displacement",
+    "kernels",
+    "features",
+    "energy",
+    "metrics",
+    "registration",
+    "optimize",
+    "partition",
+    "devices",
+    "inverse",
+    "io",
+    "transform",
+    "regions",
+    "samreg",
+    "report",
+    "inputs",
+    "pair",
+    "outputs",
+    "learn2reg",
+    "cli",
+    "__main__",
+)
 """From the ground up: a module imports from its own room and from those before it."""
 
 CORE = ROOMS[: ROOMS.index("optimize") + 1]
@@ -141,8 +163,11 @@ def test_one_module_calls_grid_sample():
 def test_help_loads_no_torch():
     result = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "iterreg", "--help"],
-        capture_output=True, text=True, check=True, cwd=ROOT,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
     loaded = {line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines()}
     assert "Usage: iterreg" in result.stdout
     assert not loaded & {"torch", "numpy", "SimpleITK", "numba", "scipy", "matplotlib", "rich"}

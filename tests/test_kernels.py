@@ -60,9 +60,16 @@ class Samples:
         gradient = torch.zeros_like(u_mm)
         curvature = u_mm.new_zeros(6, *u_mm.shape[1:])
         energy = function(
-            self.fixed, self.moving, self.voxels, self.weights, u_mm, self.mapping, PULL,
-            gradient, curvature,
-        )  # fmt: skip
+            self.fixed,
+            self.moving,
+            self.voxels,
+            self.weights,
+            u_mm,
+            self.mapping,
+            PULL,
+            gradient,
+            curvature,
+        )
         return energy, gradient, curvature
 
 
@@ -98,9 +105,16 @@ def test_squared_difference_adds_to_what_is_there(device):
     _, gradient, curvature = samples.call(kernels.squared_difference)
     more, bent = gradient.clone(), curvature.clone()
     kernels.squared_difference(
-        samples.fixed, samples.moving, samples.voxels, samples.weights, samples.u_mm,
-        samples.mapping, PULL, more, bent,
-    )  # fmt: skip
+        samples.fixed,
+        samples.moving,
+        samples.voxels,
+        samples.weights,
+        samples.u_mm,
+        samples.mapping,
+        PULL,
+        more,
+        bent,
+    )
     torch.testing.assert_close(more, 2 * gradient)
     torch.testing.assert_close(bent, 2 * curvature)
 
@@ -231,9 +245,14 @@ def test_conjugate_gradient(device, shape, held):
     spans[0] = torch.tensor([0, 0])
     spans[-1] = torch.tensor([shape[2] // 2, shape[2]])
     exact = reference.conjugate_gradient(
-        curvature.double(), edges.double(), residual.double(), spans, 6, 1e-3,
+        curvature.double(),
+        edges.double(),
+        residual.double(),
+        spans,
+        6,
+        1e-3,
         some_contact(shape, torch.float64) if held else None,
-    )  # fmt: skip
+    )
     arguments = [t.to(device) for t in (curvature, edges, residual.clone(), spans)]
     contact = moved(some_contact(shape), device) if held else None
     step = kernels.conjugate_gradient(*arguments, 6, 1e-3, kernels.Workspace(), contact)

@@ -56,18 +56,41 @@ def expected_classes(pairs):
     [
         (
             V1,
-            [((7,), 1), ((8,), 2), (range(13, 18), 3), (range(18, 42), 4), (range(58, 82), 4),
-             ((42,), 5), ((43,), 6), ((49,), 7), ((84,), 8), ((85,), 9), ((86,), 10), ((87,), 11),
-             (range(44, 49), 12)],
+            [
+                ((7,), 1),
+                ((8,), 2),
+                (range(13, 18), 3),
+                (range(18, 42), 4),
+                (range(58, 82), 4),
+                ((42,), 5),
+                ((43,), 6),
+                ((49,), 7),
+                ((84,), 8),
+                ((85,), 9),
+                ((86,), 10),
+                ((87,), 11),
+                (range(44, 49), 12),
+            ],
         ),
         (
             V2,
-            [((52,), 1), ((63,), 2), (range(10, 15), 3), (range(26, 51), 4), (range(92, 116), 4),
-             ((15,), 5), ((16,), 6), ((71,), 8), ((72,), 9), ((73,), 10), ((74,), 11),
-             ((51, 61), 12)],
+            [
+                ((52,), 1),
+                ((63,), 2),
+                (range(10, 15), 3),
+                (range(26, 51), 4),
+                (range(92, 116), 4),
+                ((15,), 5),
+                ((16,), 6),
+                ((71,), 8),
+                ((72,), 9),
+                ((73,), 10),
+                ((74,), 11),
+                ((51, 61), 12),
+            ],
         ),
     ],
-)  # fmt: skip
+)
 def test_every_number_goes_to_its_class(source, pairs):
     numbers = list(range(0, 118))
     merged = merge(label_map(numbers), source).labels
@@ -257,10 +280,17 @@ def test_the_command_merges_by_name(tmp_path):
     write_label_map(label_map([52, 10, 14, 51]), tmp_path / "total.nii.gz")
     write_label_map(label_map([0, 0, 0, 7]), tmp_path / "heart.nii.gz")
     arguments = [
-        "merge-labels", "--labels", tmp_path / "total.nii.gz", "--label-table",
-        "totalsegmentator-v2", "--extra", tmp_path / "heart.nii.gz", "heartchambers_highres",
-        "--out", tmp_path / "merged.nii.gz",
-    ]  # fmt: skip
+        "merge-labels",
+        "--labels",
+        tmp_path / "total.nii.gz",
+        "--label-table",
+        "totalsegmentator-v2",
+        "--extra",
+        tmp_path / "heart.nii.gz",
+        "heartchambers_highres",
+        "--out",
+        tmp_path / "merged.nii.gz",
+    ]
     result = CliRunner().invoke(iterreg, [str(a) for a in arguments])
     assert result.exit_code == 0, result.output
     assert row(read_label_map(tmp_path / "merged.nii.gz")) == [1, 3, 3, 7]

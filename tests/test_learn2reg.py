@@ -42,8 +42,16 @@ from iterreg.transform import transform_to_itk
 SHAPE = (20, 18, 16)
 """Of the small tasks, nibabel's order."""
 
-FAST = ("--set", "levels.spacing_mm=[4.0, 2.0]", "--set", "levels.steps=[3, 2]",
-        "--set", "start.search_mm=0.0", "--threads", "1")  # fmt: skip
+FAST = (
+    "--set",
+    "levels.spacing_mm=[4.0, 2.0]",
+    "--set",
+    "levels.steps=[3, 2]",
+    "--set",
+    "start.search_mm=0.0",
+    "--threads",
+    "1",
+)
 
 Fields = dict[str, np.ndarray]
 
@@ -77,8 +85,12 @@ def make_task(folder: Path, subjects: tuple[str, ...] = ("0001", "0002")) -> Pat
             name = f"HippocampusMR_{end}_0000.nii.gz"
             save(image.astype(np.float32), folder / "imagesTr" / name)
             save(labels, folder / "labelsTr" / name)
-        pairs.append({s: f"./imagesTr/HippocampusMR_{e}_0000.nii.gz"
-                      for s, e in zip(("fixed", "moving"), ends, strict=True)})  # fmt: skip
+        pairs.append(
+            {
+                s: f"./imagesTr/HippocampusMR_{e}_0000.nii.gz"
+                for s, e in zip(("fixed", "moving"), ends, strict=True)
+            }
+        )
     write_dataset(folder, "HippocampusMR", pairs)
     return folder
 
@@ -124,9 +136,11 @@ def test_every_form_of_a_pair_is_read(tmp_path: Path) -> None:
         (pair,) = read_task(tmp_path / str(number)).pairs
         assert pair.case == "0101_0000<--0101_0001"
         assert pair.file_names == (
-            "disp_0101_0101.npz", "disp_0101_0101.nii.gz",
-            "disp_0101_0000_0101_0001.npz", "disp_0101_0000_0101_0001.nii.gz",
-        )  # fmt: skip
+            "disp_0101_0101.npz",
+            "disp_0101_0101.nii.gz",
+            "disp_0101_0000_0101_0001.npz",
+            "disp_0101_0000_0101_0001.nii.gz",
+        )
     write_dataset(tmp_path / "p", "NLST", [], pairs={"val": [forms[0]], "test": [ends]})
     assert [len(read_task(tmp_path / "p", split).pairs) for split in ("val", "test")] == [1, 1]
 
@@ -134,9 +148,7 @@ def test_every_form_of_a_pair_is_read(tmp_path: Path) -> None:
 def test_the_short_name_stands_for_fixed_0000_and_moving_0001_alone() -> None:
     pair = pair_of("imagesTr/T_0011_0001.nii.gz", "imagesTr/T_0011_0000.nii.gz", Path("x"))
     assert pair.short_name is None
-    assert pair.file_names == (
-        "disp_0011_0001_0011_0000.npz", "disp_0011_0001_0011_0000.nii.gz",
-    )  # fmt: skip
+    assert pair.file_names == ("disp_0011_0001_0011_0000.npz", "disp_0011_0001_0011_0000.nii.gz")
 
 
 @pytest.mark.parametrize(
@@ -179,8 +191,9 @@ def test_a_wrong_count_is_told_and_cases_are_chosen(task_dir: Path) -> None:
 
 
 def test_keypoints_of_two_modalities_lie_in_a_folder_of_the_two(tmp_path: Path) -> None:
-    pairs = [[f"imagesTr/T_0011_{m}.nii.gz", "imagesTr/T_0011_0000.nii.gz"]
-             for m in ("0001", "0002")]  # fmt: skip
+    pairs = [
+        [f"imagesTr/T_0011_{m}.nii.gz", "imagesTr/T_0011_0000.nii.gz"] for m in ("0001", "0002")
+    ]
     write_dataset(tmp_path, "T", pairs)
     task = read_task(tmp_path)
     for kind in ("keypoints01Tr", "keypoints00000002Tr", "keypointsTr"):
@@ -209,8 +222,9 @@ def rotation(degrees: float) -> np.ndarray:
     return np.eye(3) * np.cos(a) + np.sin(a) * cross + (1 - np.cos(a)) * np.outer(axis, axis)
 
 
-def oblique(codes: str, shape: tuple[int, int, int], spacing: tuple[float, ...],
-            degrees: float) -> np.ndarray:  # fmt: skip
+def oblique(
+    codes: str, shape: tuple[int, int, int], spacing: tuple[float, ...], degrees: float
+) -> np.ndarray:
     """nibabel's matrix of a grid around the origin, with axes near to ``codes``."""
     order = nibabel.orientations.axcodes2ornt(codes)
     linear = np.zeros((3, 3))
@@ -266,9 +280,10 @@ def test_written_voxels_move_labels_where_the_transform_does(
     ours = warp_labels(moving, transform).data.numpy().transpose(2, 1, 0)
     assert (by_scipy != ours).sum() <= 2
     plain = map_coordinates(
-        labels, np.indices(shapes[0]) + transform.field.vox.numpy().transpose(0, 3, 2, 1)[::-1],
+        labels,
+        np.indices(shapes[0]) + transform.field.vox.numpy().transpose(0, 3, 2, 1)[::-1],
         order=0,
-    )  # fmt: skip
+    )
     assert (plain != by_itk).sum() > 100, "the internal field, transposed, would be wrong"
 
 
@@ -290,8 +305,9 @@ def test_a_field_read_back_is_the_same_transform(fixed_codes: str, moving_codes:
         point = (grids[0].index_to_lps @ [*index, 1.0])[:3].tolist()
         np.testing.assert_allclose(
             transform_to_itk(back).TransformPoint(point),
-            transform_to_itk(transform).TransformPoint(point), atol=1e-4,
-        )  # fmt: skip
+            transform_to_itk(transform).TransformPoint(point),
+            atol=1e-4,
+        )
     zero = transform_to_l2r(Transform(np.eye(4), DisplacementField.zero(grids[0])), grids[0])
     assert np.abs(zero).max() < 1e-6
 
@@ -300,8 +316,12 @@ def grid_from(codes: str, degrees: float) -> Grid:
     """A grid near to nibabel's codes."""
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ oblique(codes, (16, 17, 18), (1, 1.2, 1.5), degrees)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    return Grid((18, 17, 16), tuple(spacing.tolist()), tuple(affine[:3, 3].tolist()),
-                tuple(map(tuple, (affine[:3, :3] / spacing).tolist())))  # fmt: skip
+    return Grid(
+        (18, 17, 16),
+        tuple(spacing.tolist()),
+        tuple(affine[:3, 3].tolist()),
+        tuple(map(tuple, (affine[:3, :3] / spacing).tolist())),
+    )
 
 
 def test_the_itk_field_and_the_learn2reg_field_of_one_run_agree(tmp_path: Path) -> None:
@@ -320,9 +340,13 @@ def test_the_itk_field_and_the_learn2reg_field_of_one_run_agree(tmp_path: Path) 
     assert result.exit_code == 0, result.output
     settings = {"levels.spacing_mm": [4.0, 2.0], "levels.steps": [3, 2], "start.search_mm": 0.0}
     registration = optimize_pair(
-        folder / "imagesTr" / names[0], folder / "imagesTr" / names[1], preset="general",
-        overrides=settings, threads=1, device="cpu",
-    )  # fmt: skip
+        folder / "imagesTr" / names[0],
+        folder / "imagesTr" / names[1],
+        preset="general",
+        overrides=settings,
+        threads=1,
+        device="cpu",
+    )
     itk = transform_to_itk(registration.transform)
     d = read_field(tmp_path / "out_fields" / "disp_0001_0001_0001_0000.nii.gz", SHAPE)
     assert np.abs(d).max() > 0.5
@@ -413,8 +437,9 @@ def test_sdlogj_of_a_field_worked_out_by_hand() -> None:
 
 def test_sdlogj_of_any_field_by_numpy() -> None:
     field = wavy(3, size=3.0)
-    jacobian = np.stack([np.gradient(field[..., c].astype(float), axis=(0, 1, 2))
-                         for c in range(3)])  # fmt: skip
+    jacobian = np.stack(
+        [np.gradient(field[..., c].astype(float), axis=(0, 1, 2)) for c in range(3)]
+    )
     matrix = np.moveaxis(jacobian, (0, 1), (-2, -1)) + np.eye(3)
     det = np.linalg.det(matrix)[2:-2, 2:-2, 2:-2]
     expected = np.log((det + 3).clip(1e-9, 1e9)).std()
@@ -469,10 +494,13 @@ def test_quantiles_over_cases_take_the_bad_end() -> None:
     folds = folding(torch.zeros(3, 4, 4, 4), torch.zeros(4, 4, 4, dtype=torch.int32))
     honest = Honest(folds, 0.0, 0.0, "-")
     cases = tuple(
-        CaseScores(f"000{n}_0000<--0009_0000",
-                   {"LogJacDetStd": (n / 10, n / 10), "DSC": (n / 10, [n / 10])}, honest)
+        CaseScores(
+            f"000{n}_0000<--0009_0000",
+            {"LogJacDetStd": (n / 10, n / 10), "DSC": (n / 10, [n / 10])},
+            honest,
+        )
         for n in range(11)
-    )  # fmt: skip
+    )
     found = Scores("T", methods, cases).aggregates()
     assert found["LogJacDetStd"]["30"] == pytest.approx(0.7)
     assert found["DSC"]["30"] == pytest.approx(0.3)
@@ -543,8 +571,20 @@ def test_keypoints_guide_when_asked(task_dir: Path, tmp_path: Path) -> None:
     errors = {}
     for flag in ("--no-masks", "--use-keypoints"):
         out = tmp_path / f"s{flag}.zip"
-        assert submit(task_dir, out, "--cases", "0001", flag, "--set", "landmarks.weight=100.0",
-                      "--set", "landmarks.radius_mm=1.5").exit_code == 0  # fmt: skip
+        assert (
+            submit(
+                task_dir,
+                out,
+                "--cases",
+                "0001",
+                flag,
+                "--set",
+                "landmarks.weight=100.0",
+                "--set",
+                "landmarks.radius_mm=1.5",
+            ).exit_code
+            == 0
+        )
         fields = tmp_path / f"s{flag}_fields"
         field = read_field(next(fields.glob("disp_*.nii.gz")))
         z, y, x = ours.astype(int).T
@@ -662,9 +702,7 @@ def assert_refused(result: Result, reason: str) -> None:
 
 
 @pytest.mark.parametrize("case", BAD_FIELDS)
-def test_bad_fields_in_a_zip_are_refused_by_name(
-    task_dir: Path, tmp_path: Path, case: str
-) -> None:
+def test_bad_fields_in_a_zip_are_refused_by_name(task_dir: Path, tmp_path: Path, case: str) -> None:
     name, write, _ = BAD_FIELDS[case]
     write(tmp_path / name)
     stem = "disp_0001_0000_0011_0000"
@@ -727,8 +765,9 @@ def test_a_submission_is_resumed_and_verified(task_dir: Path, tmp_path: Path) ->
     third = submit(task_dir, out, "--overwrite")
     assert third.stdout.count("kept; ok") == 1
     assert damaged.read_bytes() == good, "made again, the same"
-    other = submit(task_dir, out, "--overwrite", "--set", "smoothness.weight=0.5", "--format",
-                   ".npz")  # fmt: skip
+    other = submit(
+        task_dir, out, "--overwrite", "--set", "smoothness.weight=0.5", "--format", ".npz"
+    )
     assert "kept" not in other.stdout, "other settings"
     files = (path.suffix for path in fields.iterdir() if path.is_file())
     assert sorted(files) == [".json", ".json", ".npz", ".npz"]
@@ -760,8 +799,10 @@ def test_what_would_fail_every_case_is_told_before_any_begins(
 
 
 def test_an_image_of_another_shape_fails(task_dir: Path, tmp_path: Path) -> None:
-    save(np.random.default_rng(0).normal(size=(9, 9, 9)),
-         task_dir / "imagesTr" / "HippocampusMR_0001_0000.nii.gz")  # fmt: skip
+    save(
+        np.random.default_rng(0).normal(size=(9, 9, 9)),
+        task_dir / "imagesTr" / "HippocampusMR_0001_0000.nii.gz",
+    )
     result = submit(task_dir, tmp_path / "s.zip", "--cases", "0001")
     assert "expected 20 x 18 x 16 as the task says, got 9 x 9 x 9" in result.stdout
 
@@ -807,8 +848,9 @@ def test_regions_and_masks_are_used_and_recorded(task_dir: Path, tmp_path: Path)
         labels = blob(SHAPE, (9, 9, 8), 5)
         save(labels, tmp_path / "regions" / f"HippocampusMR_{end}_0000.nii.gz")
         save(np.ones(SHAPE, np.uint8), task_dir / "masksTr" / f"HippocampusMR_{end}_0000.nii.gz")
-    result = submit(task_dir, tmp_path / "s.zip", "--cases", "0001", "--regions",
-                    tmp_path / "regions")  # fmt: skip
+    result = submit(
+        task_dir, tmp_path / "s.zip", "--cases", "0001", "--regions", tmp_path / "regions"
+    )
     assert result.exit_code == 0, result.output
     record = json.loads((tmp_path / "s_fields" / "disp_0001_0000_0011_0000.json").read_text())
     assert record["used"]["masks"] == "the task's"
@@ -816,8 +858,9 @@ def test_regions_and_masks_are_used_and_recorded(task_dir: Path, tmp_path: Path)
     found = run("evaluate", tmp_path / "s_fields", "--task", task_dir, "--cases", "0001")
     assert f"told apart by: {tmp_path / 's_fields' / 'regions'}" in found.stdout
     assert "0001_0000<--0011_0000" in found.stdout
-    missing = submit(task_dir, tmp_path / "t.zip", "--cases", "0002", "--regions",
-                     tmp_path / "regions")  # fmt: skip
+    missing = submit(
+        task_dir, tmp_path / "t.zip", "--cases", "0002", "--regions", tmp_path / "regions"
+    )
     assert missing.exit_code == 1
     assert "expected the regions of HippocampusMR_0002_0000.nii.gz" in missing.stdout
 
@@ -826,8 +869,10 @@ def test_totalsegmentators_names_are_read_from_the_header(tmp_path: Path) -> Non
     labels = np.zeros((6, 6, 6), np.uint8)
     labels[:3], labels[3:5] = 10, 52
     image = nibabel.Nifti1Image(labels, np.eye(4))
-    rows = '<Label Key="10" Red="0"><![CDATA[lung_upper_lobe_left]]></Label>' \
-           '<Label Key="52" Red="0"><![CDATA[aorta]]></Label>'  # fmt: skip
+    rows = (
+        '<Label Key="10" Red="0"><![CDATA[lung_upper_lobe_left]]></Label>'
+        '<Label Key="52" Red="0"><![CDATA[aorta]]></Label>'
+    )
     xml = f"<?xml version='1.0'?><CaretExtension><LabelTable>{rows}</LabelTable></CaretExtension>"
     image.header.extensions.append(nibabel.nifti1.Nifti1Extension("ignore", xml.encode()))
     path = tmp_path / "T_0001_0000.nii.gz"
@@ -849,14 +894,26 @@ def test_real_hippocampus_pair_from_the_benchmark_script(tmp_path: Path) -> None
     import sys
 
     script = Path(__file__).parents[1] / "benchmarks" / "make_learn2reg_task.py"
-    subprocess.run([sys.executable, script, "hippocampus", tmp_path / "task"], check=True,
-                   env=os.environ | {"ITERREG_DATA": str(data)})  # fmt: skip
+    subprocess.run(
+        [sys.executable, script, "hippocampus", tmp_path / "task"],
+        check=True,
+        env=os.environ | {"ITERREG_DATA": str(data)},
+    )
     out = tmp_path / "s.zip"
-    result = run("submit", "--task", tmp_path / "task", "--out", out, "--cases", "0007",
-                 "--threads", "1")  # fmt: skip
+    result = run(
+        "submit", "--task", tmp_path / "task", "--out", out, "--cases", "0007", "--threads", "1"
+    )
     assert result.exit_code == 0, result.output
     fields = tmp_path / "s_fields"
-    found = run("evaluate", fields, "--task", tmp_path / "task", "--cases", "0007", "--json",
-                tmp_path / "s.json")  # fmt: skip
+    found = run(
+        "evaluate",
+        fields,
+        "--task",
+        tmp_path / "task",
+        "--cases",
+        "0007",
+        "--json",
+        tmp_path / "s.json",
+    )
     assert found.exit_code == 0, found.output
     assert json.loads((tmp_path / "s.json").read_text())["aggregates"]["DSC"]["mean"] > 0.7

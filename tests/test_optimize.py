@@ -146,9 +146,7 @@ def test_the_field_jumps_at_the_face_and_nowhere_else(rank):
 def test_labels_without_a_name_slide(names):
     fixed, moving, labels, _ = sliding_pair(2)
     labels = LabelMap(labels.data, labels.grid, names)
-    overrides = {
-        "similarity.intensity_range": [], "smoothness.sliding": [["lower*", "upper*"]],
-    }  # fmt: skip
+    overrides = {"similarity.intensity_range": [], "smoothness.sliding": [["lower*", "upper*"]]}
     run = optimize_pair(
         fixed, moving, fixed_labels=labels, moving_labels=labels, overrides=overrides, device="cpu"
     )
@@ -351,9 +349,16 @@ def started(kind: str, fixed: Scene, moving: Scene) -> Start:
 
     def build(affine_lps: np.ndarray | None) -> Problem:
         return build_problem(
-            load_config("thorax"), fixed, moving, affine_lps, None, torch.ones(3, 3),
-            torch.zeros(3, 3), True, for_start=True,
-        )  # fmt: skip
+            load_config("thorax"),
+            fixed,
+            moving,
+            affine_lps,
+            None,
+            torch.ones(3, 3),
+            torch.zeros(3, 3),
+            True,
+            for_start=True,
+        )
 
     return find_start(kind, fixed, moving, build, None)
 

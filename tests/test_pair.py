@@ -74,9 +74,12 @@ def registration(pair: Pair) -> Registration:
 
 
 def apart_mm(
-    first: Registration, second: Registration, points: Points,
-    to_second_fixed: np.ndarray | None = None, from_second_moving: np.ndarray | None = None,
-) -> np.ndarray:  # fmt: skip
+    first: Registration,
+    second: Registration,
+    points: Points,
+    to_second_fixed: np.ndarray | None = None,
+    from_second_moving: np.ndarray | None = None,
+) -> np.ndarray:
     """How far apart two registrations put fixed points; the second may live in moved spaces."""
     there = points
     if to_second_fixed is not None:
@@ -137,9 +140,13 @@ def test_what_a_registration_tells(registration):
 def test_itk_images_and_own_types_give_the_same_bytes(pair, registration):
     told = []
     again = optimize_pair(
-        sitk.ReadImage(str(pair.folder / "fixed.nii.gz")), pair.moving, device="cpu",
-        seed=registration.seed, threads=registration.threads, progress=told.append,
-    )  # fmt: skip
+        sitk.ReadImage(str(pair.folder / "fixed.nii.gz")),
+        pair.moving,
+        device="cpu",
+        seed=registration.seed,
+        threads=registration.threads,
+        progress=told.append,
+    )
     assert torch.equal(again.transform.field.vox, registration.transform.field.vox)
     assert np.array_equal(again.transform.affine_lps, registration.transform.affine_lps)
     shares = [event.fraction for event in told]
@@ -153,9 +160,11 @@ def rotated(image: Image, by: np.ndarray) -> Image:
     direction = by[:3, :3] @ np.asarray(grid.direction_lps)
     origin = apply_affine(by, np.asarray(grid.origin_lps_mm))
     header = Grid(
-        grid.shape_zyx, grid.spacing_xyz_mm, tuple(origin.tolist()),
+        grid.shape_zyx,
+        grid.spacing_xyz_mm,
+        tuple(origin.tolist()),
         tuple(map(tuple, direction.tolist())),
-    )  # fmt: skip
+    )
     return replace(image, grid=header)
 
 
@@ -220,9 +229,10 @@ def test_a_truncated_moving_view_still_works(pair, registration):
     keep = slice(22, None)
     origin = apply_affine(pair.moving.grid.index_to_lps, np.array([22.0, 0.0, 0.0]))
     grid = replace(
-        pair.moving.grid, shape_zyx=pair.moving.data[:, keep].shape[1:],
+        pair.moving.grid,
+        shape_zyx=pair.moving.data[:, keep].shape[1:],
         origin_lps_mm=tuple(origin.tolist()),
-    )  # fmt: skip
+    )
     cut = replace(pair.moving, data=pair.moving.data[:, keep].contiguous(), grid=grid)
     other = optimize_pair(pair.fixed, cut, device="cpu")
     assert other.status is Status.OK
@@ -243,10 +253,12 @@ def test_a_truncated_moving_view_still_works(pair, registration):
 def test_given_label_maps(pair):
     names = {1: "soft tissue", LUNG: "lung", BONE: "bone"}
     run = optimize_pair(
-        pair.fixed, pair.moving, device="cpu",
+        pair.fixed,
+        pair.moving,
+        device="cpu",
         fixed_labels=replace(pair.fixed_labels, names=names),
         moving_labels=replace(pair.moving_labels, names=names),
-    )  # fmt: skip
+    )
     assert run.status is Status.OK
     assert pair.lung_dice(run.transform) > 0.965
     assert run.fixed_labels.names == names
@@ -257,9 +269,12 @@ def test_no_labels_and_an_initial_transform(pair, registration):
     before = Transform(np.eye(4), DisplacementField.zero(pair.fixed.grid))
     overrides = {"segmenter": "none", "levels.spacing_mm": [4.0], "levels.steps": [4]}
     run = optimize_pair(
-        pair.fixed, pair.moving, overrides=overrides, device="cpu",
+        pair.fixed,
+        pair.moving,
+        overrides=overrides,
+        device="cpu",
         initial_transform=registration.transform,
-    )  # fmt: skip
+    )
     assert run.fixed_labels.values == [] and run.start == "given initial transform"
     assert pair.lung_dice(run.transform) > pair.lung_dice(before) + 0.04
     assert float(np.median(apart_mm(registration, run, pair.points))) < 1.0
@@ -274,8 +289,9 @@ def coronal(image: Image | LabelMap, rank: int, row: int = 38) -> Image | LabelM
         thin = replace(grid, shape_zyx=(z, 1, x), origin_lps_mm=tuple(origin.tolist()))
         return replace(image, data=image.data[..., row : row + 1, :].contiguous(), grid=thin)
     origin = (grid.origin_lps_mm[0], grid.origin_lps_mm[2])
-    flat = Grid((z, x), (grid.spacing_xyz_mm[0], grid.spacing_xyz_mm[2]), origin,
-                ((1.0, 0.0), (0.0, 1.0)))  # fmt: skip
+    flat = Grid(
+        (z, x), (grid.spacing_xyz_mm[0], grid.spacing_xyz_mm[2]), origin, ((1.0, 0.0), (0.0, 1.0))
+    )
     return replace(image, data=image.data[..., row, :].contiguous(), grid=flat)
 
 
@@ -283,9 +299,12 @@ def coronal(image: Image | LabelMap, rank: int, row: int = 38) -> Image | LabelM
 def picture_run(pair: Pair) -> Registration:
     """A coronal slice as a picture, with its labels."""
     return optimize_pair(
-        coronal(pair.fixed, 2), coronal(pair.moving, 2), device="cpu",
-        fixed_labels=coronal(pair.fixed_labels, 2), moving_labels=coronal(pair.moving_labels, 2),
-    )  # fmt: skip
+        coronal(pair.fixed, 2),
+        coronal(pair.moving, 2),
+        device="cpu",
+        fixed_labels=coronal(pair.fixed_labels, 2),
+        moving_labels=coronal(pair.moving_labels, 2),
+    )
 
 
 def slice_dice(pair: Pair, transform: Transform, rank: int) -> float:
@@ -306,9 +325,12 @@ def test_a_picture(pair, picture_run):
 
 def test_a_volume_with_one_slice_is_registered_in_its_plane(pair, picture_run):
     run = optimize_pair(
-        coronal(pair.fixed, 3), coronal(pair.moving, 3), device="cpu",
-        fixed_labels=coronal(pair.fixed_labels, 3), moving_labels=coronal(pair.moving_labels, 3),
-    )  # fmt: skip
+        coronal(pair.fixed, 3),
+        coronal(pair.moving, 3),
+        device="cpu",
+        fixed_labels=coronal(pair.fixed_labels, 3),
+        moving_labels=coronal(pair.moving_labels, 3),
+    )
     total = total_displacement_vox(run.transform)
     assert bool(torch.isfinite(total).all())
     assert float(total[1].abs().max()) < 1e-4, "no motion along an axis of length 1"

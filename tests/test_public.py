@@ -16,11 +16,30 @@ from iterreg.errors import ExitCode, IterregError
 ROOT = Path(__file__).parents[1]
 
 PROMISED = {
-    "Config", "DisplacementField", "ExitCode", "Grid", "Image", "IterregError", "LabelMap",
-    "Mask", "Points", "Progress", "Registration", "RoiPair", "Status", "Transform", "load_config",
-    "match_rois", "optimize_pair", "preset_names", "read_image", "read_label_map", "read_points",
-    "read_transform", "write_transform",
-}  # fmt: skip
+    "Config",
+    "DisplacementField",
+    "ExitCode",
+    "Grid",
+    "Image",
+    "IterregError",
+    "LabelMap",
+    "Mask",
+    "Points",
+    "Progress",
+    "Registration",
+    "RoiPair",
+    "Status",
+    "Transform",
+    "load_config",
+    "match_rois",
+    "optimize_pair",
+    "preset_names",
+    "read_image",
+    "read_label_map",
+    "read_points",
+    "read_transform",
+    "write_transform",
+}
 
 
 def test_the_names():
@@ -49,10 +68,21 @@ def test_the_one_verb():
     keywords = [n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
     assert positional == ["fixed", "moving"]
     assert keywords == [
-        "fixed_labels", "moving_labels", "fixed_mask", "moving_mask",
-        "fixed_landmarks", "moving_landmarks", "roi_pairs", "initial_transform",
-        "preset", "overrides", "device", "seed", "threads", "progress",
-    ]  # fmt: skip
+        "fixed_labels",
+        "moving_labels",
+        "fixed_mask",
+        "moving_mask",
+        "fixed_landmarks",
+        "moving_landmarks",
+        "roi_pairs",
+        "initial_transform",
+        "preset",
+        "overrides",
+        "device",
+        "seed",
+        "threads",
+        "progress",
+    ]
     assert parameters["preset"].default == "thorax" and parameters["device"].default == "auto"
 
 
@@ -66,8 +96,11 @@ def test_every_error_has_an_exit_code_of_its_own():
     codes = [k.exit_code for k in kinds(IterregError)]
     assert len(set(codes)) == len(codes)
     assert set(codes) == set(ExitCode) - {
-        ExitCode.OK, ExitCode.ERROR, ExitCode.USAGE, ExitCode.INTERRUPTED
-    }  # fmt: skip
+        ExitCode.OK,
+        ExitCode.ERROR,
+        ExitCode.USAGE,
+        ExitCode.INTERRUPTED,
+    }
 
 
 def test_the_readme_lists_every_exit_code():

@@ -25,10 +25,13 @@ def labels(side: str) -> LabelMap:
 
 def register(*rigid: str) -> Registration:
     return optimize_pair(
-        read_image(MINI / "fixed.nii.gz"), read_image(MINI / "moving.nii.gz"), device="cpu",
-        fixed_labels=labels("fixed"), moving_labels=labels("moving"),
+        read_image(MINI / "fixed.nii.gz"),
+        read_image(MINI / "moving.nii.gz"),
+        device="cpu",
+        fixed_labels=labels("fixed"),
+        moving_labels=labels("moving"),
         overrides={"rigid": list(rigid)},
-    )  # fmt: skip
+    )
 
 
 def bending_mm(run: Registration, value: int) -> float:

@@ -175,9 +175,7 @@ def test_slices_of_a_volume_become_its_structures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("reach", "partner"), [(0, {1}), (1, {1, 2}), (4, {1, 2, 3})])
-def test_partners_lie_within_the_slice_range(
-    tmp_path: Path, reach: int, partner: set[int]
-) -> None:
+def test_partners_lie_within_the_slice_range(tmp_path: Path, reach: int, partner: set[int]) -> None:
     # The moving volume begins two slices lower: its slice 3 lies where the fixed slice 1 does.
     fixed = save(volume((1, 2, 3)), tmp_path / "a.nii.gz")
     moving = save(volume((3,), 8), tmp_path / "b.nii.gz", origin_z=-10.0)
@@ -251,8 +249,13 @@ def test_the_command_writes_pairs_and_the_fit(tmp_path: Path, flood: Flood) -> N
     result = run(tmp_path)
     assert result.exit_code == 0, result.output
     names = {f.name for f in (tmp_path / "out").iterdir()}
-    assert names == {*FILES, "roi_pairs.json", "roi_pairs.png", "fixed_roi_pairs.nii.gz",
-                     "moving_roi_pairs.nii.gz"}  # fmt: skip
+    assert names == {
+        *FILES,
+        "roi_pairs.json",
+        "roi_pairs.png",
+        "fixed_roi_pairs.nii.gz",
+        "moving_roi_pairs.nii.gz",
+    }
     tables = json.loads((tmp_path / "out" / "run.json").read_text())
     assert tables["matching"]["fixed"]["encoded"] == 3
     assert tables["matching"]["settings"]["matching"]["threshold"] == 0.8
@@ -264,15 +267,30 @@ def test_the_command_writes_pairs_and_the_fit(tmp_path: Path, flood: Flood) -> N
     again = run(tmp_path, "--no-fit", "--out", tmp_path / "second", "--quiet")
     assert again.exit_code == 0 and flood.encoded == 6
     assert {f.name for f in (tmp_path / "second").iterdir()} == {
-        "roi_pairs.json", "roi_pairs.png", "fixed_roi_pairs.nii.gz", "moving_roi_pairs.nii.gz",
+        "roi_pairs.json",
+        "roi_pairs.png",
+        "fixed_roi_pairs.nii.gz",
+        "moving_roi_pairs.nii.gz",
         "run.json",
-    }  # fmt: skip
+    }
 
-    guided = CliRunner().invoke(command, [
-        "register", "--preset", "general", "--fixed", str(tmp_path / "a.nii.gz"),
-        "--moving", str(tmp_path / "b.nii.gz"), "--out", str(tmp_path / "third"), "--quiet",
-        "--roi-pairs", str(tmp_path / "out" / "roi_pairs.json"),
-    ])  # fmt: skip
+    guided = CliRunner().invoke(
+        command,
+        [
+            "register",
+            "--preset",
+            "general",
+            "--fixed",
+            str(tmp_path / "a.nii.gz"),
+            "--moving",
+            str(tmp_path / "b.nii.gz"),
+            "--out",
+            str(tmp_path / "third"),
+            "--quiet",
+            "--roi-pairs",
+            str(tmp_path / "out" / "roi_pairs.json"),
+        ],
+    )
     assert guided.exit_code == 0, guided.output
     regions = json.loads((tmp_path / "third" / "run.json").read_text())["measures"]["regions"]
     assert len(regions) == 3 and all(region["dice_after"] > 0.9 for region in regions)
@@ -285,8 +303,13 @@ def test_labels_and_roi_pairs_together(tmp_path: Path, flood: Flood) -> None:
         stored = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / f"{name}.nii.gz")))
         organ = np.abs(stored - float(GREY[0])) < 20
         save(organ.astype(np.uint8), tmp_path / f"labels_{name}.nii.gz")
-    result = run(tmp_path, "--fixed-labels", tmp_path / "labels_a.nii.gz",
-                 "--moving-labels", tmp_path / "labels_b.nii.gz")  # fmt: skip
+    result = run(
+        tmp_path,
+        "--fixed-labels",
+        tmp_path / "labels_a.nii.gz",
+        "--moving-labels",
+        tmp_path / "labels_b.nii.gz",
+    )
     assert result.exit_code == 0, result.output
     tables = json.loads((tmp_path / "out" / "run.json").read_text())
     assert list(tables["regions"]) == ["1"] and tables["matching"]["pairs"] == 3
@@ -335,9 +358,13 @@ def test_small_pictures_end_in_one_line(tmp_path: Path, flood: Flood) -> None:
 def test_mobile_sam_matches_two_frames_of_a_heart(tmp_path: Path) -> None:
     folder = DATA / "samreg2d" / "cardiac_mr"
     found = iterreg.match_rois(
-        folder / "image1_R.png", folder / "image1_T.png", checkpoint=WEIGHTS, points=8,
-        device="cpu", cache=tmp_path,
-    )  # fmt: skip
+        folder / "image1_R.png",
+        folder / "image1_T.png",
+        checkpoint=WEIGHTS,
+        points=8,
+        device="cpu",
+        cache=tmp_path,
+    )
     labels = [iterreg.read_label_map(folder / f"label1_{k}.png").data != 0 for k in "RT"]
 
     def dice(mask: iterreg.LabelMap, label: Tensor) -> float:

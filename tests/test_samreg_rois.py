@@ -51,9 +51,11 @@ def rois(*masks: np.ndarray) -> Rois:
     """Candidates of a slice, the first judged best."""
     n = len(masks)
     return Rois(
-        tuple(encode_mask(m) for m in masks), torch.eye(n), torch.linspace(1, 0.9, n),
+        tuple(encode_mask(m) for m in masks),
+        torch.eye(n),
+        torch.linspace(1, 0.9, n),
         torch.zeros(n),
-    )  # fmt: skip
+    )
 
 
 # Run-length masks -----------------------------------------------------------------------------
@@ -171,8 +173,9 @@ def test_of_twins_the_one_judged_better_stays() -> None:
     assert torch.equal(left.prototypes, torch.eye(3)[[0, 2]])
 
 
-@pytest.mark.parametrize(("rule", "sizes"), [("keep", [1600, 400]), ("outer", [1600]),
-                                             ("inner", [400])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rule", "sizes"), [("keep", [1600, 400]), ("outer", [1600]), ("inner", [400])]
+)
 def test_nested_masks_stay_by_choice(rule: str, sizes: list[int]) -> None:
     shape = (100, 100)
     found = rois(square(shape, 10, 10, 40), square(shape, 20, 20, 20))
@@ -210,8 +213,10 @@ def test_threshold_and_what_is_not_allowed() -> None:
     allowed = np.ones((3, 3), bool)
     allowed[0, 0] = False
     assert [(m.fixed, m.moving) for m in assign(SCORES, allowed, MatchSettings(0.8))] == [
-        (1, 0), (0, 1), (2, 2),
-    ]  # fmt: skip
+        (1, 0),
+        (0, 1),
+        (2, 2),
+    ]
 
 
 def test_a_prior_decides_between_equals_and_excludes_the_far() -> None:
@@ -227,8 +232,9 @@ def test_similarity_is_the_cosine_with_or_without_the_mean() -> None:
     assert similarities(a, b, torch.tensor([3.0, 3.0]))[0, 0] == pytest.approx(0)
 
 
-@pytest.mark.parametrize("wrong", [{"rule": "best"}, {"threshold": 2.0}, {"pairs": 0},
-                                   {"slice_range": -1}])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong", [{"rule": "best"}, {"threshold": 2.0}, {"pairs": 0}, {"slice_range": -1}]
+)
 def test_settings_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         MatchSettings(**wrong)
@@ -330,8 +336,9 @@ def test_no_pairs_are_a_file_too(tmp_path: Path) -> None:
     assert read_roi_pairs(file) == []
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 9, "pairs": []}',
-                                  '{"schema": 1, "pairs": [{}]}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"schema": 9, "pairs": []}', '{"schema": 1, "pairs": [{}]}']
+)
 def test_other_files_are_refused_by_name(tmp_path: Path, text: str) -> None:
     file = tmp_path / "roi_pairs.json"
     file.write_text(text)

@@ -107,9 +107,11 @@ def test_longest_side_is_segment_anythings(size_hw: tuple[int, int]) -> None:
     from segment_anything.utils.transforms import ResizeLongestSide
 
     spec = VARIANTS["sam_vit_b"]
-    shown = nnf.interpolate(
-        picture(12, 12).permute(2, 0, 1)[None].float(), size_hw, mode="bilinear"
-    )[0].permute(1, 2, 0).to(torch.uint8)  # fmt: skip
+    shown = (
+        nnf.interpolate(picture(12, 12).permute(2, 0, 1)[None].float(), size_hw, mode="bilinear")[0]
+        .permute(1, 2, 0)
+        .to(torch.uint8)
+    )
     theirs = torch.from_numpy(ResizeLongestSide(1024).apply_image(shown.numpy()))
     assert resized_hw(size_hw, spec) == theirs.shape[:2]
     x, valid = prepare(shown, spec)
@@ -235,11 +237,17 @@ def their_sam(spec: VariantSpec) -> Any:
     sam = _build_sam(32, 1, 4, [0])
     size, grid = spec.encoder, spec.grid_px
     sam.image_encoder = ImageEncoderViT(
-        img_size=spec.input_px, embed_dim=size.width, depth=size.depth, num_heads=size.heads,
-        mlp_ratio=size.mlp_width / size.width, out_chans=256, use_rel_pos=True, window_size=14,
+        img_size=spec.input_px,
+        embed_dim=size.width,
+        depth=size.depth,
+        num_heads=size.heads,
+        mlp_ratio=size.mlp_width / size.width,
+        out_chans=256,
+        use_rel_pos=True,
+        window_size=14,
         norm_layer=lambda width: torch.nn.LayerNorm(width, eps=1e-6),
         global_attn_indexes=size.global_blocks,
-    )  # fmt: skip
+    )
     sam.prompt_encoder = PromptEncoder(256, (grid, grid), (spec.input_px,) * 2, 16)
     return randomised(sam)
 
@@ -312,10 +320,13 @@ def test_med2d_from_a_training_checkpoint(tmp_path: Path) -> None:
     state = authors_names(thin(empty_model(spec).state_dict()))
     block = "image_encoder.blocks.11.Adapter."
     assert {k.removeprefix(block): tuple(v.shape) for k, v in state.items() if block in k} == {
-        "channel.0.weight": (192, 768), "channel.2.weight": (768, 192),
-        "spatial.0.weight": (768, 768, 3, 3), "spatial.2.weight": (768, 768, 4, 4),
-        "norm.weight": (768,), "norm.bias": (768,),
-    }  # fmt: skip
+        "channel.0.weight": (192, 768),
+        "channel.2.weight": (768, 192),
+        "spatial.0.weight": (768, 768, 3, 3),
+        "spatial.2.weight": (768, 768, 4, 4),
+        "norm.weight": (768,),
+        "norm.bias": (768,),
+    }
     one = torch.nn.Parameter(torch.ones(3))
     one.grad = torch.ones(3)
     optimiser = torch.optim.Adam([one])
@@ -366,19 +377,31 @@ def test_the_adapter_is_added_beside_the_perceptron() -> None:
 
 HQ_NAMES = {
     "hf_token.weight": (1, 256),
-    "hf_mlp.layers.0.weight": (256, 256), "hf_mlp.layers.0.bias": (256,),
-    "hf_mlp.layers.1.weight": (256, 256), "hf_mlp.layers.1.bias": (256,),
-    "hf_mlp.layers.2.weight": (32, 256), "hf_mlp.layers.2.bias": (32,),
-    "compress_vit_feat.0.weight": (768, 256, 2, 2), "compress_vit_feat.0.bias": (256,),
-    "compress_vit_feat.1.weight": (256,), "compress_vit_feat.1.bias": (256,),
-    "compress_vit_feat.3.weight": (256, 32, 2, 2), "compress_vit_feat.3.bias": (32,),
-    "embedding_encoder.0.weight": (256, 64, 2, 2), "embedding_encoder.0.bias": (64,),
-    "embedding_encoder.1.weight": (64,), "embedding_encoder.1.bias": (64,),
-    "embedding_encoder.3.weight": (64, 32, 2, 2), "embedding_encoder.3.bias": (32,),
-    "embedding_maskfeature.0.weight": (64, 32, 3, 3), "embedding_maskfeature.0.bias": (64,),
-    "embedding_maskfeature.1.weight": (64,), "embedding_maskfeature.1.bias": (64,),
-    "embedding_maskfeature.3.weight": (32, 64, 3, 3), "embedding_maskfeature.3.bias": (32,),
-}  # fmt: skip
+    "hf_mlp.layers.0.weight": (256, 256),
+    "hf_mlp.layers.0.bias": (256,),
+    "hf_mlp.layers.1.weight": (256, 256),
+    "hf_mlp.layers.1.bias": (256,),
+    "hf_mlp.layers.2.weight": (32, 256),
+    "hf_mlp.layers.2.bias": (32,),
+    "compress_vit_feat.0.weight": (768, 256, 2, 2),
+    "compress_vit_feat.0.bias": (256,),
+    "compress_vit_feat.1.weight": (256,),
+    "compress_vit_feat.1.bias": (256,),
+    "compress_vit_feat.3.weight": (256, 32, 2, 2),
+    "compress_vit_feat.3.bias": (32,),
+    "embedding_encoder.0.weight": (256, 64, 2, 2),
+    "embedding_encoder.0.bias": (64,),
+    "embedding_encoder.1.weight": (64,),
+    "embedding_encoder.1.bias": (64,),
+    "embedding_encoder.3.weight": (64, 32, 2, 2),
+    "embedding_encoder.3.bias": (32,),
+    "embedding_maskfeature.0.weight": (64, 32, 3, 3),
+    "embedding_maskfeature.0.bias": (64,),
+    "embedding_maskfeature.1.weight": (64,),
+    "embedding_maskfeature.1.bias": (64,),
+    "embedding_maskfeature.3.weight": (32, 64, 3, 3),
+    "embedding_maskfeature.3.bias": (32,),
+}
 """What HQ-SAM's decoder has and SAM's has not."""
 
 
@@ -410,9 +433,10 @@ def test_hq_sam_refines_sams_best_mask(tmp_path: Path) -> None:
         own = [decoder.iou_token.weight, decoder.mask_tokens.weight, decoder.hf_token.weight]
         sparse, dense = prompts((points[:, None] - 0.5, torch.ones(2, 1)), None, None)
         tokens, keys = decoder.transformer(
-            features + dense, prompts.get_dense_pe().expand(2, -1, -1, -1),
+            features + dense,
+            prompts.get_dense_pe().expand(2, -1, -1, -1),
             torch.cat([torch.cat(own).expand(2, -1, -1), sparse], 1),
-        )  # fmt: skip
+        )
         fine = decoder.output_upscaling(keys.transpose(1, 2).unflatten(2, (16, 16)))
         iou, best = decoder.iou_prediction_head(tokens[:, 0])[:, 1:4].max(1)
         detail = decoder.embedding_maskfeature(fine) + sharp
@@ -443,10 +467,8 @@ def test_slimsam_has_the_sizes_of_its_authors(name: str, width: int, mlp: int, h
 # Names of the transformers library
 
 HUB = {
-    "shared_image_embedding.positional_embedding":
-        "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
-    "prompt_encoder.shared_embedding.positional_embedding":
-        "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
+    "shared_image_embedding.positional_embedding": "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
+    "prompt_encoder.shared_embedding.positional_embedding": "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
     "vision_encoder.pos_embed": "image_encoder.pos_embed",
     "vision_encoder.patch_embed.projection.bias": "image_encoder.patch_embed.proj.bias",
     "vision_encoder.layers.10.layer_norm2.weight": "image_encoder.blocks.10.norm2.weight",
@@ -463,21 +485,15 @@ HUB = {
     "prompt_encoder.mask_embed.conv2.bias": "prompt_encoder.mask_downscaling.3.bias",
     "prompt_encoder.mask_embed.layer_norm2.bias": "prompt_encoder.mask_downscaling.4.bias",
     "prompt_encoder.mask_embed.conv3.weight": "prompt_encoder.mask_downscaling.6.weight",
-    "mask_decoder.transformer.layers.1.layer_norm4.bias":
-        "mask_decoder.transformer.layers.1.norm4.bias",
-    "mask_decoder.transformer.layer_norm_final_attn.bias":
-        "mask_decoder.transformer.norm_final_attn.bias",
-    "mask_decoder.transformer.layers.1.mlp.lin2.bias":
-        "mask_decoder.transformer.layers.1.mlp.lin2.bias",
+    "mask_decoder.transformer.layers.1.layer_norm4.bias": "mask_decoder.transformer.layers.1.norm4.bias",
+    "mask_decoder.transformer.layer_norm_final_attn.bias": "mask_decoder.transformer.norm_final_attn.bias",
+    "mask_decoder.transformer.layers.1.mlp.lin2.bias": "mask_decoder.transformer.layers.1.mlp.lin2.bias",
     "mask_decoder.upscale_conv1.weight": "mask_decoder.output_upscaling.0.weight",
     "mask_decoder.upscale_layer_norm.weight": "mask_decoder.output_upscaling.1.weight",
     "mask_decoder.upscale_conv2.weight": "mask_decoder.output_upscaling.3.weight",
-    "mask_decoder.output_hypernetworks_mlps.2.proj_in.bias":
-        "mask_decoder.output_hypernetworks_mlps.2.layers.0.bias",
-    "mask_decoder.output_hypernetworks_mlps.2.layers.0.bias":
-        "mask_decoder.output_hypernetworks_mlps.2.layers.1.bias",
-    "mask_decoder.iou_prediction_head.proj_out.bias":
-        "mask_decoder.iou_prediction_head.layers.2.bias",
+    "mask_decoder.output_hypernetworks_mlps.2.proj_in.bias": "mask_decoder.output_hypernetworks_mlps.2.layers.0.bias",
+    "mask_decoder.output_hypernetworks_mlps.2.layers.0.bias": "mask_decoder.output_hypernetworks_mlps.2.layers.1.bias",
+    "mask_decoder.iou_prediction_head.proj_out.bias": "mask_decoder.iou_prediction_head.layers.2.bias",
     "mask_decoder.hq_token.weight": "mask_decoder.hf_token.weight",
     "mask_decoder.hq_mask_mlp.proj_in.weight": "mask_decoder.hf_mlp.layers.0.weight",
     "mask_decoder.compress_vit_conv1.weight": "mask_decoder.compress_vit_feat.0.weight",
@@ -485,7 +501,7 @@ HUB = {
     "mask_decoder.compress_vit_conv2.weight": "mask_decoder.compress_vit_feat.3.weight",
     "mask_decoder.encoder_conv2.weight": "mask_decoder.embedding_encoder.3.weight",
     "mask_decoder.mask_norm.bias": "mask_decoder.embedding_maskfeature.1.bias",
-}  # fmt: skip
+}
 """One of each kind."""
 
 
@@ -501,9 +517,12 @@ def test_a_folder_of_the_transformers_library(name: str, tmp_path: Path) -> None
     transformers = pytest.importorskip("transformers")
     kind = "SamHQ" if name.startswith("hq") else "Sam"
     vision = getattr(transformers, f"{kind}VisionConfig")(
-        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, mlp_dim=88,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        mlp_dim=88,
         global_attn_indexes=[1, 2],
-    )  # fmt: skip
+    )
     more = {"mask_decoder_config": {"vit_dim": 32}} if kind == "SamHQ" else {}
     config = getattr(transformers, f"{kind}Config")(vision_config=vision.to_dict(), **more)
     model = randomised(getattr(transformers, f"{kind}Model")(config))
@@ -552,7 +571,8 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "one tensor": (lambda p: torch.save(torch.zeros(3), p), "expected weights by name, got Tensor"),
     "a program": (lambda p: torch.save({"model": Program()}, p), r"program \(.*Program\)"),
     "a number among them": (
-        lambda p: torch.save({"a": torch.zeros(1), "epoch": 3}, p), "other things among them",
+        lambda p: torch.save({"a": torch.zeros(1), "epoch": 3}, p),
+        "other things among them",
     ),
     "something left out": (
         lambda p: torch.save(without_one(small_state()), p),
@@ -568,9 +588,10 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "an empty folder": (lambda p: p.mkdir(), r"model.safetensors or pytorch_model.bin"),
     "damaged safetensors": (
-        lambda p: (p.mkdir(), (p / "model.safetensors").write_bytes(b"12345678{}")), "damaged",
+        lambda p: (p.mkdir(), (p / "model.safetensors").write_bytes(b"12345678{}")),
+        "damaged",
     ),
-}  # fmt: skip
+}
 
 
 def cut(path: Path, state: dict[str, Tensor]) -> None:
@@ -594,9 +615,13 @@ def test_files_that_are_no_checkpoint(
 
 @pytest.mark.parametrize(
     ("given", "wanted"),
-    [("hq_sam_vit_b", "sam_vit_b"), ("sam_med2d", "medsam"), ("slim_sam_50", "slim_sam_77"),
-     ("sam_vit_l", "mobile_sam")],
-)  # fmt: skip
+    [
+        ("hq_sam_vit_b", "sam_vit_b"),
+        ("sam_med2d", "medsam"),
+        ("slim_sam_50", "slim_sam_77"),
+        ("sam_vit_l", "mobile_sam"),
+    ],
+)
 def test_checkpoint_of_another_variant(given: str, wanted: str, tmp_path: Path) -> None:
     """Values do not matter: one number stands for each weight, so that the file is small."""
     state = empty_model(VARIANTS[given]).state_dict()
@@ -682,10 +707,12 @@ def dice(one: Tensor, two: Tensor) -> float:
 
 @pytest.mark.parametrize(
     ("shown", "label", "value", "least"),
-    [("cardiac_mr/image1_R.png", "cardiac_mr/label1_R.png", 255, 0.93),
-     ("cardiac_mr/image1_T.png", "cardiac_mr/label1_T.png", 255, 0.83),
-     ("prostate_mr/image1.png", "prostate_mr/label1.png", 255, 0.78)],
-)  # fmt: skip
+    [
+        ("cardiac_mr/image1_R.png", "cardiac_mr/label1_R.png", 255, 0.93),
+        ("cardiac_mr/image1_T.png", "cardiac_mr/label1_T.png", 255, 0.83),
+        ("prostate_mr/image1.png", "prostate_mr/label1.png", 255, 0.78),
+    ],
+)
 def test_real_mobile_sam_finds_the_structure_under_a_point(
     mobile_sam: SamSegmenter, shown: str, label: str, value: int, least: float
 ) -> None:

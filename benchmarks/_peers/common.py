@@ -47,9 +47,15 @@ def request() -> Request:
     asked = parser.parse_args()
     labels = None if asked.labels is None else (asked.labels[0], asked.labels[1])
     return Request(
-        asked.fixed, asked.moving, labels, asked.aligned, asked.setting, asked.preset,
-        asked.threads, asked.out,
-    )  # fmt: skip
+        asked.fixed,
+        asked.moving,
+        labels,
+        asked.aligned,
+        asked.setting,
+        asked.preset,
+        asked.threads,
+        asked.out,
+    )
 
 
 def read(path: Path) -> sitk.Image:

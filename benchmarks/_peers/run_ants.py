@@ -56,9 +56,14 @@ def by_labels(
     labels = [ants.image_read(str(path), pixeltype="float") for path in asked.labels or ()]
     quick = "Quick" if asked.setting == "recommended" else ""
     result = ants.label_image_registration(
-        labels[0], labels[1], fixed, moving, initial_transforms=start,
-        type_of_deformable_transform=f"antsRegistrationSyN{quick}[so]", output_prefix=prefix,
-    )  # fmt: skip
+        labels[0],
+        labels[1],
+        fixed,
+        moving,
+        initial_transforms=start,
+        type_of_deformable_transform=f"antsRegistrationSyN{quick}[so]",
+        output_prefix=prefix,
+    )
     return result["fwdtransforms"]
 
 

@@ -38,9 +38,15 @@ def main() -> None:
 def affine(pair: list[sitk.Image]) -> torch.Tensor:
     """The affine matrix by local correlation."""
     found = AffineRegistration(
-        SCALES, [200, 100, 50], *(batch([image]) for image in pair), optimizer="Adam",
-        optimizer_lr=3e-3, loss_type="cc", cc_kernel_size=5, progress_bar=False,
-    )  # fmt: skip
+        SCALES,
+        [200, 100, 50],
+        *(batch([image]) for image in pair),
+        optimizer="Adam",
+        optimizer_lr=3e-3,
+        loss_type="cc",
+        cc_kernel_size=5,
+        progress_bar=False,
+    )
     found.optimize()
     return found.get_affine_matrix().detach()
 
@@ -55,13 +61,17 @@ def registration(
             side.append(mask)
     images = [batch(side) for side in channels]
     common = dict(
-        loss_type="cc", cc_kernel_size=5, deformation_type="compositive", optimizer="Adam",
-        optimizer_lr=0.5, smooth_grad_sigma=1.0, init_affine=start, progress_bar=False,
-    )  # fmt: skip
+        loss_type="cc",
+        cc_kernel_size=5,
+        deformation_type="compositive",
+        optimizer="Adam",
+        optimizer_lr=0.5,
+        smooth_grad_sigma=1.0,
+        init_affine=start,
+        progress_bar=False,
+    )
     if asked.setting == "recommended":
-        return GreedyRegistration(
-            SCALES, [200, 100, 25], *images, smooth_warp_sigma=0.5, **common
-        )  # fmt: skip
+        return GreedyRegistration(SCALES, [200, 100, 25], *images, smooth_warp_sigma=0.5, **common)
     return SyNRegistration(SCALES, [200, 100, 50], *images, smooth_warp_sigma=0.25, **common)
 
 

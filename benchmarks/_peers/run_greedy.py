@@ -35,8 +35,9 @@ def registered(asked: Request, scratch: Path) -> sitk.Image:
     if not asked.aligned:
         greedy.execute(
             f"{common} -a -i f m -m NCC 2x2x2 -ia-image-centers -n 100x50x10 -o {affine}",
-            f=images["f"], m=images["m"],
-        )  # fmt: skip
+            f=images["f"],
+            m=images["m"],
+        )
         chain = f"-it {affine}"
     thin = min(images["f"].GetSize()) < 32
     steps = {

@@ -16,9 +16,14 @@ def main() -> None:
     preset = asked.preset if asked.preset in preset_names() else "general"
     fixed_labels, moving_labels = named_labels(asked)
     registration = optimize_pair(
-        asked.fixed, asked.moving, fixed_labels=fixed_labels, moving_labels=moving_labels,
-        preset=preset, threads=asked.threads, device="cpu",
-    )  # fmt: skip
+        asked.fixed,
+        asked.moving,
+        fixed_labels=fixed_labels,
+        moving_labels=moving_labels,
+        preset=preset,
+        threads=asked.threads,
+        device="cpu",
+    )
     write_displacement_mm(registration.transform, asked.out)
     about = {
         "preset": preset,

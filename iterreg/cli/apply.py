@@ -19,20 +19,36 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--transform", "transform_path", type=PATH, required=True, metavar="T",
-              help="transform.h5 of a run, another ITK transform, or a displacement field in mm.")
-@click.option("--reference", type=PATH, metavar="F",
-              help="Image whose grid the result gets: the fixed image; with --inverse the moving "
-              "one. Needed for images and labels.")
+@click.option(
+    "--transform",
+    "transform_path",
+    type=PATH,
+    required=True,
+    metavar="T",
+    help="transform.h5 of a run, another ITK transform, or a displacement field in mm.",
+)
+@click.option(
+    "--reference",
+    type=PATH,
+    metavar="F",
+    help="Image whose grid the result gets: the fixed image; with --inverse the moving "
+    "one. Needed for images and labels.",
+)
 @click.option("--image", type=PATH, help="Image to warp, linearly.")
 @click.option("--labels", type=PATH, help="Label map to warp: nearest voxel, no new values.")
 @click.option("--points", type=PATH, help="CSV with columns x,y,z, LPS mm.")
 @click.option("--out", type=PATH, required=True, help="File to write.")
 @click.option("--inverse", is_flag=True, help="The other direction, for all three.")
-@click.option("--fixed-labels", type=PATH,
-              help="Regions for --inverse.  [default: fixed_regions.nii.gz beside T]")
-@click.option("--moving-labels", type=PATH,
-              help="Regions for --inverse.  [default: moving_regions.nii.gz beside T]")
+@click.option(
+    "--fixed-labels",
+    type=PATH,
+    help="Regions for --inverse.  [default: fixed_regions.nii.gz beside T]",
+)
+@click.option(
+    "--moving-labels",
+    type=PATH,
+    help="Regions for --inverse.  [default: moving_regions.nii.gz beside T]",
+)
 @click.option("--fill", type=float, help="Intensity outside the image.  [default: its minimum]")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there already.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -52,8 +68,9 @@ def apply(**options: Any) -> None:
     sources = [name for name in ("image", "labels", "points") if options[name] is not None]
     if len(sources) != 1:
         raise click.UsageError("give exactly one of --image, --labels and --points")
-    both_or_neither("--fixed-labels", "--moving-labels", options["fixed_labels"],
-                    options["moving_labels"])  # fmt: skip
+    both_or_neither(
+        "--fixed-labels", "--moving-labels", options["fixed_labels"], options["moving_labels"]
+    )
     if sources != ["points"] and options["reference"] is None:
         raise click.UsageError(f"--{sources[0]} needs --reference, the image whose grid it gets")
     _refuse_existing(options["out"], options["overwrite"])

@@ -236,10 +236,13 @@ def _field_facts(measures: Measures) -> list[tuple[str, str]]:
     if measures.tre_before is not None and measures.tre_after is not None:
         facts.append(("landmarks", _tre(measures.tre_before, measures.tre_after)))
     facts.append(
-        ("folding", f"interior {_share(folds.interior_folds, folds.interior_voxels)}, "
-         f"interfaces {_share(folds.interface_folds, folds.interface_voxels)} "
-         f"({100 * folds.share_interior:.0f} % of all voxels are interior)")
-    )  # fmt: skip
+        (
+            "folding",
+            f"interior {_share(folds.interior_folds, folds.interior_voxels)}, "
+            f"interfaces {_share(folds.interface_folds, folds.interface_voxels)} "
+            f"({100 * folds.share_interior:.0f} % of all voxels are interior)",
+        )
+    )
     sdlogj = f"{_number(measures.sdlogj_interior, 3)} interior, {_number(measures.sdlogj, 3)} whole"
     if measures.sdlogj_l2r is not None:
         sdlogj += f", {_number(measures.sdlogj_l2r, 4)} as Learn2Reg counts it"

@@ -25,8 +25,13 @@ WHAT_ONE_SEES = (
 
 
 @click.command(short_help="Register the chest CT pair that comes with iterreg.")
-@click.option("--out", type=PATH, default=Path("iterreg-demo"), show_default=True,
-              help="Folder for the results.")
+@click.option(
+    "--out",
+    type=PATH,
+    default=Path("iterreg-demo"),
+    show_default=True,
+    help="Folder for the results.",
+)
 @run_options
 def demo(out: Path, quiet: bool, **options: Any) -> None:
     """Register the chest CT pair that comes with iterreg: breathing in, breathing out.

@@ -13,8 +13,14 @@ from iterreg.cli.options import PATH, both_or_neither, label_table_option, landm
 
 
 @click.command(short_help="Judge a transform by label maps and landmarks.")
-@click.option("--transform", "transform_path", type=PATH, required=True, metavar="T",
-              help="transform.h5 of a run, another ITK transform, or a displacement field in mm.")
+@click.option(
+    "--transform",
+    "transform_path",
+    type=PATH,
+    required=True,
+    metavar="T",
+    help="transform.h5 of a run, another ITK transform, or a displacement field in mm.",
+)
 @click.option("--fixed-labels", type=PATH, required=True, help="Label map of the fixed image.")
 @click.option("--moving-labels", type=PATH, required=True, help="Label map of the moving image.")
 @label_table_option
@@ -54,9 +60,7 @@ def evaluate(
     landmarks = read_landmarks(fixed_landmarks, moving_landmarks)
     transform = read_transform(transform_path, matched.fixed.grid)
     on_labels = resample_transform(transform, matched.fixed.grid)
-    measures = measure(
-        on_labels, matched.fixed, matched.moving, landmarks=landmarks, in_depth=True
-    )
+    measures = measure(on_labels, matched.fixed, matched.moving, landmarks=landmarks, in_depth=True)
     console = Console(quiet=quiet)
     console.print_measures(measures)
     for note in matched.notes:

@@ -71,9 +71,13 @@ def debug_option(command: Callable[..., Any]) -> Callable[..., Any]:
             ctx.meta[DEBUG] = True
 
     return click.option(
-        "--debug", is_flag=True, expose_value=False, is_eager=True, callback=remember,
+        "--debug",
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=remember,
         help="Show the traceback of an error.",
-    )(command)  # fmt: skip
+    )(command)
 
 
 def _one_line(error: BaseException) -> str:
@@ -90,9 +94,13 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int,
-    file: Any = None, line: str | None = None,
-) -> None:  # fmt: skip
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
     """Our own warnings are for the user, one line each; other libraries' are not."""
     if category.__module__.split(".")[0] == "iterreg":
         click.echo(f"iterreg: warning: {' '.join(str(message).split())}", err=True)

@@ -33,61 +33,127 @@ def learn2reg() -> None:
 
 def _task_options(function: Callable[..., Any]) -> Callable[..., Any]:
     options: tuple[Decorator, ...] = (
-        click.option("--task", "task_dir", type=PATH, required=True, metavar="DIR",
-                     help="The task's folder, or its *_dataset.json."),
-        click.option("--split", type=click.Choice(["val", "test"]), default="val",
-                     show_default=True, help="registration_val or registration_test."),
-        click.option("--cases", multiple=True, metavar="CASE",
-                     help="Only these: a subject (0011), an image of it (0011_0001) or a case "
-                     "(0011_0001<--0011_0000); may be repeated, or separated by commas."),
-    )  # fmt: skip
+        click.option(
+            "--task",
+            "task_dir",
+            type=PATH,
+            required=True,
+            metavar="DIR",
+            help="The task's folder, or its *_dataset.json.",
+        ),
+        click.option(
+            "--split",
+            type=click.Choice(["val", "test"]),
+            default="val",
+            show_default=True,
+            help="registration_val or registration_test.",
+        ),
+        click.option(
+            "--cases",
+            multiple=True,
+            metavar="CASE",
+            help="Only these: a subject (0011), an image of it (0011_0001) or a case "
+            "(0011_0001<--0011_0000); may be repeated, or separated by commas.",
+        ),
+    )
     for option in reversed(options):
         function = option(function)
     return function
 
 
 config_option = click.option(
-    "--config", "config_path", type=PATH, metavar="FILE",
+    "--config",
+    "config_path",
+    type=PATH,
+    metavar="FILE",
     help="The evaluator's own *_evaluation_config.json.  [default: by the task's name]",
-)  # fmt: skip
+)
 quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 
 
 @learn2reg.command(short_help="Register all cases and zip the fields.")
 @_task_options
 @click.option("--out", type=PATH, required=True, metavar="ZIP", help="The submission to write.")
-@click.option("--fields", type=PATH, metavar="DIR",
-              help="Where the fields go.  [default: ZIP_fields]")
+@click.option(
+    "--fields", type=PATH, metavar="DIR", help="Where the fields go.  [default: ZIP_fields]"
+)
 @click.option("--preset", metavar="NAME|FILE", help="Instead of the task's own preset.")
-@click.option("--set", "settings", type=Setting(), multiple=True, metavar="KEY=VALUE",
-              help="Change a value of the preset; may be repeated.")
-@click.option("--regions", type=PATH, metavar="DIR",
-              help="Segmentations of both images, named as the images are (TotalSegmentator --ml).")
-@click.option("--label-table", metavar="NAME|FILE",
-              help="What the regions' numbers mean.  [default: the names in their own headers]")
-@click.option("--use-labels", is_flag=True,
-              help="Guide by the task's own labels. They are what Dice is scored by: only where "
-              "the rules provide them at test time.")
-@click.option("--use-keypoints", is_flag=True,
-              help="Bring the task's keypoints together. TRE is scored by them: as --use-labels.")
+@click.option(
+    "--set",
+    "settings",
+    type=Setting(),
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a value of the preset; may be repeated.",
+)
+@click.option(
+    "--regions",
+    type=PATH,
+    metavar="DIR",
+    help="Segmentations of both images, named as the images are (TotalSegmentator --ml).",
+)
+@click.option(
+    "--label-table",
+    metavar="NAME|FILE",
+    help="What the regions' numbers mean.  [default: the names in their own headers]",
+)
+@click.option(
+    "--use-labels",
+    is_flag=True,
+    help="Guide by the task's own labels. They are what Dice is scored by: only where "
+    "the rules provide them at test time.",
+)
+@click.option(
+    "--use-keypoints",
+    is_flag=True,
+    help="Bring the task's keypoints together. TRE is scored by them: as --use-labels.",
+)
 @click.option("--no-masks", is_flag=True, help="Leave the task's masks alone.")
-@click.option("--format", "extension", type=click.Choice([".nii.gz", ".npz"]), default=".nii.gz",
-              show_default=True, help="Of the fields.")
-@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32",
-              show_default=True, help="float16 steps by 1/16 voxel above 64; .npz alone.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True,
-              help="Cases at a time, each in a process of its own.")
-@click.option("--device", default="auto", show_default=True,
-              help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--threads", type=click.IntRange(min=1),
-              help="CPU threads a case.  [default: all, shared by the jobs]")
+@click.option(
+    "--format",
+    "extension",
+    type=click.Choice([".nii.gz", ".npz"]),
+    default=".nii.gz",
+    show_default=True,
+    help="Of the fields.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="float16 steps by 1/16 voxel above 64; .npz alone.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Cases at a time, each in a process of its own.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="CPU threads a case.  [default: all, shared by the jobs]",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @click.option("--overwrite", is_flag=True, help="Replace a zip that is there already.")
 @quiet_option
 @debug_option
-def submit(task_dir: Path, split: str, cases: tuple[str, ...], out: Path, fields: Path | None,
-           settings: tuple[tuple[str, Any], ...], no_masks: bool, jobs: int, overwrite: bool,
-           quiet: bool, **options: Any) -> None:  # fmt: skip
+def submit(
+    task_dir: Path,
+    split: str,
+    cases: tuple[str, ...],
+    out: Path,
+    fields: Path | None,
+    settings: tuple[tuple[str, Any], ...],
+    no_masks: bool,
+    jobs: int,
+    overwrite: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
     """Register all cases of a task and zip the fields as the leaderboard takes them.
 
     Finished fields are verified and kept: the same command goes on after an interruption, and
@@ -105,8 +171,12 @@ def submit(task_dir: Path, split: str, cases: tuple[str, ...], out: Path, fields
     task = read_task(task_dir, split, _split(cases))
     if out.exists() and not overwrite:
         raise OutputError(f"{out}: exists already; --overwrite replaces it")
-    how = Settings(fields or out.with_name(f"{out.stem}_fields"), overrides=dict(settings),
-                   use_masks=not no_masks, **options)  # fmt: skip
+    how = Settings(
+        fields or out.with_name(f"{out.stem}_fields"),
+        overrides=dict(settings),
+        use_masks=not no_masks,
+        **options,
+    )
     console = Console(quiet=quiet)
     for note in task.notes:
         console.say(f"note: {note}", style="yellow")
@@ -114,8 +184,11 @@ def submit(task_dir: Path, split: str, cases: tuple[str, ...], out: Path, fields
         with console.progress() as reporter:
             outcomes, zipped = run(task, how, out, jobs=jobs, report=reporter.stage)
     except KeyboardInterrupt:
-        click.echo(f"iterreg: interrupted; finished fields are kept in {how.fields}: the same "
-                   "command goes on", err=True)  # fmt: skip
+        click.echo(
+            f"iterreg: interrupted; finished fields are kept in {how.fields}: the same "
+            "command goes on",
+            err=True,
+        )
         raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
     if not quiet:
         _print_outcomes(task, outcomes)
@@ -136,16 +209,32 @@ def submit(task_dir: Path, split: str, cases: tuple[str, ...], out: Path, fields
 @click.argument("fields", type=PATH, metavar="FIELDS")
 @_task_options
 @config_option
-@click.option("--regions", type=PATH, metavar="DIR",
-              help="Segmentations that tell folds inside regions from those between them.  "
-              "[default: those of the run, else the task's labels]")
-@click.option("--json", "json_path", type=PATH, metavar="FILE",
-              help="Write the scores here, in the evaluator's layout.")
+@click.option(
+    "--regions",
+    type=PATH,
+    metavar="DIR",
+    help="Segmentations that tell folds inside regions from those between them.  "
+    "[default: those of the run, else the task's labels]",
+)
+@click.option(
+    "--json",
+    "json_path",
+    type=PATH,
+    metavar="FILE",
+    help="Write the scores here, in the evaluator's layout.",
+)
 @quiet_option
 @debug_option
-def evaluate(fields: Path, task_dir: Path, split: str, cases: tuple[str, ...],
-             config_path: Path | None, regions: Path | None, json_path: Path | None,
-             quiet: bool) -> None:  # fmt: skip
+def evaluate(
+    fields: Path,
+    task_dir: Path,
+    split: str,
+    cases: tuple[str, ...],
+    config_path: Path | None,
+    regions: Path | None,
+    json_path: Path | None,
+    quiet: bool,
+) -> None:
     """Score FIELDS, a folder or a zip, as the leaderboard's evaluator does.
 
     SDlogJ adds 3 to det J before it takes the logarithm, and its fold count is always 0; so the
@@ -162,9 +251,7 @@ def evaluate(fields: Path, task_dir: Path, split: str, cases: tuple[str, ...],
     console = Console(quiet=quiet)
     labels = None if regions is None else lambda pair: find_regions(regions, pair.fixed)
     with console.progress() as reporter, _fields_of(fields, task, evaluation) as folder:
-        scores = evaluate_task(
-            task, evaluation, folder, regions=labels, progress=reporter.stage
-        )
+        scores = evaluate_task(task, evaluation, folder, regions=labels, progress=reporter.stage)
     if not quiet:
         _print_scores(scores)
     if json_path is not None:
@@ -177,8 +264,14 @@ def evaluate(fields: Path, task_dir: Path, split: str, cases: tuple[str, ...],
 @config_option
 @quiet_option
 @debug_option
-def check(archive: Path, task_dir: Path, split: str, cases: tuple[str, ...],
-          config_path: Path | None, quiet: bool) -> None:  # fmt: skip
+def check(
+    archive: Path,
+    task_dir: Path,
+    split: str,
+    cases: tuple[str, ...],
+    config_path: Path | None,
+    quiet: bool,
+) -> None:
     """Check a submission before uploading: names, cases, shapes, numbers.
 
     Every refusal is named, on stderr; the exit code is 1 when there is one.
@@ -244,10 +337,14 @@ def _print_outcomes(task: Task, outcomes: tuple[Outcome, ...]) -> None:
     facts = [f"{kind}: {what}" for kind, what in first.items()]
     click.echo("; ".join([f"{task.name}, {task.split}", *facts]))
     rows = [
-        (o.case, _number(o.seconds, 1), _number(o.peak_mb / 1024, 2),
-         ("kept; " if o.kept else "") + ("" if o.ok else "FAILED: ") + o.message)
+        (
+            o.case,
+            _number(o.seconds, 1),
+            _number(o.peak_mb / 1024, 2),
+            ("kept; " if o.kept else "") + ("" if o.ok else "FAILED: ") + o.message,
+        )
         for o in outcomes
-    ]  # fmt: skip
+    ]
     _table(("case", "seconds", "peak GB", "status"), rows)
 
 
@@ -259,8 +356,15 @@ def _print_scores(scores: Scores) -> None:
     for case in scores.cases:
         folds = case.honest.folding
         cells = [_number(case.values[n][0], 4) if n in case.values else "-" for n in names]
-        rows.append((case.case, *cells, f"{folds.interior_folds}", f"{folds.interface_folds}",
-                     _number(case.honest.sdlogj_interior, 3)))  # fmt: skip
+        rows.append(
+            (
+                case.case,
+                *cells,
+                f"{folds.interior_folds}",
+                f"{folds.interface_folds}",
+                _number(case.honest.sdlogj_interior, 3),
+            )
+        )
     for title, key in (("mean", "mean"), ("std", "std"), ("30 %", "30")):
         cells = [_number(aggregates[n][key], 4) if n in aggregates else "-" for n in names]
         rows.append((title, *cells, "", "", ""))

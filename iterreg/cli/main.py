@@ -71,9 +71,13 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     epilog="Try it first on the pair that comes with it: iterreg demo",
 )
 @click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
     help="Show the version and exit.",
-)  # fmt: skip
+)
 def iterreg() -> None:
     """Deformable registration of one pair of images, region by region, without training data.
 

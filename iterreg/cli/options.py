@@ -101,67 +101,97 @@ def label_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def label_table_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """``--label-table``, the names of the numbers."""
     return click.option(
-        "--label-table", metavar="NAME|FILE",
+        "--label-table",
+        metavar="NAME|FILE",
         help="What the labels' numbers mean: totalsegmentator-v2, another table's name, or a file "
         "(.toml, .json, 3D Slicer .ctbl, ITK-SNAP .txt).",
-    )(function)  # fmt: skip
+    )(function)
 
 
 def landmark_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """``--fixed-landmarks`` and ``--moving-landmarks``."""
     return _all(
         click.option(
-            "--fixed-landmarks", type=PATH,
+            "--fixed-landmarks",
+            type=PATH,
             help="CSV with columns x,y,z (LPS mm). A registration brings them to their partners: "
             "judge it by others (iterreg evaluate).",
         ),
         click.option("--moving-landmarks", type=PATH, help="The same landmarks, same order."),
-    )(function)  # fmt: skip
+    )(function)
 
 
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Device, repeatability, and how much is printed."""
     return _all(
-        click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto",
-                     show_default=True, help="auto takes CUDA where there is one, then the CPU."),
+        click.option(
+            "--device",
+            type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+            default="auto",
+            show_default=True,
+            help="auto takes CUDA where there is one, then the CPU.",
+        ),
         click.option("--seed", type=int, default=0, show_default=True, help="Random seed."),
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
         click.option("--overwrite", is_flag=True, help="Replace results that are there already."),
         click.option("--quiet", is_flag=True, help="Print nothing but errors."),
         click.option("--verbose", is_flag=True, help="Print the configuration and all notes."),
         debug_option,
-    )(function)  # fmt: skip
+    )(function)
 
 
 def pair_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Everything that ``register`` and the presets' commands take."""
     return _all(
-        click.option("--fixed", type=PATH, required=True,
-                     help="Fixed image: its grid is the result's."),
-        click.option("--moving", type=PATH, required=True,
-                     help="Moving image: pulled onto the fixed one."),
+        click.option(
+            "--fixed", type=PATH, required=True, help="Fixed image: its grid is the result's."
+        ),
+        click.option(
+            "--moving", type=PATH, required=True, help="Moving image: pulled onto the fixed one."
+        ),
         click.option("--out", type=PATH, required=True, help="Folder for the results."),
         label_options,
         click.option("--fixed-mask", type=PATH, help="Only compare inside this mask."),
         click.option("--moving-mask", type=PATH, help="Only compare inside this mask."),
         landmark_options,
-        click.option("--initial-transform", type=PATH,
-                     help="Start here (ITK transform, or displacement field in mm)."),
-        click.option("--roi-pairs", type=PATH,
-                     help="ROI pairs (roi_pairs.json of iterreg samreg): they guide the overlap, "
-                     "and split the regulariser where no label maps are given."),
-        click.option("--segmenter", type=click.Choice(["thorax-ct", "totalsegmentator", "none"]),
-                     help="Where regions come from without label maps.  [default: the preset's]"),
-        click.option("--rigid", multiple=True, metavar="NAME",
-                     help="A region that must not bend, such as bone; may be repeated."),
-        click.option("--set", "settings", type=Setting(), multiple=True, metavar="KEY=VALUE",
-                     help="Change a value of the preset, such as smoothness.weight=0.5; "
-                     "may be repeated."),
-        click.option("--fill", type=float,
-                     help="Intensity outside the moving image.  [default: the preset's]"),
+        click.option(
+            "--initial-transform",
+            type=PATH,
+            help="Start here (ITK transform, or displacement field in mm).",
+        ),
+        click.option(
+            "--roi-pairs",
+            type=PATH,
+            help="ROI pairs (roi_pairs.json of iterreg samreg): they guide the overlap, "
+            "and split the regulariser where no label maps are given.",
+        ),
+        click.option(
+            "--segmenter",
+            type=click.Choice(["thorax-ct", "totalsegmentator", "none"]),
+            help="Where regions come from without label maps.  [default: the preset's]",
+        ),
+        click.option(
+            "--rigid",
+            multiple=True,
+            metavar="NAME",
+            help="A region that must not bend, such as bone; may be repeated.",
+        ),
+        click.option(
+            "--set",
+            "settings",
+            type=Setting(),
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change a value of the preset, such as smoothness.weight=0.5; may be repeated.",
+        ),
+        click.option(
+            "--fill",
+            type=float,
+            help="Intensity outside the moving image.  [default: the preset's]",
+        ),
         click.option("--save-jacobian", is_flag=True, help="Also write jacobian.nii.gz."),
         run_options,
-    )(function)  # fmt: skip
+    )(function)
 
 
 def _all(*decorators: Decorator) -> Decorator:

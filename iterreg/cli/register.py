@@ -42,9 +42,11 @@ def pair_command(name: str, preset: str | None) -> click.Command:
     decorated = pair_options(callback)
     if preset is None:
         decorated = click.option(
-            "--preset", required=True, metavar="NAME|FILE",
+            "--preset",
+            required=True,
+            metavar="NAME|FILE",
             help="A preset's name (see iterreg presets) or a .toml file.",
-        )(decorated)  # fmt: skip
+        )(decorated)
         about = "Register a pair of images with any preset."
     else:
         about = _about(preset)
@@ -69,10 +71,12 @@ def run_pair(request: PairRequest, name: str) -> RunSummary:
     Returns:
         What was measured.
     """
-    both_or_neither("--fixed-labels", "--moving-labels", request.fixed_labels,
-                    request.moving_labels)  # fmt: skip
-    both_or_neither("--fixed-landmarks", "--moving-landmarks", request.fixed_landmarks,
-                    request.moving_landmarks)  # fmt: skip
+    both_or_neither(
+        "--fixed-labels", "--moving-labels", request.fixed_labels, request.moving_labels
+    )
+    both_or_neither(
+        "--fixed-landmarks", "--moving-landmarks", request.fixed_landmarks, request.moving_landmarks
+    )
     from iterreg.cli.console import Console
     from iterreg.config import load_config
 

@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from iterreg.cli.options import (
-    PATH,
-    Setting,
-    both_or_neither,
-    label_options,
-    run_options,
-)
+from iterreg.cli.options import PATH, Setting, both_or_neither, label_options, run_options
 
 if TYPE_CHECKING:
     from iterreg.cli.console import Console, Reporter
@@ -77,38 +71,95 @@ class SamregRequest:
 
 def _matching_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What decides which ROI pairs are found."""
-    for option in reversed([
-        click.option("--variant", default="mobile_sam", show_default=True,
-                     help="Segment Anything variant (see iterreg weights list)."),
-        click.option("--checkpoint", type=PATH,
-                     help="Its weights.  [default: the cache of iterreg weights]"),
-        click.option("--axis", type=click.Choice(["z", "y", "x"]),
-                     help="Volumes are cut into slices across this axis: z axial, y coronal, x "
-                     "sagittal.  [default: across the thickest voxels]"),
-        click.option("--slice-range", type=click.IntRange(min=0), default=11, show_default=True,
-                     help="Slices on either side of the nearest one in which a partner may lie."),
-        click.option("--threshold", type=click.FloatRange(-1, 1), default=0.8, show_default=True,
-                     help="Least similarity of a pair."),
-        click.option("--match", default="one-to-one", show_default=True,
-                     type=click.Choice(["one-to-one", "one-to-many", "mutual", "optimal"])),
-        click.option("--pairs", type=click.IntRange(min=1),
-                     help="Most pairs.  [default: all]"),
-        click.option("--prior", type=click.FloatRange(min=0), default=0.1, show_default=True,
-                     help="How far partners may lie apart, as a share of the picture's diagonal; "
-                     "0: appearance alone."),
-        click.option("--points", type=click.IntRange(min=1), default=16, show_default=True,
-                     help="Points along each side of the grid that is segmented."),
-        click.option("--area", type=float, nargs=2, metavar="LEAST MOST",
-                     help="Least and most area of a region.  [default: 0.001 0.3]"),
-        click.option("--area-of", type=click.Choice(["picture", "body", "mm2"]),
-                     default="picture", show_default=True, help="What --area is a share of."),
-        click.option("--nested", type=click.Choice(["keep", "outer", "inner"]), default="keep",
-                     show_default=True, help="Of a region inside another, keep which."),
-        click.option("--window", type=float, nargs=2, metavar="LOW HIGH",
-                     help="Intensities shown black and white.  [default: by the kind of image]"),
-        click.option("--cache", type=PATH, help="Keep what was found in each slice here."),
-        click.option("--no-cache", is_flag=True, help="Keep nothing; encode every slice again."),
-    ]):  # fmt: skip
+    for option in reversed(
+        [
+            click.option(
+                "--variant",
+                default="mobile_sam",
+                show_default=True,
+                help="Segment Anything variant (see iterreg weights list).",
+            ),
+            click.option(
+                "--checkpoint",
+                type=PATH,
+                help="Its weights.  [default: the cache of iterreg weights]",
+            ),
+            click.option(
+                "--axis",
+                type=click.Choice(["z", "y", "x"]),
+                help="Volumes are cut into slices across this axis: z axial, y coronal, x "
+                "sagittal.  [default: across the thickest voxels]",
+            ),
+            click.option(
+                "--slice-range",
+                type=click.IntRange(min=0),
+                default=11,
+                show_default=True,
+                help="Slices on either side of the nearest one in which a partner may lie.",
+            ),
+            click.option(
+                "--threshold",
+                type=click.FloatRange(-1, 1),
+                default=0.8,
+                show_default=True,
+                help="Least similarity of a pair.",
+            ),
+            click.option(
+                "--match",
+                default="one-to-one",
+                show_default=True,
+                type=click.Choice(["one-to-one", "one-to-many", "mutual", "optimal"]),
+            ),
+            click.option("--pairs", type=click.IntRange(min=1), help="Most pairs.  [default: all]"),
+            click.option(
+                "--prior",
+                type=click.FloatRange(min=0),
+                default=0.1,
+                show_default=True,
+                help="How far partners may lie apart, as a share of the picture's diagonal; "
+                "0: appearance alone.",
+            ),
+            click.option(
+                "--points",
+                type=click.IntRange(min=1),
+                default=16,
+                show_default=True,
+                help="Points along each side of the grid that is segmented.",
+            ),
+            click.option(
+                "--area",
+                type=float,
+                nargs=2,
+                metavar="LEAST MOST",
+                help="Least and most area of a region.  [default: 0.001 0.3]",
+            ),
+            click.option(
+                "--area-of",
+                type=click.Choice(["picture", "body", "mm2"]),
+                default="picture",
+                show_default=True,
+                help="What --area is a share of.",
+            ),
+            click.option(
+                "--nested",
+                type=click.Choice(["keep", "outer", "inner"]),
+                default="keep",
+                show_default=True,
+                help="Of a region inside another, keep which.",
+            ),
+            click.option(
+                "--window",
+                type=float,
+                nargs=2,
+                metavar="LOW HIGH",
+                help="Intensities shown black and white.  [default: by the kind of image]",
+            ),
+            click.option("--cache", type=PATH, help="Keep what was found in each slice here."),
+            click.option(
+                "--no-cache", is_flag=True, help="Keep nothing; encode every slice again."
+            ),
+        ]
+    ):
         function = option(function)
     return function
 
@@ -122,20 +173,33 @@ def _matching_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--moving", type=PATH, required=True, help="Moving image: pulled onto the fixed one.")
 @click.option("--out", type=PATH, required=True, help="Folder for the results.")
 @_matching_options
-@click.option("--fit/--no-fit", default=True, show_default=True,
-              help="Also fit a displacement field to the pairs.")  # fmt: skip
-@click.option("--preset", metavar="NAME|FILE",
-              help="Of the fit; photograph for two colour pictures, else samreg.")  # fmt: skip
-@click.option("--set", "settings", type=Setting(), multiple=True, metavar="KEY=VALUE",
-              help="Change a value of the fit's preset, such as similarity.weight=1; may be "
-              "repeated.")  # fmt: skip
+@click.option(
+    "--fit/--no-fit",
+    default=True,
+    show_default=True,
+    help="Also fit a displacement field to the pairs.",
+)
+@click.option(
+    "--preset",
+    metavar="NAME|FILE",
+    help="Of the fit; photograph for two colour pictures, else samreg.",
+)
+@click.option(
+    "--set",
+    "settings",
+    type=Setting(),
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a value of the fit's preset, such as similarity.weight=1; may be repeated.",
+)
 @label_options
 @run_options
 def samreg(**values: Any) -> None:
     """See :data:`WRITES`."""
     request = SamregRequest(**values)
-    both_or_neither("--fixed-labels", "--moving-labels", request.fixed_labels,
-                    request.moving_labels)  # fmt: skip
+    both_or_neither(
+        "--fixed-labels", "--moving-labels", request.fixed_labels, request.moving_labels
+    )
     from iterreg.cli.console import Console
 
     console = Console(quiet=request.quiet, verbose=request.verbose)
@@ -164,8 +228,13 @@ def _match_and_write(
     with threads_used(request.threads):
         segmenter = load(request.variant, request.checkpoint, request.device)
         cache = request.cache or not request.no_cache
-        found = find_rois(*images, segmenter, _settings(request), cache,
-                          lambda stage, done: report.stage(stage, share * done))  # fmt: skip
+        found = find_rois(
+            *images,
+            segmenter,
+            _settings(request),
+            cache,
+            lambda stage, done: report.stage(stage, share * done),
+        )
     report.stage("writing the ROI pairs", share)
     grids = images[0].grid, images[1].grid
     write_roi_files(folder, found.pairs, grids, found.about)
@@ -197,12 +266,15 @@ def _settings(request: SamregRequest) -> Any:
         everything=EverythingSettings(points=request.points),
         rois=RoiFilter(request.area or usual.area, request.area_of, nested=request.nested),
         matching=MatchSettings(
-            request.threshold, request.match, request.pairs, request.slice_range,
+            request.threshold,
+            request.match,
+            request.pairs,
+            request.slice_range,
             prior=request.prior,
         ),
         axis=request.axis,
         window=request.window,
-    )  # fmt: skip
+    )
 
 
 def _fit(
@@ -256,13 +328,18 @@ def _print(
     encoded, cached = (sum(c[name] for c in counts) for name in ("encoded", "cached"))
     console.print_facts(
         [
-            ("pairs", f"{len(found.pairs)} ROI pairs, of {counts[0]['rois']} fixed and "
-                      f"{counts[1]['rois']} moving regions"),
-            ("slices", f"{encoded} encoded, {cached} out of the cache, "
-                       f"{sum(seconds.values()):.1f} s"),
+            (
+                "pairs",
+                f"{len(found.pairs)} ROI pairs, of {counts[0]['rois']} fixed and "
+                f"{counts[1]['rois']} moving regions",
+            ),
+            (
+                "slices",
+                f"{encoded} encoded, {cached} out of the cache, {sum(seconds.values()):.1f} s",
+            ),
             ("aligned", found.alignment.summary),
             ("look at", f"{request.out / 'roi_pairs.png'}"),
         ]
-    )  # fmt: skip
+    )
     if not found.pairs:
         raise NoRoiPairsError(found.why_none)

@@ -54,9 +54,7 @@ def _context(volume: Tensor, spacing_zyx_mm: tuple[float, ...], distance_mm: flo
             shift = [0, 0, 0]
             shift[axis] = sign
             neighbours.append((axis, shift))
-    pairs = [
-        (a, b) for (i, a), (j, b) in itertools.combinations(neighbours, 2) if i != j
-    ]
+    pairs = [(a, b) for (i, a), (j, b) in itertools.combinations(neighbours, 2) if i != j]
     first = torch.tensor([a for a, _ in pairs], device=volume.device)
     second = torch.tensor([b for _, b in pairs], device=volume.device)
     radius = torch.tensor([min(PATCH_RADIUS_VOXELS, n - 1) for n in volume.shape])

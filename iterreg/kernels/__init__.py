@@ -213,9 +213,7 @@ def cheapest(cost: Tensor, offsets_mm: Tensor, at_mm: Tensor, coupling: float) -
     if fast is None:
         return reference.cheapest(cost, offsets_mm, at_mm, coupling)
     out = torch.empty(len(cost), dtype=torch.int64)
-    fast.cheapest(
-        cost.numpy(), offsets_mm.numpy(), at_mm.numpy(), _float32(coupling), out.numpy()
-    )
+    fast.cheapest(cost.numpy(), offsets_mm.numpy(), at_mm.numpy(), _float32(coupling), out.numpy())
     return out
 
 

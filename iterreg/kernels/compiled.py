@@ -486,8 +486,7 @@ def _exp(value: np.float32) -> np.float32:
     six times. The library's is called number by number."""
     t = (value if value > np.float32(-80) else np.float32(-80)) * np.float32(1 / 64)
     e = np.float32(1) + t * (
-        np.float32(1)
-        + t * (np.float32(1 / 2) + t * (np.float32(1 / 6) + t * np.float32(1 / 24)))
+        np.float32(1) + t * (np.float32(1 / 2) + t * (np.float32(1 / 6) + t * np.float32(1 / 24)))
     )
     e *= e
     e *= e

@@ -84,9 +84,7 @@ def sample_with_slope(volume: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Te
     low, high = e00 * sy + e01 * ty, e10 * sy + e11 * ty
     front = (v001 - v000) * sy + (v011 - v010) * ty
     back = (v101 - v100) * sy + (v111 - v110) * ty
-    slopes = torch.stack(
-        (high - low, (e01 - e00) * sz + (e11 - e10) * tz, front * sz + back * tz)
-    )
+    slopes = torch.stack((high - low, (e01 - e00) * sz + (e11 - e10) * tz, front * sz + back * tz))
     slopes = slopes * (outside == 0).unsqueeze(-1)
     return low * sz + high * tz, slopes, outside
 

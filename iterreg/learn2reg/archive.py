@@ -172,9 +172,12 @@ def _odd_members(members: Sequence[zipfile.ZipInfo], pairs: Sequence[Pair]) -> l
 
 
 def _check_case(
-    packed: zipfile.ZipFile, pair: Pair, shape: Shape | None,
-    refusals: list[str], warnings: list[str],
-) -> bool:  # fmt: skip
+    packed: zipfile.ZipFile,
+    pair: Pair,
+    shape: Shape | None,
+    refusals: list[str],
+    warnings: list[str],
+) -> bool:
     """Check the field of one case; tells whether it is good."""
     member = _member_of(packed, pair)
     if member is None:
@@ -187,8 +190,16 @@ def _check_case(
         try:
             _copy(packed, member, target, shape)
             largest = check_field(target, shape)
-        except (IterregError, zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError,
-                NotImplementedError, zlib.error) as error:  # fmt: skip
+        except (
+            IterregError,
+            zipfile.BadZipFile,
+            OSError,
+            EOFError,
+            ValueError,
+            RuntimeError,
+            NotImplementedError,
+            zlib.error,
+        ) as error:
             reason = " ".join(str(error).split())
             if not reason.startswith(member.filename):
                 reason = f"{member.filename}: cannot be read: {reason}"

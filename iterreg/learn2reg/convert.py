@@ -23,9 +23,15 @@ if TYPE_CHECKING:
 
 
 def convert_transform(
-    source: Path, out: Path, fixed: Path, moving: Path | None,
-    *, source_kind: str = "auto", out_kind: str = "auto", is_inverse: bool = False,
-) -> str:  # fmt: skip
+    source: Path,
+    out: Path,
+    fixed: Path,
+    moving: Path | None,
+    *,
+    source_kind: str = "auto",
+    out_kind: str = "auto",
+    is_inverse: bool = False,
+) -> str:
     """Read a transform, whichever program wrote it, and write it for another.
 
     Args:

@@ -206,9 +206,14 @@ def _score_case(
 
 
 def _measure(
-    task: Task, evaluation: Evaluation, pair: Pair, method: Method,
-    field_l2r: NDArray[Any], overlap: _Overlap, notes: list[str],
-) -> float | list[float] | None:  # fmt: skip
+    task: Task,
+    evaluation: Evaluation,
+    pair: Pair,
+    method: Method,
+    field_l2r: NDArray[Any],
+    overlap: _Overlap,
+    notes: list[str],
+) -> float | list[float] | None:
     """One method's detail, or None with a note where its files are not there."""
     if method.metric == "sdlogj":
         mask = None

@@ -158,8 +158,16 @@ def _unreadable_named(path: Path) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise ImageReadError(f"{path}: no such file") from error
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error,
-            zipfile.BadZipFile, NotImplementedError) as error:  # fmt: skip
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+        zlib.error,
+        zipfile.BadZipFile,
+        NotImplementedError,
+    ) as error:
         reason = " ".join(str(error).split())[:120]
         raise ImageReadError(f"{path.name}: cannot be read: {reason}") from error
 

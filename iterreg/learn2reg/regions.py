@@ -25,8 +25,12 @@ def find_regions(folder: Path, image: PurePosixPath) -> Path:
     """
     stem = image.name.removesuffix(".nii.gz")
     labels = image.parent.name.replace("images", "labels")
-    tried = (image.name, f"{labels}/{image.name}", f"{image.parent.name}/{image.name}",
-             f"{stem}_seg.nii.gz")  # fmt: skip
+    tried = (
+        image.name,
+        f"{labels}/{image.name}",
+        f"{image.parent.name}/{image.name}",
+        f"{stem}_seg.nii.gz",
+    )
     found = next((folder / name for name in tried if (folder / name).is_file()), None)
     if found is None:
         raise ImageReadError(f"{folder}: expected the regions of {image.name} there")

@@ -127,8 +127,15 @@ def register_case(task: Task, pair: Pair, settings: Settings, report: Report) ->
     target = field_path(settings, pair)
     kept = _finished(target, mark)
     if kept is not None:
-        return Outcome(pair.case, True, kept["status"], kept["seconds"], kept["peak_mb"],
-                       kept["used"], kept=True)  # fmt: skip
+        return Outcome(
+            pair.case,
+            True,
+            kept["status"],
+            kept["seconds"],
+            kept["peak_mb"],
+            kept["used"],
+            kept=True,
+        )
     _discard(target)
     begun = time.perf_counter()
     reset_peak()
@@ -151,9 +158,15 @@ def register_case(task: Task, pair: Pair, settings: Settings, report: Report) ->
 
 
 def _register(
-    task: Task, pair: Pair, settings: Settings, config: Config, inputs: Mapping[str, Path],
-    used: dict[str, str], target: Path, report: Report,
-) -> tuple[str, dict[str, str]]:  # fmt: skip
+    task: Task,
+    pair: Pair,
+    settings: Settings,
+    config: Config,
+    inputs: Mapping[str, Path],
+    used: dict[str, str],
+    target: Path,
+    report: Report,
+) -> tuple[str, dict[str, str]]:
     """Register and write; returns the status and what was used."""
     fixed, moving = read_image(inputs["fixed"]), read_image(inputs["moving"])
     shape = tuple(reversed(fixed.grid.shape_zyx))

@@ -113,10 +113,7 @@ def score_hd95(fixed: Labels, moving: Labels, warped: Labels, labels: Sequence[i
         torch.from_numpy(fixed), torch.from_numpy(warped), wanted, (1.0, 1.0, 1.0)
     )
     lost = {v for v, distance in found.items() if np.isnan(distance)}
-    return [
-        float("inf") if v in lost else found.get(v, float("nan"))
-        for v in labels
-    ]  # fmt: skip
+    return [float("inf") if v in lost else found.get(v, float("nan")) for v in labels]
 
 
 def _counts(value: int, fixed: Labels, moving: Labels) -> bool:

@@ -59,9 +59,9 @@ def submit(
     jobs = min(jobs, len(task.pairs))
     if settings.threads is None and jobs > 1:
         settings = replace(settings, threads=max(1, (os.cpu_count() or 1) // jobs))
-    outcomes = _in_turn(task, settings, report) if jobs == 1 else _abreast(
-        task, settings, jobs, report
-    )  # fmt: skip
+    outcomes = (
+        _in_turn(task, settings, report) if jobs == 1 else _abreast(task, settings, jobs, report)
+    )
     failed = any(not outcome.ok for outcome in outcomes)
     every = read_task(task.folder, task.split).pairs if task.is_part else task.pairs
     paths = [field_path(settings, pair) for pair in every]

@@ -146,9 +146,7 @@ def _centroids(scene: Scene) -> dict[int, Matrix]:
     }
 
 
-def _refine(
-    kind: str, fixed: Scene, energies: _Energies, affine: Matrix
-) -> tuple[Matrix, float]:
+def _refine(kind: str, fixed: Scene, energies: _Energies, affine: Matrix) -> tuple[Matrix, float]:
     """Gauss-Newton on the affine's own parameters, halving steps that do not pay."""
     energy, equations = energies.equations_at(affine)
     motions = _motions(kind, fixed)
@@ -214,9 +212,7 @@ def _motions(kind: str, fixed: Scene) -> list[Tensor]:
     return motions
 
 
-def _projected(
-    gradient: Tensor, curvature: Tensor, motions: list[Tensor]
-) -> tuple[Tensor, Tensor]:
+def _projected(gradient: Tensor, curvature: Tensor, motions: list[Tensor]) -> tuple[Tensor, Tensor]:
     """The normal equations of all voxels, seen from the motions alone."""
     count = len(motions)
     small_gradient = torch.zeros(count, dtype=torch.float64)

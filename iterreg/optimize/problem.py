@@ -11,13 +11,7 @@ from torch import Tensor
 from iterreg.config import Config, Overlap
 from iterreg.energy.interfaces import contact
 from iterreg.energy.landmarks import landmark_distance
-from iterreg.energy.overlap import (
-    Frame,
-    RegionPair,
-    is_thick,
-    overlap_terms,
-    unseen_boundaries,
-)
+from iterreg.energy.overlap import Frame, RegionPair, is_thick, overlap_terms, unseen_boundaries
 from iterreg.energy.similarity import similarity_term
 from iterreg.energy.smoothness import edge_weights
 from iterreg.energy.terms import SquaredDifference
@@ -133,12 +127,7 @@ COPIES = 6
 
 
 def correct_boundaries(
-    config: Config,
-    fixed: Scene,
-    moving: Scene,
-    mapping: IndexMap,
-    u_mm: Tensor,
-    interfaces: Tensor,
+    config: Config, fixed: Scene, moving: Scene, mapping: IndexMap, u_mm: Tensor, interfaces: Tensor
 ) -> Tensor:
     """Bring the boundaries of the regions together by a correction that dies out away from them.
 

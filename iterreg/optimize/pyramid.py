@@ -75,8 +75,7 @@ def at_spacing(scene: Scene, spacing_mm: float) -> Scene:
         spacing_mm: wanted; an axis that is coarser stays as it is.
     """
     factor = tuple(
-        _block_length(spacing_mm / s, n)
-        for s, n in zip(scene.spacing_mm, scene.shape, strict=True)
+        _block_length(spacing_mm / s, n) for s, n in zip(scene.spacing_mm, scene.shape, strict=True)
     )
     if factor == (1.0, 1.0, 1.0):
         return scene

@@ -19,11 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from iterreg.errors import (
-    ImageContentError,
-    MissingDependencyError,
-    SegmentationError,
-)
+from iterreg.errors import ImageContentError, MissingDependencyError, SegmentationError
 from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap
 from iterreg.regions.label_tables import LabelTable, load_table, merge

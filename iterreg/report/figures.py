@@ -33,9 +33,17 @@ BACKGROUND = "#0d1117"
 INK = "#e6edf3"
 FAINT_INK = "#8b949e"
 PALETTE = (
-    "#9fb4c7", "#3ddbc0", "#ffb454", "#c792ea", "#7cc5ff",
-    "#f78c6c", "#addb67", "#ff7eb6", "#ffe66d", "#5c9ded",
-)  # fmt: skip
+    "#9fb4c7",
+    "#3ddbc0",
+    "#ffb454",
+    "#c792ea",
+    "#7cc5ff",
+    "#f78c6c",
+    "#addb67",
+    "#ff7eb6",
+    "#ffe66d",
+    "#5c9ded",
+)
 """One colour per region, in the order of their labels; distinct on black."""
 WIDTH_INCH = 13.0
 DPI = 140
@@ -228,11 +236,13 @@ def _cut(
 ) -> _Plane:
     """Resample everything on one plane, and turn it as it is shown."""
     grid = scene.grid
-    lattice = [np.arange(n) if a != axis else np.array([position]) for a, n in
-               enumerate(grid.shape_zyx)]  # fmt: skip
+    lattice = [
+        np.arange(n) if a != axis else np.array([position]) for a, n in enumerate(grid.shape_zyx)
+    ]
     index = np.stack(np.meshgrid(*lattice, indexing="ij"), -1)
-    where = tuple(slice(position, position + 1) if a == axis else slice(None)
-                  for a in range(grid.rank))  # fmt: skip
+    where = tuple(
+        slice(position, position + 1) if a == axis else slice(None) for a in range(grid.rank)
+    )
     shown = [a for a in range(grid.rank) if a != axis]
     up = axis in (1, 2)  # the rows of coronal and sagittal planes run upwards, to the head
 
@@ -243,8 +253,11 @@ def _cut(
     def pull(transform: Transform) -> Plane:
         to_moving = fixed_to_moving_index(grid, transform.affine_lps, scene.moving.grid)
         landed = apply_affine(to_moving, index + _displacement(transform, where))
-        values = sample(scene.moving.data, torch.from_numpy(np.moveaxis(landed, -1, 0)).float(),
-                        outside=float(scene.moving.data.min()))  # fmt: skip
+        values = sample(
+            scene.moving.data,
+            torch.from_numpy(np.moveaxis(landed, -1, 0)).float(),
+            outside=float(scene.moving.data.min()),
+        )
         return show(values[0].numpy())
 
     to_fixed = fixed_to_moving_index(grid, scene.transform.affine_lps, grid)
@@ -342,8 +355,12 @@ def _prepare(axes: Axes, plane: _Plane) -> None:
     axes.set_axis_off()
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
-    places = ((0.012, 0.5, "left", "center"), (0.988, 0.5, "right", "center"),
-              (0.5, 0.985, "center", "top"), (0.5, 0.015, "center", "bottom"))  # fmt: skip
+    places = (
+        (0.012, 0.5, "left", "center"),
+        (0.988, 0.5, "right", "center"),
+        (0.5, 0.985, "center", "top"),
+        (0.5, 0.015, "center", "bottom"),
+    )
     for letter, (x, y, ha, va) in zip(plane.letters, places, strict=False):
         _write(axes, x, y, letter, ha=ha, va=va, fontsize=8.5)
 
@@ -450,9 +467,15 @@ def _lattice(axes: Axes, plane: _Plane, region: _Region, step: float, colour: st
         levels = np.arange(np.ceil(landed.min() / step), np.floor(landed.max() / step) + 1) * step
         if len(levels):
             axes.contour(
-                region.columns_mm, region.rows_mm, np.ma.array(landed, mask=region.fine < 0.5),
-                levels=levels, colors=colour, linewidths=0.65, alpha=0.7, linestyles="solid",
-            )  # fmt: skip
+                region.columns_mm,
+                region.rows_mm,
+                np.ma.array(landed, mask=region.fine < 0.5),
+                levels=levels,
+                colors=colour,
+                linewidths=0.65,
+                alpha=0.7,
+                linestyles="solid",
+            )
 
 
 @dataclass(frozen=True)
@@ -516,8 +539,9 @@ def _refine(values: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
 
 
 def _outline(axes: Axes, region: _Region, colour: str) -> None:
-    axes.contour(region.columns_mm, region.rows_mm, region.fine, levels=[0.5], colors=colour,
-                 linewidths=1.2)  # fmt: skip
+    axes.contour(
+        region.columns_mm, region.rows_mm, region.fine, levels=[0.5], colors=colour, linewidths=1.2
+    )
 
 
 def _lattice_step(planes: list[_Plane]) -> float:
@@ -571,5 +595,6 @@ def _legend(figure: Figure, planes: list[_Plane], labels: LabelMap, values: list
         x += 0.17 + 0.066 * len(text) + 0.3
     if planes[0].letters:
         note = "radiological: the patient's right is on your left"
-        figure.text(1 - 0.12 / width, y / height, note, color=FAINT_INK, fontsize=9,
-                    ha="right", va="center")  # fmt: skip
+        figure.text(
+            1 - 0.12 / width, y / height, note, color=FAINT_INK, fontsize=9, ha="right", va="center"
+        )

@@ -118,10 +118,12 @@ def _draw(axes: Axes, side: Candidates, number: int, shown: list[tuple[int, Bool
         x = (np.arange(thin.shape[1]) + 0.5) * step * wide
         if min(thin.shape) > 1:
             axes.contour(x, y, thin.astype(float), levels=[0.5], colors=[colour], linewidths=0.9)
-        centre = [float(line[where].mean()) for line, where in zip((y, x), np.nonzero(thin),
-                                                                    strict=True)]  # fmt: skip
-        axes.text(centre[1], centre[0], str(pair + 1), color=INK, fontsize=6, ha="center",
-                  va="center")  # fmt: skip
+        centre = [
+            float(line[where].mean()) for line, where in zip((y, x), np.nonzero(thin), strict=True)
+        ]
+        axes.text(
+            centre[1], centre[0], str(pair + 1), color=INK, fontsize=6, ha="center", va="center"
+        )
     axes.set_facecolor(BACKGROUND)
     axes.set_xlim(extent[:2])
     axes.set_ylim(extent[2:])

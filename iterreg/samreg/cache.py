@@ -59,12 +59,13 @@ class RoiCache:
             "shape": np.array(rois.masks[0].shape if rois.masks else (0, 0), np.int64),
             "lengths": np.array(lengths, np.int64),
             "runs": np.concatenate([np.array(m.runs, np.int32) for m in rois.masks])
-            if lengths else np.zeros(0, np.int32),
+            if lengths
+            else np.zeros(0, np.int32),
             "prototypes": rois.prototypes.numpy(),
             "predicted_iou": rois.predicted_iou.numpy(),
             "mean": rois.mean.numpy(),
             "counts": np.array([rois.points, rois.candidates], np.int64),
-        }  # fmt: skip
+        }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = self.folder / f"{key}.npz"

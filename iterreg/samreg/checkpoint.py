@@ -25,6 +25,7 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 OPTIMISERS = ("torch.optim.adam.Adam", "torch.optim.adamw.AdamW", "torch.optim.sgd.SGD")
 """SAM-Med2D's training pickles the optimiser beside the weights; it is read past, not rebuilt."""
 
+
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
     """Read the weights of a checkpoint, under the names that :class:`SamModel` uses.
 

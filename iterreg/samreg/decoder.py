@@ -47,9 +47,11 @@ def build_decoder(spec: VariantSpec) -> Any:
         decoder.compress_vit_feat = _doubled_twice(spec.encoder.width, EMBEDDING, LayerNorm2d)
         decoder.embedding_encoder = _doubled_twice(EMBEDDING, 2 * FINE, LayerNorm2d)
         decoder.embedding_maskfeature = nn.Sequential(
-            nn.Conv2d(FINE, 2 * FINE, 3, padding=1), LayerNorm2d(2 * FINE), nn.GELU(),
+            nn.Conv2d(FINE, 2 * FINE, 3, padding=1),
+            LayerNorm2d(2 * FINE),
+            nn.GELU(),
             nn.Conv2d(2 * FINE, FINE, 3, padding=1),
-        )  # fmt: skip
+        )
     return decoder
 
 
@@ -219,9 +221,11 @@ def in_rows(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 def _doubled_twice(channels: int, inner: int, norm: Any) -> nn.Sequential:
     return nn.Sequential(
-        nn.ConvTranspose2d(channels, inner, 2, stride=2), norm(inner), nn.GELU(),
+        nn.ConvTranspose2d(channels, inner, 2, stride=2),
+        norm(inner),
+        nn.GELU(),
         nn.ConvTranspose2d(inner, FINE, 2, stride=2),
-    )  # fmt: skip
+    )
 
 
 def _settled(block: Any, queries: Tensor) -> Tensor:

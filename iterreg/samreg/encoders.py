@@ -35,12 +35,19 @@ class VitEncoder(nn.Module):
 
         super().__init__()
         vit = ImageEncoderViT(
-            img_size=input_px, patch_size=PATCH_PX, embed_dim=size.width, depth=size.depth,
-            num_heads=size.heads, out_chans=EMBEDDING, use_rel_pos=True, window_size=14,
+            img_size=input_px,
+            patch_size=PATCH_PX,
+            embed_dim=size.width,
+            depth=size.depth,
+            num_heads=size.heads,
+            out_chans=EMBEDDING,
+            use_rel_pos=True,
+            window_size=14,
             # The library truncates width * ratio.
             mlp_ratio=(size.mlp_width + 0.5) / size.width,
-            global_attn_indexes=size.global_blocks, norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        )  # fmt: skip
+            global_attn_indexes=size.global_blocks,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        )
         if adapters:
             for block in vit.blocks:
                 block.mlp = AdaptedMlp(block.mlp, size.width)
@@ -98,13 +105,17 @@ class Adapter(nn.Module):
         super().__init__()
         inner = width // 4
         self.channel = nn.Sequential(
-            nn.Linear(width, inner, bias=False), nn.ReLU(),
-            nn.Linear(inner, width, bias=False), nn.Sigmoid(),
-        )  # fmt: skip
+            nn.Linear(width, inner, bias=False),
+            nn.ReLU(),
+            nn.Linear(inner, width, bias=False),
+            nn.Sigmoid(),
+        )
         self.spatial = nn.Sequential(
-            nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False), nn.ReLU(),
-            nn.ConvTranspose2d(width, width, 4, stride=2, padding=1, bias=False), nn.ReLU(),
-        )  # fmt: skip
+            nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False),
+            nn.ReLU(),
+            nn.ConvTranspose2d(width, width, 4, stride=2, padding=1, bias=False),
+            nn.ReLU(),
+        )
         self.norm = nn.LayerNorm(width)
 
     def forward(self, n: Tensor) -> Tensor:
@@ -132,15 +143,20 @@ class TinyVitEncoder(nn.Module):
         # Its attention keeps tables that are no weights: they need a real device from the start.
         with torch.device("cpu"):
             body: Any = TinyVit(
-                embed_dims=(64, 128, 160, 320), depths=(2, 2, 6, 2), num_heads=(2, 4, 5, 10),
-                window_sizes=(7, 7, 14, 7), drop_path_rate=0.0,
-            )  # fmt: skip
+                embed_dims=(64, 128, 160, 320),
+                depths=(2, 2, 6, 2),
+                num_heads=(2, 4, 5, 10),
+                window_sizes=(7, 7, 14, 7),
+                drop_path_rate=0.0,
+            )
         body.stages[3].downsample.conv2.conv.stride = (1, 1)
         self.patch_embed, self.stages = body.patch_embed, body.stages
         self.neck = nn.Sequential(
-            nn.Conv2d(320, EMBEDDING, 1, bias=False), LayerNorm2d(EMBEDDING),
-            nn.Conv2d(EMBEDDING, EMBEDDING, 3, padding=1, bias=False), LayerNorm2d(EMBEDDING),
-        )  # fmt: skip
+            nn.Conv2d(320, EMBEDDING, 1, bias=False),
+            LayerNorm2d(EMBEDDING),
+            nn.Conv2d(EMBEDDING, EMBEDDING, 3, padding=1, bias=False),
+            LayerNorm2d(EMBEDDING),
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, 1024, 1024) to the embedding (B, 256, 64, 64) and the last stage's output."""

@@ -84,9 +84,10 @@ def _left(twins: Tensor, nested: Tensor, size: Tensor, rule: str) -> list[int]:
         return kept
     sign = 1 if rule == "outer" else -1
     return [
-        k for k in kept
+        k
+        for k in kept
         if not any(bool(nested[k, j]) and sign * size[j] > sign * size[k] for j in kept)
-    ]  # fmt: skip
+    ]
 
 
 def body_voxels(picture: Tensor, shape: tuple[int, int]) -> float:

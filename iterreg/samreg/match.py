@@ -35,6 +35,7 @@ Progress = Callable[[str, float], None]
 MATCHING_SHARE = 0.98
 """Of the progress that encoding and decoding have."""
 
+
 def match_rois(
     fixed: ImageLike,
     moving: ImageLike,

@@ -76,8 +76,12 @@ def similarities(fixed: Tensor, moving: Tensor, mean: Tensor | None = None) -> F
     return np.asarray((a @ b.T).clamp(-1, 1).numpy(), np.float64)
 
 
-def assign(similarity: Floats, allowed: NDArray[np.bool_], settings: MatchSettings,
-           weight: Floats | None = None) -> list[Match]:  # fmt: skip
+def assign(
+    similarity: Floats,
+    allowed: NDArray[np.bool_],
+    settings: MatchSettings,
+    weight: Floats | None = None,
+) -> list[Match]:
     """Pairs of ROIs.
 
     Args:

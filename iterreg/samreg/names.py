@@ -18,11 +18,15 @@ _HUB: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^vision_encoder\.layers\.", "image_encoder.blocks."),
     (r"^vision_encoder\.patch_embed\.projection\.", "image_encoder.patch_embed.proj."),
     (r"^vision_encoder\.neck\.conv(\d)\.", lambda m: f"image_encoder.neck.{2 * int(m[1]) - 2}."),
-    (r"^vision_encoder\.neck\.layer_norm(\d)\.",
-     lambda m: f"image_encoder.neck.{2 * int(m[1]) - 1}."),
+    (
+        r"^vision_encoder\.neck\.layer_norm(\d)\.",
+        lambda m: f"image_encoder.neck.{2 * int(m[1]) - 1}.",
+    ),
     (r"^vision_encoder\.", "image_encoder."),
-    (r"^(?:shared_image_embedding|prompt_encoder\.shared_embedding)\.positional_embedding$",
-     "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"),
+    (
+        r"^(?:shared_image_embedding|prompt_encoder\.shared_embedding)\.positional_embedding$",
+        "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
+    ),
     (r"\.point_embed\.", ".point_embeddings."),
     (r"\.mask_embed\.conv(\d)\.", lambda m: f".mask_downscaling.{3 * int(m[1]) - 3}."),
     (r"\.mask_embed\.layer_norm(\d)\.", lambda m: f".mask_downscaling.{3 * int(m[1]) - 2}."),
@@ -40,7 +44,7 @@ _HUB: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (rf"{_MLP}layers\.0\.", r"\1layers.1."),
     (rf"{_MLP}proj_in\.", r"\1layers.0."),
     (rf"{_MLP}proj_out\.", r"\1layers.2."),
-)  # fmt: skip
+)
 """The transformers library's names, each rule applied after those before it."""
 
 

@@ -54,7 +54,6 @@ class RoiMatching:
             f"{len(self.moving)} moving ROIs, best similarity {self.best_similarity:.3f})"
         )
 
-
     @property
     def start(self) -> Transform | None:
         """The alignment as an initial transform; None where it is the identity or unused."""

@@ -107,9 +107,11 @@ def write_roi_files(
         OutputError: a file cannot be written.
     """
     write_roi_pairs(pairs, folder.path("roi_pairs.json"), grids, about)
-    views = label_views(pairs) if pairs else tuple(
-        LabelMap(torch.zeros(grid.shape_zyx, dtype=torch.int32), grid) for grid in grids
-    )  # fmt: skip
+    views = (
+        label_views(pairs)
+        if pairs
+        else tuple(LabelMap(torch.zeros(grid.shape_zyx, dtype=torch.int32), grid) for grid in grids)
+    )
     for side, view in zip(("fixed", "moving"), views, strict=True):
         write_label_map(view, folder.path(f"{side}_roi_pairs.nii.gz"))
 
