@@ -66,6 +66,8 @@ def rows_of(name: str, folder: Path) -> list[dict[str, object]]:
     """Every run of a pair, each in a process of its own."""
     import _cases
 
+    folder.mkdir(parents=True)
+
     _cases.make(_cases.cases()[name], folder)
     runs: dict[str, dict[str, object]] = {"images": {}, "labels": {}}
     rows = []

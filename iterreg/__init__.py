@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from iterreg.geometry import Grid, Points
     from iterreg.image import Image, LabelMap, Mask, RoiPair
     from iterreg.io import read_image, read_label_map, read_points
-    from iterreg.pair import Progress, optimize_pair
+    from iterreg.pair import optimize_pair
+    from iterreg.progress import Progress
     from iterreg.registration import Registration, Status
     from iterreg.samreg.match import match_rois
     from iterreg.transform import read_transform, write_transform
@@ -35,7 +36,7 @@ _HOMES = {
     "LabelMap": "image",
     "Mask": "image",
     "Points": "geometry",
-    "Progress": "pair",
+    "Progress": "progress",
     "Registration": "registration",
     "RoiPair": "image",
     "Status": "registration",

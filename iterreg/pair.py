@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -44,6 +44,7 @@ from iterreg.optimize.repair import repair_folds
 from iterreg.optimize.rigid import hold_rigid, rigid_bodies
 from iterreg.optimize.solver import Problem, better_start, evaluate, level_history, solve
 from iterreg.partition import Regions, interface_tables, rigid_values
+from iterreg.progress import Progress, ProgressCallback, ignore_progress
 from iterreg.registration import LevelHistory, Registration, Status
 from iterreg.transform import resample_transform
 
@@ -64,28 +65,13 @@ START_PHASE = 0.35
 """Share of the progress that reading, regions and start have; the levels have the rest."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """What ``progress`` is called with.
-
-    Args:
-        stage: read, regions, start, level N, finish.
-        fraction: of the whole, 0 to 1.
-        message: what a person reads.
-    """
-
-    stage: str
-    fraction: float
-    message: str
-
-
 @dataclass
 class _Run:
     """What one registration carries along: configuration, device, timings, notes."""
 
     config: Config
     device: torch.device
-    report: Callable[[Progress], None]
+    report: ProgressCallback
     timings_s: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -130,7 +116,7 @@ def optimize_pair(
     device: str = "auto",
     seed: int = 0,
     threads: int | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Registration:
     """Register a pair: find the transform that takes fixed points to moving points.
 
@@ -168,7 +154,7 @@ def optimize_pair(
         SegReg (arXiv 2509.15784), "Training and Inference", iterative mode, eq. 5.
     """
     config = load_config(preset, overrides)
-    run = _Run(config, pick_device(device), progress or (lambda event: None))
+    run = _Run(config, pick_device(device), progress or ignore_progress)
     torch.manual_seed(seed)
     with threads_used(threads) as used, torch.no_grad():
         with run.stage("read", 0.0, "reading"):

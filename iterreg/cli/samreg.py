@@ -288,7 +288,8 @@ def _fit(
     from iterreg.cli.register import label_names
     from iterreg.io import read_label_map
     from iterreg.outputs import write_run
-    from iterreg.pair import Progress, optimize_pair
+    from iterreg.pair import optimize_pair
+    from iterreg.progress import Progress
 
     names = label_names(request.label_table)
     paths = (request.fixed_labels, request.moving_labels)

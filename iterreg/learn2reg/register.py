@@ -26,7 +26,8 @@ from iterreg.learn2reg.regions import find_regions, load_regions
 from iterreg.learn2reg.rules import preset_of, rules_of
 from iterreg.learn2reg.scores import read_points
 from iterreg.learn2reg.task import Pair, Task
-from iterreg.pair import Progress, optimize_pair
+from iterreg.pair import optimize_pair
+from iterreg.progress import Progress
 
 Report = Callable[[str, float], None]
 
