@@ -97,6 +97,22 @@ def optimize_pair(
 
     Source:
         SegReg (arXiv 2509.15784), "Training and Inference", iterative mode, eq. 5.
+
+    Example:
+        >>> import numpy, torch
+        >>> from scipy.ndimage import gaussian_filter
+        >>> from iterreg import Grid, Image, Points
+        >>> noise = gaussian_filter(numpy.random.default_rng(0).random((24, 24, 24)), 2)
+        >>> texture = torch.from_numpy(noise).float().unsqueeze(0)
+        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        >>> fixed = Image(texture, Grid((24, 24, 24), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), axes))
+        >>> moving = Image(texture, Grid((24, 24, 24), (2.0, 2.0, 2.0), (5.0, 0.0, 0.0), axes))
+        >>> result = optimize_pair(fixed, moving, preset="general")
+        >>> result.status.is_ok
+        True
+        >>> moved = result.transform.map_points(Points([[20.0, 24.0, 24.0]]))
+        >>> numpy.round(moved.lps).tolist()
+        [[25.0, 24.0, 24.0]]
     """
     config = load_config(preset, overrides)
     where = pick_device(device)

@@ -93,7 +93,8 @@ def step(problem: Problem, state: State) -> State:
 
 def terminated(state: State, tolerance: float) -> bool:
     """Whether another step is not worth taking."""
-    return state.halvings > HALVINGS or state.gain < tolerance
+    nothing_left = state.energy == 0
+    return nothing_left or state.halvings > HALVINGS or state.gain < tolerance
 
 
 def solve(problem: Problem, u_mm: Tensor, steps: int, tolerance: float) -> State:
