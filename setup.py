@@ -1,4 +1,4 @@
-"""Build iterreg; everything is declared in setup.cfg."""
+"""Lets tools that look for setup.py build iterreg. Metadata is in setup.cfg."""
 
 from setuptools import setup
 

@@ -1,0 +1,232 @@
+"""The manual tells the truth: its links, commands, options, keys and figures exist."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import click
+import docutils.core
+import docutils.nodes
+import pytest
+
+from iterreg.cli import iterreg as root_command
+from iterreg.config import Config, load_config, preset_names
+from iterreg.errors import ConfigError
+from iterreg.regions.label_tables import table_names
+from iterreg.samreg.variants import VARIANTS
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.rst"), *ROOT.glob("docs/*.rst"), ROOT / "benchmarks" / "README.rst"])
+CURRENT = [page for page in PAGES if page.name != "CHANGELOG.rst"]
+"""Pages that speak of the present only; a changelog also names what is gone."""
+
+OF_OTHER_PROGRAMS = {"--ml"}
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+SCRIPT = re.compile(r"\w+\.py\b")
+FOLDERS = {".ci", "benchmarks", "docs", "iterreg", "tests"}
+
+
+def each_page(path: Path) -> str:
+    """A page's name for pytest."""
+    return str(path.relative_to(ROOT))
+
+
+@cache
+def parsed(page: Path) -> tuple[docutils.nodes.document, str]:
+    """A page's tree, and what docutils has to say against it."""
+    complaints = io.StringIO()
+    settings = {"report_level": 1, "halt_level": 5, "warning_stream": complaints}
+    settings |= {"file_insertion_enabled": False, "_disable_config": True}
+    tree = docutils.core.publish_doctree(
+        page.read_text("utf-8"), source_path=str(page), settings_overrides=settings
+    )
+    return tree, complaints.getvalue()
+
+
+def literals(page: Path) -> list[str]:
+    """What a page sets in double backquotes."""
+    return [node.astext() for node in parsed(page)[0].findall(docutils.nodes.literal)]
+
+
+def row_titles(page: Path) -> list[str]:
+    """What stands in the first cells of a page's tables."""
+    rows = parsed(page)[0].findall(docutils.nodes.row)
+    return [row.next_node(docutils.nodes.entry).astext() for row in rows]
+
+
+def shell_lines(page: Path) -> Iterator[str]:
+    """The command lines of a page, from its code blocks and its text."""
+    blocks = parsed(page)[0].findall(docutils.nodes.literal_block)
+    for text in [*(block.astext() for block in blocks), *literals(page)]:
+        for line in text.replace("\\\n", " ").splitlines():
+            yield from (part.strip() for part in line.split("&&"))
+
+
+def words_after(program: str, page: Path) -> list[list[str]]:
+    """The arguments of each call of a program."""
+    lines = [shlex.split(line.split(" > ")[0]) for line in shell_lines(page) if program in line]
+    return [words[1:] for words in lines if words and Path(words[0]).name == program]
+
+
+def every_command(command: click.Command = root_command) -> Iterator[click.Command]:
+    """A command and all below it."""
+    yield command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from every_command(below)
+
+
+def options_of(command: click.Command) -> set[str]:
+    """All long and short names of a command's options, ``--help`` among them."""
+    parameters = command.get_params(click.Context(command))
+    return {o for p in parameters for o in (*p.opts, *p.secondary_opts) if o.startswith("-")}
+
+
+def resolve(words: list[str]) -> tuple[click.Command, list[str]]:
+    """The command that some words call, and the words that are left for it."""
+    command: click.Command = root_command
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        below = command.get_command(click.Context(command), words[0])
+        assert below is not None, f"{command.name} has no command {words[0]}"
+        command, words = below, words[1:]
+    return command, words
+
+
+def config_keys() -> set[str]:
+    """Every key of the configuration: tables, and dotted names of what they hold."""
+    keys = set()
+    for name, hint in get_type_hints(Config).items():
+        keys.add(name)
+        tables = [k for k in (hint, *get_args(hint)) if dataclasses.is_dataclass(k)]
+        keys |= {f"{name}.{f.name}" for table in tables for f in dataclasses.fields(table)}
+    return keys
+
+
+@pytest.mark.parametrize("page", PAGES, ids=each_page)
+def test_a_page_parses_without_complaint(page):
+    assert parsed(page)[1] == ""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=each_page)
+def test_links_lead_somewhere(page):
+    tree, _ = parsed(page)
+    links = [node["refuri"] for node in tree.findall(docutils.nodes.reference) if "refuri" in node]
+    links += [node["uri"] for node in tree.findall(docutils.nodes.image)]
+    for link in links:
+        if not re.match(r"[a-z]+:", link):
+            assert (page.parent / link.split("#")[0]).exists(), link
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=each_page)
+def test_files_of_the_project_exist(page):
+    for text in literals(page):
+        path = text.split()[0]
+        if path.split("/")[0] in FOLDERS and not re.search(r"\b[A-Z]+\.", path):
+            assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=each_page)
+def test_scripts_exist_and_take_the_options_shown(page):
+    calls = [(ROOT, words) for words in words_after("python", page) if words[0] != "-m"]
+    calls += [(page.parent, t.split()) for t in literals(page) if SCRIPT.match(t)]
+    for folder, (name, *arguments) in calls:
+        assert (folder / name).is_file(), name
+        for option in OPTION.findall(" ".join(arguments)):
+            assert f'"{option}"' in (folder / name).read_text("utf-8"), f"{name} {option}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=each_page)
+def test_commands_exist_and_take_the_options_shown(page):
+    for words in words_after("iterreg", page):
+        if not words or words[0] == "COMMAND":
+            continue
+        command, rest = resolve(words)
+        unknown = {o for o in rest if o.startswith("--")} - options_of(command)
+        assert not unknown, f"iterreg {' '.join(words)}: {unknown}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=each_page)
+def test_options_in_the_text_exist(page):
+    known = {o for command in every_command() for o in options_of(command)} | OF_OTHER_PROGRAMS
+    scripts = "".join(p.read_text("utf-8") for p in (ROOT / "benchmarks").glob("*.py"))
+    for text in literals(page):
+        if text.startswith("--"):
+            option = OPTION.match(text)
+            assert option, text
+            assert option[0] in known or f'"{option[0]}"' in scripts, option[0]
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=each_page)
+def test_configuration_keys_exist(page):
+    keys = config_keys()
+    tables = {key.split(".")[0] for key in keys if "." in key}
+    for text in [*literals(page), *shell_lines(page)]:
+        for table, key in re.findall(r"(?<![\w./-])([a-z_]+)\.([a-z_]+)(?![\w./(])", text):
+            if table in tables and key != "py":
+                assert f"{table}.{key}" in keys, f"{table}.{key}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=each_page)
+def test_values_that_are_shown_are_accepted(page):
+    lines = [*literals(page), *shell_lines(page)]
+    shown = [s for line in lines for s in re.findall(r"--set (\w+(?:\.\w+)?)=([\w.]+)", line)]
+    if page in CURRENT:
+        shown += [s for text in lines for s in re.findall(r"^(\w+\.\w+) = (.+)$", text)]
+    for key, value in shown:
+        if not key.isupper():
+            try:
+                load_config("general", {key: value_of(value)})
+            except ConfigError as error:
+                pytest.fail(f"{key} = {value}: {error}")
+
+
+def value_of(text: str) -> object:
+    """A value as ``--set`` reads it: TOML, else a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def similarities() -> list[str]:
+    """The choices for ``similarity.kind``, as the refusal of another one lists them."""
+    with pytest.raises(ConfigError, match="expected one of") as refusal:
+        load_config("general", {"similarity.kind": "?"})
+    return re.findall(r"\w+", str(refusal.value).split("expected one of", 1)[1].split(", got")[0])
+
+
+@pytest.mark.parametrize("names", [preset_names(), similarities()], ids=["presets", "similarities"])
+def test_each_choice_has_a_row(names):
+    assert names
+    assert set(names) <= set(row_titles(ROOT / "docs" / "presets.rst"))
+
+
+def test_variants_and_label_tables_are_listed():
+    assert set(VARIANTS) <= set(literals(ROOT / "docs" / "samreg.rst"))
+    assert set(table_names()) <= set(literals(ROOT / "docs" / "formats.rst"))
+
+
+def test_the_readme_shows_figures_of_the_benchmarks():
+    section = (ROOT / "README.rst").read_text("utf-8").split("Benchmarks\n-", 1)[1]
+    figures = re.findall(r"\b\d+\.\d+\b", section.split("\nMore\n-", 1)[0])
+    measured = (ROOT / "docs" / "benchmarks.rst").read_text("utf-8")
+    assert len(figures) > 10
+    assert [
+        f for f in figures if not re.search(rf"(?<![\d.]){re.escape(f)}(?![\d])", measured)
+    ] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=each_page)
+def test_no_path_of_one_machine(page):
+    assert not re.search(r"(?<!\w)/(work|home|tmp|root|Users)/", page.read_text("utf-8"))
