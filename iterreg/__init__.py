@@ -10,20 +10,32 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from iterreg.config import Config, load_config, preset_names
-    from iterreg.displacement import DisplacementField, Transform
-    from iterreg.errors import ExitCode, IterregError
-    from iterreg.geometry import Grid, Points
-    from iterreg.image import Image, LabelMap, Mask, RoiPair
-    from iterreg.io import read_image, read_label_map, read_points
-    from iterreg.pair import optimize_pair
-    from iterreg.progress import Progress
-    from iterreg.registration import Registration, Status
-    from iterreg.samreg.match import match_rois
-    from iterreg.transform import read_transform, write_transform
+    from iterreg.config import Config as Config
+    from iterreg.config import load_config as load_config
+    from iterreg.config import preset_names as preset_names
+    from iterreg.displacement import DisplacementField as DisplacementField
+    from iterreg.displacement import Transform as Transform
+    from iterreg.errors import ExitCode as ExitCode
+    from iterreg.errors import IterregError as IterregError
+    from iterreg.geometry import Grid as Grid
+    from iterreg.geometry import Points as Points
+    from iterreg.image import Image as Image
+    from iterreg.image import LabelMap as LabelMap
+    from iterreg.image import Mask as Mask
+    from iterreg.image import RoiPair as RoiPair
+    from iterreg.io import read_image as read_image
+    from iterreg.io import read_label_map as read_label_map
+    from iterreg.io import read_points as read_points
+    from iterreg.pair import optimize_pair as optimize_pair
+    from iterreg.progress import Progress as Progress
+    from iterreg.registration import Registration as Registration
+    from iterreg.registration import Status as Status
+    from iterreg.samreg.match import match_rois as match_rois
+    from iterreg.transform import read_transform as read_transform
+    from iterreg.transform import write_transform as write_transform
 
-# Threads that wait by spinning make a run many times slower where the processors are shared. It has
-# to be said before torch is loaded, and is left alone where the user has said something.
+# A thread that waits by spinning slows a run many times where processors are shared. OpenMP reads
+# this when torch is loaded, so it is set before. A value that the user has set stays.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 _HOMES = {
@@ -51,32 +63,9 @@ _HOMES = {
     "read_transform": "transform",
     "write_transform": "transform",
 }
+"""The module of each public name."""
 
-__all__ = [
-    "Config",
-    "DisplacementField",
-    "ExitCode",
-    "Grid",
-    "Image",
-    "IterregError",
-    "LabelMap",
-    "Mask",
-    "Points",
-    "Progress",
-    "Registration",
-    "RoiPair",
-    "Status",
-    "Transform",
-    "load_config",
-    "match_rois",
-    "optimize_pair",
-    "preset_names",
-    "read_image",
-    "read_label_map",
-    "read_points",
-    "read_transform",
-    "write_transform",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,13 +1,13 @@
-"""What ``optimize_pair`` is given: read, checked, refused in one line where it cannot be used."""
+"""The inputs of ``optimize_pair``: read and checked. Unusable input is refused in one line."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from iterreg.config import Config
@@ -29,8 +29,80 @@ if TYPE_CHECKING:
     TransformLike = str | Path | sitk.Transform | Transform
 
 
-def read_pair(fixed: ImageLike, moving: ImageLike) -> tuple[Image, Image]:
-    """Both images, known to be registrable with each other."""
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that a registration is given, read and checked.
+
+    Args:
+        fixed, moving: the images, of one rank, known to overlap.
+        labels: label maps in the spaces of the images, or None.
+        masks: for each image the user's mask, or None.
+        landmarks: fixed and moving points, as many of each, or None.
+        roi_pairs: matched regions in the spaces of the images.
+        initial: the user's transform, or None.
+    """
+
+    fixed: Image
+    moving: Image
+    labels: tuple[LabelMap, LabelMap] | None
+    masks: tuple[LabelMap | None, LabelMap | None]
+    landmarks: tuple[Points, Points] | None
+    roi_pairs: Sequence[RoiPair]
+    initial: Transform | None
+
+
+@dataclass(frozen=True)
+class Given:
+    """The arguments of :func:`iterreg.optimize_pair` as the user gives them."""
+
+    fixed: ImageLike
+    moving: ImageLike
+    fixed_labels: LabelsLike | None
+    moving_labels: LabelsLike | None
+    fixed_mask: LabelsLike | None
+    moving_mask: LabelsLike | None
+    fixed_landmarks: PointsLike | None
+    moving_landmarks: PointsLike | None
+    roi_pairs: Sequence[RoiPair]
+    initial_transform: TransformLike | None
+
+    def read(self) -> Inputs:
+        """Read files, check each value, and check that all belong together.
+
+        Raises:
+            ImageReadError, ImageContentError, GeometryError: naming the file or argument.
+        """
+        fixed, moving = _read_images(self.fixed, self.moving)
+        initial = _read_initial(self.initial_transform, fixed.grid)
+        _require_overlap(fixed, moving, initial)
+        for pair in self.roi_pairs:
+            require_same_space(pair.fixed, fixed)
+            require_same_space(pair.moving, moving)
+        return Inputs(
+            fixed,
+            moving,
+            self._read_labels(fixed, moving),
+            (_read_mask(self.fixed_mask, fixed), _read_mask(self.moving_mask, moving)),
+            read_landmarks(self.fixed_landmarks, self.moving_landmarks, fixed.grid.rank),
+            self.roi_pairs,
+            initial,
+        )
+
+    def _read_labels(self, fixed: Image, moving: Image) -> tuple[LabelMap, LabelMap] | None:
+        if self.fixed_labels is None and self.moving_labels is None:
+            return None
+        if self.fixed_labels is None or self.moving_labels is None:
+            missing = "fixed_labels" if self.fixed_labels is None else "moving_labels"
+            raise ImageContentError(f"{missing}: expected label maps for both images or for none")
+        both = []
+        for labels, image in ((self.fixed_labels, fixed), (self.moving_labels, moving)):
+            loaded = as_label_map(labels, f"labels of {image.name}")
+            require_same_space(loaded, image)
+            both.append(loaded)
+        return both[0], both[1]
+
+
+def _read_images(fixed: ImageLike, moving: ImageLike) -> tuple[Image, Image]:
     first = as_image(fixed, "fixed").checked()
     second = as_image(moving, "moving").checked()
     if first.grid.rank != second.grid.rank:
@@ -41,8 +113,7 @@ def read_pair(fixed: ImageLike, moving: ImageLike) -> tuple[Image, Image]:
     return first, second
 
 
-def read_mask_of(mask: LabelsLike | None, image: Image) -> LabelMap | None:
-    """A mask in its image's space, or None where none is given."""
+def _read_mask(mask: LabelsLike | None, image: Image) -> LabelMap | None:
     if mask is None:
         return None
     loaded = as_mask(mask, f"mask of {image.name}")
@@ -50,97 +121,87 @@ def read_mask_of(mask: LabelsLike | None, image: Image) -> LabelMap | None:
     return loaded
 
 
-def fields_of_view(
-    images: tuple[Image, Image], masks: tuple[LabelMap | None, LabelMap | None]
-) -> tuple[tuple[Tensor, Tensor], dict[str, str]]:
-    """Where each image is to be trusted, and how that was found."""
-    seen, views = [], {}
-    for side, image, mask in zip(("fixed", "moving"), images, masks, strict=True):
-        view = field_of_view(image)
-        inside = view.mask if mask is None else view.mask & (mask.data > 0)
-        if not bool(inside.any()):
-            raise ImageContentError(f"{image.name}: expected a mask that meets the field of view")
-        share = float(inside.float().mean())
-        told = view.kind if mask is None else f"{view.kind}, mask"
-        views[side] = f"{told}: {100 * share:.0f} % of the image"
-        seen.append(inside)
-    return (seen[0], seen[1]), views
+@dataclass(frozen=True)
+class FieldsOfView:
+    """Where each image is to be trusted.
+
+    Args:
+        fixed, moving: (*shape) bool, the field of view inside the user's mask.
+        in_words: how each was found, and its share of the image.
+    """
+
+    fixed: Tensor
+    moving: Tensor
+    in_words: dict[str, str]
+
+    @classmethod
+    def of(cls, inputs: Inputs) -> FieldsOfView:
+        """Find both.
+
+        Raises:
+            ImageContentError: a mask does not meet its image's field of view.
+        """
+        found, in_words = [], {}
+        images = (inputs.fixed, inputs.moving)
+        for side, image, mask in zip(("fixed", "moving"), images, inputs.masks, strict=True):
+            view = field_of_view(image)
+            fov = view.mask if mask is None else view.mask & (mask.data > 0)
+            if not bool(fov.any()):
+                raise ImageContentError(
+                    f"{image.name}: expected a mask that meets the field of view"
+                )
+            share = float(fov.float().mean())
+            kind = view.kind if mask is None else f"{view.kind}, mask"
+            in_words[side] = f"{kind}: {100 * share:.0f} % of the image"
+            found.append(fov)
+        return cls(found[0], found[1], in_words)
 
 
-def find_regions(
-    config: Config,
-    images: tuple[Image, Image],
-    fixed_labels: LabelsLike | None,
-    moving_labels: LabelsLike | None,
-    rois: Sequence[RoiPair],
-    device: str,
-) -> Regions:
+def find_regions(config: Config, inputs: Inputs, device: str) -> Regions:
     """Regions from the user's label maps, from ROI pairs, or from the preset's segmenter."""
     from iterreg.regions.label_tables import match_labels
+    from iterreg.regions.segmenters import SEGMENTERS
 
-    if (fixed_labels is None) != (moving_labels is None):
-        missing = "fixed_labels" if fixed_labels is None else "moving_labels"
-        raise ImageContentError(f"{missing}: expected label maps for both images or for none")
-    if fixed_labels is not None and moving_labels is not None:
-        maps = [
-            as_label_map(labels, f"labels of {image.name}")
-            for labels, image in zip((fixed_labels, moving_labels), images, strict=True)
-        ]
-        for labels, image in zip(maps, images, strict=True):
-            require_same_space(labels, image)
-        matched = match_labels(maps[0], maps[1])
+    if inputs.labels is not None:
+        matched = match_labels(*inputs.labels)
         return Regions(matched.fixed, matched.moving, notes=tuple(matched.notes))
-    if rois:
-        return regions_of_rois(rois)
-    if config.segmenter == "none":
-        return Regions(_no_labels(images[0]), _no_labels(images[1]))
-    if config.segmenter == "thorax-ct":
-        from iterreg.regions.thorax_ct import segment_thorax_ct
-
-        matched = match_labels(*(segment_thorax_ct(image) for image in images))
-        return Regions(matched.fixed, matched.moving, True, tuple(matched.notes))
-    from iterreg.regions.totalsegmentator import segment_totalsegmentator
-
-    matched = match_labels(*(segment_totalsegmentator(image, device) for image in images))
-    return Regions(matched.fixed, matched.moving, notes=tuple(matched.notes))
-
-
-def _no_labels(image: Image) -> LabelMap:
-    empty = torch.zeros(image.grid.shape_zyx, dtype=torch.int32)
-    return LabelMap(empty, image.grid, name=f"regions of {image.name}")
+    if inputs.roi_pairs:
+        return regions_of_rois(inputs.roi_pairs)
+    regions: Regions = SEGMENTERS[config.segmenter](inputs.fixed, inputs.moving, device)
+    return regions
 
 
 def read_landmarks(
     fixed: PointsLike | None, moving: PointsLike | None, rank: int | None = None
 ) -> tuple[Points, Points] | None:
-    """Both sets of landmarks, known to be pairs, and of a rank where one is given."""
+    """Read both sets of landmarks, or None if there are none.
+
+    Args:
+        fixed, moving: as many points in both, or None for both.
+        rank: of the images; None if it does not matter.
+
+    Raises:
+        ImageContentError: only one of them is given.
+        GeometryError: their numbers or ranks differ.
+    """
     if fixed is None and moving is None:
         return None
     if fixed is None or moving is None:
         missing = "fixed_landmarks" if fixed is None else "moving_landmarks"
         raise ImageContentError(f"{missing}: expected landmarks of both images or of none")
-    ours, theirs = (p if isinstance(p, Points) else read_points(p) for p in (fixed, moving))
-    first = "fixed_landmarks" if isinstance(fixed, Points) else str(fixed)
-    second = "moving_landmarks" if isinstance(moving, Points) else str(moving)
-    if ours.lps.shape != theirs.lps.shape:
+    first, second = (p if isinstance(p, Points) else read_points(p) for p in (fixed, moving))
+    fixed_name = "fixed_landmarks" if isinstance(fixed, Points) else str(fixed)
+    moving_name = "moving_landmarks" if isinstance(moving, Points) else str(moving)
+    if first.lps.shape != second.lps.shape:
         raise GeometryError(
-            f"{second}: expected as many landmarks as {first}, {ours!r}, got {theirs!r}"
+            f"{moving_name}: expected as many landmarks as {fixed_name}, {first!r}, got {second!r}"
         )
-    if rank not in (None, ours.lps.shape[1]):
-        raise GeometryError(f"{first}: expected {rank}-D points as the images, got {ours!r}")
-    return ours, theirs
+    if rank not in (None, first.lps.shape[1]):
+        raise GeometryError(f"{fixed_name}: expected {rank}-D points as the images, got {first!r}")
+    return first, second
 
 
-def checked_rois(pairs: Sequence[RoiPair], images: tuple[Image, Image]) -> Sequence[RoiPair]:
-    """ROI pairs, known to lie in the spaces of their images."""
-    for pair in pairs:
-        require_same_space(pair.fixed, images[0])
-        require_same_space(pair.moving, images[1])
-    return pairs
-
-
-def read_start(transform: TransformLike | None, grid: Grid) -> Transform | None:
-    """The given transform, known to have the images' rank, or None."""
+def _read_initial(transform: TransformLike | None, grid: Grid) -> Transform | None:
     if transform is None:
         return None
     given = as_transform(transform, "initial_transform", grid)
@@ -149,18 +210,17 @@ def read_start(transform: TransformLike | None, grid: Grid) -> Transform | None:
     return given
 
 
-def require_overlap(images: tuple[Image, Image], given: Transform | None) -> None:
+def _require_overlap(fixed: Image, moving: Image, given: Transform | None) -> None:
     """Refuse a pair whose images do not meet in space."""
-    fixed, moving = (image.grid for image in images)
-    affine_lps = np.eye(fixed.rank + 1) if given is None else given.affine_lps
-    landed = apply_affine(affine_lps, fixed.corners_lps_mm)
-    index = apply_affine(moving.lps_to_index, landed)
-    last = np.asarray(moving.shape_zyx) - 1
+    affine_lps = np.eye(fixed.grid.rank + 1) if given is None else given.affine_lps
+    landed = apply_affine(affine_lps, fixed.grid.corners_lps_mm)
+    index = apply_affine(moving.grid.lps_to_index, landed)
+    last = np.asarray(moving.grid.shape_zyx) - 1
     if np.any(index.max(0) < -0.5) or np.any(index.min(0) > last + 0.5):
         raise GeometryError(
-            f"{images[1].name}: expected an image that overlaps {images[0].name}, which spans "
-            f"{_span(fixed)}; got one that spans {_span(moving)} (LPS mm); check the headers, or "
-            "give an initial transform"
+            f"{moving.name}: expected an image that overlaps {fixed.name}, which spans "
+            f"{_span(fixed.grid)}; got one that spans {_span(moving.grid)} (LPS mm); check the "
+            "headers, or give an initial transform"
         )
 
 

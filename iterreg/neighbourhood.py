@@ -5,6 +5,7 @@ Everything here takes tensors of rank 3, (Z, Y, X), on any device.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 Box = tuple[slice, ...]
@@ -56,3 +57,28 @@ def face_pairs(volume: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """
     n = volume.shape[axis]
     return volume.narrow(axis, 0, n - 1), volume.narrow(axis, 1, n - 1)
+
+
+def label_boxes(labels: Tensor) -> dict[int, Box]:
+    """The bounding box of every label that occurs, in one pass an axis.
+
+    Args:
+        labels: (Z, Y, X), none negative.
+
+    Example:
+        >>> import torch
+        >>> label_boxes(torch.tensor([[[0, 2, 2]]]))[2]
+        (slice(0, 1, None), slice(0, 1, None), slice(1, 3, None))
+    """
+    boxes: dict[int, list[slice]] = {}
+    count = int(labels.max()) + 1
+    for axis, n in enumerate(labels.shape):
+        flat = labels.movedim(axis, 0).reshape(n, -1).long()
+        slices = torch.arange(n, device=labels.device).unsqueeze(1) * count
+        hits = torch.zeros(n * count, dtype=torch.bool, device=labels.device)
+        hits[(flat + slices).flatten()] = True
+        for value in range(count):
+            where = hits.view(n, count)[:, value].nonzero()
+            if len(where):
+                boxes.setdefault(value, []).append(slice(int(where[0]), int(where[-1]) + 1))
+    return {value: tuple(box) for value, box in boxes.items()}

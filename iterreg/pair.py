@@ -1,16 +1,14 @@
 """``optimize_pair``: the main path, from two images to a :class:`Registration`.
 
-It lies above the optimiser, which knows tensors alone, because it takes files and runs the
-segmenter that a preset names.
+It stands at the boundary of the algorithm: it reads what the user gives, finds the regions, hands
+tensors to :func:`iterreg.optimize.register.register`, and records how the result came about.
 """
 
 from __future__ import annotations
 
 import platform
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,32 +18,19 @@ from torch import Tensor
 
 from iterreg.config import Config, load_config
 from iterreg.devices import memory_errors_named, pick_device, threads_used
-from iterreg.displacement import DisplacementField, Transform
+from iterreg.displacement import Transform
 from iterreg.energy.overlap import RegionPair
 from iterreg.energy.region import Region
 from iterreg.energy.similarity import prepared
-from iterreg.geometry import Grid, Matrix, Points, canonical
-from iterreg.image import Image, RoiPair
-from iterreg.inputs import (
-    checked_rois,
-    fields_of_view,
-    find_regions,
-    read_landmarks,
-    read_mask_of,
-    read_pair,
-    read_start,
-    require_overlap,
-)
-from iterreg.optimize.affine import Start, find_start
-from iterreg.optimize.discrete import FEATURE_SPACING_MM, search
-from iterreg.optimize.problem import Guidance, build_problem, correct_boundaries
-from iterreg.optimize.pyramid import Scene, at_spacing, carry_down, pooled_region
-from iterreg.optimize.repair import repair_folds
-from iterreg.optimize.rigid import hold_rigid, rigid_bodies
-from iterreg.optimize.solver import Problem, better_start, evaluate, level_history, solve
+from iterreg.geometry import canonical
+from iterreg.image import Image, LabelMap, Mask, RoiPair
+from iterreg.inputs import FieldsOfView, Given, Inputs, find_regions
+from iterreg.optimize.pair import Guidance, Interfaces, Pair
+from iterreg.optimize.register import Solution, register
+from iterreg.optimize.side import Side
 from iterreg.partition import Regions, interface_tables, rigid_values
-from iterreg.progress import Progress, ProgressCallback, ignore_progress
-from iterreg.registration import LevelHistory, Registration, Status
+from iterreg.progress import ProgressCallback, StageTimer, ignore_progress
+from iterreg.registration import Registration, Status
 from iterreg.transform import resample_transform
 
 if TYPE_CHECKING:
@@ -53,50 +38,10 @@ if TYPE_CHECKING:
 
 
 UNGUIDED = (
-    "no regions guide: intensities are compared, which takes two images of one contrast; "
-    "else add --set similarity.kind=mind"
+    "no regions found or given: comparing raw intensities, which assumes that both images have the "
+    "same contrast. For different contrasts add --set similarity.kind=mind"
 )
-"""Said of a run that a preset's table ``unguided`` decides."""
-
-AFFINE_SPACING_MM = 8.0
-"""Resolution at which the affine is found: twelve numbers need no more, and it reaches further."""
-
-START_PHASE = 0.35
-"""Share of the progress that reading, regions and start have; the levels have the rest."""
-
-
-@dataclass
-class _Run:
-    """What one registration carries along: configuration, device, timings, notes."""
-
-    config: Config
-    device: torch.device
-    report: ProgressCallback
-    timings_s: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str, fraction: float, message: str) -> Iterator[None]:
-        """Announce and time a stage."""
-        self.report(Progress(name, fraction, message))
-        begun = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        self.timings_s[name] = self.timings_s.get(name, 0.0) + time.perf_counter() - begun
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """Both sides of the pair at full resolution, on the device, axes nearest to (S, P, L)."""
-
-    fixed: Scene
-    moving: Scene
-    interfaces: Tensor
-    contacts: Tensor
-    empty_background: bool
-    rois: tuple[RegionPair, ...]
-    by_labels: bool
-    landmarks: tuple[Points, Points] | None
+"""The note of a run that a preset's table ``unguided`` decides."""
 
 
 def optimize_pair(
@@ -152,211 +97,131 @@ def optimize_pair(
 
     Source:
         SegReg (arXiv 2509.15784), "Training and Inference", iterative mode, eq. 5.
+
+    Example:
+        >>> import numpy, torch
+        >>> from scipy.ndimage import gaussian_filter
+        >>> from iterreg import Grid, Image, Points
+        >>> noise = gaussian_filter(numpy.random.default_rng(0).random((24, 24, 24)), 2)
+        >>> texture = torch.from_numpy(noise).float().unsqueeze(0)
+        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        >>> fixed = Image(texture, Grid((24, 24, 24), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), axes))
+        >>> moving = Image(texture, Grid((24, 24, 24), (2.0, 2.0, 2.0), (5.0, 0.0, 0.0), axes))
+        >>> result = optimize_pair(fixed, moving, preset="general")
+        >>> result.status.is_ok
+        True
+        >>> moved = result.transform.map_points(Points([[20.0, 24.0, 24.0]]))
+        >>> numpy.round(moved.lps).tolist()
+        [[25.0, 24.0, 24.0]]
     """
     config = load_config(preset, overrides)
-    run = _Run(config, pick_device(device), progress or ignore_progress)
+    where = pick_device(device)
+    timer = StageTimer(progress or ignore_progress, _waiting_for(where))
     torch.manual_seed(seed)
     with threads_used(threads) as used, torch.no_grad():
-        with run.stage("read", 0.0, "reading"):
-            images = read_pair(fixed, moving)
-            initial = read_start(initial_transform, images[0].grid)
-            require_overlap(images, initial)
-            landmarks = read_landmarks(fixed_landmarks, moving_landmarks, images[0].grid.rank)
-            rois = checked_rois(roi_pairs or (), images)
-        with memory_errors_named(f"{images[0].name} and {images[1].name}"):
-            with run.stage("regions", 0.05, "finding the regions"):
-                masks = (read_mask_of(fixed_mask, images[0]), read_mask_of(moving_mask, images[1]))
-                seen, views = fields_of_view(images, masks)
-                regions = find_regions(config, images, fixed_labels, moving_labels, rois, device)
+        with timer.stage("read", 0.0, "reading"):
+            inputs = Given(
+                fixed,
+                moving,
+                fixed_labels,
+                moving_labels,
+                fixed_mask,
+                moving_mask,
+                fixed_landmarks,
+                moving_landmarks,
+                roi_pairs or (),
+                initial_transform,
+            ).read()
+        with memory_errors_named(f"{inputs.fixed.name} and {inputs.moving.name}"):
+            with timer.stage("regions", 0.05, "finding the regions"):
+                views = FieldsOfView.of(inputs)
+                regions = find_regions(config, inputs, device)
                 if not regions.values and config.unguided is not None:
                     regions = replace(regions, notes=(*regions.notes, UNGUIDED))
-                given = fixed_labels is not None
-                run.config = config = config.settled(bool(regions.values), given)
-                rigid = rigid_values(config.rigid, regions)
-                by_labels = not rois or given
-                guides = (_roi_regions(rois, run.device), by_labels, landmarks)
-                pair = _Pair(*_prepare(config, images, seen, regions, run.device), *guides)
-            with run.stage("start", 0.2, "looking for the start"):
-                start, u_mm, scene = _start(config, pair, initial)
-            u_mm, history, better = _levels(run, pair, start.affine_lps, u_mm, scene)
-            with run.stage("finish", 0.95, "finishing"):
-                u_mm, folds = _finished(u_mm, pair, start.affine_lps, rigid)
-                transform = _to_transform(u_mm, start.affine_lps, images[0].grid)
-    status = Status.INTERIOR_FOLDS if folds else Status.OK if better else Status.WORSE_THAN_START
+                config = config.settled(bool(regions.values), inputs.labels is not None)
+                pair = _pair(config, inputs, views, regions, where)
+            initial = _on_grid_of(pair.fixed, inputs.initial)
+            solution = register(pair, config, initial, timer)
+            with timer.stage("finish", 0.95, "finishing"):
+                transform = solution.field.to_transform(solution.affine_lps, inputs.fixed.grid)
     return Registration(
         transform=transform,
-        status=status,
+        status=_status(solution),
         fixed_labels=regions.fixed,
         moving_labels=regions.moving,
-        history=history,
-        timings_s=run.timings_s,
+        history=solution.history,
+        timings_s=timer.seconds,
         config=config,
-        start=start.how,
-        field_of_view=views,
+        start=solution.start,
+        field_of_view=views.in_words,
         notes=regions.notes,
-        device=str(run.device),
+        device=str(where),
         seed=seed,
         threads=used,
         versions=_versions(),
     )
 
 
-def _prepare(
-    config: Config,
-    images: tuple[Image, Image],
-    seen: tuple[Tensor, Tensor],
-    regions: Regions,
-    device: torch.device,
-) -> tuple[Scene, Scene, Tensor, Tensor, bool]:
-    """Both sides as scenes, in canonical axis order, on the device."""
-    scenes = []
-    maps = (regions.fixed, regions.moving)
-    for image, inside, labels in zip(images, seen, maps, strict=True):
-        grid, order = canonical(image.grid)
-        intensities = prepared(order.apply(image.data), config.similarity)
-        known = order.apply(inside)
-        compact = order.apply(regions.compact(labels))
-        if grid.rank == 2:
-            intensities, known, compact = (t.unsqueeze(-3) for t in (intensities, known, compact))
-        scenes.append(Scene(intensities.to(device), compact.to(device), known.to(device), grid))
-    weights, normal = interface_tables(config.smoothness, regions)
-    tables = weights.to(device), normal.to(device)
-    return scenes[0], scenes[1], *tables, regions.empty_background
+def _status(solution: Solution) -> Status:
+    if solution.folds:
+        return Status.INTERIOR_FOLDS
+    return Status.OK if solution.improved else Status.WORSE_THAN_START
+
+
+def _waiting_for(device: torch.device) -> Callable[[], None]:
+    """What waits until a device has done its work."""
+    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+
+def _pair(
+    config: Config, inputs: Inputs, views: FieldsOfView, regions: Regions, device: torch.device
+) -> Pair:
+    """The pair as tensors on the device, axes in canonical order."""
+    tangential, normal = interface_tables(config.smoothness, regions)
+    guidance = Guidance(
+        rois=_roi_regions(inputs.roi_pairs, device),
+        by_labels=not inputs.roi_pairs or inputs.labels is not None,
+        landmarks=inputs.landmarks,
+    )
+    return Pair(
+        _side(config, inputs.fixed, regions.compact(regions.fixed), views.fixed, device),
+        _side(config, inputs.moving, regions.compact(regions.moving), views.moving, device),
+        Interfaces(tangential, normal, regions.empty_background).to(device),
+        guidance,
+        tuple(rigid_values(config.rigid, regions)),
+    )
+
+
+def _side(config: Config, image: Image, labels: Tensor, fov: Tensor, device: torch.device) -> Side:
+    """One image in canonical axis order, of rank 3, on the device."""
+    grid, order = canonical(image.grid)
+    intensities = prepared(order.apply(image.data), config.similarity)
+    labels, fov = order.apply(labels), order.apply(fov)
+    if grid.rank == 2:
+        intensities, labels, fov = (t.unsqueeze(-3) for t in (intensities, labels, fov))
+    return Side(intensities.to(device), labels.to(device), fov.to(device), grid)
 
 
 def _roi_regions(pairs: Sequence[RoiPair], device: torch.device) -> tuple[RegionPair, ...]:
-    """ROI pairs at full resolution, in canonical axis order, of rank 3; empty ones left out."""
-    found = []
-    for pair in pairs:
-        both = []
-        for roi in (pair.fixed, pair.moving):
-            mask = canonical(roi.grid)[1].apply(roi.data != 0)
-            both.append(Region.of((mask.unsqueeze(0) if mask.ndim == 2 else mask).to(device)))
-        if both[0] is not None and both[1] is not None:
-            found.append(RegionPair(both[0], both[1], pair.similarity, in_slices=True))
-    return tuple(found)
+    """ROI pairs at full resolution, in canonical axis order, of rank 3."""
+    return tuple(
+        RegionPair(_region(pair.fixed, device), _region(pair.moving, device), pair.similarity, True)
+        for pair in pairs
+    )
 
 
-def _guidance(pair: _Pair, fixed: Scene, moving: Scene) -> Guidance:
-    """The pair's ROIs and landmarks at the resolution of a level."""
-    rois = []
-    for roi in pair.rois:
-        ours = pooled_region(roi.fixed, pair.fixed, fixed)
-        theirs = pooled_region(roi.moving, pair.moving, moving)
-        if ours is not None and theirs is not None:
-            rois.append(replace(roi, fixed=ours, moving=theirs))
-    return Guidance(tuple(rois), pair.by_labels, pair.landmarks)
+def _region(roi: Mask | LabelMap, device: torch.device) -> Region:
+    mask = canonical(roi.grid)[1].apply(roi.data != 0)
+    region = Region.of((mask.unsqueeze(0) if mask.ndim == 2 else mask).to(device))
+    assert region is not None, "a ROI pair refuses empty masks"
+    return region
 
 
-def _start(
-    config: Config, pair: _Pair, given: Transform | None
-) -> tuple[Start, Tensor | None, Scene | None]:
-    """The affine, and the field of the discrete search with the scene that it lives on."""
-    if given is not None and bool(given.field.vox.any()):
-        u_mm = _field_of(given, pair.fixed)
-        return Start(given.affine_lps, float("nan"), "given initial transform"), u_mm, pair.fixed
-    spacing_mm = max(AFFINE_SPACING_MM, config.levels.spacing_mm[0])
-    coarse = tuple(at_spacing(s, spacing_mm) for s in (pair.fixed, pair.moving))
-
-    base = None if given is None else given.affine_lps
-
-    def build(affine_lps: Matrix | None) -> Problem:
-        return build_problem(
-            config,
-            coarse[0],
-            coarse[1],
-            affine_lps,
-            None,
-            pair.interfaces,
-            pair.contacts,
-            pair.empty_background,
-            for_start=True,
-            guidance=_guidance(pair, *coarse),
-        )
-
-    start = find_start(config.start.affine, coarse[0], coarse[1], build, base)
-    if config.start.search_mm == 0:
-        return start, None, None
-    fine = [at_spacing(s, FEATURE_SPACING_MM) for s in (pair.fixed, pair.moving)]
-    u_mm = search(fine[0], fine[1], start.affine_lps, config.start.search_mm, pair.interfaces)
-    return start, u_mm, fine[0]
-
-
-def _field_of(given: Transform, scene: Scene) -> Tensor:
-    """A given transform's field on a scene's grid, (3, Z, Y, X) mm along its axes."""
-    vox = resample_transform(given, scene.grid).field.vox.to(scene.labels.device)
-    if scene.grid.rank == 2:
-        vox = torch.cat((torch.zeros_like(vox[:1]), vox)).unsqueeze(1)
-    return vox * vox.new_tensor(scene.spacing_mm).view(3, 1, 1, 1)
-
-
-def _levels(
-    run: _Run, pair: _Pair, affine_lps: Matrix, u_mm: Tensor | None, at: Scene | None
-) -> tuple[Tensor, tuple[LevelHistory, ...], bool]:
-    """Coarse to fine: carry the field down, build the energy, solve; boundaries at the end."""
-    levels = run.config.levels
-    histories = []
-    for number, (spacing, steps) in enumerate(zip(levels.spacing_mm, levels.steps, strict=True), 1):
-        share = START_PHASE + (0.9 - START_PHASE) * (number - 1) / len(levels.steps)
-        with run.stage(f"level {number}", share, f"level {number}: {spacing:g} mm"):
-            fixed, moving = (at_spacing(s, spacing) for s in (pair.fixed, pair.moving))
-            found_mm = _carried(u_mm, at, fixed, pair.interfaces)
-            problem = build_problem(
-                run.config,
-                fixed,
-                moving,
-                affine_lps,
-                found_mm if number > 1 else None,
-                pair.interfaces,
-                pair.contacts,
-                pair.empty_background,
-                guidance=_guidance(pair, fixed, moving),
-            )
-            if number == 1:
-                found_mm = better_start(problem, found_mm)
-            found_mm, state, converged = solve(problem, found_mm, steps, levels.tolerance)
-            histories.append(level_history(state, fixed.spacing_mm, problem.voxels, converged))
-            # A flap that lies upside down is a few voxels here and thousands at the finest level.
-            found_mm, _ = repair_folds(found_mm, fixed.labels, fixed.spacing_mm, pair.interfaces)
-            u_mm, at = found_mm, fixed
-    still, _ = evaluate(problem, torch.zeros_like(problem.edges))
-    mapping, better = problem.mapping, state.energy <= sum(still)
-    # The features and equations of the finest level are most of the memory, and done with.
-    del problem, state
-    with run.stage("boundaries", 0.9, "bringing boundaries together"):
-        found_mm = correct_boundaries(run.config, fixed, moving, mapping, found_mm, pair.interfaces)
-    found_mm = carry_down(found_mm, fixed, pair.fixed, pair.interfaces)
-    return found_mm, tuple(histories), better
-
-
-def _finished(
-    u_mm: Tensor, pair: _Pair, affine_lps: Matrix, rigid: Sequence[int]
-) -> tuple[Tensor, int]:
-    """Without folding inside regions, what must not bend in its place; and the folds that stay."""
-    if not rigid:
-        return repair_folds(u_mm, pair.fixed.labels, pair.fixed.spacing_mm, pair.interfaces)
-    at, target_mm = rigid_bodies(u_mm, pair.fixed, affine_lps, rigid)
-    u_mm = hold_rigid(u_mm, pair.fixed, at, target_mm, pair.interfaces)
-    u_mm, folds = repair_folds(u_mm, pair.fixed.labels, pair.fixed.spacing_mm, pair.interfaces)
-    z, y, x = at.unbind(1)
-    u_mm[:, z, y, x] = target_mm
-    return u_mm, folds
-
-
-def _carried(u_mm: Tensor | None, at: Scene | None, to: Scene, interfaces: Tensor) -> Tensor:
-    """The displacement on another level; zero where there is none yet."""
-    if u_mm is None or at is None:
-        return torch.zeros(3, *to.shape, device=to.labels.device)
-    return carry_down(u_mm, at, to, interfaces)
-
-
-def _to_transform(u_mm: Tensor, affine_lps: Matrix, grid: Grid) -> Transform:
-    """The field on the image's own grid, in its own axis order, in voxels; ``u_mm`` is used up."""
-    reordered, order = canonical(grid)
-    spacing = u_mm.new_tensor(reordered.spacing_zyx_mm)
-    vox = (u_mm.squeeze(1)[1:] if grid.rank == 2 else u_mm).cpu()
-    vox = vox.div_(spacing.cpu().view(-1, *[1] * grid.rank))
-    return Transform(affine_lps, DisplacementField(order.undo_vectors(vox), grid))
+def _on_grid_of(side: Side, given: Transform | None) -> Transform | None:
+    """The user's transform with its field, if it has one, on a side's grid."""
+    if given is None or not bool(given.field.vox.any()):
+        return given
+    return resample_transform(given, side.grid)
 
 
 def _versions() -> dict[str, str]:

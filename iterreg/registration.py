@@ -1,4 +1,4 @@
-"""What a registration returns: the transform, and everything needed to trust or repeat it."""
+"""The result of a registration: the transform, and everything needed to trust or repeat it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from iterreg.image import LabelMap
 
 
 class Status(Enum):
-    """How a registration ended; the value is what a person reads."""
+    """How a registration ended; the value is the message for a person.
+
+    Example:
+        >>> Status.OK.is_ok, Status.WORSE_THAN_START.is_ok
+        (True, False)
+    """
 
     OK = "ok"
     INTERIOR_FOLDS = "interior folds remain: raise smoothness.weight, or check the label maps"
@@ -30,8 +35,9 @@ class LevelHistory:
     Args:
         spacing_zyx_mm: of the level's grid.
         voxels: nodes of the level's grid.
-        similarity, overlap, smoothness: unweighted energy terms before each step, and at the end.
-        converged: whether it stopped because a step no longer paid, not at the step limit.
+        similarity, overlap, smoothness: weighted energy terms per voxel, before the first step and
+            after every accepted one.
+        converged: whether the last step hardly lowered the energy; otherwise the steps ran out.
     """
 
     spacing_zyx_mm: tuple[float, ...]
@@ -58,6 +64,18 @@ class Registration:
         notes: what the user should know (labels without a partner, and the like).
         device, seed, threads: what it ran with.
         versions: of iterreg, torch, numpy and Python.
+
+    Example:
+        >>> import iterreg, numpy, torch
+        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        >>> grid = iterreg.Grid((12, 12, 12), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), axes)
+        >>> texture = torch.from_numpy(numpy.random.default_rng(0).random((1, 12, 12, 12))).float()
+        >>> image = iterreg.Image(texture, grid)
+        >>> result = iterreg.optimize_pair(image, image, preset="general")
+        >>> result.status.is_ok, result.start
+        (True, 'identity')
+        >>> [level.converged for level in result.history]
+        [True, True, True]
     """
 
     transform: Transform

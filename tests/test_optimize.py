@@ -1,4 +1,4 @@
-"""The optimiser on pairs whose motion is known: sliding, large, affine; and the repair of folds."""
+"""The optimiser on pairs whose motion is fov: sliding, large, affine; and the repair of folds."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from iterreg.displacement import displacement_vox_to_mm, total_displacement_vox
 from iterreg.energy.region import Region
 from iterreg.geometry import apply_affine
 from iterreg.metrics import folding, folding_mask, interior_mask
-from iterreg.optimize.affine import Start, find_start
+from iterreg.optimize.affine import AffineStart, find_affine
 from iterreg.optimize.discrete import search
-from iterreg.optimize.problem import build_problem
-from iterreg.optimize.pyramid import Scene, at_spacing, carry_down, pooled_region
+from iterreg.optimize.field import Field
+from iterreg.optimize.pair import Interfaces, Pair
 from iterreg.optimize.repair import repair_folds
-from iterreg.optimize.solver import Problem
+from iterreg.optimize.side import Side
 
 SIZE, SPACING_MM = 48, 2.0
 SLIDE_MM = 4.0
@@ -156,7 +156,21 @@ def test_labels_without_a_name_slide(names):
 
 # Repair ---------------------------------------------------------------------------------------
 
-SLIDES = torch.tensor([[1.0, 0.05], [0.05, 1.0]])
+SLIDES = Interfaces(torch.tensor([[1.0, 0.05], [0.05, 1.0]]), torch.zeros(2, 2))
+
+
+def repaired_field(
+    u: Tensor,
+    labels: Tensor,
+    spacing_zyx_mm: tuple[float, ...] = (1.0, 1.0, 1.0),
+    interfaces: Interfaces = SLIDES,
+) -> tuple[Tensor, int]:
+    """A copy of a displacement (3, Z, Y, X) in mm without folds, and how many are left."""
+    shape = tuple(labels.shape)
+    grid = replace(straight(shape, 1.0), spacing_xyz_mm=tuple(reversed(spacing_zyx_mm)))
+    side = Side(torch.zeros(1, *shape), labels, torch.ones(shape, dtype=torch.bool), grid)
+    field, left = repair_folds(Field(u.clone(), side), interfaces)
+    return field.u_mm, left
 
 
 def test_planted_folds_are_removed_and_the_rest_is_left_alone():
@@ -169,7 +183,7 @@ def test_planted_folds_are_removed_and_the_rest_is_left_alone():
     u[0, 15:17, 5, 5] -= 8.0
     scale = torch.tensor([1 / s for s in spacing]).view(3, 1, 1, 1)
     assert folding(u * scale, labels).interior_folds > 0
-    repaired, left = repair_folds(u.clone(), labels, spacing, SLIDES)
+    repaired, left = repaired_field(u, labels, spacing)
     assert left == 0 and folding(repaired * scale, labels).interior_folds == 0
     changed = (repaired != u).any(0).nonzero()
     planted = torch.tensor([[4, 10, 10], [15, 5, 5], [16, 5, 5]])
@@ -186,9 +200,9 @@ def test_glued_regions_do_not_fold_at_their_interface_and_sliding_ones_may():
     u = torch.zeros(3, *shape)
     u[0, :6], u[0, 6:] = 1.0, -1.0
     assert int(folding_mask(u).sum()) > 0
-    kept, left = repair_folds(u.clone(), labels, (1.0, 1.0, 1.0), SLIDES)
+    kept, left = repaired_field(u, labels)
     assert left == 0 and torch.equal(kept, u)
-    glued, left = repair_folds(u.clone(), labels, (1.0, 1.0, 1.0), torch.ones(2, 2))
+    glued, left = repaired_field(u, labels, interfaces=Interfaces.glued(2))
     assert left == 0 and int(folding_mask(glued).sum()) == 0
 
 
@@ -202,7 +216,7 @@ def test_a_flap_that_lies_upside_down_is_spread_out(shape):
         u[0] = 0
     labels = torch.zeros(shape, dtype=torch.int32)
     assert int(folding_mask(u).sum()) > 40
-    repaired, left = repair_folds(u.clone(), labels, (1.0, 1.0, 1.0), SLIDES)
+    repaired, left = repaired_field(u, labels)
     assert left == 0 and int(folding_mask(repaired).sum()) == 0
     far = away.square().sum(0).sqrt() > 25
     assert torch.equal(repaired[:, far], u[:, far])
@@ -212,14 +226,14 @@ def test_folds_of_a_picture_are_removed():
     labels = torch.zeros(1, 20, 20, dtype=torch.int32)
     u = torch.zeros(3, 1, 20, 20)
     u[2, 0, 10, 10] = 3.0
-    repaired, left = repair_folds(u, labels, (1.0, 1.0, 1.0), SLIDES)
+    repaired, left = repaired_field(u, labels)
     assert left == 0 and folding(repaired, labels).interior_folds == 0
 
 
 def test_a_field_without_folds_is_not_touched():
     labels = torch.zeros(8, 8, 8, dtype=torch.int32)
     u = 0.1 * torch.randn(3, 8, 8, 8, generator=torch.Generator().manual_seed(0))
-    repaired, left = repair_folds(u.clone(), labels, (1.0, 1.0, 1.0), SLIDES)
+    repaired, left = repaired_field(u, labels)
     assert left == 0 and torch.equal(repaired, u)
 
 
@@ -239,35 +253,35 @@ def test_pooled_labels_are_the_majority_of_each_block(factor):
     blocks = padded.reshape(*[k for pair in zip(sizes, factor, strict=True) for k in pair])
     blocks = blocks.transpose(0, 2, 4, 1, 3, 5).reshape(*sizes, -1)
     counts = np.stack([(blocks == v).sum(-1) for v in range(5)])
-    known = torch.ones(shape, dtype=torch.bool)
+    fov = torch.ones(shape, dtype=torch.bool)
     spacing = tuple(60.0 / f for f in reversed(factor))
     grid = replace(straight(shape, 1.0), spacing_xyz_mm=spacing)
-    coarse = at_spacing(Scene(torch.zeros(1, *shape), labels, known, grid), 60.0)
+    coarse = Side(torch.zeros(1, *shape), labels, fov, grid).at(60.0)
     assert np.array_equal(coarse.labels.numpy(), counts.argmax(0))
 
 
-def test_regions_of_a_scene():
+def test_regions_of_a_side():
     shape = (6, 7, 8)
     labels = torch.zeros(shape, dtype=torch.int32)
     labels[2:4, 1:6, 5:] = 3
     labels[0, 0, 0] = 1
-    known = torch.ones(shape, dtype=torch.bool)
-    scene = Scene(torch.zeros(1, *shape), labels, known, straight(shape, 1.0))
-    assert scene.boxes == {
+    fov = torch.ones(shape, dtype=torch.bool)
+    side = Side(torch.zeros(1, *shape), labels, fov, straight(shape, 1.0))
+    assert side.boxes == {
         0: (slice(0, 6), slice(0, 7), slice(0, 8)),
         1: (slice(0, 1), slice(0, 1), slice(0, 1)),
         3: (slice(2, 4), slice(1, 6), slice(5, 8)),
     }
-    found = scene.regions()
+    found = side.regions()
     assert sorted(found) == [1, 3] and bool(found[3].mask.all())
 
 
 def test_a_region_at_a_coarser_level_fills_half_of_its_blocks():
-    scene = some_scene((13, 14, 15))
-    mask = torch.rand(scene.shape, generator=torch.Generator().manual_seed(3)) < 0.5
+    side = some_side((13, 14, 15))
+    mask = torch.rand(side.shape, generator=torch.Generator().manual_seed(3)) < 0.5
     mask[:3], mask[..., :4] = False, False
-    coarse = at_spacing(scene, 4.0)
-    region = pooled_region(Region.of(mask), scene, coarse)
+    coarse = side.at(4.0)
+    region = side.pooled_region(Region.of(mask), coarse)
     padded = np.pad(mask.numpy(), [(0, n % 2) for n in mask.shape], mode="edge").astype(float)
     nz, ny, nx = (n // 2 for n in padded.shape)
     share = padded.reshape(nz, 2, ny, 2, nx, 2).mean((1, 3, 5))
@@ -275,51 +289,51 @@ def test_a_region_at_a_coarser_level_fills_half_of_its_blocks():
     assert np.array_equal(whole.numpy(), share >= 0.5)
 
 
-def some_scene(shape: tuple[int, ...] = (20, 24, 28), spacing_mm: float = 2.0) -> Scene:
+def some_side(shape: tuple[int, ...] = (20, 24, 28), spacing_mm: float = 2.0) -> Side:
     """Two halves with texture."""
     grid = straight(shape, spacing_mm)
     labels = torch.zeros(shape, dtype=torch.int32)
     labels[..., shape[2] // 2 :] = 1
     image = torch.from_numpy(texture(places_mm(grid))).float().unsqueeze(0)
-    return Scene(image, labels, torch.ones(shape, dtype=torch.bool), grid)
+    return Side(image, labels, torch.ones(shape, dtype=torch.bool), grid)
 
 
-def test_a_coarser_scene_covers_the_same_space():
-    scene = some_scene()
-    coarse = at_spacing(scene, 4.0)
+def test_a_coarser_side_covers_the_same_space():
+    side = some_side()
+    coarse = side.at(4.0)
     assert coarse.shape == (10, 12, 14) and coarse.spacing_mm == (4.0, 4.0, 4.0)
-    np.testing.assert_allclose(coarse.grid.centre_lps_mm, scene.grid.centre_lps_mm)
-    assert at_spacing(scene, 1.0) is scene, "an axis that is coarser stays"
+    np.testing.assert_allclose(coarse.grid.centre_lps_mm, side.grid.centre_lps_mm)
+    assert side.at(1.0) is side, "an axis that is coarser stays"
 
 
 def test_blocks_that_are_no_whole_voxels():
     """1.5 mm at a level of 2 mm: as dear as any other image at that level, and nothing is lost."""
-    fine = some_scene((20, 24, 28), 1.5)
-    coarse = at_spacing(fine, 2.0)
+    fine = some_side((20, 24, 28), 1.5)
+    coarse = fine.at(2.0)
     assert coarse.spacing_mm == (2.0, 2.0, 2.0) and coarse.shape == (15, 18, 21)
     np.testing.assert_allclose(coarse.grid.centre_lps_mm, fine.grid.centre_lps_mm)
     torch.testing.assert_close(coarse.image.mean(), fine.image.mean(), atol=1e-5, rtol=0)
     own = torch.arange(21) >= 11  # block 10 is half of each: the lower label
     assert torch.equal(coarse.labels, own.int().expand(15, 18, 21))
     mask = fine.labels == 1
-    region = pooled_region(Region.of(mask), fine, coarse)
+    region = fine.pooled_region(Region.of(mask), coarse)
     assert region.box[2] == slice(10, 21) and bool(region.mask.all())
-    assert at_spacing(fine, 1.7) is fine, "near enough"
+    assert fine.at(1.7) is fine, "near enough"
 
 
 @pytest.mark.parametrize(("spacing_mm", "level_mm"), [(2.0, 4.0), (1.5, 2.0)])
-def test_carrying_down_leaks_nothing_and_keeps_a_linear_motion(spacing_mm, level_mm):
-    fine = some_scene(spacing_mm=spacing_mm)
-    coarse = at_spacing(fine, level_mm)
+def test_prolongation_leaks_nothing_and_keeps_a_linear_motion(spacing_mm, level_mm):
+    fine = some_side(spacing_mm=spacing_mm)
+    coarse = fine.at(level_mm)
     offset = (level_mm - spacing_mm) / 2
-    slides = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    free = Interfaces(torch.eye(2), torch.zeros(2, 2))
     u = torch.where(coarse.labels == 1, 5.0, -5.0).expand(3, -1, -1, -1).contiguous()
-    down = carry_down(u, coarse, fine, slides)
+    down = Field(u, coarse).on(fine, free).u_mm
     exact = torch.where(fine.labels == 1, 5.0, -5.0)
     torch.testing.assert_close(down[0], exact, atol=0.02, rtol=0)
     ramps = [torch.from_numpy(places_mm(s.grid)).movedim(-1, 0).float() for s in (coarse, fine)]
     ramps[0] += offset  # of the first centres
-    down = carry_down(ramps[0].contiguous(), coarse, fine, torch.ones(2, 2))
+    down = Field(ramps[0].contiguous(), coarse).on(fine, Interfaces.glued(2)).u_mm
     inner = (slice(None), *[slice(1, -1)] * 3)
     torch.testing.assert_close(down[inner], ramps[1][inner], atol=1e-3, rtol=1e-5)
 
@@ -327,7 +341,7 @@ def test_carrying_down_leaks_nothing_and_keeps_a_linear_motion(spacing_mm, level
 # Start and search -----------------------------------------------------------------------------
 
 
-def body(origin_mm: float, affine: np.ndarray | None = None) -> Scene:
+def body(origin_mm: float, affine: np.ndarray | None = None) -> Side:
     """A textured ellipsoid in air, 4 mm voxels; pulled through an affine on LPS where given."""
     shape = (26, 30, 34)
     grid = straight(shape, 4.0, origin_mm)
@@ -340,30 +354,18 @@ def body(origin_mm: float, affine: np.ndarray | None = None) -> Scene:
     core = (((points - middle - 6) / (18.0, 20.0, 14.0)) ** 2).sum(-1) < 1
     values = np.where(inside, texture(points[..., ::-1], 2) / 400 + 0.6 + 0.3 * core, 0.0)
     labels = torch.from_numpy(inside.astype(np.int32) + core)
-    known = torch.ones(shape, dtype=torch.bool)
-    return Scene(torch.from_numpy(values).float().unsqueeze(0), labels, known, grid)
+    fov = torch.ones(shape, dtype=torch.bool)
+    return Side(torch.from_numpy(values).float().unsqueeze(0), labels, fov, grid)
 
 
-def started(kind: str, fixed: Scene, moving: Scene) -> Start:
-    """The start that is found with the thorax preset's energy."""
-
-    def build(affine_lps: np.ndarray | None) -> Problem:
-        return build_problem(
-            load_config("thorax"),
-            fixed,
-            moving,
-            affine_lps,
-            None,
-            torch.ones(3, 3),
-            torch.zeros(3, 3),
-            True,
-            for_start=True,
-        )
-
-    return find_start(kind, fixed, moving, build, None)
+def started(kind: str, fixed: Side, moving: Side) -> AffineStart:
+    """The affine that is found with the thorax preset's energy."""
+    interfaces = replace(Interfaces.glued(3), empty_background=True)
+    config = load_config("thorax", {"start.affine": kind})
+    return find_affine(config, Pair(fixed, moving, interfaces))
 
 
-def apart_mm(start: Start, truth: np.ndarray, fixed: Scene) -> float:
+def apart_mm(start: AffineStart, truth: np.ndarray, fixed: Side) -> float:
     """The mean distance of two affines over the regions."""
     where = (fixed.labels > 0).nonzero().numpy()
     points = apply_affine(fixed.grid.index_to_lps, where)
@@ -394,8 +396,8 @@ def test_a_small_affine_is_found():
 
 
 def test_a_header_that_is_right_is_kept():
-    scene = body(10.0)
-    start = started("affine", scene, scene)
+    side = body(10.0)
+    start = started("affine", side, side)
     assert np.array_equal(start.affine_lps, np.eye(4)) and start.how == "identity"
 
 
@@ -403,17 +405,16 @@ def test_the_search_finds_a_block_that_moved_16_mm():
     grid = straight((24, 24, 32), 4.0)
     upper = torch.zeros(grid.shape_zyx, dtype=torch.int32)
     upper[12:] = 1
-    scenes = []
+    sides = []
     for shift_mm in (0.0, 16.0):
         places = places_mm(grid)
         still = texture(places, 3)
         places[..., 2] -= shift_mm
         moved = texture(places, 4)
         image = np.where(upper.numpy() == 1, moved, still)
-        known = torch.ones(grid.shape_zyx, dtype=torch.bool)
-        scenes.append(Scene(torch.from_numpy(image).float().unsqueeze(0), upper, known, grid))
-    sliding = torch.tensor([[1.0, 0.05], [0.05, 1.0]])
-    u = search(scenes[0], scenes[1], np.eye(4), 24.0, sliding)
+        fov = torch.ones(grid.shape_zyx, dtype=torch.bool)
+        sides.append(Side(torch.from_numpy(image).float().unsqueeze(0), upper, fov, grid))
+    u = search(Pair(*sides, SLIDES), np.eye(4), 24.0).u_mm
     truth = torch.zeros_like(u)
     truth[2] = 16.0 * upper
     error = (u - truth).square().sum(0).sqrt()[2:-2, 2:-2, 5:-5]

@@ -29,6 +29,10 @@ class LandmarkDistance:
     weights: Tensor
     wanted_mm: Tensor
 
+    def without_outside_cost(self) -> LandmarkDistance:
+        """See :class:`iterreg.energy.terms.Term`."""
+        return self
+
     def accumulate(self, u_mm: Tensor, mapping: IndexMap, into: NormalEquations) -> Tensor:
         """See :class:`iterreg.energy.terms.Term`."""
         z, y, x = self.voxels

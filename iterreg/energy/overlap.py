@@ -287,6 +287,10 @@ class SoftDice:
     weight: float
     corner: Tensor | None = None
 
+    def without_outside_cost(self) -> SoftDice:
+        """See :class:`iterreg.energy.terms.Term`."""
+        return self
+
     def accumulate(self, u_mm: Tensor, mapping: IndexMap, into: NormalEquations) -> Tensor:
         """See :class:`Term`."""
         z, y, x = self.voxels

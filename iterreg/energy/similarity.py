@@ -79,6 +79,10 @@ class LocalNcc:
     voxels: Tensor
     radius: list[int]
 
+    def without_outside_cost(self) -> LocalNcc:
+        """See :class:`iterreg.energy.terms.Term`."""
+        return self
+
     def accumulate(self, u_mm: Tensor, mapping: IndexMap, into: NormalEquations) -> Tensor:
         """See :class:`Term`."""
         at = torch.cartesian_prod(*[torch.arange(n, device=u_mm.device) for n in self.fixed.shape])

@@ -36,6 +36,9 @@ class Term(Protocol):
     def accumulate(self, u_mm: Tensor, mapping: IndexMap, into: NormalEquations) -> Tensor:
         """Add gradient and curvature at ``u_mm`` and return the energy, a float64 scalar."""
 
+    def without_outside_cost(self) -> Term:
+        """The same term, leaving the moving image costing nothing in itself."""
+
 
 @dataclass(frozen=True)
 class SquaredDifference:
@@ -73,6 +76,10 @@ class SquaredDifference:
             into.gradient,
             into.curvature,
         )
+
+    def without_outside_cost(self) -> SquaredDifference:
+        """The same samples, leaving the moving image costing nothing in itself."""
+        return replace(self, pull=0.0)
 
     def trusting(self, u_mm: Tensor, mapping: IndexMap, scale: float) -> SquaredDifference:
         """The same samples, those that differ by much more than ``scale`` here counting less.

@@ -1,1 +1,4 @@
-"""The optimiser: start, pyramid, solver, repair. Needs torch and NumPy alone."""
+"""The algorithm: start, pyramid, solver, repair. It needs torch and NumPy alone.
+
+Read :mod:`iterreg.optimize.register` first, then :mod:`iterreg.optimize.levels`.
+"""

@@ -1,47 +1,46 @@
-"""The affine start: candidates from headers and regions, the best refined on the coarsest level.
+"""The affine start: candidates from headers and regions, the best of them refined.
 
-The affine maps fixed to moving. It is refined with the same energy and the same normal equations
-as the field: the equations of all voxels are projected on the twelve affine motions (fewer for a
-rigid or a translational start).
+The affine maps fixed to moving. It is refined with the energy and the normal equations of the
+field: the equations of all voxels are projected on the twelve affine motions (fewer for a rigid
+start or a translation).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from iterreg.config import Config
 from iterreg.energy.terms import NormalEquations
 from iterreg.geometry import Matrix, apply_affine
 from iterreg.kernels.reference import apply_blocks
-from iterreg.optimize.pyramid import Scene, index_map, whole_regions
-from iterreg.optimize.solver import Problem, evaluate
-
-BuildProblem = Callable[[Matrix | None], Problem]
+from iterreg.optimize.pair import Pair
+from iterreg.optimize.problem import Problem
+from iterreg.optimize.side import Side
 
 REFINE_STEPS = 12
 HALVINGS = 4
-WORTHWHILE = 1e-4
-"""A step of the refinement has to take away this share of the energy."""
+LEAST_GAIN = 1e-4
+"""A step of the refinement has to remove this share of the energy."""
 
-BETTER = 0.98
-"""A candidate replaces the identity only where it takes away 2 % of the energy: a header that is
-right should be kept."""
+LEAST_ADVANTAGE = 0.02
+"""A candidate replaces the identity only if it removes this share of the energy: a correct header
+should be kept."""
 
 TRIMMED = 0.25
 """Share of region pairs that may disagree with the rest when centres are aligned."""
 
 
 @dataclass(frozen=True)
-class Start:
-    """A start and how it was found.
+class AffineStart:
+    """An affine and how it was found.
 
     Args:
         affine_lps: homogeneous, fixed to moving, LPS mm.
-        energy: of the coarsest level there.
+        energy: at that affine.
         how: in words.
     """
 
@@ -50,54 +49,49 @@ class Start:
     how: str
 
 
-def find_start(
-    kind: str, fixed: Scene, moving: Scene, build: BuildProblem, given: Matrix | None
-) -> Start:
+def find_affine(config: Config, level: Pair, given: Matrix | None = None) -> AffineStart:
     """The affine that the field starts from.
 
     Args:
-        kind: ``none``, ``translation``, ``rigid`` or ``affine``: what may be estimated.
-        fixed, moving: the scenes of the coarsest level.
-        build: the coarsest level's energy over all that the fixed image shows (None), or over
-            what both images show behind an affine.
+        config: ``start.affine`` says what may be estimated: ``none``, ``translation``, ``rigid`` or
+            ``affine``.
+        level: the pair at the resolution of the search.
         given: the user's initial affine, or None for the identity.
 
     Returns:
-        The best start; the given one (or the identity) where nothing is clearly better.
+        The best start. The given affine (or the identity) stays unless another is clearly better.
     """
-    rank = fixed.grid.rank
-    base = np.eye(rank + 1) if given is None else given
-    told = "identity" if given is None else "given initial transform"
-    energies = _Energies(build(None), fixed, moving)
-    first = Start(base, energies.at(base), told)
+    kind = config.start.affine
+    base = np.eye(level.fixed.grid.rank + 1) if given is None else given
+    how = "identity" if given is None else "given initial transform"
+    energies = _Energies(Problem.for_affine(config, level, None), level)
+    best = AffineStart(base, energies.at(base), how)
     if kind == "none":
-        return first
-    best = first
-    for how, candidate in _candidates(fixed, moving, base):
-        energy = energies.at(candidate)
-        if energy < best.energy * BETTER:
-            best = Start(candidate, energy, how)
-    # Refined on what both images show: a view that is cut must not be stretched to fill the other.
-    common = _Energies(build(best.affine_lps), fixed, moving)
+        return best
+    how, candidate = _centred(level, base)
+    energy = energies.at(candidate)
+    if energy < best.energy * (1 - LEAST_ADVANTAGE):
+        best = AffineStart(candidate, energy, how)
+    # Refined on what both images see: a truncated view must not be stretched to fill the other.
+    common = _Energies(Problem.for_affine(config, level, best.affine_lps), level)
     before = common.at(best.affine_lps)
-    refined, energy = _refine(kind, fixed, common, best.affine_lps)
-    if energy < before * BETTER:
-        return Start(refined, energy, f"{best.how}, {kind} refined")
+    refined, energy = _refine(kind, common, best.affine_lps)
+    if energy < before * (1 - LEAST_ADVANTAGE):
+        return AffineStart(refined, energy, f"{best.how}, {kind} refined")
     return best
 
 
 @dataclass(frozen=True)
 class _Energies:
-    """The coarsest level's energy as a function of the affine alone."""
+    """The energy as a function of the affine alone."""
 
     problem: Problem
-    fixed: Scene
-    moving: Scene
+    level: Pair
 
     def equations_at(self, affine_lps: Matrix) -> tuple[float, NormalEquations]:
         """Energy and normal equations of the still field behind an affine."""
-        problem = replace(self.problem, mapping=index_map(self.fixed, self.moving, affine_lps))
-        terms, equations = evaluate(problem, torch.zeros_like(problem.edges))
+        problem = replace(self.problem, mapping=self.level.index_map(affine_lps))
+        terms, equations = problem.evaluate(torch.zeros_like(problem.edges))
         return sum(terms), equations
 
     def at(self, affine_lps: Matrix) -> float:
@@ -105,60 +99,57 @@ class _Energies:
         return self.equations_at(affine_lps)[0]
 
 
-def _candidates(fixed: Scene, moving: Scene, base: Matrix) -> list[tuple[str, Matrix]]:
-    """Translations that bring centres together: of the regions, else of the images."""
-    rank = fixed.grid.rank
-    candidates = []
+def _centred(level: Pair, base: Matrix) -> tuple[str, Matrix]:
+    """The translation that brings centres together: of the regions, or else of the images."""
+    fixed, moving = level.fixed, level.moving
     shifts = _region_shifts(fixed, moving, base)
     if len(shifts):
         keep = max(1, int(np.ceil(len(shifts) * (1 - TRIMMED))))
         middle = np.median(shifts, axis=0)
         order = np.argsort(np.linalg.norm(shifts - middle, axis=1))
-        candidates.append(("centres of the regions", shifts[order[:keep]].mean(0)))
+        how, shift = "centres of the regions", shifts[order[:keep]].mean(0)
     else:
-        images = moving.grid.centre_lps_mm - apply_affine(base, fixed.grid.centre_lps_mm)
-        candidates.append(("centres of the images", images))
-    translations = []
-    for how, shift in candidates:
-        matrix = base.copy()
-        matrix[:rank, rank] += shift
-        translations.append((how, matrix))
-    return translations
+        how = "centres of the images"
+        shift = moving.grid.centre_lps_mm - apply_affine(base, fixed.grid.centre_lps_mm)
+    matrix = base.copy()
+    matrix[:-1, -1] += shift
+    return how, matrix
 
 
-def _region_shifts(fixed: Scene, moving: Scene, base: Matrix) -> Matrix:
+def _region_shifts(fixed: Side, moving: Side, base: Matrix) -> Matrix:
     """For each region that neither image cuts, moving centroid minus mapped fixed one, LPS mm."""
     shifts = []
-    ours, theirs = _centroids(fixed), _centroids(moving)
-    for value in ours.keys() & theirs.keys():
-        here = apply_affine(fixed.grid.index_to_lps, ours[value])
-        there = apply_affine(moving.grid.index_to_lps, theirs[value])
+    fixed_centroids, moving_centroids = _centroids(fixed), _centroids(moving)
+    for value in sorted(fixed_centroids.keys() & moving_centroids.keys()):
+        here = apply_affine(fixed.grid.index_to_lps, fixed_centroids[value])
+        there = apply_affine(moving.grid.index_to_lps, moving_centroids[value])
         shifts.append(there - apply_affine(base, here))
     return np.array(shifts)
 
 
-def _centroids(scene: Scene) -> dict[int, Matrix]:
+def _centroids(side: Side) -> dict[int, Matrix]:
     """Centroid (array order) of each region that stays inside the field of view."""
-    rank = scene.grid.rank
+    rank = side.grid.rank
     return {
-        value: (scene.labels == value).nonzero().double().mean(0).cpu().numpy()[3 - rank :]
-        for value in whole_regions(scene)
+        value: (side.labels == value).nonzero().double().mean(0).cpu().numpy()[3 - rank :]
+        for value in side.uncut_regions()
     }
 
 
-def _refine(kind: str, fixed: Scene, energies: _Energies, affine: Matrix) -> tuple[Matrix, float]:
-    """Gauss-Newton on the affine's own parameters, halving steps that do not pay."""
+def _refine(kind: str, energies: _Energies, affine: Matrix) -> tuple[Matrix, float]:
+    """Gauss-Newton on the affine's own parameters, halving steps that do not lower the energy."""
+    fixed = energies.level.fixed
     energy, equations = energies.equations_at(affine)
     motions = _motions(kind, fixed)
     for _ in range(REFINE_STEPS):
         gradient, curvature = _projected(equations.gradient, equations.curvature, motions)
         step = torch.linalg.lstsq(curvature, -gradient.unsqueeze(-1)).solution.squeeze(-1)
         for _ in range(HALVINGS):
-            # Linear algebra rounds by where its arguments lie in memory: without this the same
-            # call would not give the same bytes.
+            # Linear algebra rounds by the memory addresses of its arguments. Without this rounding
+            # the same call would not give the same bytes.
             candidate = np.round(affine @ _as_affine(kind, step, fixed), decimals=10)
             trial, there = energies.equations_at(candidate)
-            if trial < energy * (1 - WORTHWHILE):
+            if trial < energy * (1 - LEAST_GAIN):
                 break
             step = step / 2
         else:
@@ -167,7 +158,7 @@ def _refine(kind: str, fixed: Scene, energies: _Energies, affine: Matrix) -> tup
     return affine, energy
 
 
-def _centred_mm(fixed: Scene) -> list[Tensor]:
+def _centred_mm(fixed: Side) -> list[Tensor]:
     """Coordinates along the fixed axes, in mm from the middle of the grid, (Z, Y, X) each."""
     device = fixed.labels.device
     axes = [
@@ -177,8 +168,8 @@ def _centred_mm(fixed: Scene) -> list[Tensor]:
     return list(torch.meshgrid(*axes, indexing="ij"))
 
 
-def _generators(kind: str, fixed: Scene) -> list[Tensor]:
-    """Generators (3, 4) of the motions that a start may have, on the axes that have a length."""
+def _generators(kind: str, fixed: Side) -> list[Tensor]:
+    """Generators (3, 4) of the motions that may be estimated, on axes longer than one voxel."""
     axes = [a for a in range(3) if fixed.shape[a] > 1]
     generators = []
     for a in axes:
@@ -199,7 +190,7 @@ def _generators(kind: str, fixed: Scene) -> list[Tensor]:
     return generators
 
 
-def _motions(kind: str, fixed: Scene) -> list[Tensor]:
+def _motions(kind: str, fixed: Side) -> list[Tensor]:
     """Displacement (3, Z, Y, X) in mm of each generator."""
     place = [*_centred_mm(fixed), torch.ones(fixed.shape, device=fixed.labels.device)]
     motions = []
@@ -213,7 +204,7 @@ def _motions(kind: str, fixed: Scene) -> list[Tensor]:
 
 
 def _projected(gradient: Tensor, curvature: Tensor, motions: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """The normal equations of all voxels, seen from the motions alone."""
+    """The normal equations of all voxels, projected on the motions."""
     count = len(motions)
     small_gradient = torch.zeros(count, dtype=torch.float64)
     small_curvature = torch.zeros(count, count, dtype=torch.float64)
@@ -227,7 +218,7 @@ def _projected(gradient: Tensor, curvature: Tensor, motions: list[Tensor]) -> tu
     return small_gradient, small_curvature + ridge * torch.eye(count, dtype=torch.float64)
 
 
-def _as_affine(kind: str, step: Tensor, fixed: Scene) -> Matrix:
+def _as_affine(kind: str, step: Tensor, fixed: Side) -> Matrix:
     """The step as a homogeneous LPS matrix: the exponential of its generator."""
     generator = torch.zeros(4, 4, dtype=torch.float64)
     for weight, part in zip(step.tolist(), _generators(kind, fixed), strict=True):

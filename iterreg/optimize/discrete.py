@@ -1,13 +1,17 @@
 """The discrete search: the best of many displacements per node, made smooth by coupling.
 
-Source: Heinrich et al., "Non-parametric Discrete Registration with Convex Optimisation", WBIR
-2014: the cost of every displacement in a box is kept, and the search alternates between the best
-displacement near the present field and a smooth field near the best displacements, with the
-coupling growing. Here the smoothing goes through the edge weights, so that regions that slide are
-searched apart.
+The cost of every displacement in a box is kept. The search alternates between the best displacement
+near the present field and a smooth field near the best displacements, with growing coupling. The
+smoothing uses the edge weights, so regions that slide are searched apart.
+
+Source:
+    Heinrich et al., "Non-parametric Discrete Registration with Convex Optimisation", WBIR 2014.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,97 +20,134 @@ from iterreg.displacement import sample_nearest
 from iterreg.energy.smoothness import edge_weights
 from iterreg.features import mind_ssc
 from iterreg.geometry import Matrix
-from iterreg.kernels import cheapest, cost_volume
+from iterreg.kernels import IndexMap, cheapest, cost_volume
 from iterreg.kernels.reference import edge_degree, laplacian
-from iterreg.optimize.pyramid import Scene, carry_nodes, index_map
+from iterreg.optimize.field import Field, Nodes, upsample_nodes
+from iterreg.optimize.pair import Guidance, Pair
+from iterreg.optimize.side import Side
 
 FEATURE_SPACING_MM = 4.0
 """Resolution of the features that are compared, and so of the search."""
 
 NODE_SPACING_MM = 8.0
-"""Distance of the nodes that move on their own."""
+"""Distance between the nodes that move independently."""
 
 MIND_DISTANCE_MM = 4.0
 
 COUPLINGS = (0.003, 0.01, 0.03, 0.1)
-"""Cost of a squared voxel between search and field, growing: the schedule of Siebert et al.,
-"Fast 3D registration with accurate optimisation and little learning", 2021, less its last two,
+"""Growing cost of a squared voxel between search and field: the schedule of Siebert et al., "Fast
+3D registration with accurate optimisation and little learning", 2021, without its last two values,
 which smooth away motion that the solver would have to find again."""
 
 TIE_BREAK = 1e-4
-"""Coupling of the first choice, which is free but for this: of equal costs the shortest wins."""
+"""Coupling of the first choice: of displacements that cost the same, the shortest wins."""
 
 SMOOTHINGS = 2
-"""Label-aware smoothing passes between two couplings."""
+"""Smoothing passes between two couplings."""
 
 MOST_COSTS = 150_000_000
-"""The cost volume stays within this many entries (0.6 GB): a larger search takes wider steps."""
+"""Most entries of the cost volume (0.6 GB): a larger search takes wider steps."""
+
+WIDEST_STEP = 8
+"""In moving voxels; a search that needs more takes the memory it needs."""
 
 
-def search(
-    fixed: Scene, moving: Scene, affine_lps: Matrix, reach_mm: float, interfaces: Tensor
-) -> Tensor:
-    """Search each node's surroundings for its best displacement.
+@dataclass(frozen=True)
+class _Search:
+    """The nodes that are searched, and what each displacement of each node costs.
 
     Args:
-        fixed, moving: scenes at about ``FEATURE_SPACING_MM``.
-        affine_lps: the start.
-        reach_mm: half-width of the box that is searched.
-        interfaces: (labels, labels), w[a, b].
+        nodes: (N, 3) indices on the lattice of nodes.
+        cost: (N, K), of each displacement.
+        offsets_mm: (K, 3), the displacements from a node's rounded place.
+        rounding_mm: (N, 3), from a node's exact place to its rounded one.
+        labels: (z, y, x), of the lattice.
+        edges: (3, z, y, x), edge weights of the lattice.
+    """
+
+    nodes: Tensor
+    cost: Tensor
+    offsets_mm: Tensor
+    rounding_mm: Tensor
+    labels: Tensor
+    edges: Tensor
+
+
+def search(pair: Pair, affine_lps: Matrix, reach_mm: float) -> Field:
+    """Find each node's best displacement within a box.
+
+    Args:
+        pair: at full resolution.
+        affine_lps: the affine that the displacement comes before.
+        reach_mm: half-width of the box.
 
     Returns:
-        u_mm (3, Z, Y, X) on the fixed scene's grid.
+        The field at ``FEATURE_SPACING_MM``.
     """
-    mapping = index_map(fixed, moving, affine_lps)
-    stride = [max(1, round(NODE_SPACING_MM / s)) for s in fixed.spacing_mm]
+    # Not pair.at(...): the search compares features alone and needs no guidance.
+    level = replace(
+        pair,
+        fixed=pair.fixed.at(FEATURE_SPACING_MM),
+        moving=pair.moving.at(FEATURE_SPACING_MM),
+        guidance=Guidance(),
+    )
+    stride = [max(1, round(NODE_SPACING_MM / s)) for s in level.fixed.spacing_mm]
+    found = _costs(level, level.index_map(affine_lps), stride, reach_mm)
+    if found is None:
+        return Field.zero(level.fixed)
+    scale = 1 / torch.tensor(stride, dtype=torch.float32)
+    nodes = Nodes(_coupled(found), found.labels, scale, torch.zeros(3))
+    return Field(upsample_nodes(nodes, level.fixed, level.interfaces), level.fixed)
+
+
+def _costs(
+    level: Pair, mapping: IndexMap, stride: Sequence[int], reach_mm: float
+) -> _Search | None:
+    """The cost of every displacement of every node that both images see; None without such
+    nodes."""
+    fixed, moving = level.fixed, level.moving
     fixed_features = _blurred(mind_ssc(fixed.image.mean(0), fixed.spacing_mm, MIND_DISTANCE_MM))
     moving_features = _blurred(mind_ssc(moving.image.mean(0), moving.spacing_mm, MIND_DISTANCE_MM))
     every = tuple(slice(None, None, s) for s in stride)
     labels = fixed.labels[every].contiguous()
-    known = fixed.known[every]
-    nodes = known.nonzero()
+    nodes = fixed.fov[every].nonzero()
     lattice = (nodes * nodes.new_tensor(stride)).T.float()
     places = mapping.apply(lattice, torch.zeros_like(lattice))
-    seen = sample_nearest(moving.known, places)
-    nodes, places = nodes[seen], places[:, seen]
+    in_view = sample_nearest(moving.fov, places)
+    nodes, places = nodes[in_view], places[:, in_view]
     if len(nodes) == 0:
-        return torch.zeros(3, *fixed.shape, device=fixed.labels.device)
+        return None
     centre = places.round().long().T.contiguous()
     offsets = _offsets(moving, reach_mm, len(nodes)).to(nodes.device)
     to_mm = mapping.to_mm()
-    offsets_mm = (offsets.float() @ to_mm.T).contiguous()
-    rounding_mm = ((centre.T - places).T @ to_mm.T).contiguous()
-    nodes_features = fixed_features[every].contiguous()
-    cost = cost_volume(nodes_features, moving_features, nodes, centre, offsets)
-    edges = edge_weights(labels, interfaces, (1.0, 1.0, 1.0))
-    u_mm = _coupled(cost, offsets_mm, rounding_mm, nodes, labels, edges)
-    scale = 1 / torch.tensor(stride, dtype=torch.float32)
-    return carry_nodes(u_mm, labels, fixed.labels, scale, torch.zeros(3), interfaces)
+    node_features = fixed_features[every].contiguous()
+    return _Search(
+        nodes,
+        cost_volume(node_features, moving_features, nodes, centre, offsets),
+        (offsets.float() @ to_mm.T).contiguous(),
+        ((centre.T - places).T @ to_mm.T).contiguous(),
+        labels,
+        edge_weights(labels, level.interfaces.tangential, (1.0, 1.0, 1.0)),
+    )
 
 
-def _coupled(
-    cost: Tensor,
-    offsets_mm: Tensor,
-    rounding_mm: Tensor,
-    nodes: Tensor,
-    labels: Tensor,
-    edges: Tensor,
-) -> Tensor:
-    """Alternate between the best displacement and a smooth field, the coupling growing."""
-    z, y, x = nodes.T
-    searched = cost.new_zeros(1, *labels.shape)
+def _coupled(found: _Search) -> Tensor:
+    """(3, z, y, x) mm: alternate between best displacements and a smooth field near them."""
+    z, y, x = found.nodes.T
+    shape, cost, offsets_mm = found.labels.shape, found.cost, found.offsets_mm
+    searched = cost.new_zeros(1, *shape)
     searched[:, z, y, x] = 1
-    mass = _smoothed(searched, edges)
+    mass = _smoothed(searched, found.edges)
     step_mm = offsets_mm.abs().amax(1)
     unit = float(step_mm[step_mm > 0].min()) if bool((step_mm > 0).any()) else 1.0
-    field = cost.new_zeros(3, *labels.shape)
+    field = cost.new_zeros(3, *shape)
     for coupling in (TIE_BREAK, *COUPLINGS):
-        at = field[:, z, y, x].T - rounding_mm
+        at = field[:, z, y, x].T - found.rounding_mm
         chosen = cheapest(cost, offsets_mm, at.contiguous(), coupling / unit**2)
-        field = cost.new_zeros(3, *labels.shape)
-        field[:, z, y, x] = (offsets_mm[chosen] + rounding_mm).T
-        # Nodes that were not searched take what their neighbours found.
-        field = _smoothed(field, edges) / mass.clamp(min=1e-6)
+        field = cost.new_zeros(3, *shape)
+        field[:, z, y, x] = (offsets_mm[chosen] + found.rounding_mm).T
+        # Nodes that were not searched take the displacements of their neighbours.
+        field = _smoothed(field, found.edges) / mass.clamp(min=1e-6)
     return field
 
 
@@ -118,15 +159,16 @@ def _smoothed(field: Tensor, edges: Tensor) -> Tensor:
     return field
 
 
-def _offsets(moving: Scene, reach_mm: float, node_count: int) -> Tensor:
-    """All displacements of the box, in moving voxels, as far apart as the memory needs."""
+def _offsets(moving: Side, reach_mm: float, node_count: int) -> Tensor:
+    """(K, 3), all displacements of the box in moving voxels, spaced to fit into the memory."""
     step = 1
     while True:
         axes = []
         for n, s in zip(moving.shape, moving.spacing_mm, strict=True):
             most = min(int(reach_mm / s), n - 1) // step
             axes.append(torch.arange(-most, most + 1) * step)
-        if node_count * len(axes[0]) * len(axes[1]) * len(axes[2]) <= MOST_COSTS or step > 8:
+        count = node_count * len(axes[0]) * len(axes[1]) * len(axes[2])
+        if count <= MOST_COSTS or step > WIDEST_STEP:
             offsets = torch.cartesian_prod(*axes)
             # The shortest first: where all cost the same, as in air, nothing moves.
             return offsets[offsets.square().sum(1).sort(stable=True).indices]
@@ -134,7 +176,10 @@ def _offsets(moving: Scene, reach_mm: float, node_count: int) -> Tensor:
 
 
 def _blurred(features: Tensor) -> Tensor:
-    """Features averaged over three voxels an axis, so that one node speaks for its block."""
+    """Features (Z, Y, X, C) averaged over three voxels an axis, the border repeated.
+
+    A node then speaks for its block.
+    """
     for axis in range(3):
         n = features.shape[axis]
         if n == 1:

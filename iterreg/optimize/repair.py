@@ -1,14 +1,15 @@
-"""The repair: what may not fold does not.
+"""The repair of folds: inside regions, and between regions that are glued, nothing may fold.
 
-After each level, and at full resolution, a voxel that folds is moved just as far as it needs. Its
-determinant is linear in the displacement of each of the four voxels of a corner stencil, so the
-smallest move that makes it positive is a projection; stencils that share a voxel take turns by
-averaging their moves, again and again until none is left. Nothing else changes its place, so
-boundaries that were brought together stay together. An affine that keeps the orientation does not
-change where x + u(x) folds, so the residual field alone is looked at.
+It runs after each level and at full resolution. A voxel that folds is moved just as far as it
+needs. Its determinant is linear in the displacement of each of the four voxels of a corner stencil,
+so the smallest move that makes it positive is a projection. Stencils that share a voxel average
+their moves, again and again until none folds. Nothing else moves, so boundaries that were brought
+together stay together. An affine that keeps the orientation does not change where x + u(x) folds,
+so the repair looks at the residual field alone.
 
-Source of the projection: position-based dynamics (Müller et al., J Vis Commun Image Represent 18,
-2007, eq. 9), with the determinant as the constraint.
+Source:
+    The projection is that of position-based dynamics (Müller et al., J Vis Commun Image Represent
+    18, 2007, eq. 9), with the determinant as the constraint.
 """
 
 from __future__ import annotations
@@ -20,78 +21,79 @@ from torch import Tensor
 
 from iterreg.energy.interfaces import faces
 from iterreg.metrics import folding_mask
+from iterreg.optimize.field import Field
+from iterreg.optimize.pair import Interfaces
 
 ROUNDS = 600
-"""Most rounds of projecting what folds and looking again."""
+"""Most rounds of projecting the folds and looking again."""
 
 LEAST_DET, WANTED_DET = 0.05, 0.1
-"""A determinant below the first is brought to the second, so that rounding does not fold it
+"""A determinant below the first is raised to the second, so that rounding does not fold it
 again."""
 
 OVERSHOOT = 1.5
-"""Averaged moves fall short, so each is lengthened: 1 takes half as many rounds again."""
+"""Averaged moves fall short, so each is lengthened: a factor of 1 takes half as many rounds
+again."""
 
 ROUNDS_UNTIL_AVERAGED = 10
-"""What folds for so long is held by stencils that disagree: it goes half way to its neighbours."""
+"""A voxel that still folds after so many rounds is held by stencils that disagree: it is moved half
+way to its neighbours."""
 
 ROUNDS_PER_REACH = 20
-"""After so many rounds, it is averaged a voxel further around it: a flap that lies upside down has
-to be spread out."""
+"""After so many rounds the averaging reaches one voxel farther: an inverted flap has to be spread
+out."""
 
 CORNERS = tuple(itertools.product((0, 1), repeat=3))
 
 
-def repair_folds(
-    u_mm: Tensor, labels: Tensor, spacing_mm: tuple[float, ...], interfaces: Tensor
-) -> tuple[Tensor, int]:
+def repair_folds(field: Field, interfaces: Interfaces) -> tuple[Field, int]:
     """Remove folding inside regions, and between regions that are glued.
 
     Args:
-        u_mm: (3, Z, Y, X), mm along the fixed axes; changed in place.
-        labels: (Z, Y, X) labels of the partition.
-        spacing_mm: (z, y, x).
-        interfaces: (labels, labels), w[a, b]; 1 where they are glued.
+        field: its tensor is changed in place.
+        interfaces: how regions may move along each other.
 
     Returns:
         The field, and how many such voxels still fold.
     """
+    u_mm, spacing_mm = field.u_mm, field.side.spacing_mm
     scale = u_mm.new_tensor([1 / s for s in spacing_mm])
-    whole = _whole(labels, interfaces)
-    folds = _folds(u_mm, whole, scale)
+    glued = _glued(field.side.labels, interfaces.tangential)
+    folds = _folds(u_mm, glued, scale)
     for attempt in range(1, ROUNDS + 1):
         if len(folds) == 0:
             break
         reach = 0
         if attempt % ROUNDS_UNTIL_AVERAGED == 0:
             reach = attempt // ROUNDS_PER_REACH
-            _average(u_mm, folds, whole, scale, reach)
+            _average(u_mm, folds, glued, scale, reach)
         _unfold(u_mm, folds, scale)
-        near = _around(folds, tuple(labels.shape), reach + 2)
-        near = near[whole.flatten()[near]]
+        near = _around(folds, tuple(glued.shape), reach + 2)
+        near = near[glued.flatten()[near]]
         folds = near[_determinants(u_mm, near, scale).min(0).values < LEAST_DET]
     if len(folds):
-        folds = _folds(u_mm, whole, scale)
-    return u_mm, len(folds)
+        folds = _folds(u_mm, glued, scale)
+    return field, len(folds)
 
 
-def _folds(u_mm: Tensor, whole: Tensor, scale: Tensor) -> Tensor:
-    """(n,) flat indices of the whole voxels that fold."""
-    return (folding_mask(u_mm * scale.view(3, 1, 1, 1)) & whole).flatten().nonzero().flatten()
+def _folds(u_mm: Tensor, glued: Tensor, scale: Tensor) -> Tensor:
+    """(n,) flat indices of the glued voxels that fold."""
+    return (folding_mask(u_mm * scale.view(3, 1, 1, 1)) & glued).flatten().nonzero().flatten()
 
 
-def _whole(labels: Tensor, interfaces: Tensor) -> Tensor:
+def _glued(labels: Tensor, tangential: Tensor) -> Tensor:
     """(Z, Y, X) bool, voxels that are glued to all their face neighbours."""
-    whole = torch.ones_like(labels, dtype=torch.bool)
+    glued = torch.ones_like(labels, dtype=torch.bool)
     for axis, n in enumerate(labels.shape):
-        at, weight = faces(labels, interfaces, axis)
+        at, weight = faces(labels, tangential, axis)
         z, y, x = (index[weight < 1] for index in at)
-        whole.narrow(axis, 0, n - 1)[z, y, x] = False
-        whole.narrow(axis, 1, n - 1)[z, y, x] = False
-    return whole
+        glued.narrow(axis, 0, n - 1)[z, y, x] = False
+        glued.narrow(axis, 1, n - 1)[z, y, x] = False
+    return glued
 
 
 def _unfold(u_mm: Tensor, at: Tensor, scale: Tensor) -> None:
-    """Move some voxels and their neighbours towards what does not fold, in place.
+    """Move some voxels and their neighbours until they do not fold, a step, in place.
 
     Args:
         u_mm: (3, Z, Y, X), changed.
@@ -121,10 +123,10 @@ def _unfold(u_mm: Tensor, at: Tensor, scale: Tensor) -> None:
     u_mm.view(3, -1)[:, voxels] += OVERSHOOT * move / count.clamp(min=1)
 
 
-def _average(u_mm: Tensor, folds: Tensor, whole: Tensor, scale: Tensor, reach: int) -> None:
-    """Put what is within ``reach`` voxels of a fold half way to its neighbours' mean, in place."""
-    at = _around(folds, tuple(whole.shape), reach)
-    at = at[whole.flatten()[at]]
+def _average(u_mm: Tensor, folds: Tensor, glued: Tensor, scale: Tensor, reach: int) -> None:
+    """Move voxels within ``reach`` of a fold half way to the mean of their neighbours, in place."""
+    at = _around(folds, tuple(glued.shape), reach)
+    at = at[glued.flatten()[at]]
     flat = u_mm.view(3, -1)
     sides = [side[0] for pair in _sides(u_mm, at, scale) for side in pair]
     for _ in range(2 * reach + 1):
@@ -132,13 +134,14 @@ def _average(u_mm: Tensor, folds: Tensor, whole: Tensor, scale: Tensor, reach: i
         flat[:, at] = torch.lerp(flat[:, at], mean, 0.5)
 
 
-Side = tuple[Tensor, Tensor, Tensor]
+Neighbour = tuple[Tensor, Tensor, Tensor]
 """A neighbour of each voxel along an axis: its flat index (n,), the sign of the difference to it
 (n,), and the column (3, n) of the Jacobian of x + u(x), in voxels."""
 
 
-def _sides(u_mm: Tensor, at: Tensor, scale: Tensor) -> list[tuple[Side, Side]]:
-    """Both neighbours along each axis; at the border the other one stands in."""
+def _sides(u_mm: Tensor, at: Tensor, scale: Tensor) -> list[tuple[Neighbour, Neighbour]]:
+    """Both neighbours along each axis; at the border the inner one stands in for the missing
+    one."""
     shape, flat = u_mm.shape[1:], u_mm.view(3, -1)
     strides = (shape[1] * shape[2], shape[2], 1)
     here = flat[:, at]

@@ -1,12 +1,12 @@
-"""Rigid regions: what must not bend moves as one body, and its surroundings make room.
+"""Rigid regions: a region that must not bend moves as one body, and its surroundings make room.
 
-After the last level each rigid region takes the rigid motion nearest to its field. What that
-changes at its surface is carried into its surroundings, where it dies out.
+After the last level each rigid region takes the rigid motion nearest to its field. The change at
+its surface is carried into its surroundings, where it dies out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,40 +15,53 @@ from torch import Tensor
 from iterreg.energy.smoothness import edge_weights
 from iterreg.geometry import Matrix, apply_affine
 from iterreg.kernels import Workspace, conjugate_gradient
+from iterreg.optimize.field import Field
+from iterreg.optimize.pair import Interfaces
 from iterreg.optimize.problem import row_spans
-from iterreg.optimize.pyramid import Scene
 
-LENGTH_MM = 10.0
-"""Over which the surroundings make room."""
+FALLOFF_MM = 10.0
+"""Over this length the surroundings make room."""
 
-HOLD = 100.0
-"""Stiffness with which a rigid voxel is held in place meanwhile, 1/mm^2; an edge's is about 1."""
+RIGID_STIFFNESS = 100.0
+"""Stiffness (1/mm^2) that holds a rigid voxel in place meanwhile; that of an edge is about 1."""
 
-STEPS = 40
+CG_STEPS = 40
 
 
-def rigid_bodies(
-    u_mm: Tensor, scene: Scene, affine_lps: Matrix, values: Sequence[int]
-) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class RigidBodies:
+    """Voxels that move as rigid bodies.
+
+    Args:
+        voxels: (N, 3).
+        u_mm: (3, N), the displacement of each.
+    """
+
+    voxels: Tensor
+    u_mm: Tensor
+
+    def impose(self, u_mm: Tensor) -> None:
+        """Give the voxels of a field (3, Z, Y, X) this displacement, in place."""
+        z, y, x = self.voxels.unbind(1)
+        u_mm[:, z, y, x] = self.u_mm
+
+
+def rigid_bodies(field: Field, affine_lps: Matrix, values: tuple[int, ...]) -> RigidBodies:
     """The displacement that moves each region as one rigid body.
 
     Args:
-        u_mm: (3, Z, Y, X) mm along the fixed axes, the residual before the affine.
-        scene: the fixed image at that resolution.
-        affine_lps: what follows the residual; the total motion is rigid, not the residual.
+        field: at full resolution.
+        affine_lps: the affine behind it: the total motion is rigid, not the residual.
         values: compact labels, each one body.
-
-    Returns:
-        (N, 3) voxels of the bodies, and (3, N) their displacement.
 
     Source:
         Kabsch, "A solution for the best rotation to relate two sets of vectors", 1976.
     """
-    grid, first = scene.grid, 3 - scene.grid.rank
+    grid, first, u_mm = field.side.grid, 3 - field.side.grid.rank, field.u_mm
     direction = torch.as_tensor(np.asarray(grid.direction_lps)).reshape(grid.rank, grid.rank)
-    places, moved = [], []
+    voxels, moved = [], []
     for value in values:
-        at = (scene.labels == value).nonzero()
+        at = (field.side.labels == value).nonzero()
         z, y, x = at.unbind(1)
         own = u_mm[first:, z, y, x].double().flip(0).cpu()
         before = _apply(grid.index_to_lps, at[:, first:].cpu().double())
@@ -56,9 +69,9 @@ def rigid_bodies(
         back = _apply(np.linalg.inv(affine_lps).astype(np.float64), landed)
         change = u_mm.new_zeros(3, len(at))
         change[first:] = ((back - before) @ direction).T.flip(0).to(u_mm)
-        places.append(at)
+        voxels.append(at)
         moved.append(change)
-    return torch.cat(places), torch.cat(moved, 1)
+    return RigidBodies(torch.cat(voxels), torch.cat(moved, 1))
 
 
 def _apply(affine: Matrix, points: Tensor) -> Tensor:
@@ -66,7 +79,7 @@ def _apply(affine: Matrix, points: Tensor) -> Tensor:
 
 
 def _nearest_rigid(before: Tensor, after: Tensor) -> Tensor:
-    """Where a rotation and a shift put points that should land on others, (N, rank)."""
+    """The points (N, rank) moved by the rotation and shift that bring them nearest to others."""
     from_mean, to_mean = before.mean(0), after.mean(0)
     left, _, right = torch.linalg.svd((after - to_mean).T @ (before - from_mean))
     sign = torch.ones(len(left), dtype=left.dtype)
@@ -75,26 +88,24 @@ def _nearest_rigid(before: Tensor, after: Tensor) -> Tensor:
     return to_mean + (before - from_mean) @ rotation.T
 
 
-def hold_rigid(
-    u_mm: Tensor, scene: Scene, at: Tensor, target_mm: Tensor, interfaces: Tensor
-) -> Tensor:
+def hold_rigid(field: Field, bodies: RigidBodies, interfaces: Interfaces) -> Field:
     """Put bodies in their place and let the surroundings follow.
 
     Args:
-        u_mm: (3, Z, Y, X).
-        scene: the fixed image at that resolution.
-        at: (N, 3) voxels of the bodies. target_mm: (3, N), their displacement.
-        interfaces: (labels, labels), w[a, b]: nothing is carried across what slides.
+        field: at full resolution.
+        bodies: voxels and their displacement.
+        interfaces: nothing is carried across regions that slide.
     """
-    z, y, x = at.unbind(1)
-    edges = edge_weights(scene.labels, interfaces, scene.spacing_mm)
-    curvature = u_mm.new_zeros(6, *scene.shape)
+    side, u_mm = field.side, field.u_mm
+    z, y, x = bodies.voxels.unbind(1)
+    edges = edge_weights(side.labels, interfaces.tangential, side.spacing_mm)
+    curvature = u_mm.new_zeros(6, *side.shape)
     residual = torch.zeros_like(u_mm)
-    residual[:, z, y, x] = HOLD * (target_mm - u_mm[:, z, y, x])
+    residual[:, z, y, x] = RIGID_STIFFNESS * (bodies.u_mm - u_mm[:, z, y, x])
     for entry in (0, 3, 5):
-        curvature[entry] = 1 / LENGTH_MM**2
-        curvature[entry, z, y, x] = HOLD
-    spans = row_spans(None, scene.known)
-    u_mm = u_mm + conjugate_gradient(curvature, edges, residual, spans, STEPS, 0.0, Workspace())
-    u_mm[:, z, y, x] = target_mm
-    return u_mm
+        curvature[entry] = 1 / FALLOFF_MM**2
+        curvature[entry, z, y, x] = RIGID_STIFFNESS
+    spans = row_spans(None, side.fov)
+    u_mm = u_mm + conjugate_gradient(curvature, edges, residual, spans, CG_STEPS, 0.0, Workspace())
+    bodies.impose(u_mm)
+    return Field(u_mm, side)

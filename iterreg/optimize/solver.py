@@ -1,66 +1,36 @@
 """Gauss-Newton on one level: init, step, terminate, over an explicit state.
 
-Every step linearises the similarity and the overlap, adds the region-wise regulariser, and
-solves for the whole field at once by conjugate gradients. All that couples voxels goes through the
-edge weights, so nothing leaks across an interface that slides. A step that does not lower the
-energy is taken back and halved. The one value that leaves the device per step is the energy.
+Every step linearises the similarity and the overlap, adds the region-wise regulariser, and solves
+for the whole field at once by conjugate gradients. Voxels are coupled by the edge weights alone, so
+nothing leaks across an interface that slides. A step that does not lower the energy is taken back
+and halved. The energy is the one value that leaves the device in a step.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from iterreg.energy.terms import NormalEquations, Term
-from iterreg.kernels import (
-    Contact,
-    IndexMap,
-    Workspace,
-    add_contact,
-    add_laplacian,
-    conjugate_gradient,
-)
+from iterreg.energy.terms import NormalEquations
+from iterreg.kernels import conjugate_gradient
+from iterreg.optimize.problem import EnergyTerms, Problem
 from iterreg.registration import LevelHistory
 
 CG_STEPS = 8
-"""Conjugate-gradient steps per Gauss-Newton step. The coarser level has solved the smooth part, so
-few are enough: 6 to 12 give the same landmark error within 0.01 mm."""
+"""Conjugate-gradient iterations per Gauss-Newton step. The coarser level has solved the smooth
+part, so few suffice: 6 to 12 give the same landmark error within 0.01 mm."""
 
 DAMPING = 1e-6
-"""Added to each voxel's curvature (1 per mm^2) where there is neither evidence nor an edge."""
+"""Added to the curvature (1/mm^2) so that a voxel with neither evidence nor edges has a
+solution."""
 
 HALVINGS = 3
-"""How often a step that does not pay is halved before the level ends."""
+"""A level ends after a step has been halved this often without lowering the energy."""
 
-
-@dataclass(frozen=True)
-class Problem:
-    """The energy of a level.
-
-    Args:
-        similarity, overlap: terms of the energy.
-        edges: (3, Z, Y, X), the regulariser's edge weights over squared length, times its weight.
-        mapping: from fixed voxels to moving voxels.
-        voxels: how many fixed voxels carry evidence: the energy is reported per such voxel.
-        spans: (Z * Y, 2) int32, the part of each row that may move; the rest keeps its place.
-        base: (3, Z, Y, X) mm, what the displacement is a correction of, or None.
-        screening: penalty of a squared mm of it, 1/mm^2 times the regulariser's weight: with it a
-            correction dies out over a length of 1 / sqrt(screening / weight).
-        contact: gap and overlap at interfaces that slide, or None.
-    """
-
-    similarity: list[Term]
-    overlap: list[Term]
-    edges: Tensor
-    mapping: IndexMap
-    voxels: int
-    spans: Tensor
-    base: Tensor | None = None
-    screening: float = 0.0
-    contact: Contact | None = None
-    workspace: Workspace = field(default_factory=Workspace, repr=False)
+TRIAL_STEPS = 2
+"""Steps that each of two starting fields gets before their energies are compared."""
 
 
 @dataclass(frozen=True)
@@ -69,20 +39,20 @@ class State:
 
     Args:
         u_mm: (3, Z, Y, X), the best displacement so far.
-        equations: the normal equations of the last evaluation, which is this displacement's unless
-            a step is being halved.
-        terms: similarity, overlap and smoothness there, per voxel.
-        step: the last step tried, and whether it lowered the energy.
+        equations: the normal equations of the last evaluation: those of ``u_mm``, unless a step is
+            being halved.
+        terms: similarity, overlap and smoothness at ``u_mm``.
+        step: the last step tried.
         history: the terms after every accepted step.
         halvings: how often the present step has been halved.
-        gain: share of the energy that the last accepted step took away.
+        gain: share of the energy that the last accepted step removed.
     """
 
     u_mm: Tensor
     equations: NormalEquations
-    terms: tuple[float, float, float]
+    terms: EnergyTerms
     step: Tensor | None
-    history: tuple[tuple[float, float, float], ...]
+    history: tuple[EnergyTerms, ...]
     halvings: int = 0
     gain: float = 1.0
 
@@ -92,42 +62,14 @@ class State:
         return sum(self.terms)
 
 
-def evaluate(problem: Problem, u_mm: Tensor) -> tuple[tuple[float, float, float], NormalEquations]:
-    """The terms of the energy per voxel, and the normal equations, at a displacement.
-
-    The equations live in the problem's workspace: the next evaluation overwrites them. The solver
-    needs them only for the step right after.
-    """
-    equations = NormalEquations(
-        problem.workspace.zeros("gradient", u_mm), problem.workspace.zeros("curvature", u_mm, 6)
-    )
-    zero = torch.zeros((), dtype=torch.float64, device=u_mm.device)
-    total = u_mm if problem.base is None else problem.base + u_mm
-    similarity = sum(
-        (t.accumulate(total, problem.mapping, equations) for t in problem.similarity), zero
-    )
-    overlap = sum((t.accumulate(total, problem.mapping, equations) for t in problem.overlap), zero)
-    smoothness = add_laplacian(u_mm, problem.edges, equations.gradient)
-    if problem.contact is not None:
-        smoothness = smoothness + add_contact(u_mm, problem.contact, equations.gradient)
-    if problem.screening:
-        equations.gradient.add_(u_mm, alpha=problem.screening)
-        for entry in (0, 3, 5):
-            equations.curvature[entry] += problem.screening
-        smoothness = smoothness + problem.screening * u_mm.square().sum(dtype=torch.float64)
-    terms = torch.stack((similarity, overlap, smoothness)) / problem.voxels
-    first, second, third = terms.tolist()
-    return (first, second, third), equations
-
-
 def init(problem: Problem, u_mm: Tensor) -> State:
     """The state before the first step."""
-    terms, equations = evaluate(problem, u_mm)
+    terms, equations = problem.evaluate(u_mm)
     return State(u_mm, equations, terms, None, (terms,))
 
 
 def step(problem: Problem, state: State) -> State:
-    """One Gauss-Newton step, or half the last one where that did not pay."""
+    """One Gauss-Newton step, or half the last one if that did not lower the energy."""
     if state.halvings == 0 or state.step is None:
         move = conjugate_gradient(
             state.equations.curvature,
@@ -142,7 +84,7 @@ def step(problem: Problem, state: State) -> State:
     else:
         move = state.step * 0.5
     u_mm = state.u_mm + move
-    terms, equations = evaluate(problem, u_mm)
+    terms, equations = problem.evaluate(u_mm)
     gain = 1 - sum(terms) / max(state.energy, 1e-30)
     if not gain > 0:
         return replace(state, step=move, halvings=state.halvings + 1)
@@ -151,50 +93,46 @@ def step(problem: Problem, state: State) -> State:
 
 def terminated(state: State, tolerance: float) -> bool:
     """Whether another step is not worth taking."""
-    return state.halvings > HALVINGS or state.gain < tolerance
+    nothing_left = state.energy == 0
+    return nothing_left or state.halvings > HALVINGS or state.gain < tolerance
 
 
-def solve(
-    problem: Problem, u_mm: Tensor, steps: int, tolerance: float
-) -> tuple[Tensor, State, bool]:
+def solve(problem: Problem, u_mm: Tensor, steps: int, tolerance: float) -> State:
     """Lower the energy of a level.
 
     Args:
         problem: the level's energy.
         u_mm: (3, Z, Y, X), where to start.
-        steps: most steps.
-        tolerance: stop when a step takes away less than this share of the energy.
+        steps: at most so many.
+        tolerance: stop when a step removes less than this share of the energy.
 
     Returns:
-        The displacement, the last state, and whether it converged.
+        The last state; :func:`terminated` tells whether it converged.
     """
     state = init(problem, u_mm)
     for _ in range(steps):
         if terminated(state, tolerance):
             break
         state = step(problem, state)
-    return state.u_mm, state, terminated(state, tolerance)
-
-
-TRIAL_STEPS = 2
+    return state
 
 
 def better_start(problem: Problem, u_mm: Tensor) -> Tensor:
-    """The better of a displacement and none, once both have been given a few steps.
+    """The better of a displacement and none.
 
-    What a discrete search finds is rough, so its energy is told only after the solver has smoothed
-    it; and it may be wrong, so it has to beat staying where the affine put everything.
+    A discrete search is noisy, so both candidates get a few solver steps before their energies are
+    compared. The search may also be wrong, so no displacement wins ties.
     """
     if not bool(u_mm.any()):
         return u_mm
-    found, found_state, _ = solve(problem, u_mm, TRIAL_STEPS, 0.0)
-    still, still_state, _ = solve(problem, torch.zeros_like(u_mm), TRIAL_STEPS, 0.0)
-    return found if found_state.energy < still_state.energy else still
+    found = solve(problem, u_mm, TRIAL_STEPS, 0.0)
+    still = solve(problem, torch.zeros_like(u_mm), TRIAL_STEPS, 0.0)
+    return found.u_mm if found.energy < still.energy else still.u_mm
 
 
 def level_history(
     state: State, spacing_mm: tuple[float, ...], voxels: int, converged: bool
 ) -> LevelHistory:
-    """What the solver did, for the record."""
+    """The energy of a level step by step, for the record."""
     similarity, overlap, smoothness = zip(*state.history, strict=True)
     return LevelHistory(spacing_mm, voxels, similarity, overlap, smoothness, converged)

@@ -1,0 +1,158 @@
+"""The pair as the optimiser takes it: two sides, their interfaces, and what guides them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iterreg.energy.overlap import RegionPair
+from iterreg.geometry import Matrix, Points, apply_affine, fixed_to_moving_index
+from iterreg.kernels import IndexMap
+from iterreg.optimize.side import Side
+
+
+@dataclass(frozen=True)
+class Interfaces:
+    """How every two regions may move along each other.
+
+    Args:
+        tangential: (labels, labels) symmetric, w[a, b]: the weight of an edge between two regions.
+            1 on the diagonal and where they are glued, near 0 where they slide, 0 where they are
+            free.
+        normal: (labels, labels) symmetric, the additional weight of the normal part of a jump,
+            which opens a gap or makes tissue overlap; 0 on the diagonal.
+        empty_background: whether label 0 holds no anatomy (air around the body).
+    """
+
+    tangential: Tensor
+    normal: Tensor
+    empty_background: bool = False
+
+    @classmethod
+    def glued(cls, label_count: int) -> Interfaces:
+        """Interfaces that hold all regions together: one smooth field.
+
+        Example:
+            >>> Interfaces.glued(2).tangential
+            tensor([[1., 1.],
+                    [1., 1.]])
+        """
+        return cls(torch.ones(label_count, label_count), torch.zeros(label_count, label_count))
+
+    @property
+    def label_count(self) -> int:
+        """How many labels there are, background included."""
+        return len(self.tangential)
+
+    def to(self, device: torch.device) -> Interfaces:
+        """The same tables on another device."""
+        return replace(self, tangential=self.tangential.to(device), normal=self.normal.to(device))
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What drives the overlap in addition to the labels.
+
+    Args:
+        rois: matched regions on the pair's grids; they may overlap.
+        by_labels: whether the regions of the label maps are matched too.
+        landmarks: fixed and moving points, or None.
+    """
+
+    rois: tuple[RegionPair, ...] = ()
+    by_labels: bool = True
+    landmarks: tuple[Points, Points] | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A fixed and a moving image, ready for the optimiser, at one resolution.
+
+    Args:
+        fixed, moving: both sides, on one device.
+        interfaces: how the regions may move along each other.
+        guidance: ROI pairs and landmarks.
+        rigid: compact labels of the regions that must not bend.
+    """
+
+    fixed: Side
+    moving: Side
+    interfaces: Interfaces
+    guidance: Guidance = Guidance()
+    rigid: tuple[int, ...] = ()
+
+    def at(self, spacing_mm: float) -> Pair:
+        """This pair at a coarser level.
+
+        Args:
+            spacing_mm: wanted; an axis that is coarser stays as it is.
+        """
+        fixed, moving = self.fixed.at(spacing_mm), self.moving.at(spacing_mm)
+        rois = []
+        for roi in self.guidance.rois:
+            fixed_roi = self.fixed.pooled_region(roi.fixed, fixed)
+            moving_roi = self.moving.pooled_region(roi.moving, moving)
+            if fixed_roi is not None and moving_roi is not None:
+                rois.append(replace(roi, fixed=fixed_roi, moving=moving_roi))
+        guidance = replace(self.guidance, rois=tuple(rois))
+        return replace(self, fixed=fixed, moving=moving, guidance=guidance)
+
+    def index_map(self, affine_lps: Matrix) -> IndexMap:
+        """Where fixed voxels land among the moving voxels, through an affine and a displacement.
+
+        A displacement along a fixed axis of length 1 moves nothing.
+
+        Args:
+            affine_lps: homogeneous, fixed to moving, LPS mm.
+        """
+        full = torch.eye(4, dtype=torch.float64)
+        matrix = fixed_to_moving_index(self.fixed.grid, affine_lps, self.moving.grid)
+        first = 3 - self.fixed.grid.rank
+        full[first:, first:] = torch.from_numpy(matrix)
+        # Without rounding, noise of 1e-13 would choose between the one-sided slopes at voxel
+        # centres.
+        full[:3, :3] = torch.round(full[:3, :3], decimals=6)
+        full[:3, 3] = torch.round(full[:3, 3], decimals=4)
+        linear = full[:3, :3]
+        moves = torch.tensor([0.0 if n == 1 else 1.0 for n in self.fixed.shape]).double()
+        from_mm = linear * (moves / torch.tensor(self.fixed.spacing_mm, dtype=torch.float64))
+        device = self.fixed.device
+        return IndexMap(*[t.float().to(device) for t in (linear, full[:3, 3], from_mm)])
+
+    def region_pairs(self) -> dict[int, RegionPair]:
+        """The regions that both sides hold, by label."""
+        fixed, moving = self.fixed.regions(), self.moving.regions()
+        return {v: RegionPair(fixed[v], moving[v]) for v in sorted(fixed) if v in moving}
+
+    def common_fov(self, mapping: IndexMap, u_mm: Tensor | None) -> Tensor:
+        """(Z, Y, X) bool: fixed voxels in the field of view that land in the moving one.
+
+        Args:
+            mapping: of this pair.
+            u_mm: (3, Z, Y, X), the displacement, or None for none.
+        """
+        z, y, x = at = self.fixed.fov.nonzero().T
+        u = at.new_zeros(3, 1).float() if u_mm is None else u_mm[:, z, y, x]
+        q = mapping.apply(at.float(), u).round().long()
+        last = torch.tensor(self.moving.shape, device=q.device).unsqueeze(1) - 1
+        inside = ((q >= 0) & (q <= last)).all(0)
+        q = torch.minimum(q.clamp(min=0), last)
+        common = torch.zeros_like(self.fixed.fov)
+        common[z, y, x] = inside & self.moving.fov[q[0], q[1], q[2]]
+        return common
+
+    def landmark_indices(self) -> tuple[Tensor, Tensor] | None:
+        """Voxel indices (3, N) of the fixed and of the moving landmarks, or None without any."""
+        if self.guidance.landmarks is None:
+            return None
+        fixed, moving = self.guidance.landmarks
+        return _indices(fixed, self.fixed), _indices(moving, self.moving)
+
+
+def _indices(points: Points, side: Side) -> Tensor:
+    index = torch.from_numpy(apply_affine(side.grid.lps_to_index, np.asarray(points.lps)).T)
+    flat = index.new_zeros(3 - side.grid.rank, index.shape[1])
+    return torch.cat((flat, index)).float().to(side.device)

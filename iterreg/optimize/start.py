@@ -1,0 +1,52 @@
+"""Where the optimisation starts: an affine, then a discrete search for large motion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from iterreg.config import Config
+from iterreg.displacement import Transform
+from iterreg.geometry import Matrix
+from iterreg.optimize.affine import find_affine
+from iterreg.optimize.discrete import search
+from iterreg.optimize.field import Field
+from iterreg.optimize.pair import Pair
+
+AFFINE_SPACING_MM = 8.0
+"""Resolution at which the affine is found: twelve numbers need no more, and it reaches further."""
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """What the first level starts from.
+
+    Args:
+        affine_lps: homogeneous, fixed to moving, LPS mm.
+        field: the residual displacement before it, at whatever resolution it was found.
+        how: where the affine came from, in words.
+    """
+
+    affine_lps: Matrix
+    field: Field
+    how: str
+
+
+def find_start(pair: Pair, config: Config, initial: Transform | None = None) -> StartingPoint:
+    """Find the affine, then search for large motion.
+
+    Args:
+        pair: at full resolution.
+        config: what may be estimated, and how far the search reaches.
+        initial: the user's transform, on the fixed grid. A field in it replaces affine and search;
+            an affine alone starts the affine.
+    """
+    if initial is not None and bool(initial.field.vox.any()):
+        field = Field.of(initial, pair.fixed)
+        return StartingPoint(initial.affine_lps, field, "given initial transform")
+    coarse = pair.at(max(AFFINE_SPACING_MM, config.levels.spacing_mm[0]))
+    given = None if initial is None else initial.affine_lps
+    affine = find_affine(config, coarse, given)
+    if config.start.search_mm == 0:
+        return StartingPoint(affine.affine_lps, Field.zero(coarse.fixed), affine.how)
+    found = search(pair, affine.affine_lps, config.start.search_mm)
+    return StartingPoint(affine.affine_lps, found, affine.how)
