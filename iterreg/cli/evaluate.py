@@ -49,7 +49,7 @@ def evaluate(
     from iterreg.evaluation import measure
     from iterreg.inputs import read_landmarks
     from iterreg.io import read_label_map
-    from iterreg.regions.label_tables import match_labels
+    from iterreg.regions.match_labels import match_labels
     from iterreg.transform import read_transform, resample_transform
 
     names = label_names(label_table)

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from iterreg.errors import ImageContentError, MissingDependencyError, SegmentationError
 from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap
-from iterreg.regions.label_tables import LabelTable, load_table, merge
+from iterreg.regions.label_tables import LabelTable, load_table
+from iterreg.regions.merge_labels import merge_labels
 
 INSTALL = 'pip install "iterreg[totalsegmentator]"'
 
@@ -92,7 +93,7 @@ def segment_totalsegmentator(
     zyx = np.ascontiguousarray(raw.labels_ijk.transpose(2, 1, 0).astype(np.int32))
     labels = LabelMap(torch.from_numpy(zyx), image.grid, name=f"TotalSegmentator of {image.name}")
     try:
-        merged = merge(labels, raw.table, target)
+        merged = merge_labels(labels, raw.table, target)
     except ImageContentError as error:
         raise SegmentationError(f"{image.name}: no anatomy of {target} found: {error}") from error
     for note in merged.notes:
