@@ -17,6 +17,7 @@ from iterreg.errors import GeometryError
 from iterreg.image import LabelMap
 from iterreg.inverse.mapped_regions import NO_REGION, MappedRegions, flat_nearest
 from iterreg.inverse.newton import CONVERGED_VOX, FieldSolver, fixed_point, in_parallel, norm
+from iterreg.neighbourhood import grow_box
 
 TOLERANCE_VOX = 0.01
 """Promised residual, in voxels of the fixed grid."""
@@ -152,10 +153,7 @@ class _Branch:
     """The field of one region, continued outside it, on its padded box."""
 
     def __init__(self, vox: Tensor, regions: MappedRegions, region: int, count: int) -> None:
-        box = tuple(
-            slice(max(0, s.start - CONTINUED_VOX), min(n, s.stop + CONTINUED_VOX))
-            for s, n in zip(regions.boxes[region], vox.shape[1:], strict=True)
-        )
+        box = grow_box(regions.boxes[region], CONTINUED_VOX, vox.shape[1:])
         self._mask = regions.mask(region, box)
         self._corner = vox.new_tensor([s.start for s in box]).unsqueeze(1)
         field = _continued(vox[(slice(None), *box)], self._mask)
