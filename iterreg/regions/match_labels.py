@@ -25,6 +25,15 @@ def match_labels(fixed: LabelMap, moving: LabelMap) -> Regions:
 
     Raises:
         ImageContentError: a map is empty, or they have no label in common.
+
+    Example:
+        >>> import torch
+        >>> from iterreg.geometry import Grid
+        >>> grid = Grid((1, 3), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> fixed = LabelMap(torch.tensor([[1, 2, 0]]).int(), grid, {1: "Left Lung", 2: "heart"})
+        >>> moving = LabelMap(torch.tensor([[5, 0, 5]]).int(), grid, {5: "left_lung"})
+        >>> match_labels(fixed, moving).moving.data
+        tensor([[1, 0, 1]], dtype=torch.int32)
     """
     present_fixed, present_moving = present_labels(fixed), present_labels(moving)
     fixed_named = bool(set(fixed.names) & set(present_fixed))

@@ -57,6 +57,13 @@ def merge_labels(
 
     Source:
         SegReg, appendix C (the classes of the thorax).
+
+    Example:
+        >>> from iterreg.geometry import Grid
+        >>> grid = Grid((1, 3), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> lobes = LabelMap(torch.tensor([[10, 11, 52]]).int(), grid)
+        >>> merge_labels(lobes, "totalsegmentator-v2").labels.data
+        tensor([[3, 3, 1]], dtype=torch.int32)
     """
     goal, table = _as_table(target), _as_table(source)
     if not goal.members:
