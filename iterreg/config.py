@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from iterreg.errors import ConfigError
+from iterreg.tables import load
 
 SCHEMA = 1
 """Version of the TOML and ``run.json`` layout."""
@@ -23,6 +24,11 @@ SCHEMA = 1
 
 def _one_of(*choices: str, default: str) -> Any:
     return field(default=default, metadata={"choices": choices})
+
+
+def _name_in(table: str, default: str) -> Any:
+    """A name in a table of choices, given by its reference because it stands in a higher room."""
+    return field(default=default, metadata={"table": table})
 
 
 def _number(default: float, low: float, high: float) -> Any:
@@ -153,7 +159,7 @@ class Config:
     """
 
     name: str = "custom"
-    segmenter: str = _one_of("none", "thorax-ct", "totalsegmentator", default="none")
+    segmenter: str = _name_in("iterreg.regions.segmenters:SEGMENTERS", default="none")
     fill: float | None = None
     rigid: tuple[str, ...] = ()
     similarity: Similarity = Similarity()
@@ -290,9 +296,9 @@ def _build(kind: type, table: Mapping[str, Any], source: str, prefix: str) -> An
 
 def _checked(value: Any, hint: Any, metadata: Mapping[str, Any], where: str) -> Any:
     value = _typed(value, hint, where)
-    if "choices" in metadata and value not in metadata["choices"]:
-        choices = ", ".join(metadata["choices"])
-        raise ConfigError(f"{where}: expected one of {choices}, got {value!r}")
+    choices = load(metadata["table"]) if "table" in metadata else metadata.get("choices")
+    if choices is not None and value not in choices:
+        raise ConfigError(f"{where}: expected one of {', '.join(choices)}, got {value!r}")
     if "range" in metadata:
         low, high = metadata["range"]
         if not low <= value <= high:

@@ -159,12 +159,11 @@ class FieldsOfView:
 
 def find_regions(config: Config, inputs: Inputs, device: str) -> Regions:
     """Regions from the user's label maps, from ROI pairs, or from the preset's segmenter."""
-    from iterreg.regions.label_tables import match_labels
+    from iterreg.regions.match_labels import match_labels
     from iterreg.regions.segmenters import SEGMENTERS
 
     if inputs.labels is not None:
-        matched = match_labels(*inputs.labels)
-        return Regions(matched.fixed, matched.moving, notes=tuple(matched.notes))
+        return match_labels(*inputs.labels)
     if inputs.roi_pairs:
         return regions_of_rois(inputs.roi_pairs)
     regions: Regions = SEGMENTERS[config.segmenter](inputs.fixed, inputs.moving, device)

@@ -5,6 +5,8 @@ Everything here takes tensors of rank 3, (Z, Y, X), on any device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,19 @@ def bounding_box(mask: Tensor) -> Box | None:
             return None
         box.append(slice(int(hit[0]), int(hit[-1]) + 1))
     return tuple(box)
+
+
+def grow_box(box: Box, margin: int, shape: Sequence[int]) -> Box:
+    """A box and ``margin`` voxels around it, inside an array of a shape.
+
+    Example:
+        >>> grow_box((slice(0, 2), slice(3, 5)), 1, (4, 5))
+        (slice(0, 3, None), slice(2, 5, None))
+    """
+    return tuple(
+        slice(max(0, s.start - margin), min(n, s.stop + margin))
+        for s, n in zip(box, shape, strict=True)
+    )
 
 
 def dilate(mask: Tensor, reach: int) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any
 
 from iterreg.config import SCHEMA, config_to_dict
 from iterreg.displacement import Transform, total_displacement_vox, warp_image, warp_labels
+from iterreg.evaluation import Measures, measure, on_cpu, without_nan
 from iterreg.geometry import Points
 from iterreg.image import Image
 from iterreg.io import (
@@ -27,7 +28,6 @@ from iterreg.io import (
 )
 from iterreg.metrics import det_jacobian
 from iterreg.registration import Registration
-from iterreg.report.measures import Measures, measure, on_cpu, without_nan
 from iterreg.transform import write_transform
 
 Progress = Callable[[str, float], None]
@@ -104,7 +104,7 @@ def write_run(
             )
         progress("drawing", 0.5)
         with clock.stage("draw"):
-            from iterreg.report.figures import overlay
+            from iterreg.figures import overlay
 
             overlay(
                 fixed,

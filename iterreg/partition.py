@@ -1,4 +1,4 @@
-"""From label maps to what the optimiser needs: compact labels and the table of interfaces."""
+"""Regions of a pair in one numbering, and how each two of them move along each other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Regions:
     Args:
         fixed, moving: label maps with the same labels and names, each on its image's grid.
         empty_background: whether label 0 is known to hold no anatomy (air around the body).
-        notes: what the user should know.
+        notes: sentences for the user, such as labels that were left out.
     """
 
     fixed: LabelMap
@@ -31,11 +31,11 @@ class Regions:
 
     @property
     def values(self) -> list[int]:
-        """Labels of the regions; position + 1 is the compact label."""
+        """Labels of the regions, ascending; position + 1 is the compact label."""
         return self.fixed.values
 
     def compact(self, labels: LabelMap) -> Tensor:
-        """(*shape) int32, 0 ... n: background, then the labels in ascending order."""
+        """Number labels 1 ... n in ascending order, (*shape) int32; background is 0."""
         values = torch.tensor(self.values, dtype=torch.int32)
         if len(values) == 0:
             return torch.zeros_like(labels.data)
@@ -44,7 +44,7 @@ class Regions:
 
 
 def regions_of_rois(pairs: Sequence[RoiPair]) -> Regions:
-    """A partition of ROI pairs that may overlap: a voxel belongs to the smallest ROI that holds it.
+    """Make a partition of ROI pairs: a voxel belongs to the smallest of the ROIs that contain it.
 
     Args:
         pairs: at least one.
@@ -64,20 +64,25 @@ def regions_of_rois(pairs: Sequence[RoiPair]) -> Regions:
 
 
 def interface_tables(config: Smoothness, regions: Regions) -> tuple[Tensor, Tensor]:
-    """How every two regions move along each other.
+    """Look up how every two regions move along each other, by their names.
 
-    A pair slides when ``sliding`` names it, or when a label has no name: an edge across it weighs
-    ``sliding_weight``, the normal part of a jump ``gap_weight`` in all. Where ``free`` names it,
-    nothing is weighed. Else it is glued, and an edge weighs what it weighs inside a region;
-    ``glued`` has the last word. Background that holds no anatomy is glued to everything.
+    A pair of regions is *glued* (an edge across it weighs 1, as inside a region), *sliding* (an
+    edge weighs ``sliding_weight``, and the normal part of a jump ``gap_weight`` in total), or
+    *free* (nothing is weighed). The first of these rules decides:
+
+    1. background without anatomy, or a pair in ``glued``, is glued;
+    2. a pair in ``free`` is free;
+    3. a pair in ``sliding``, or with a region without a name, slides;
+    4. any other pair is glued.
 
     Args:
-        config: the pairs of names, ``*`` standing for any.
-        regions: of the pair.
+        config: the pairs of names; ``*`` stands for any.
+        regions: of the pair of images.
 
     Returns:
-        For the compact labels, each (n + 1, n + 1) float32 and symmetric: w[a, b], 1 on the
-        diagonal; and what the normal part of a jump weighs beside that, 0 on the diagonal.
+        Two tables over the compact labels, each (n + 1, n + 1) float32 and symmetric: the weight
+        of an edge, 1 on the diagonal; and the additional weight of the normal part of a jump, 0 on
+        the diagonal.
     """
     names = ["background", *(regions.fixed.names.get(v, "") for v in regions.values)]
     weights = torch.ones(len(names), len(names))
@@ -96,11 +101,11 @@ def interface_tables(config: Smoothness, regions: Regions) -> tuple[Tensor, Tens
 
 
 def rigid_values(patterns: Sequence[str], regions: Regions) -> list[int]:
-    """Compact labels of the regions that must not bend.
+    """Find the compact labels of the regions that must not bend.
 
     Args:
-        patterns: names, ``*`` standing for any; a region without a name is ``label N``.
-        regions: of the pair.
+        patterns: names; ``*`` stands for any, and a region without a name is ``label N``.
+        regions: of the pair of images.
 
     Raises:
         ConfigError: a pattern names no region.
@@ -118,7 +123,7 @@ def rigid_values(patterns: Sequence[str], regions: Regions) -> list[int]:
 
 
 def _named(pairs: tuple[tuple[str, ...], ...], first: str, second: str) -> bool:
-    """Whether a list of pairs of patterns names two regions, in either order."""
+    """Whether a list of pairs of patterns matches two regions, in either order."""
     both = ((first.lower(), second.lower()), (second.lower(), first.lower()))
     return any(
         fnmatchcase(a, left.lower()) and fnmatchcase(b, right.lower())

@@ -13,10 +13,11 @@ import torch
 
 from iterreg.displacement import DisplacementField, Transform
 from iterreg.errors import GeometryError
+from iterreg.figures import overlay
+from iterreg.figures.panels import Windows, draw_deformation, two_colours
+from iterreg.figures.planes import Background, CanonicalPair, Plane, cut_planes, plane_positions
 from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap
-from iterreg.report import figures
-from iterreg.report.figures import overlay
 
 EYE = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 FLIPPED = ((-1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0))
@@ -41,9 +42,9 @@ def still(where: Grid) -> Transform:
     return Transform(np.eye(where.rank + 1), DisplacementField.zero(where))
 
 
-def scene(image: Image, transform: Transform, labels: LabelMap | None = None) -> figures._Scene:
+def canonical(image: Image, transform: Transform, labels: LabelMap | None = None) -> CanonicalPair:
     """What the planes are cut from."""
-    return figures._scene(image, image, transform, labels, None)
+    return CanonicalPair.of((image, image), transform, labels)
 
 
 def png_size(path: Path) -> tuple[int, int]:
@@ -75,9 +76,9 @@ def test_radiological_convention(direction: tuple[tuple[float, ...], ...]) -> No
     for along in (x, y, z):
         data += torch.from_numpy((along > 0) * 300.0) * (data > -1000)
     image = Image(data[None].float(), where)
-    axial, coronal, sagittal = figures._cut_planes(scene(image, still(where)))
+    axial, coronal, sagittal = cut_planes(canonical(image, still(where)))
 
-    def halves(plane: figures._Plane, axis: int) -> bool:
+    def halves(plane: Plane, axis: int) -> bool:
         first, second = np.array_split(plane.fixed, 2, axis)
         return bool(first.sum() < second.sum())
 
@@ -96,7 +97,7 @@ def test_planes_pass_through_the_motion() -> None:
     vox[2, 8:11, 24:30, 9:14] = 5
     transform = Transform(np.eye(4), DisplacementField(vox, where))
     image = Image(body(where)[None], where)
-    at = figures._positions(scene(image, transform), -1000.0, 50.0)
+    at = plane_positions(canonical(image, transform), Background(-1000.0, 50.0))
     assert 7 <= at[0] <= 11
     assert 22 <= at[1] <= 31
     assert 7 <= at[2] <= 15
@@ -108,17 +109,17 @@ def test_shared_motion_does_not_choose_the_planes() -> None:
     affine[:3, 3] = (80.0, 10.0, 0.0)
     image = Image(body(where)[None], where)
     transform = Transform(affine, DisplacementField.zero(where))
-    at = figures._positions(scene(image, transform), -1000.0, 50.0)
+    at = plane_positions(canonical(image, transform), Background(-1000.0, 50.0))
     assert all(abs(k - n / 2) <= n / 4 for k, n in zip(at, SHAPE, strict=True))
 
 
 def test_agreement_is_grey_and_difference_is_not() -> None:
     values = np.linspace(0, 100, 50, dtype=np.float32).reshape(5, 10)
-    windows = figures._Windows((0, 100), (0, 100))
-    same = figures._two_colours(values, values, windows)
+    windows = Windows((0, 100), (0, 100))
+    same = two_colours(values, values, windows)
     assert np.ptp(same, axis=-1).max() == 0
-    fixed_alone = figures._two_colours(values + 50, values, windows)[1, 2]
-    moving_alone = figures._two_colours(values, values + 50, windows)[1, 2]
+    fixed_alone = two_colours(values + 50, values, windows)[1, 2]
+    moving_alone = two_colours(values, values + 50, windows)[1, 2]
     assert fixed_alone[2] > fixed_alone[0]
     assert moving_alone[0] > moving_alone[2]
 
@@ -135,9 +136,9 @@ def test_lattice_is_deformed_by_the_transform_and_cut_at_regions() -> None:
     vox[0, :, 30:] = 4
     image = Image(torch.rand(1, 60, 60), where)
     transform = Transform(np.eye(3), DisplacementField(vox, where))
-    plane = figures._cut_planes(scene(image, transform, LabelMap(labels, where)))[0]
+    plane = cut_planes(canonical(image, transform, LabelMap(labels, where)))[0]
     axes = Figure().add_axes((0, 0, 1, 1))
-    figures._draw_lattice(axes, plane, figures._Windows((0, 1), (0, 1)), 10.0, [1, 2])
+    draw_deformation(axes, plane, Windows((0, 1), (0, 1)), 10.0, [1, 2])
     horizontal = {1: set(), 2: set()}
     for artist in axes.collections:
         assert isinstance(artist, QuadContourSet)

@@ -40,7 +40,6 @@ ROOMS = (
     "transform",
     "regions",
     "samreg",
-    "report",
     "figures",
     "evaluation",
     "inputs",

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 if TYPE_CHECKING:
+    from iterreg.evaluation import Measures
     from iterreg.metrics import TreSummary
     from iterreg.outputs import RunSummary
-    from iterreg.report.measures import Measures
 
 OPTIMISATION_SHARE = 0.85
 """Share of the bar that belongs to the optimisation; measuring and writing have the rest."""

@@ -46,10 +46,10 @@ def evaluate(
     both_or_neither("--fixed-landmarks", "--moving-landmarks", fixed_landmarks, moving_landmarks)
     from iterreg.cli.console import Console
     from iterreg.cli.register import label_names
+    from iterreg.evaluation import measure
     from iterreg.inputs import read_landmarks
     from iterreg.io import read_label_map
-    from iterreg.regions.label_tables import match_labels
-    from iterreg.report.measures import measure
+    from iterreg.regions.match_labels import match_labels
     from iterreg.transform import read_transform, resample_transform
 
     names = label_names(label_table)

@@ -55,7 +55,7 @@ def merge_labels(
     """
     from iterreg.errors import OutputError
     from iterreg.io import read_label_map, write_label_map
-    from iterreg.regions.label_tables import merge
+    from iterreg.regions.merge_labels import merge_labels as merge
 
     if out.exists() and not overwrite:
         raise OutputError(f"{out}: exists already; --overwrite replaces it")

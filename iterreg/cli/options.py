@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from iterreg.cli.failures import debug_option
+from iterreg.regions.segmenters import SEGMENTERS
 
 PATH = click.Path(path_type=Path)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -167,7 +168,7 @@ def pair_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--segmenter",
-            type=click.Choice(["thorax-ct", "totalsegmentator", "none"]),
+            type=click.Choice(list(SEGMENTERS)),
             help="Where regions come from without label maps.  [default: the preset's]",
         ),
         click.option(

@@ -152,10 +152,8 @@ def label_names(table: str | None) -> dict[int, str] | None:
     """What ``--label-table`` says about the numbers; None where it was not given."""
     if table is None:
         return None
-    from iterreg.regions.label_tables import load_table, read_label_names
+    from iterreg.regions.label_tables import load_table
 
-    if Path(table).suffix.lower() in (".json", ".ctbl", ".txt", ".label"):
-        return read_label_names(table)
     return load_table(table).names
 
 

@@ -216,8 +216,8 @@ def _match_and_write(
 ) -> tuple[RoiMatching, RunSummary | None]:
     from iterreg.config import load_config
     from iterreg.devices import threads_used
+    from iterreg.figures.roi_overlay import draw_roi_pairs
     from iterreg.io import read_image
-    from iterreg.report.roi_overlay import draw_roi_pairs
     from iterreg.samreg.match import find_rois, fit_preset, load
     from iterreg.samreg.roi_files import write_roi_files
 

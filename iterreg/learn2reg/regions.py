@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 from iterreg.errors import ImageReadError
 from iterreg.image import LabelMap
 from iterreg.io import read_label_map
-from iterreg.regions.label_tables import LabelTable, load_table, merge
+from iterreg.regions.label_tables import LabelTable, load_table
+from iterreg.regions.merge_labels import merge_labels
 
 _LABEL = re.compile(r'<Label Key="(\d+)"[^>]*>\s*<!\[CDATA\[(.*?)\]\]>\s*</Label>', re.DOTALL)
 
@@ -63,7 +64,7 @@ def load_regions(path: Path, table: str | None, target: str) -> tuple[LabelMap, 
     if not names_table.names:
         return labels, "no names: every region slides as the preset says of unnamed ones"
     if target and not table_is(names_table, target):
-        return merge(labels, names_table, target).labels, f"{source}, merged into {target}"
+        return merge_labels(labels, names_table, target).labels, f"{source}, merged into {target}"
     return labels, source
 
 

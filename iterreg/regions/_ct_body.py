@@ -1,4 +1,4 @@
-"""The patient in a CT, parted from table, cables and outside air."""
+"""Find the patient in a CT, without table, cables and outside air."""
 
 from __future__ import annotations
 
@@ -6,49 +6,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iterreg.errors import SegmentationError
-from iterreg.regions._ct_levels import BONE_OVER, DARK, GAS, SOLID
-from iterreg.regions._ct_work import Bools, Ints, Work, distance_to, parts_of
+from iterreg.regions._ct_intensity import BODY_ABOVE, BONE_ABOVE, GAS_BELOW, LUNG_BELOW
+from iterreg.regions._ct_volume import Bools, DownsampledCt, Ints, distance_to, parts_of
 
 TABLE_MM = 5.0
 """Opening radius that cuts the body off the shell of a table; a chest wall is over 10 mm."""
 
 LIMB_DEPTH_MM = 18.0
-"""A second part of the body (an arm, a neck cut off by the view) is at least this deep: a table
-top is not."""
+"""A second part of the body (an arm, a neck cut off by the field of view) is at least this deep; a
+table top is not."""
 
 TABLE_WIDTH_MM = 200.0
-"""A part of the body other than the largest is less wide than this, or thicker than a table."""
+"""A part wider than this, and thin, is a table, unless it is the largest."""
 
 TABLE_THICK_MM = 60.0
 """A table top is at most this thick; an arm is thicker."""
 
 TABLE_OVERHANG_MM = 24.0
-"""A touching table is recognised by this much of it at both sides of the patient."""
+"""A table that touches the patient is recognised by this much of it at both sides."""
 
 
-def find_body(work: Work) -> Bools:
-    """The patient with everything inside, without table, cables and outside air."""
-    solid = (work.share > SOLID) & work.seen
-    # Outside the view is unknown, not air: a body that runs out of the view is not eroded there.
-    depth = distance_to(~solid & work.seen, work.spacing_mm)
-    core, count = parts_of((depth > TABLE_MM) & work.seen)
+def find_body(ct: DownsampledCt) -> Bools:
+    """Find the patient, with everything inside, without table, cables and outside air.
+
+    Raises:
+        SegmentationError: there is no body.
+    """
+    solid = (ct.tissue_fraction > BODY_ABOVE) & ct.fov
+    # Outside the field of view is unknown, not air: a body that leaves it is not eroded there.
+    depth = distance_to(~solid & ct.fov, ct.spacing_mm)
+    core, count = parts_of((depth > TABLE_MM) & ct.fov)
     if count == 0:
-        raise SegmentationError(f"{work.name}: expected a thorax CT, found no body in it")
+        raise SegmentationError(f"{ct.name}: expected a thorax CT, found no body in it")
     size = np.bincount(core.ravel(), minlength=count + 1)
     size[0] = 0
     deep = np.zeros(count + 1, bool)
     deep[core[depth > LIMB_DEPTH_MM]] = True
-    keep = deep & (size > 0.01 * size.max()) & ~_flat(core, count, work.spacing_mm)
+    keep = deep & (size > 0.01 * size.max()) & ~_flat(core, count, ct.spacing_mm)
     keep[int(np.argmax(size))] = True
     keep[0] = False
-    reach = TABLE_MM + max(work.spacing_mm)
-    wall = solid & (distance_to(keep[core], work.spacing_mm) <= reach)
-    wall &= ~_table_touching(work, wall)
-    return wall | _enclosed(work, work.seen & ~wall)
+    reach = TABLE_MM + max(ct.spacing_mm)
+    wall = solid & (distance_to(keep[core], ct.spacing_mm) <= reach)
+    wall &= ~_table_touching(ct, wall)
+    return wall | _enclosed(ct, ct.fov & ~wall)
 
 
 def _flat(parts: Ints, count: int, spacing_mm: tuple[float, float, float]) -> Bools:
-    """Which parts are shaped like a table top: wide, and much wider than thick."""
+    """For each part whether it is shaped like a table top: wide, and much wider than thick."""
     from scipy import ndimage
 
     flat = np.zeros(count + 1, bool)
@@ -58,14 +62,14 @@ def _flat(parts: Ints, count: int, spacing_mm: tuple[float, float, float]) -> Bo
     return flat
 
 
-def _table_touching(work: Work, wall: Bools) -> Bools:
-    """A table top that touches the back: what lies under the plane of its two overhangs.
+def _table_touching(ct: DownsampledCt, wall: Bools) -> Bools:
+    """Find a table top that touches the back: the part below the plane of its two overhangs.
 
     In an overhang the columns from front to back hold only the table top: a thin run whose upper
     end stays at one height. The edge of a body is thin too, but it curves away.
     """
     nothing = np.zeros_like(wall)
-    _, dy, dx = work.spacing_mm
+    _, dy, dx = ct.spacing_mm
     thin = wall.any(1) & (wall.sum(1) * dy <= TABLE_THICK_MM)
     # A table runs through the whole image.
     columns = thin.mean(0) >= 0.6
@@ -92,41 +96,42 @@ def _table_touching(work: Work, wall: Bools) -> Bools:
     return np.broadcast_to(below[None], wall.shape) & wall
 
 
-def _enclosed(work: Work, gaps: Bools) -> Bools:
-    """The gaps in the body wall that lie inside the body: lungs, airways, bowel.
+def _enclosed(ct: DownsampledCt, gaps: Bools) -> Bools:
+    """Find the gaps in the body wall that lie inside the body: lungs, airways, bowel.
 
-    Judged slice by slice, since mouth and nose connect the lungs to the outside. A gap that the
-    view cuts is inside when it looks like lung, or when the view cuts only a small part of it.
+    Each slice is judged alone, because mouth and nose connect the lungs to the outside. A gap that
+    the field of view cuts is inside if it looks like lung, or if only a small part of it is cut.
     """
     labels, count = parts_of(gaps, in_plane=True)
     flat = labels.ravel()
     area = np.maximum(np.bincount(flat, minlength=count + 1), 1)
-    gas = np.bincount(flat, (work.share < GAS).ravel(), count + 1) / area
-    lung = np.bincount(flat, ((work.share >= GAS) & (work.share < DARK)).ravel(), count + 1) / area
-    edge = np.bincount(labels[_view_edge(work.seen)], minlength=count + 1)
+    gas = np.bincount(flat, (ct.tissue_fraction < GAS_BELOW).ravel(), count + 1) / area
+    airy = (ct.tissue_fraction >= GAS_BELOW) & (ct.tissue_fraction < LUNG_BELOW)
+    lung = np.bincount(flat, airy.ravel(), count + 1) / area
+    edge = np.bincount(labels[_fov_edge(ct.fov)], minlength=count + 1)
     # Over the perimeter of a disc of this area, in voxels. A lung that lies along the circle of a
-    # cone beam as a crescent reaches 1; a sliver along the edge is a rim of the view, not a gap.
+    # cone beam as a crescent reaches 1; a sliver along the edge is no gap in the body.
     cut = edge / (2 * np.sqrt(np.pi * area))
     # Half of the voxels of a thin strip of outside air are blurred by the skin into the lung's
     # range; it still holds gas, and it lies along the edge with more than a third of its outline.
     sliver = (edge > 0.6 * area) | ((gas > 0.25) & (cut > 0.35))
     inside = (edge == 0) | ((lung > 0.4) & (cut < 1.5) & ~sliver) | (cut < 0.1)
-    outside = _spread(labels, ~inside, area, gas > 0.8)
+    outside = _carry_outside(labels, ~inside, area, gas > 0.8)
     outside[0] = True
     return ~outside[labels]
 
 
-def _view_edge(seen: Bools) -> Bools:
-    """Voxels of the view whose in-plane neighbour is outside the view or the image."""
-    padded = np.pad(seen, ((0, 0), (1, 1), (1, 1)))
+def _fov_edge(fov: Bools) -> Bools:
+    """Voxels with an in-plane neighbour outside the field of view or the image."""
+    padded = np.pad(fov, ((0, 0), (1, 1), (1, 1)))
     around = padded[:, 2:, 1:-1] & padded[:, :-2, 1:-1] & padded[:, 1:-1, 2:] & padded[:, 1:-1, :-2]
-    return seen & ~around
+    return fov & ~around
 
 
-def _spread(labels: Ints, outside: Bools, area: NDArray[np.int64], gas: Bools) -> Bools:
-    """Carry "outside" to gas-filled gaps that lie mostly on an outside gap of the next slice.
+def _carry_outside(labels: Ints, outside: Bools, area: NDArray[np.int64], gas: Bools) -> Bools:
+    """Mark gas-filled gaps as outside if they lie mostly on an outside gap of the next slice.
 
-    This finds the air between arm and chest, which one slice alone shows as enclosed.
+    This finds the air between arm and chest, which looks enclosed in a single slice.
     """
     outside = outside.copy()
     below, above = labels[:-1], labels[1:]
@@ -143,16 +148,16 @@ def _spread(labels: Ints, outside: Bools, area: NDArray[np.int64], gas: Bools) -
         outside[found] = True
 
 
-def find_midline(work: Work, body: Bools) -> float:
-    """Index along x (towards the patient's left) of the spine."""
+def find_midline(ct: DownsampledCt, body: Bools) -> float:
+    """Find the index of the spine along x (towards the patient's left)."""
     from scipy import ndimage
 
-    bone = (work.share > BONE_OVER) & body
+    bone = (ct.tissue_fraction > BONE_ABOVE) & body
     columns = body.sum((0, 1))
     middle = float(np.average(np.arange(len(columns)), weights=columns))
-    if work.ml(bone) < 20.0:
+    if ct.volume_ml(bone) < 20.0:
         return middle
-    profile = ndimage.gaussian_filter1d(bone.sum((0, 1)).astype(float), 10.0 / work.spacing_mm[2])
+    profile = ndimage.gaussian_filter1d(bone.sum((0, 1)).astype(float), 10.0 / ct.spacing_mm[2])
     # A scapula or a humerus may hold more bone than the spine; they lie over 80 mm off the middle.
-    near = np.abs(np.arange(len(profile)) - middle) * work.spacing_mm[2] < 80.0
+    near = np.abs(np.arange(len(profile)) - middle) * ct.spacing_mm[2] < 80.0
     return float(np.argmax(np.where(near, profile, -1.0)))

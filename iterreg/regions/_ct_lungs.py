@@ -1,4 +1,4 @@
-"""Airways and lungs in the body, at working resolution."""
+"""Find airways and lungs in the body, on coarse voxels."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iterreg.errors import SegmentationError
-from iterreg.regions._ct_levels import DARK, GAS
-from iterreg.regions._ct_work import (
+from iterreg.regions._ct_intensity import GAS_BELOW, LUNG_BELOW
+from iterreg.regions._ct_volume import (
     LEFT_LUNG,
     RIGHT_LUNG,
     Bools,
+    DownsampledCt,
     Ints,
-    Work,
     box_of,
     distance_to,
     opened,
@@ -44,60 +44,61 @@ LARGEST_AIRWAYS_ML = 160.0
 """Trachea, main bronchi and pharynx together; more means that the growth leaked into a lung."""
 
 
-def rough_lungs(work: Work, dark: Bools) -> Bools:
-    """Dark parts that are large; with airways, before anything is told apart."""
+def rough_lungs(ct: DownsampledCt, dark: Bools) -> Bools:
+    """Find the large dark parts: lungs, airways and gas together."""
     labels, count = parts_of(dark)
-    size = np.bincount(labels.ravel(), minlength=count + 1) * work.voxel_ml
+    size = np.bincount(labels.ravel(), minlength=count + 1) * ct.voxel_ml
     size[0] = 0.0
     return (size >= SMALLEST_LUNG_ML)[labels]
 
 
-def find_airways(work: Work, body: Bools, lungs: Bools, midline: float) -> Bools:
-    """Trachea, larynx and main bronchi: a gas-filled tube near the midline, then what joins it."""
+def find_airways(ct: DownsampledCt, body: Bools, lungs: Bools, midline: float) -> Bools:
+    """Find trachea, larynx, main bronchi: a gas-filled tube near the midline, and what joins it."""
     from scipy import ndimage
 
     nothing = np.zeros_like(body)
-    airy = lungs & (work.share > GAS)
+    airy = lungs & (ct.tissue_fraction > GAS_BELOW)
     if not airy.any():
         return nothing
-    tube = _trachea(work, body, midline, float(np.mean(np.nonzero(airy)[0])))
+    tube = _trachea(ct, body, midline, float(np.mean(np.nonzero(airy)[0])))
     if tube is None:
         return nothing
-    inner = float(np.percentile(work.share[tube], 25))
-    lung = float(np.median(work.share[airy]))
+    inner = float(np.percentile(ct.tissue_fraction[tube], 25))
+    lung = float(np.median(ct.tissue_fraction[airy]))
     # Between the level in the tube and the lung's; partial volume forbids much less than 0.25.
     limit = float(np.clip((inner + lung) / 2, 0.15, 0.35))
-    broad = opened(lungs & ~tube, CORE_MM, work.spacing_mm)
+    broad = opened(lungs & ~tube, CORE_MM, ct.spacing_mm)
     z = np.arange(body.shape[0])[:, None, None]
     x = np.arange(body.shape[2])[None, None, :]
-    lowest = int(np.flatnonzero(tube.any((1, 2)))[0]) - 45.0 / work.spacing_mm[0]
-    near = (np.abs(x - midline) * work.spacing_mm[2] < 75.0) & (z >= lowest)
-    # Over the lungs nothing can leak, and the narrow glottis must not end the airway.
+    lowest = int(np.flatnonzero(tube.any((1, 2)))[0]) - 45.0 / ct.spacing_mm[0]
+    near = (np.abs(x - midline) * ct.spacing_mm[2] < 75.0) & (z >= lowest)
+    # Above the lungs nothing can leak, and the narrow glottis must not end the airway.
     over = z > int(np.flatnonzero(broad.any((1, 2)))[-1]) if broad.any() else z > lowest
-    airy = (work.share < np.where(over, DARK, limit)) & near & body & ~broad
+    airy = (ct.tissue_fraction < np.where(over, LUNG_BELOW, limit)) & near & body & ~broad
     labels, count = ndimage.label(airy | tube, np.ones((3, 3, 3)), output=np.int32)
     joined = np.zeros(count + 1, bool)
     joined[labels[tube]] = True
     joined[0] = False
     grown = joined[labels]
-    if work.ml(grown) > LARGEST_AIRWAYS_ML:
+    if ct.volume_ml(grown) > LARGEST_AIRWAYS_ML:
         grown = tube
-    # One voxel more, up to the wall, which partial volume put over the limit.
-    return np.asarray(ndimage.binary_dilation(grown) & (work.share < DARK) & body & ~broad)
+    # One more voxel up to the wall, which partial volume lifted above the limit.
+    dark = (ct.tissue_fraction < LUNG_BELOW) & body
+    return np.asarray(ndimage.binary_dilation(grown) & dark & ~broad)
 
 
-def _trachea(work: Work, body: Bools, midline: float, lung_z: float) -> Bools | None:
-    """The longest stack of round gas-filled discs near the midline, over the lungs' middle."""
+def _trachea(ct: DownsampledCt, body: Bools, midline: float, lung_z: float) -> Bools | None:
+    """Find the longest stack of round gas-filled discs near the midline, in the upper lungs."""
     from scipy import ndimage
 
-    labels, count = parts_of((work.share < 0.45) & body, in_plane=True)
+    labels, count = parts_of((ct.tissue_fraction < 0.45) & body, in_plane=True)
     if count == 0:
         return None
-    discs = _round_discs(work, labels, count, midline)
+    discs = _round_discs(ct, labels, count, midline)
     # A slice or two may miss the disc where the trachea touches a lung: bridge 20 mm.
     bridge = np.zeros((3, 3, 3), bool)
     bridge[:, 1, 1] = True
-    times = max(1, round(10.0 / work.spacing_mm[0]))
+    times = max(1, round(10.0 / ct.spacing_mm[0]))
     taller = ndimage.binary_dilation(discs[labels], bridge, times)
     stacks, count = ndimage.label(taller, np.ones((3, 3, 3)), output=np.int32)
     stacks *= discs[labels]
@@ -105,25 +106,25 @@ def _trachea(work: Work, body: Bools, midline: float, lung_z: float) -> Bools | 
     for number, box in enumerate(ndimage.find_objects(stacks), 1):
         if box is None:
             continue
-        length = (box[0].stop - box[0].start) * work.spacing_mm[0]
+        length = (box[0].stop - box[0].start) * ct.spacing_mm[0]
         if length < best_length or (box[0].stop + box[0].start) / 2 < lung_z:
             continue
         best, best_length = stacks == number, length
     return best
 
 
-def _round_discs(work: Work, labels: Ints, count: int, midline: float) -> Bools:
-    """Which in-plane parts could be a section of the trachea: size, roundness, place, gas."""
+def _round_discs(ct: DownsampledCt, labels: Ints, count: int, midline: float) -> Bools:
+    """For each in-plane part whether size, shape, place and gas are those of the trachea."""
     where = np.flatnonzero(labels)
     number = labels.ravel()[where]
     _, y, x = np.unravel_index(where, labels.shape)
-    _, dy, dx = work.spacing_mm
+    _, dy, dx = ct.spacing_mm
     size = np.maximum(np.bincount(number, minlength=count + 1), 1)
     mean_x = np.bincount(number, x, count + 1) / size
     mean_y = np.bincount(number, y, count + 1) / size
     var_x = (np.bincount(number, x.astype(float) ** 2, count + 1) / size - mean_x**2) * dx**2
     var_y = (np.bincount(number, y.astype(float) ** 2, count + 1) / size - mean_y**2) * dy**2
-    level = np.bincount(number, work.share.ravel()[where], count + 1) / size
+    level = np.bincount(number, ct.tissue_fraction.ravel()[where], count + 1) / size
     area = size * dy * dx
     # The spread of a disc of radius r is r / 2 along each axis; 0.8 r allows an oval of 1 : 2.5.
     compact = np.sqrt(np.maximum(var_x, var_y)) < 0.8 * np.sqrt(area / np.pi)
@@ -134,22 +135,22 @@ def _round_discs(work: Work, labels: Ints, count: int, midline: float) -> Bools:
     return np.asarray(result)
 
 
-def find_lungs(work: Work, dark: Bools) -> Bools:
-    """The dark parts of the body that are lung.
+def find_lungs(ct: DownsampledCt, dark: Bools) -> Bools:
+    """Select the dark parts of the body that are lung.
 
     Raises:
-        SegmentationError: none is, or they are too small together.
+        SegmentationError: there is none, or they are too small together.
     """
-    labels, count = parts_of(dark & ~_gas_under(work, dark))
-    size = np.bincount(labels.ravel(), minlength=count + 1) * work.voxel_ml
+    labels, count = parts_of(dark & ~_gas_below_lungs(ct, dark))
+    size = np.bincount(labels.ravel(), minlength=count + 1) * ct.voxel_ml
     size[0] = 0.0
-    gas = np.bincount(labels.ravel(), (work.share < GAS).ravel(), count + 1)
-    gas_filled = gas * work.voxel_ml > 0.6 * np.maximum(size, 1e-6)
+    gas = np.bincount(labels.ravel(), (ct.tissue_fraction < GAS_BELOW).ravel(), count + 1)
+    gas_filled = gas * ct.voxel_ml > 0.6 * np.maximum(size, 1e-6)
     keep = np.zeros(count + 1, bool)
     large = np.flatnonzero(size >= SMALLEST_LUNG_ML)
     if large.size:
         airy = np.where(gas_filled, 0.0, size)
-        # Lungs may read as empty as gas (emphysema, scatter in a cone beam); bowel is smaller.
+        # Lungs may look as empty as gas (emphysema, scatter in a cone beam); bowel is smaller.
         main = int(np.argmax(airy if airy.max() >= 0.3 * size.max() else size))
         spans = _spans(labels, large)
         keep[main] = True
@@ -161,31 +162,31 @@ def find_lungs(work: Work, dark: Bools) -> Bools:
     total = float(size[keep].sum())
     if total < SMALLEST_THORAX_ML or bool(gas_filled[keep].all() and total < 600.0):
         raise SegmentationError(
-            f"{work.name}: expected a thorax CT with over {SMALLEST_THORAX_ML:.0f} ml of lung, "
+            f"{ct.name}: expected a thorax CT with over {SMALLEST_THORAX_ML:.0f} ml of lung, "
             f"found {total:.0f} ml of air-filled parts in the body"
         )
     return keep[labels]
 
 
-def _gas_under(work: Work, dark: Bools) -> Bools:
-    """Gas in stomach or bowel that a diaphragm of a millimetre does not part from the lung.
+def _gas_below_lungs(ct: DownsampledCt, dark: Bools) -> Bools:
+    """Find gas in stomach or bowel that a thin diaphragm does not separate from the lung.
 
-    It is empty where lung is not, broad, and in the lower half. Where the lungs themselves read
-    as empty (emphysema, scatter) the two cannot be told apart so, and nothing is taken away.
+    Such gas is emptier than lung, broad, and in the lower half. If the lungs look empty themselves
+    (emphysema, scatter), the two cannot be distinguished, and nothing is removed.
     """
     from scipy import ndimage
 
     nothing = np.zeros_like(dark)
-    empty = (work.share < GAS) & dark
+    empty = (ct.tissue_fraction < GAS_BELOW) & dark
     airy = dark & ~empty
     if np.count_nonzero(empty) > 0.4 * np.count_nonzero(dark) or not airy.any():
         return nothing
-    labels, count = parts_of(opened(empty, POCKET_MM, work.spacing_mm))
-    size = np.bincount(labels.ravel(), minlength=count + 1) * work.voxel_ml
+    labels, count = parts_of(opened(empty, POCKET_MM, ct.spacing_mm))
+    size = np.bincount(labels.ravel(), minlength=count + 1) * ct.voxel_ml
     middle = float(np.mean(np.nonzero(airy)[0]))
     z = np.nonzero(labels)[0]
     total = np.bincount(labels[labels > 0], z, count + 1)
-    mean_z = total / np.maximum(size / work.voxel_ml, 1)
+    mean_z = total / np.maximum(size / ct.voxel_ml, 1)
     take = (size >= SMALLEST_LUNG_ML) & (mean_z < middle)
     take[0] = False
     return ndimage.binary_dilation(take[labels], iterations=2) & dark if take.any() else nothing
@@ -205,8 +206,8 @@ def _overlap(span: tuple[int, int], other: tuple[int, int]) -> float:
     return max(shared, 0) / (span[1] - span[0] + 1)
 
 
-def left_or_right(work: Work, lungs: Bools, midline: float) -> Ints:
-    """LEFT_LUNG or RIGHT_LUNG for every voxel of the lungs."""
+def left_or_right(ct: DownsampledCt, lungs: Bools, midline: float) -> Ints:
+    """Label every voxel of the lungs as LEFT_LUNG or RIGHT_LUNG."""
     labels, count = parts_of(lungs)
     result = np.zeros(labels.shape, np.int32)
     size = np.bincount(labels.ravel(), minlength=count + 1)
@@ -214,7 +215,7 @@ def left_or_right(work: Work, lungs: Bools, midline: float) -> Ints:
     main_x = None
     for part in np.argsort(-size)[:count]:
         mask = labels == part
-        split = _split(work, mask, midline)
+        split = _split(ct, mask, midline)
         if split is not None:
             result[mask] = split[mask]
             main_x = midline if main_x is None else main_x
@@ -223,28 +224,28 @@ def left_or_right(work: Work, lungs: Bools, midline: float) -> Ints:
         left = x > midline
         if main_x is None:
             main_x = x
-        elif abs(x - main_x) * work.spacing_mm[2] > 70.0:
-            # A lung pushed over the midline by a collapse or a tumour: the order still tells.
+        elif abs(x - main_x) * ct.spacing_mm[2] > 70.0:
+            # A collapse or a tumour may push a lung over the midline; their order still decides.
             left = x > main_x
         result[mask] = LEFT_LUNG if left else RIGHT_LUNG
     return result
 
 
-def _split(work: Work, mask: Bools, midline: float) -> Ints | None:
-    """Part lungs that touch: erode until two cores lie on both sides, then go to the nearest."""
+def _split(ct: DownsampledCt, mask: Bools, midline: float) -> Ints | None:
+    """Separate lungs that touch: erode to a core on each side, then take the nearest core."""
     x = np.nonzero(mask.any((0, 1)))[0]
-    span_mm = ((midline - x[0]) * work.spacing_mm[2], (x[-1] - midline) * work.spacing_mm[2])
+    span_mm = ((midline - x[0]) * ct.spacing_mm[2], (x[-1] - midline) * ct.spacing_mm[2])
     if min(span_mm) < 40.0:
         return None
     box = box_of(mask, 1)
     inner = mask[box]
-    depth = distance_to(~inner, work.spacing_mm)
+    depth = distance_to(~inner, ct.spacing_mm)
     for radius in (0.0, 3.0, 5.0, 7.0, 10.0, 14.0):
         cores, count = parts_of(depth > radius)
         size = np.bincount(cores.ravel(), minlength=count + 1)
         where = np.nonzero(cores)
         total_x = np.bincount(cores[where], where[2], count + 1)
-        off_mm = (total_x / np.maximum(size, 1) + box[2].start - midline) * work.spacing_mm[2]
+        off_mm = (total_x / np.maximum(size, 1) + box[2].start - midline) * ct.spacing_mm[2]
         size[0] = 0
         left, right = (off_mm > 20.0), (off_mm < -20.0)
         if min(size[left].sum(), size[right].sum()) < 0.08 * size.sum():
@@ -252,8 +253,8 @@ def _split(work: Work, mask: Bools, midline: float) -> Ints | None:
         if size[~left & ~right].sum() > 0.25 * size.sum():
             continue
         left[0] = right[0] = False
-        nearer_left = distance_to(left[cores], work.spacing_mm) < distance_to(
-            right[cores], work.spacing_mm
+        nearer_left = distance_to(left[cores], ct.spacing_mm) < distance_to(
+            right[cores], ct.spacing_mm
         )
         result = np.zeros(mask.shape, np.int32)
         result[box] = np.where(nearer_left, LEFT_LUNG, RIGHT_LUNG)
@@ -261,17 +262,17 @@ def _split(work: Work, mask: Bools, midline: float) -> Ints | None:
     return None
 
 
-def close_lungs(work: Work, sides: Ints, allowed: Bools) -> Ints:
-    """Lungs with their vessels and fissures: closed in mm, and holes filled."""
+def close_lungs(ct: DownsampledCt, sides: Ints, allowed: Bools) -> Ints:
+    """Add vessels and fissures to the lungs: close them in mm, and fill their holes."""
     result = sides.copy()
     for side in (LEFT_LUNG, RIGHT_LUNG):
         if not (sides == side).any():
             continue
-        margin = int(CLOSING_MM / min(work.spacing_mm)) + 2
+        margin = int(CLOSING_MM / min(ct.spacing_mm)) + 2
         box = box_of(sides == side, margin)
         mask = sides[box] == side
-        grown = distance_to(mask, work.spacing_mm) <= CLOSING_MM
-        closed = distance_to(~grown, work.spacing_mm) > CLOSING_MM
+        grown = distance_to(mask, ct.spacing_mm) <= CLOSING_MM
+        closed = distance_to(~grown, ct.spacing_mm) > CLOSING_MM
         closed = (closed & allowed[box]) | mask
         holes, count = parts_of(~closed)
         border = np.zeros(count + 1, bool)

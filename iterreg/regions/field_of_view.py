@@ -1,9 +1,9 @@
-"""What the scanner measured. Outside the field of view there is no evidence.
+"""Find the field of view: the voxels that the scanner measured.
 
 Constant voxels at the border of an image are of two kinds. Air (or a masked background) around a
-body *is* evidence: there is nothing there. Padding is not: the body went on and the scanner did
-not see it. The two are told apart by shape, since padding cuts through anatomy along a plane or a
-circle and a body ends by tapering. In doubt the whole image counts as measured.
+body is measured: there is nothing there. Padding is not: the body went on, and the scanner did not
+see it. They differ in shape. Padding cuts through anatomy along a plane or a circle, and a body
+ends by tapering. In doubt the whole image counts as measured.
 """
 
 from __future__ import annotations
@@ -22,41 +22,41 @@ NO_CT_BELOW_HU = -1100.0
 """Air is -1000 HU and files clip at -1024; -2000, -2048 and -3024 mean "not measured"."""
 
 FLAT_CUT_SHARE = 0.8
-"""A padded end: the first measured slice holds at least this share of the content found
-``FLAT_CUT_DEPTH_MM`` deeper. A sphere of 60 mm radius reaches 0.5 only 2 mm under its tip."""
+"""At a padded end, the first measured slice has at least this share of the content of the slice
+``FLAT_CUT_DEPTH_MM`` deeper. A sphere of 60 mm radius reaches 0.5 only 2 mm below its tip."""
 
 FLAT_CUT_DEPTH_MM = 8.0
-"""How much deeper; over this distance the end of a head or a limb at least doubles its section."""
+"""Over this distance the end of a head or a limb at least doubles its section."""
 
 FLAT_CUT_CONTENT = 0.2
-"""A padded end cuts a slice with at least this share of content; a fingertip proves nothing."""
+"""The cut slice has at least this share of content; a fingertip proves nothing."""
 
 FULL_FACE_SHARE = 0.9
-"""In the axial plane backs lie flat on tables, so only a box filled to its face is padding."""
+"""Within the axial plane, where backs lie flat on tables, a cut fills this share of its box."""
 
 CIRCLE_ARC_SHARE = 0.35
-"""Share of the circle along which content must run into it. The smallest circle around an
-ellipse of axes 1 : 0.75 touches it, to a voxel of 250, along 10 %."""
+"""Share of the circle along which content must run into it. The smallest circle around an ellipse
+of axes 1 : 0.75 and 250 voxels touches it, to a voxel, along 10 %."""
 
 CIRCLE_MOSTLY_HIDDEN = 0.6
 CIRCLE_ARC_SHARE_HIDDEN = 0.85
-"""Where less than the first share of the circle lies in the image, this much of the rest must be
-cut: the few degrees at the ends of a body that fills the image would do otherwise."""
+"""If less than the first share of the circle lies in the image, the second share of it must be cut.
+Otherwise a few degrees at the ends of a body that fills the image would be enough."""
 
 CIRCLE_TOLERANCE_VOX = 1.0
-"""Content ends this near the circle where the circle cuts it."""
+"""Content ends this close to the circle that cuts it."""
 
 CIRCLE_OUTSIDE_SHARE = 0.03
-"""A circle that leaves less than this of the slice outside shows too little of its curve to be
-told from a rounded body; one inscribed in the image leaves 0.21."""
+"""A circle that leaves less than this share of the slice outside cannot be distinguished from a
+rounded body; a circle inscribed in the image leaves 0.21."""
 
 DIRECTIONS = 360
-"""Directions in which the edge of the content is looked for: one a degree."""
+"""Points on the circle at which content is looked for: one per degree."""
 
 
 @dataclass(frozen=True)
 class FieldOfView:
-    """Where an image was measured, and how that was found.
+    """The field of view of an image, and how it was found.
 
     Args:
         mask: (*shape) bool, True where the scanner measured.
@@ -86,7 +86,15 @@ def field_of_view(image: Image) -> FieldOfView:
         image: rank 2 or 3, any number of channels, any orientation.
 
     Returns:
-        The mask on the image's own array, and its kind. Never an empty mask.
+        The mask on the image's own array, and its kind. The mask is never empty.
+
+    Example:
+        >>> from iterreg.geometry import Grid
+        >>> grid = Grid((30, 30), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> image = Image(torch.rand(1, 30, 30), grid)
+        >>> image.data[:, :10] = float("nan")
+        >>> field_of_view(image)
+        FieldOfView(non-finite, 66.7% of the image measured)
     """
     canonical, order = image.to_canonical()
     finite = torch.isfinite(canonical.data).all(0)
@@ -115,13 +123,13 @@ def field_of_view(image: Image) -> FieldOfView:
 
 
 def _impossible(data: NDArray[np.float32], finite: Bools) -> Bools | None:
-    """Voxels of a value that CT cannot have: the lowest, far under air, with a gap above it."""
+    """Find voxels of a value that CT cannot have: the lowest, far below air, a gap above it."""
     if data.shape[0] != 1 or not finite.any():
         return None
     low = float(data[0].min() if finite.all() else data[0][finite].min())
     if low > NO_CT_BELOW_HU:
         return None
-    # Resampling smears the edge of the padding, so everything under air goes with it.
+    # Resampling smears the edge of the padding, so everything below air belongs to it.
     below = data[0] <= NO_CT_BELOW_HU
     exact = np.count_nonzero(data[0] == low)
     # A signed, roughly symmetric image (a phase map, say) passes through these values smoothly.
@@ -131,7 +139,7 @@ def _impossible(data: NDArray[np.float32], finite: Bools) -> Bools | None:
 
 
 def _padded_ends(data: NDArray[np.float32], spacing_mm: tuple[float, ...]) -> tuple[slice, ...]:
-    """The box that is left when padded constant slices are taken off the ends of every axis."""
+    """Take padded constant slices off the ends of every axis; the box that is left."""
     rank = len(spacing_mm)
     box = [slice(0, n) for n in data.shape[1:]]
     for axis in range(rank):
@@ -151,7 +159,7 @@ def _padded_ends(data: NDArray[np.float32], spacing_mm: tuple[float, ...]) -> tu
 
 
 def _constant_slices(data: NDArray[np.float32], axis: int, end: int) -> int:
-    """How many whole slices at one end hold one value only (per channel), the same in all."""
+    """Count the slices at one end that hold a single value (per channel), the same in all."""
     border = _slice(data, axis, end).reshape(data.shape[0], -1)[:, :1]
     length = int(data.shape[axis + 1])
     for count in range(length):
@@ -164,7 +172,7 @@ def _constant_slices(data: NDArray[np.float32], axis: int, end: int) -> int:
 def _is_cut(
     content: Bools, axis: int, end: int, count: int, spacing_mm: float, along_body: bool
 ) -> bool:
-    """Whether the content begins as if cut by a plane after ``count`` empty slices."""
+    """Whether content begins after ``count`` empty slices as if cut by a plane."""
     deeper = max(1, round(FLAT_CUT_DEPTH_MM / spacing_mm))
     last = content.shape[axis] - 1
     first_at = count if end == 0 else last - count
@@ -187,7 +195,7 @@ def _is_cut(
 
 
 def _round_view(data: NDArray[np.float32]) -> Bools | None:
-    """The disc of a round view: (*shape) bool, or None where there is no circular cut."""
+    """The disc of a round field of view: (*shape) bool, or None if no circle cuts the content."""
     if min(data.shape[-2:]) < 8:
         return None
     corner = data.reshape(data.shape[0], -1, *data.shape[-2:])[:, 0, 0, 0]
@@ -204,15 +212,15 @@ def _round_view(data: NDArray[np.float32]) -> Bools | None:
     disc = distance <= radius + 0.1
     if (~disc).mean() < CIRCLE_OUTSIDE_SHARE:
         return None
-    # The last voxels inside the circle belong to it only where something was measured.
+    # Voxels at the rim of the circle belong to it only if they hold content.
     rim = distance > radius - 1.5
     return np.asarray((disc & (~rim | content)) & _cone(content, distance, radius))
 
 
 def _cone(content: Bools, distance: NDArray[np.float64], radius: float) -> Bools:
-    """Narrower discs, slice by slice: a cone beam sees less at both ends of its cylinder.
+    """Narrow the disc slice by slice: a cone beam sees less at both ends of its cylinder.
 
-    A slice is narrower when its content *fills* a smaller disc; a body in air does not.
+    A slice is narrower if its content *fills* a smaller disc; a body in air does not.
     """
     keep = np.ones(content.shape, bool)
     if content.ndim == 2:
@@ -228,7 +236,7 @@ def _cone(content: Bools, distance: NDArray[np.float64], radius: float) -> Bools
 
 
 def _circle_around(plane: Bools) -> tuple[float, float, float] | None:
-    """The smallest circle around the content: (row, column, radius) in voxels."""
+    """Find the smallest circle around the content: (row, column, radius) in voxels."""
     import cv2
 
     rows = np.flatnonzero(plane.any(1))
@@ -245,16 +253,16 @@ def _cuts(plane: Bools, circle: tuple[float, float, float]) -> bool:
     """Whether content runs into the circle along enough of the circle that lies in the image."""
     row, column, radius = circle
     angle = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
-    seen, cut = np.zeros(DIRECTIONS, bool), np.zeros(DIRECTIONS, bool)
+    in_image, cut = np.zeros(DIRECTIONS, bool), np.zeros(DIRECTIONS, bool)
     for inset in (0.0, CIRCLE_TOLERANCE_VOX):
         y = np.rint(row + (radius - inset) * np.sin(angle)).astype(int)
         x = np.rint(column + (radius - inset) * np.cos(angle)).astype(int)
         inside = (y >= 0) & (x >= 0) & (y < plane.shape[0]) & (x < plane.shape[1])
-        seen |= inside
+        in_image |= inside
         cut[inside] |= plane[y[inside], x[inside]]
-    hidden = seen.mean() < CIRCLE_MOSTLY_HIDDEN
+    hidden = in_image.mean() < CIRCLE_MOSTLY_HIDDEN
     needed = CIRCLE_ARC_SHARE_HIDDEN if hidden else CIRCLE_ARC_SHARE
-    return bool(seen.sum() >= 8 and cut.sum() >= needed * seen.sum())
+    return bool(in_image.sum() >= 8 and cut.sum() >= needed * in_image.sum())
 
 
 def _content(data: NDArray[np.float32], value: NDArray[np.float32]) -> Bools:

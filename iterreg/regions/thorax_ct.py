@@ -1,11 +1,10 @@
-"""Regions of a thorax CT or cone-beam CT, found without weights.
+"""Segment a thorax CT or cone-beam CT without weights.
 
-The segmenter reads the image as a share of the way from air (0) to soft tissue (1), two levels
-that it finds in the histogram, so a cone-beam CT with another offset and scale is read the same.
-Anatomy is decided on voxels of about 4 mm (which dark part is lung, which airway, which bowel);
-every boundary is decided at full resolution by the voxel's own intensity.
+Intensities are scaled from air (0) to soft tissue (1), which are found in the histogram. Anatomy is
+decided on voxels of about 4 mm: which dark part is lung, airway or bowel. Boundaries are decided at
+full resolution, by each voxel's own intensity.
 
-    levels -> body -> airways -> lungs -> left and right -> bone -> full resolution
+    intensities -> body -> airways -> lungs -> left and right -> bone -> full resolution
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from numpy.typing import NDArray
 from iterreg.errors import SegmentationError
 from iterreg.image import Image, LabelMap
 from iterreg.regions._ct_body import find_body, find_midline
-from iterreg.regions._ct_levels import (
-    BONE_OVER,
-    DARK,
-    HALF,
-    calibrated,
+from iterreg.regions._ct_intensity import (
+    BONE_ABOVE,
+    LUNG_BELOW,
+    SKIN_AT,
     denoised,
+    downsample,
     find_cupping,
-    reduce_to_work,
+    tissue_fractions,
 )
 from iterreg.regions._ct_lungs import (
     close_lungs,
@@ -35,16 +34,16 @@ from iterreg.regions._ct_lungs import (
     left_or_right,
     rough_lungs,
 )
-from iterreg.regions._ct_work import (
+from iterreg.regions._ct_volume import (
     AIRWAYS,
     BONE,
     LEFT_LUNG,
     RIGHT_LUNG,
     SOFT_TISSUE,
     Bools,
+    DownsampledCt,
     Floats,
     Ints,
-    Work,
     box_of,
     distance_to,
     enlarged,
@@ -71,10 +70,10 @@ THORAX_LABELS: dict[int, str] = {
     AIRWAYS: "airways",
     BONE: "bone",
 }
-"""Labels that :func:`segment_thorax_ct` gives. Left is the patient's left, +x in LPS."""
+"""Names of the labels of :func:`segment_thorax_ct`. Left is the patient's left, +x in LPS."""
 
 SMALLEST_BONE_ML = 1.0
-"""A piece of rib; smaller bright parts are calcifications, contrast in bowel, noise."""
+"""Volume of a piece of rib; smaller bright parts are calcifications, contrast or noise."""
 
 BLOOD_DEPTH_MM = 12.0
 """A bright part deeper than this between the lungs is contrast in the heart, not a sternum."""
@@ -85,7 +84,7 @@ def segment_thorax_ct(image: Image, fov: torch.Tensor | None = None) -> LabelMap
 
     Args:
         image: rank 3, one channel, any orientation; HU or any linear scale of it.
-        fov: (*shape) bool, True where the scanner measured; found from the image if not given.
+        fov: (*shape) bool, True where the scanner measured; None finds it from the image.
 
     Returns:
         Label map on the image's grid with the labels of ``THORAX_LABELS``; 0 outside the body
@@ -100,10 +99,10 @@ def segment_thorax_ct(image: Image, fov: torch.Tensor | None = None) -> LabelMap
             f"got {image.grid.rank}-D with {image.data.shape[0]} channels"
         )
     canonical, order = image.to_canonical()
-    seen = order.apply(field_of_view(image).mask if fov is None else fov.bool())
-    seen = seen & torch.isfinite(canonical.data[0])
-    data = torch.where(seen, canonical.data[0], 0.0) if not bool(seen.all()) else canonical.data[0]
-    labels = _segment(data, seen, canonical)
+    fov = order.apply(field_of_view(image).mask if fov is None else fov.bool())
+    fov = fov & torch.isfinite(canonical.data[0])
+    data = canonical.data[0] if bool(fov.all()) else torch.where(fov, canonical.data[0], 0.0)
+    labels = _segment(data, fov, canonical)
     return LabelMap(
         order.undo(torch.from_numpy(labels)),
         image.grid,
@@ -112,89 +111,90 @@ def segment_thorax_ct(image: Image, fov: torch.Tensor | None = None) -> LabelMap
     )
 
 
-def _segment(data: torch.Tensor, seen: torch.Tensor, canonical: Image) -> Ints:
+def _segment(data: torch.Tensor, fov: torch.Tensor, canonical: Image) -> Ints:
     """The label array of a canonical image."""
     spacing = canonical.grid.spacing_zyx_mm
-    work, air, soft = reduce_to_work(data, seen, spacing, canonical.name)
-    work, air, soft = denoised(work, air, soft)
-    bias = find_cupping(work)
-    if bias is not None:
-        work = replace(work, share=work.share / bias.on(work.share.shape))
-    body = find_body(work)
-    dark = (work.share < DARK) & body
-    midline = find_midline(work, body)
-    lungs_and_gas = dark & rough_lungs(work, dark)
-    airways = find_airways(work, body, lungs_and_gas, midline)
-    lungs = find_lungs(work, dark & ~airways)
-    sides = left_or_right(work, lungs, midline)
-    bone = (work.share > BONE_OVER) & body
-    closed = close_lungs(work, sides, body & ~bone & ~airways)
-    may, must = _zones(work, body, closed, airways)
-    sharp, smooth = calibrated(data, air, soft, bias, work, body)
-    labels = _soft_and_air(sharp, may, must, work)
-    bone = (smooth > BONE_OVER) & (labels == SOFT_TISSUE)
-    labels[_large_bone(bone, work, lungs)] = BONE
-    labels[~seen.numpy()] = 0
+    ct = denoised(downsample(data, fov, spacing, canonical.name))
+    cupping = find_cupping(ct)
+    if cupping is not None:
+        drift = cupping.on(ct.tissue_fraction.shape)
+        ct = replace(ct, tissue_fraction=ct.tissue_fraction / drift)
+    body = find_body(ct)
+    dark = (ct.tissue_fraction < LUNG_BELOW) & body
+    midline = find_midline(ct, body)
+    lungs_and_gas = dark & rough_lungs(ct, dark)
+    airways = find_airways(ct, body, lungs_and_gas, midline)
+    lungs = find_lungs(ct, dark & ~airways)
+    sides = left_or_right(ct, lungs, midline)
+    bone = (ct.tissue_fraction > BONE_ABOVE) & body
+    closed = close_lungs(ct, sides, body & ~bone & ~airways)
+    maybe, surely = _zones(ct, body, closed, airways)
+    sharp, smooth = tissue_fractions(data, ct, cupping, body)
+    labels = _tissue_and_air(sharp, maybe, surely, ct)
+    bone = (smooth > BONE_ABOVE) & (labels == SOFT_TISSUE)
+    labels[_large_bone(bone, ct, lungs)] = BONE
+    labels[~fov.numpy()] = 0
     return labels.astype(np.int32)
 
 
 def _zones(
-    work: Work, body: Bools, lungs: Ints, airways: Bools
+    ct: DownsampledCt, body: Bools, lungs: Ints, airways: Bools
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """What a voxel may be if it is dark, and what it must be whatever it is.
+    """Labels on coarse voxels: of dark voxels that may be so, and of voxels that surely are.
 
-    The boundary zone, one working voxel to both sides, is left to the voxel's own intensity.
+    They differ in the boundary zone, one coarse voxel to both sides, where the intensity of each
+    full-resolution voxel decides.
     """
     from scipy import ndimage
 
-    may = np.zeros(body.shape, np.uint8)
-    must = np.zeros(body.shape, np.uint8)
-    may[ndimage.binary_dilation(body) & work.seen] = SOFT_TISSUE
-    must[ndimage.binary_erosion(body, border_value=1)] = SOFT_TISSUE
+    maybe = np.zeros(body.shape, np.uint8)
+    surely = np.zeros(body.shape, np.uint8)
+    maybe[ndimage.binary_dilation(body) & ct.fov] = SOFT_TISSUE
+    surely[ndimage.binary_erosion(body, border_value=1)] = SOFT_TISSUE
     for side in (LEFT_LUNG, RIGHT_LUNG):
         mask = lungs == side
-        may[ndimage.binary_dilation(mask) & body & (lungs == 0)] = side
-        must[ndimage.binary_erosion(mask, border_value=1)] = side
-    may[ndimage.binary_dilation(airways) & body & (lungs == 0)] = AIRWAYS
-    may[lungs > 0] = lungs[lungs > 0]
-    may[airways] = AIRWAYS
-    return may, must
+        maybe[ndimage.binary_dilation(mask) & body & (lungs == 0)] = side
+        surely[ndimage.binary_erosion(mask, border_value=1)] = side
+    maybe[ndimage.binary_dilation(airways) & body & (lungs == 0)] = AIRWAYS
+    maybe[lungs > 0] = lungs[lungs > 0]
+    maybe[airways] = AIRWAYS
+    return maybe, surely
 
 
-def _soft_and_air(
-    share: Floats, may: NDArray[np.uint8], must: NDArray[np.uint8], work: Work
+def _tissue_and_air(
+    fraction: Floats, maybe: NDArray[np.uint8], surely: NDArray[np.uint8], ct: DownsampledCt
 ) -> NDArray[np.uint8]:
-    """Labels but bone at full resolution, boundaries where the voxel's own intensity puts them."""
-    may = enlarged(may, work.factor, share.shape)
-    must = enlarged(must, work.factor, share.shape)
-    labels = must.copy()
-    labels[(share > HALF) & (may > 0) & (must == 0)] = SOFT_TISSUE
-    np.copyto(labels, may, where=(share < DARK) & (may > SOFT_TISSUE))
+    """Label soft tissue, lungs and airways at full resolution; intensity decides at boundaries."""
+    maybe = enlarged(maybe, ct.factor, fraction.shape)
+    surely = enlarged(surely, ct.factor, fraction.shape)
+    labels = surely.copy()
+    labels[(fraction > SKIN_AT) & (maybe > 0) & (surely == 0)] = SOFT_TISSUE
+    np.copyto(labels, maybe, where=(fraction < LUNG_BELOW) & (maybe > SOFT_TISSUE))
     return labels
 
 
-def _large_bone(bone: Bools, work: Work, lungs: Bools) -> Bools:
-    """Bright voxels that belong to a piece of bone, not to noise, calcification or contrast."""
-    part = pooled(torch.from_numpy(bone).float(), work.factor).numpy()
-    blood = _enhanced_blood(part > 0.5, work, lungs)
+def _large_bone(bone: Bools, ct: DownsampledCt, lungs: Bools) -> Bools:
+    """Select the bright voxels of pieces of bone, not of noise, calcification or contrast."""
+    part = pooled(torch.from_numpy(bone).float(), ct.factor).numpy()
+    blood = _enhanced_blood(part > 0.5, ct, lungs)
     part[blood] = 0.0
     labels, count = parts_of(part > 0)
-    size = np.bincount(labels.ravel(), part.ravel(), count + 1) * work.voxel_ml
+    size = np.bincount(labels.ravel(), part.ravel(), count + 1) * ct.voxel_ml
     size[0] = 0.0
     keep = size >= SMALLEST_BONE_ML
     if blood.any():
-        # What hangs on the heart and not on the skeleton is a vessel.
-        near = distance_to(blood, work.spacing_mm) <= 2 * max(work.spacing_mm)
+        # A part that touches the heart and not the skeleton is a vessel.
+        near = distance_to(blood, ct.spacing_mm) <= 2 * max(ct.spacing_mm)
         beside = np.bincount(labels[near], minlength=count + 1) > 0
         beside[int(np.argmax(size))] = False
         keep &= ~beside
-    return bone & enlarged(keep[labels], work.factor, bone.shape)
+    return bone & enlarged(keep[labels], ct.factor, bone.shape)
 
 
-def _enhanced_blood(bone: Bools, work: Work, lungs: Bools) -> Bools:
-    """Heart and great vessels full of contrast: bright, thick, and in front between the lungs."""
+def _enhanced_blood(bone: Bools, ct: DownsampledCt, lungs: Bools) -> Bools:
+    """Find heart and great vessels full of contrast: bright, thick, in front, between the lungs."""
     nothing = np.zeros_like(bone)
-    depth = distance_to(~bone, work.spacing_mm)
+    depth = distance_to(~bone, ct.spacing_mm)
     core, count = parts_of(depth > BLOOD_DEPTH_MM)
     if count == 0:
         return nothing
@@ -209,5 +209,5 @@ def _enhanced_blood(bone: Bools, work: Work, lungs: Bools) -> Bools:
     inside[0] = False
     if not inside.any():
         return nothing
-    reach = BLOOD_DEPTH_MM + max(work.spacing_mm)
-    return bone & (distance_to(inside[core], work.spacing_mm) <= reach)
+    reach = BLOOD_DEPTH_MM + max(ct.spacing_mm)
+    return bone & (distance_to(inside[core], ct.spacing_mm) <= reach)

@@ -1,7 +1,7 @@
-"""Regions from TotalSegmentator, an optional package with weights of its own.
+"""Segment a CT with TotalSegmentator, an optional package with weights of its own.
 
-Its numbering is read from the installed version's own class map, so that structures are merged by
-name whichever version runs. iterreg never downloads weights: TotalSegmentator does, on its own
+The numbering is read from the class map of the installed version, so that structures are merged by
+name whichever version runs. iterreg never downloads weights; TotalSegmentator does, on its own
 terms.
 """
 
@@ -22,19 +22,20 @@ from numpy.typing import NDArray
 from iterreg.errors import ImageContentError, MissingDependencyError, SegmentationError
 from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap
-from iterreg.regions.label_tables import LabelTable, load_table, merge
+from iterreg.regions.label_tables import LabelTable, load_table
+from iterreg.regions.merge_labels import merge_labels
 
 INSTALL = 'pip install "iterreg[totalsegmentator]"'
 
 AFFINE_TOLERANCE_MM = 1e-2
-"""How far a voxel of the segmentation may lie from the image's: the rounding of a NIfTI header."""
+"""Largest distance between voxels of segmentation and image: the rounding of a NIfTI header."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RawSegmentation:
-    """What a segmenter gave, in nibabel's convention.
+    """The answer of a segmenter, in nibabel's convention.
 
     Args:
         labels_ijk: (I, J, K) integers.
@@ -61,22 +62,22 @@ def segment_totalsegmentator(
 ) -> LabelMap:
     """Segment a CT with TotalSegmentator and merge its structures by name.
 
-    What is missing in the result (the pulmonary artery, with version 2) is logged as a warning.
+    Classes without a source (with version 2 the pulmonary artery) are logged as warnings.
 
     Args:
         image: a CT volume in HU.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        runner: what runs the segmenter; TotalSegmentator's Python interface when None.
+        runner: runs the segmenter; None is TotalSegmentator's Python interface.
         target: the table of classes to merge into.
 
     Returns:
         The merged labels on the grid of the image.
 
     Raises:
-        ImageContentError: the image is no volume with one channel.
+        ImageContentError: the image is not a volume with one channel.
         MissingDependencyError: TotalSegmentator is not installed.
-        SegmentationError: it failed, found nothing that the target asks for, or answered on
-            another grid.
+        SegmentationError: it failed, found none of the target's classes, or answered on another
+            grid.
 
     Source:
         Wasserthal et al., TotalSegmentator, Radiology: Artificial Intelligence 5(5), 2023.
@@ -92,7 +93,7 @@ def segment_totalsegmentator(
     zyx = np.ascontiguousarray(raw.labels_ijk.transpose(2, 1, 0).astype(np.int32))
     labels = LabelMap(torch.from_numpy(zyx), image.grid, name=f"TotalSegmentator of {image.name}")
     try:
-        merged = merge(labels, raw.table, target)
+        merged = merge_labels(labels, raw.table, target)
     except ImageContentError as error:
         raise SegmentationError(f"{image.name}: no anatomy of {target} found: {error}") from error
     for note in merged.notes:
@@ -112,7 +113,7 @@ def run_totalsegmentator(
 ) -> RawSegmentation:
     """Run the installed TotalSegmentator (version 1 or 2) on its main task. See :class:`Runner`.
 
-    Files carry the image in and the labels out: the one interface that both versions have.
+    Image and labels are passed as files, the one interface that both versions have.
 
     Raises:
         MissingDependencyError: TotalSegmentator or nibabel is not installed.
@@ -121,7 +122,7 @@ def run_totalsegmentator(
     segment = _import("totalsegmentator.python_api").totalsegmentator
     nibabel = _import("nibabel")
     version = importlib.metadata.version("TotalSegmentator")
-    # Version 1 has no such argument: it takes a GPU where there is one.
+    # Version 1 has no such argument: it uses a GPU if there is one.
     options = {} if version.startswith("1.") else {"device": device.replace("cuda", "gpu")}
     with tempfile.TemporaryDirectory(prefix="iterreg-") as folder:
         image_path, labels_path = Path(folder) / "image.nii.gz", Path(folder) / "labels.nii.gz"
@@ -136,7 +137,7 @@ def run_totalsegmentator(
 
 
 def installed_table(version: str) -> LabelTable:
-    """The numbering of the main task, from the package itself, else from the tables here."""
+    """The numbering of the main task, from the package itself, or from the tables of iterreg."""
     try:
         names = dict(_import("totalsegmentator.map_to_binary").class_map["total"])
     except (MissingDependencyError, AttributeError, KeyError):

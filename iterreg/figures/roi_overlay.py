@@ -1,6 +1,6 @@
-"""Pictures of matched regions: each pair in one colour; in volumes, moving slices below fixed ones.
+"""Draw matched ROIs, each pair in one colour.
 
-Matplotlib is imported inside the functions, by its object interface: no global state.
+Pictures are shown side by side; of volumes, fixed slices are shown above their partners.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from iterreg.figures.style import BACKGROUND, DPI, INK, WIDTH_INCH
 from iterreg.image import Image
-from iterreg.report.figures import BACKGROUND, DPI, INK, WIDTH_INCH
 from iterreg.samreg.candidates import Candidates
 from iterreg.samreg.pairing import RoiMatching
 from iterreg.samreg.rle import decode_mask
@@ -24,20 +24,19 @@ if TYPE_CHECKING:
 Bools = NDArray[np.bool_]
 
 MOST_SLICES = 8
-"""A montage shows this many slices, evenly spread over those that hold pairs."""
+"""Most slices that are shown, evenly spread over those with pairs."""
 
-FILL = 0.35
-"""Opacity of a region."""
+ROI_OPACITY = 0.35
 
-LONGEST = 800
-"""Pictures are thinned to this many pixels a side."""
+LONGEST_SIDE_PX = 800
+"""Larger pictures are thinned to at most this."""
 
 
 def draw_roi_pairs(found: RoiMatching, images: tuple[Image, Image], path: str | Path) -> None:
-    """Draw the pairs: pictures side by side; of volumes, fixed slices above their partners'.
+    """Draw ROI pairs on their images, and write the picture.
 
     Args:
-        found: the matching; without pairs the bare pictures are shown.
+        found: the matching; without pairs only the images are shown.
         images: fixed and moving.
         path: the PNG to write.
     """
@@ -45,8 +44,8 @@ def draw_roi_pairs(found: RoiMatching, images: tuple[Image, Image], path: str | 
     from matplotlib.figure import Figure
 
     columns = _columns(found)
-    beside = found.fixed.stack.axis is None
-    rows, count = (1, 2) if beside else (2, len(columns))
+    flat = found.fixed.stack.axis is None
+    rows, count = (1, 2) if flat else (2, len(columns))
     width = WIDTH_INCH * min(1.0, max(0.5, count / 4))
     tall, wide = np.multiply(found.fixed.stack.slice_shape, found.fixed.stack.pixel_mm)
     height = min(2 * WIDTH_INCH, rows * width / count * tall / wide + 0.8)
@@ -55,9 +54,9 @@ def draw_roi_pairs(found: RoiMatching, images: tuple[Image, Image], path: str | 
     grid: Any = figure.subplots(rows, count, squeeze=False)
     for column, numbers in enumerate(columns):
         for side, number in enumerate(numbers):
-            axes = grid[0][side] if beside else grid[side][column]
-            _draw(axes, (found.fixed, found.moving)[side], number, _shown(found, side, number))
-            where = "" if beside else f" {number}"
+            axes = grid[0][side] if flat else grid[side][column]
+            _draw(axes, (found.fixed, found.moving)[side], number, _masks_on(found, side, number))
+            where = "" if flat else f" {number}"
             axes.set_title(("fixed", "moving")[side] + where, color=INK, fontsize=8)
     figure.suptitle(_title(found, images), color=INK, fontsize=9)
     top = 1 - 0.55 / height
@@ -72,7 +71,7 @@ def _title(found: RoiMatching, images: tuple[Image, Image]) -> str:
 
 
 def _columns(found: RoiMatching) -> list[tuple[int, int]]:
-    """Fixed slices to show, each with the moving slice that most of its partners lie in."""
+    """Choose fixed slices, and for each the moving slice that holds most of its partners."""
     if found.fixed.stack.axis is None:
         return [(0, 0)]
     partners: dict[int, list[int]] = {}
@@ -88,8 +87,8 @@ def _columns(found: RoiMatching) -> list[tuple[int, int]]:
     return [(slices[k], int(np.bincount(partners[slices[k]]).argmax())) for k in chosen]
 
 
-def _shown(found: RoiMatching, row: int, number: int) -> list[tuple[int, Bools]]:
-    """(pair, mask) of the regions of one slice that are matched, the largest first."""
+def _masks_on(found: RoiMatching, row: int, number: int) -> list[tuple[int, Bools]]:
+    """(pair, mask) of each matched ROI on one slice, the largest first."""
     side = (found.fixed, found.moving)[row]
     masks = {
         (pair, chosen): decode_mask(side.masks[chosen])
@@ -100,19 +99,19 @@ def _shown(found: RoiMatching, row: int, number: int) -> list[tuple[int, Bools]]
     return [(k[0], m) for k, m in sorted(masks.items(), key=lambda item: -int(item[1].sum()))]
 
 
-def _draw(axes: Axes, side: Candidates, number: int, shown: list[tuple[int, Bools]]) -> None:
+def _draw(axes: Axes, side: Candidates, number: int, masks: list[tuple[int, Bools]]) -> None:
     rows, columns = side.stack.slice_shape
     picture = side.stack.pixels[number]
-    step = max(1, -(-max(rows, columns) // LONGEST))
+    step = max(1, -(-max(rows, columns) // LONGEST_SIDE_PX))
     grey = np.zeros((rows, columns, 3)) if picture is None else picture.numpy() / 255.0
     tall, wide = side.stack.pixel_mm
     extent = (0.0, columns * wide, rows * tall, 0.0)
-    shrink = max(1, -(-max(grey.shape[:2]) // LONGEST))
+    shrink = max(1, -(-max(grey.shape[:2]) // LONGEST_SIDE_PX))
     axes.imshow(grey[::shrink, ::shrink], extent=extent, interpolation="bilinear")
-    for pair, mask in shown:
+    for pair, mask in masks:
         thin, colour = mask[::step, ::step], _colour(pair)
         layer = np.zeros((*thin.shape, 4))
-        layer[thin] = (*colour, FILL)
+        layer[thin] = (*colour, ROI_OPACITY)
         axes.imshow(layer, extent=extent, interpolation="nearest")
         y = (np.arange(thin.shape[0]) + 0.5) * step * tall
         x = (np.arange(thin.shape[1]) + 0.5) * step * wide
@@ -132,5 +131,5 @@ def _draw(axes: Axes, side: Candidates, number: int, shown: list[tuple[int, Bool
 
 
 def _colour(pair: int) -> tuple[float, float, float]:
-    """Hues a golden angle apart: neighbours in the list are never alike."""
+    """A hue per pair, golden angles apart, so that neighbours in the list differ."""
     return colorsys.hls_to_rgb((0.08 + 0.618034 * pair) % 1.0, 0.58, 0.85)

@@ -1,4 +1,4 @@
-"""The working copy of a CT, on voxels of about 4 mm, and the operations on it."""
+"""A chest CT on voxels of about 4 mm, and operations on its masks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from iterreg.neighbourhood import Box, bounding_box, grow_box
 
 # Left is the patient's left, +x in LPS.
 SOFT_TISSUE, LEFT_LUNG, RIGHT_LUNG, AIRWAYS, BONE = 1, 2, 3, 4, 5
@@ -22,30 +24,39 @@ Voxel = TypeVar("Voxel", bound=np.generic)
 
 
 @dataclass(frozen=True)
-class Work:
-    """The image at working resolution, canonical axes (z, y, x) = (S, P, L)."""
+class DownsampledCt:
+    """A CT on coarse voxels, canonical axes (z, y, x) = (S, P, L).
 
-    share: Floats
-    """0 air, 1 soft tissue."""
-    seen: Bools
-    """Inside the field of view."""
+    Args:
+        tissue_fraction: intensity as a fraction of the way from air (0) to soft tissue (1); 0
+            outside the field of view.
+        fov: inside the field of view.
+        factor: full-resolution voxels along each axis of a coarse voxel.
+        spacing_mm: of coarse voxels, (z, y, x).
+        air, tissue: intensities of air and of soft tissue in the image.
+        name: of the image, for messages.
+    """
+
+    tissue_fraction: Floats
+    fov: Bools
     factor: tuple[int, int, int]
-    """Full-resolution voxels in one working voxel."""
     spacing_mm: tuple[float, float, float]
+    air: float
+    tissue: float
     name: str
 
     @property
     def voxel_ml(self) -> float:
-        """Volume of a working voxel in millilitres."""
+        """Volume of a coarse voxel in millilitres."""
         return float(np.prod(self.spacing_mm)) / 1000.0
 
-    def ml(self, mask: Bools) -> float:
+    def volume_ml(self, mask: Bools) -> float:
         """Volume of a mask in millilitres."""
         return float(np.count_nonzero(mask)) * self.voxel_ml
 
 
 def pooled(data: torch.Tensor, factor: tuple[int, ...]) -> torch.Tensor:
-    """Mean over blocks, the last one of an axis cut short."""
+    """Mean over blocks; the last block of an axis is cut short."""
     if max(factor) == 1:
         return data.clone()
     pool = torch.nn.functional.avg_pool3d
@@ -55,7 +66,7 @@ def pooled(data: torch.Tensor, factor: tuple[int, ...]) -> torch.Tensor:
 def enlarged(
     coarse: NDArray[Voxel], factor: tuple[int, int, int], shape: tuple[int, ...]
 ) -> NDArray[Voxel]:
-    """Repeat working voxels over the full-resolution voxels that they stand for."""
+    """Repeat coarse voxels over the full-resolution voxels that they stand for."""
     for axis, times in enumerate(factor):
         if times > 1:
             coarse = coarse.repeat(times, axis)
@@ -68,12 +79,12 @@ def distance_to(mask: Bools, spacing_mm: tuple[float, float, float]) -> Floats:
 
     if not mask.any():
         return np.full(mask.shape, np.inf, np.float32)
-    picture = sitk.GetImageFromArray(mask.view(np.uint8))
-    picture.SetSpacing(spacing_mm[::-1])
-    far = sitk.SignedMaurerDistanceMap(
-        picture, insideIsPositive=False, squaredDistance=False, useImageSpacing=True
+    image = sitk.GetImageFromArray(mask.view(np.uint8))
+    image.SetSpacing(spacing_mm[::-1])
+    signed = sitk.SignedMaurerDistanceMap(
+        image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True
     )
-    distance: Floats = sitk.GetArrayFromImage(far)
+    distance: Floats = sitk.GetArrayFromImage(signed)
     return np.maximum(distance, 0.0)
 
 
@@ -84,7 +95,7 @@ def opened(mask: Bools, radius_mm: float, spacing_mm: tuple[float, float, float]
 
 
 def parts_of(mask: Bools, *, in_plane: bool = False) -> tuple[Ints, int]:
-    """Face-connected parts, numbered from 1; slice by slice if ``in_plane``."""
+    """Label the face-connected parts from 1, slice by slice if ``in_plane``; and count them."""
     from scipy import ndimage
 
     structure = ndimage.generate_binary_structure(3, 1)
@@ -94,10 +105,8 @@ def parts_of(mask: Bools, *, in_plane: bool = False) -> tuple[Ints, int]:
     return labels, int(count)
 
 
-def box_of(mask: Bools, margin: int) -> tuple[slice, slice, slice]:
-    """The bounding box of a mask with a margin, inside the array."""
-    found = []
-    for axis in range(3):
-        at = np.flatnonzero(mask.any(tuple(k for k in range(3) if k != axis)))
-        found.append(slice(max(int(at[0]) - margin, 0), int(at[-1]) + 1 + margin))
-    return found[0], found[1], found[2]
+def box_of(mask: Bools, margin: int) -> Box:
+    """The box around a mask, not empty, with a margin in voxels."""
+    box = bounding_box(torch.from_numpy(mask))
+    assert box is not None
+    return grow_box(box, margin, mask.shape)

@@ -1,6 +1,6 @@
-"""How good a registration is, in numbers, before and after: one value that tables and JSON share.
+"""Evaluate a registration before and after, in one value that tables and JSON share.
 
-"Before" is a start transform, the identity in physical space unless one is given.
+"Before" is the initial transform, or the identity in physical space if there is none.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ from iterreg.metrics import (
     volume_change,
 )
 
-IDENTITY = "identity in physical space"
-GIVEN = "the initial transform"
+BEFORE_IDENTITY = "identity in physical space"
+BEFORE_GIVEN = "the initial transform"
 
 
 @dataclass(frozen=True)
 class RegionMeasures:
-    """One region, before and after; NaN where it is missing on one side.
+    """Measures of one region before and after; NaN if it is missing on one side.
 
     Args:
         value, name: its label.
         dice_before, dice_after: 0 to 1.
         hd95_before_mm, hd95_after_mm: 95th percentile of the surface distance.
-        coverage: share of the moving region that is reached, 0 to 1; None when not asked for.
+        coverage: share of the moving region that is reached, 0 to 1; None without ``in_depth``.
         volume_change: volume in the moving image over volume in the fixed image, as mapped;
-            None when not asked for.
+            None without ``in_depth``.
     """
 
     value: int
@@ -67,17 +67,17 @@ class RegionMeasures:
 
 @dataclass(frozen=True)
 class Measures:
-    """A registration in numbers.
+    """All measures of a registration.
 
     Args:
         before: what "before" means, in words.
         regions: one entry per label that both images have.
-        without_partner: names of the labels that only one of them has.
+        without_partner: names of the labels that only one image has.
         folding: of the total transform, interior and interface.
         sdlogj, sdlogj_interior: std of log det J, whole grid and interior voxels.
-        sdlogj_l2r: the Learn2Reg evaluator's; papers' figures are compared with this one;
-            None when not asked for.
-        tre_before, tre_after: landmark errors, where landmarks were given.
+        sdlogj_l2r: as the Learn2Reg evaluator computes it, the number to compare with papers;
+            None without ``in_depth``.
+        tre_before, tre_after: landmark errors; None without landmarks.
     """
 
     before: str
@@ -91,14 +91,19 @@ class Measures:
     tre_after: TreSummary | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain tables for JSON; NaN becomes None."""
+        """Plain tables for JSON; NaN and infinity become None."""
         tables: dict[str, Any] = without_nan(dataclasses.asdict(self))
         tables["folding"]["share_interior"] = self.folding.share_interior
         return tables
 
 
 def without_nan(value: Any) -> Any:
-    """A value of dicts, lists and numbers with None for what JSON has no word for."""
+    """Replace NaN and infinity, which JSON lacks, by None in nested dicts and lists.
+
+    Example:
+        >>> without_nan({"dice": [1.0, float("nan")]})
+        {'dice': [1.0, None]}
+    """
     if isinstance(value, dict):
         return {str(k): without_nan(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -122,40 +127,44 @@ def measure(
     landmarks: tuple[Points, Points] | None = None,
     in_depth: bool = False,
 ) -> Measures:
-    """Judge a transform by the regions, the field itself, and landmarks.
+    """Measure a transform by its regions, its field, and landmarks.
 
     Args:
         transform: fixed to moving, on the fixed labels' grid.
         fixed_labels, moving_labels: the same number is the same region.
-        start: what "before" means; the identity when None.
+        start: the transform to measure as "before"; None is the identity.
         landmarks: fixed and moving, in the same order.
-        in_depth: add coverage, volume change and ``sdlogj_l2r``, which take as long again.
-
-    Returns:
-        The measures.
+        in_depth: add coverage, volume change and ``sdlogj_l2r``, which doubles the time.
 
     Raises:
         GeometryError: labels that do not lie on the transform's grid, or landmarks that disagree.
+
+    Example:
+        >>> grid = Grid((6, 8), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> labels = LabelMap(torch.ones(6, 8, dtype=torch.int32), grid, {1: "lung"})
+        >>> measures = measure(identity(grid), labels, labels)
+        >>> measures.regions[0].dice_after, measures.sdlogj
+        (1.0, 0.0)
     """
     first = identity(transform.grid) if start is None else start
     transform, first = on_cpu(transform), on_cpu(first)
     fixed, moving = fixed_labels.data.cpu(), moving_labels.data.cpu()
     total = total_displacement_vox(transform)
     mapped = moving_index(transform, moving_labels.grid)
-    held, theirs = fixed_labels.values, moving_labels.values
-    shared = [v for v in held if v in theirs]
-    before = _before(replace(moving_labels, data=moving), first, start is None)
-    regions = _regions(fixed_labels, shared, before, sample_nearest(moving, mapped))
+    ours, theirs = fixed_labels.values, moving_labels.values
+    shared = [v for v in ours if v in theirs]
+    before = _labels_before(replace(moving_labels, data=moving), first, start is None)
+    regions = _measure_regions(fixed_labels, shared, before, sample_nearest(moving, mapped))
     if in_depth:
         reached = coverage(moving, fixed, mapped, shared)
         change = volume_change(total, fixed, shared)
         regions = tuple(
             replace(r, coverage=reached[r.value], volume_change=change[r.value]) for r in regions
         )
-    alone = [fixed_labels.title(v) for v in held if v not in theirs]
-    alone += [moving_labels.title(v) for v in theirs if v not in held]
+    alone = [fixed_labels.title(v) for v in ours if v not in theirs]
+    alone += [moving_labels.title(v) for v in theirs if v not in ours]
     return Measures(
-        before=IDENTITY if start is None else GIVEN,
+        before=BEFORE_IDENTITY if start is None else BEFORE_GIVEN,
         regions=regions,
         without_partner=tuple(alone),
         folding=folding(total, fixed),
@@ -168,25 +177,24 @@ def measure(
 
 
 def on_cpu(transform: Transform) -> Transform:
-    """The same transform, its field where files are written and figures are drawn."""
+    """The same transform with its field on the CPU."""
     field = replace(transform.field, vox=transform.field.vox.detach().cpu())
     return replace(transform, field=field)
 
 
-def _before(moving: LabelMap, start: Transform, is_identity: bool) -> torch.Tensor:
+def _labels_before(moving: LabelMap, start: Transform, is_identity: bool) -> torch.Tensor:
     if is_identity and moving.grid.same_space(start.grid):
         return moving.data
     return warp_labels(moving, start).data
 
 
-def _regions(
+def _measure_regions(
     fixed: LabelMap, values: list[int], before: torch.Tensor, after: torch.Tensor
 ) -> tuple[RegionMeasures, ...]:
     spacing = fixed.grid.spacing_zyx_mm
-    goal = fixed.data.cpu()
-    parts = [before, after]
-    overlaps = [dice(goal, part, values) for part in parts]
-    distances = [hd95_by_label_mm(goal, part, values, spacing) for part in parts]
+    data = fixed.data.cpu()
+    overlaps = [dice(data, warped, values) for warped in (before, after)]
+    distances = [hd95_by_label_mm(data, warped, values, spacing) for warped in (before, after)]
     return tuple(
         RegionMeasures(v, fixed.title(v), *[o[v] for o in overlaps], *[d[v] for d in distances])
         for v in values

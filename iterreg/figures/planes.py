@@ -1,0 +1,276 @@
+"""Cut the planes that a picture shows from the pair, its transforms and its labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from iterreg.displacement import DisplacementField, Transform, sample
+from iterreg.geometry import Grid, apply_affine, fixed_to_moving_index
+from iterreg.image import Image, LabelMap, require_same_space
+from iterreg.neighbourhood import bounding_box
+
+Picture = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+
+MOTION_SAMPLES = 64
+"""The planes are chosen on a grid thinned to about this many nodes per axis."""
+
+MARGIN_MM = 8.0
+"""Around the body on a plane of a volume. Pictures without anatomy are kept whole."""
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One plane of the fixed grid as it is shown: rows downwards, columns rightwards.
+
+    Args:
+        title: its name in plain words.
+        letters: what lies at the left, right, top and bottom edge; empty without anatomy.
+        spacing_mm: of rows and columns.
+        fixed, before, after: intensities.
+        landed_mm: (2, rows, columns), where each pixel lands, along rows and columns.
+        labels: the fixed regions; 0 is background.
+        body: pixels that are not the images' background.
+    """
+
+    title: str
+    letters: str
+    spacing_mm: tuple[float, float]
+    fixed: Picture
+    before: Picture
+    after: Picture
+    landed_mm: NDArray[np.float64]
+    labels: NDArray[np.int32]
+    body: Bools
+
+    @property
+    def size_mm(self) -> tuple[float, float]:
+        """Height and width."""
+        rows, columns = self.fixed.shape
+        return rows * self.spacing_mm[0], columns * self.spacing_mm[1]
+
+    def cropped(self) -> Plane:
+        """The plane without most of its empty surroundings; a picture is kept whole."""
+        whole = max(self.body.shape)
+        margins = [round(MARGIN_MM / s) if self.letters else whole for s in self.spacing_mm]
+        box = padded_box(self.body, margins)
+        return replace(
+            self,
+            fixed=self.fixed[box],
+            before=self.before[box],
+            after=self.after[box],
+            landed_mm=self.landed_mm[(slice(None), *box)],
+            labels=self.labels[box],
+            body=self.body[box],
+        )
+
+
+@dataclass(frozen=True)
+class CanonicalPair:
+    """What the planes are cut from, with the fixed side on its canonical grid.
+
+    Args:
+        grid: the canonical fixed grid, axes nearest to (S, P, L).
+        fixed: (*shape), the fixed image without its channels.
+        moving: one channel, on its own grid.
+        transform, start: fixed to moving, on the canonical fixed grid.
+        labels: the fixed regions on the canonical grid.
+        values: the labels that occur, counted once because volumes are large.
+    """
+
+    grid: Grid
+    fixed: torch.Tensor
+    moving: Image
+    transform: Transform
+    start: Transform
+    labels: LabelMap
+    values: list[int]
+
+    @classmethod
+    def of(
+        cls,
+        images: tuple[Image, Image],
+        transform: Transform,
+        labels: LabelMap | None = None,
+        start: Transform | None = None,
+    ) -> CanonicalPair:
+        """Turn a pair to canonical axes.
+
+        Args:
+            images: fixed and moving.
+            transform: fixed to moving, on the fixed grid.
+            labels: the fixed regions; None: none.
+            start: the transform to show as "before"; None is the identity.
+
+        Raises:
+            GeometryError: the labels lie in another space than the fixed image.
+        """
+        fixed, moving = images
+        if labels is None:
+            labels = LabelMap(torch.zeros(fixed.grid.shape_zyx, dtype=torch.int32), fixed.grid)
+        else:
+            require_same_space(labels, fixed)
+        if start is None:
+            identity = np.eye(fixed.grid.rank + 1)
+            start = Transform(identity, DisplacementField.zero(fixed.grid))
+        turned, order = fixed.to_canonical()
+
+        def turn(given: Transform) -> Transform:
+            vox = order.apply_vectors(given.field.vox.detach().cpu().float())
+            return Transform(given.affine_lps, DisplacementField(vox, turned.grid))
+
+        return cls(
+            grid=turned.grid,
+            fixed=_one_channel(turned)[0],
+            moving=replace(moving, data=_one_channel(moving)),
+            transform=turn(transform),
+            start=turn(start),
+            labels=replace(labels, data=order.apply(labels.data.cpu()), grid=turned.grid),
+            values=labels.values,
+        )
+
+
+class Background(NamedTuple):
+    """The value around the body, and how far from it an intensity of the body is.
+
+    A negative distance means that there is no background: everything is body.
+    """
+
+    value: float
+    threshold: float
+
+
+def cut_planes(pair: CanonicalPair) -> list[Plane]:
+    """The planes to show: the picture itself, or one plane across each axis of a volume."""
+    background = _background(pair.fixed)
+    if pair.grid.rank == 2:
+        return [_cut(pair, None, 0, background)]
+    positions = plane_positions(pair, background)
+    return [_cut(pair, axis, positions[axis], background) for axis in range(3)]
+
+
+def plane_positions(pair: CanonicalPair, background: Background) -> list[int]:
+    """For each axis the plane with most motion, apart from the motion all of the body shares."""
+    from scipy.ndimage import gaussian_filter1d
+
+    grid = pair.grid
+    steps = [max(1, n // MOTION_SAMPLES) for n in grid.shape_zyx]
+    thin = tuple(slice(None, None, s) for s in steps)
+    body = (pair.fixed[thin] - background.value).abs() > background.threshold
+    body |= pair.labels.data[thin] != 0
+    if not bool(body.any()):
+        body |= True
+    nodes = [np.arange(0, n, s) for n, s in zip(grid.shape_zyx, steps, strict=True)]
+    index = np.stack(np.meshgrid(*nodes, indexing="ij"), -1)
+    u = pair.transform.field.vox[(slice(None), *thin)].permute(1, 2, 3, 0).numpy()
+    matrix = fixed_to_moving_index(grid, pair.transform.affine_lps, grid)
+    total_mm = (apply_affine(matrix, index + u) - index) * grid.spacing_zyx_mm
+    inside = body.numpy()
+    motion = np.square(total_mm - np.median(total_mm[inside], axis=0)).sum(-1) * inside
+    positions = []
+    for axis, step in enumerate(steps):
+        others = tuple(a for a in range(3) if a != axis)
+        # A small share of the body's area picks a central plane if nothing moves.
+        profile = motion.sum(others) + 1e-3 * inside.sum(others)
+        profile = gaussian_filter1d(profile, max(1.0, len(profile) / 20), mode="constant")
+        positions.append(min(int(np.argmax(profile)) * step, grid.shape_zyx[axis] - 1))
+    return positions
+
+
+def padded_box(mask: Bools, margins: list[int]) -> tuple[slice, slice]:
+    """Rows and columns of the box around a mask, with a margin along each axis.
+
+    Args:
+        mask: (rows, columns), not empty.
+        margins: pixels along rows and columns.
+    """
+    box = bounding_box(torch.from_numpy(np.ascontiguousarray(mask)))
+    assert box is not None
+    rows, columns = (
+        slice(max(0, s.start - margin), min(n, s.stop + margin))
+        for s, margin, n in zip(box, margins, mask.shape, strict=True)
+    )
+    return rows, columns
+
+
+def _one_channel(image: Image) -> torch.Tensor:
+    """(1, *shape): the image, or the mean of its channels."""
+    data = image.data.detach().cpu()
+    return data if len(data) == 1 else data.mean(0, keepdim=True)
+
+
+def _background(fixed: torch.Tensor) -> Background:
+    """The median of the border, if most of the border is of about that value."""
+    faces = [fixed.select(a, k) for a in range(fixed.ndim) for k in (0, -1)]
+    border = torch.cat([f.reshape(-1) for f in faces])
+    threshold = 0.05 * (float(fixed.max()) - float(fixed.min()))
+    value = float(border.median())
+    alike = float(((border - value).abs() <= threshold / 10).float().mean())
+    return Background(value, threshold if alike > 0.5 else -1.0)
+
+
+def _cut(pair: CanonicalPair, axis: int | None, position: int, background: Background) -> Plane:
+    """Resample everything on one plane, and turn it as it is shown."""
+    grid = pair.grid
+    nodes = [
+        np.arange(n) if a != axis else np.array([position]) for a, n in enumerate(grid.shape_zyx)
+    ]
+    index = np.stack(np.meshgrid(*nodes, indexing="ij"), -1)
+    where = tuple(
+        slice(position, position + 1) if a == axis else slice(None) for a in range(grid.rank)
+    )
+    in_plane = [a for a in range(grid.rank) if a != axis]
+    upwards = axis in (1, 2)  # rows of coronal and sagittal planes run towards the head
+
+    def turned(array: NDArray[Any]) -> NDArray[Any]:
+        plane = array if axis is None else array.squeeze(axis)
+        return plane[::-1] if upwards else plane
+
+    def pull(transform: Transform) -> Picture:
+        to_moving = fixed_to_moving_index(grid, transform.affine_lps, pair.moving.grid)
+        landed = apply_affine(to_moving, index + _displacement(transform, where))
+        values = sample(
+            pair.moving.data,
+            torch.from_numpy(np.moveaxis(landed, -1, 0)).float(),
+            outside=float(pair.moving.data.min()),
+        )
+        return turned(values[0].numpy())
+
+    to_fixed = fixed_to_moving_index(grid, pair.transform.affine_lps, grid)
+    landed = apply_affine(to_fixed, index + _displacement(pair.transform, where))
+    fixed = turned(pair.fixed[where].numpy())
+    labels = turned(pair.labels.data[where].numpy())
+    return Plane(
+        title={None: "", 0: "Axial", 1: "Coronal", 2: "Sagittal"}[axis],
+        letters={None: "", 0: "RLAP", 1: "RLSI", 2: "APSI"}[axis],
+        spacing_mm=(grid.spacing_zyx_mm[in_plane[0]], grid.spacing_zyx_mm[in_plane[1]]),
+        fixed=fixed,
+        before=pull(pair.start),
+        after=pull(pair.transform),
+        landed_mm=np.stack([turned(landed[..., a]) * grid.spacing_zyx_mm[a] for a in in_plane]),
+        labels=labels,
+        body=_body(fixed, labels, background),
+    )
+
+
+def _displacement(transform: Transform, where: tuple[slice, ...]) -> NDArray[np.float64]:
+    vox = transform.field.vox[(slice(None), *where)].numpy()
+    return np.moveaxis(vox, 0, -1).astype(np.float64)
+
+
+def _body(fixed: Picture, labels: NDArray[np.int32], background: Background) -> Bools:
+    """Pixels unlike the background, without specks and holes, and those with a label."""
+    from scipy.ndimage import binary_fill_holes, binary_opening
+
+    body: Bools = binary_fill_holes(np.abs(fixed - background.value) > background.threshold)
+    if body.all():
+        return body
+    opened = binary_opening(body, iterations=2)
+    body = (opened if opened.any() else body) | (labels != 0)
+    # If hardly anything differs from the border, there is no background to leave out.
+    return body if body.mean() > 0.05 else np.ones_like(body)

@@ -1,0 +1,41 @@
+"""Measures of a registration: overlap, surface distance, landmark error, Jacobian and coverage.
+
+All are pure functions of tensors on the fixed grid, rank 2 or 3. A displacement is always the
+*total* one, A(x + u(x)) - x, in voxels of the fixed grid, (rank, *shape), components in array
+order. Long sums are made in float64, and results are the same on every run.
+"""
+
+from __future__ import annotations
+
+from iterreg.metrics.coverage import coverage
+from iterreg.metrics.jacobian import (
+    Folding,
+    det_jacobian,
+    folding,
+    folding_mask,
+    interior_mask,
+    sdlogj,
+    sdlogj_l2r,
+    volume_change,
+)
+from iterreg.metrics.landmarks import TreSummary, summarize_tre, tre_mm
+from iterreg.metrics.overlap import dice
+from iterreg.metrics.surface_distance import hd95_by_label_mm, hd95_mm
+
+__all__ = [
+    "Folding",
+    "TreSummary",
+    "coverage",
+    "det_jacobian",
+    "dice",
+    "folding",
+    "folding_mask",
+    "hd95_by_label_mm",
+    "hd95_mm",
+    "interior_mask",
+    "sdlogj",
+    "sdlogj_l2r",
+    "summarize_tre",
+    "tre_mm",
+    "volume_change",
+]

@@ -1,0 +1,141 @@
+"""Differences of x + d(x) and their determinants, slab by slab.
+
+Everything is computed on slabs of the field, small enough for the temporaries to stay in the cache.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from iterreg.errors import GeometryError
+from iterreg.neighbourhood import face_pairs
+
+SLAB_VOXELS = 1 << 15
+"""Voxels processed at once. Temporaries of this size stay in the cache, and torch does not split
+operations on them among threads, which would wait for each other on a busy machine."""
+
+Differences = list[tuple[Tensor, Tensor]]
+"""For each axis the forward and the backward difference of x + d(x), each (axes, *slab)."""
+
+
+def moving_axes(total_vox: Tensor) -> Tensor:
+    """Drop the axes of length 1 of a displacement, and the components along them."""
+    rank = total_vox.shape[0]
+    if total_vox.ndim != rank + 1:
+        raise GeometryError(
+            f"total_vox: expected shape (rank, *shape), got {tuple(total_vox.shape)}"
+        )
+    axes = [k for k in range(rank) if total_vox.shape[1 + k] > 1]
+    if len(axes) == rank:
+        return total_vox
+    if not axes:
+        return total_vox.new_empty((0, 1))
+    return total_vox[axes].reshape(len(axes), *[total_vox.shape[1 + k] for k in axes])
+
+
+def slabs(field: Tensor) -> Iterator[tuple[int, int, Differences]]:
+    """Cut a field into slabs along its first axis: (start, stop, differences in the slab).
+
+    A difference that would leave the grid is replaced by the opposite one. This adds no corner
+    stencil that is not there already, and makes the central difference one-sided at the border.
+    """
+    if field.shape[0] == 0:
+        yield 0, 1, []
+        return
+    length = field.shape[1]
+    step = max(1, SLAB_VOXELS * length // max(1, field[0].numel()))
+    for start in range(0, length, step):
+        stop = min(start + step, length)
+        yield start, stop, [_differences(field, axis, start, stop) for axis in range(len(field))]
+
+
+def _differences(field: Tensor, axis: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    """Forward and backward differences of x + d(x) along one axis of a slab."""
+    dim = axis + 1
+    length = field.shape[1]
+    first, last = (max(start - 1, 0), min(stop + 1, length)) if axis == 0 else (start, stop)
+    behind, ahead = face_pairs(field[:, first:last], dim)
+    steps = ahead - behind
+    steps[axis] += 1
+    parts = [steps]
+    if axis > 0 or start == 0:
+        parts.insert(0, steps.narrow(dim, 0, 1))
+    if axis > 0 or stop == length:
+        parts.append(steps.narrow(dim, steps.shape[dim] - 1, 1))
+    padded = torch.cat(parts, dim) if len(parts) > 1 else steps
+    backward, forward = face_pairs(padded, dim)
+    return forward, backward
+
+
+def corner_determinants(differences: Differences) -> Iterator[Tensor]:
+    """Yield the determinant of each corner stencil, forward first, the last axis fastest."""
+    if len(differences) != 3:
+        for columns in itertools.product(*differences):
+            yield _determinant(columns)
+        return
+    # The cross product of two columns serves both differences along the first axis.
+    crosses = [_cross(second, third) for second, third in itertools.product(*differences[1:])]
+    for first in differences[0]:
+        for cross in crosses:
+            yield _dot(first, cross)
+
+
+def central_determinant(field: Tensor, labels: Tensor | None) -> Tensor:
+    """Determinant by central differences; with labels, only by differences within a region."""
+    result = torch.empty(field.shape[1:], dtype=field.dtype, device=field.device)
+    for start, stop, differences in slabs(field):
+        if labels is not None:
+            differences = [
+                _within_region(labels, axis, start, stop, *pair)
+                for axis, pair in enumerate(differences)
+            ]
+        result[start:stop] = _determinant([(ahead + behind) / 2 for ahead, behind in differences])
+    return result
+
+
+def _within_region(
+    labels: Tensor, axis: int, start: int, stop: int, forward: Tensor, backward: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Replace a difference that crosses a region's surface by the opposite one, if that does not.
+
+    Both are kept if both cross it.
+    """
+    length = labels.shape[0]
+    first, last = (max(start - 1, 0), min(stop + 1, length)) if axis == 0 else (start, stop)
+    one, other = face_pairs(labels[first:last], axis)
+    same = one == other
+    edge = torch.zeros_like(same.narrow(axis, 0, 1))
+    low = [edge] if axis > 0 or start == 0 else []
+    high = [edge] if axis > 0 or stop == length else []
+    behind, ahead = face_pairs(torch.cat([*low, same, *high], axis), axis)
+    return (
+        torch.where(ahead | ~behind, forward, backward),
+        torch.where(behind | ~ahead, backward, forward),
+    )
+
+
+def _determinant(columns: Sequence[Tensor]) -> Tensor:
+    """Determinant of up to three columns, each (m, *shape) for m columns."""
+    if not columns:
+        return torch.ones(())
+    if len(columns) == 1:
+        return columns[0][0]
+    if len(columns) == 2:
+        return (columns[0][0] * columns[1][1]).addcmul_(columns[0][1], columns[1][0], value=-1)
+    return _dot(columns[0], _cross(columns[1], columns[2]))
+
+
+def _cross(a: Tensor, b: Tensor) -> list[Tensor]:
+    return [
+        (a[1] * b[2]).addcmul_(a[2], b[1], value=-1),
+        (a[2] * b[0]).addcmul_(a[0], b[2], value=-1),
+        (a[0] * b[1]).addcmul_(a[1], b[0], value=-1),
+    ]
+
+
+def _dot(a: Tensor, b: Sequence[Tensor]) -> Tensor:
+    return (a[0] * b[0]).addcmul_(a[1], b[1]).addcmul_(a[2], b[2])

@@ -1,0 +1,251 @@
+"""The Jacobian of x + d(x): folding, its spread (SDlogJ), and the change of volume.
+
+``d`` is the total displacement in voxels. An axis of length 1 has no part in a Jacobian. Two kinds
+of differences are used. *Central* ones (one-sided at the border) give the determinant that is
+written and averaged. *Corner* ones take the forward or the backward difference along each axis,
+2 ** rank stencils a voxel: they are the determinants of a trilinear map at the corners of its
+cells, and one that is not positive is a fold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from iterreg.metrics._determinants import (
+    central_determinant,
+    corner_determinants,
+    moving_axes,
+    slabs,
+)
+from iterreg.metrics._shared import compact_labels, ratio, require_shape
+from iterreg.neighbourhood import face_pairs
+
+LOG_FLOOR = 1e-9
+"""Determinants are clipped here before their logarithm is taken (Learn2Reg's value)."""
+
+
+@dataclass(frozen=True)
+class Folding:
+    """How much of a map folds, in the interior of regions and at their interfaces.
+
+    Args:
+        interior_share, interface_share: folding voxels over the voxels of their kind, 0 to 1;
+            NaN if there is no voxel of that kind.
+        interior_folds, interface_folds: how many voxels fold.
+        interior_voxels, interface_voxels: how many voxels there are.
+    """
+
+    interior_share: float
+    interface_share: float
+    interior_folds: int
+    interface_folds: int
+    interior_voxels: int
+    interface_voxels: int
+
+    @property
+    def share_interior(self) -> float:
+        """The share of all counted voxels that is interior."""
+        return ratio(self.interior_voxels, self.interior_voxels + self.interface_voxels)
+
+    def __repr__(self) -> str:
+        """Counts, for people."""
+        return (
+            f"Folding(interior {self.interior_folds} of {self.interior_voxels}, "
+            f"interface {self.interface_folds} of {self.interface_voxels}, "
+            f"{100 * self.share_interior:.1f} % interior)"
+        )
+
+
+def folding(total_vox: Tensor, labels: Tensor, mask: Tensor | None = None) -> Folding:
+    """Count the folding voxels, interior and interface apart.
+
+    Args:
+        total_vox: (rank, *shape), total displacement in voxels of the fixed grid.
+        labels: (*shape) integer labels of the fixed image (a partition; background counts).
+        mask: (*shape) bool, the voxels to count; None counts all.
+
+    Returns:
+        Shares and counts.
+
+    Raises:
+        GeometryError: the shapes disagree.
+
+    Example:
+        >>> folding(torch.zeros(2, 4, 5), torch.ones(4, 5, dtype=torch.int32))
+        Folding(interior 0 of 20, interface 0 of 0, 100.0 % interior)
+    """
+    require_shape("folding", "labels", labels, total_vox.shape[1:])
+    folds, interior = folding_mask(total_vox), interior_mask(labels)
+    parts = [interior, ~interior]
+    if mask is not None:
+        parts = [part & mask for part in parts]
+    voxels = [int(torch.count_nonzero(part)) for part in parts]
+    counts = [int(torch.count_nonzero(part & folds)) for part in parts]
+    shares = [ratio(n, of) for n, of in zip(counts, voxels, strict=True)]
+    return Folding(shares[0], shares[1], *counts, *voxels)
+
+
+def folding_mask(total_vox: Tensor) -> Tensor:
+    """Find where x + d(x) folds: det J <= 0 or NaN in any corner stencil inside the grid.
+
+    Args:
+        total_vox: (rank, *shape), total displacement in voxels of the fixed grid.
+
+    Returns:
+        (*shape) bool.
+
+    Raises:
+        GeometryError: ``total_vox`` has another rank than its components say.
+
+    Example:
+        >>> line = torch.zeros(3, 1, 1, 5)
+        >>> line[2, 0, 0, 3] = -1.5  # this voxel passes its neighbour
+        >>> folding_mask(line).flatten().tolist()
+        [False, False, True, True, False]
+    """
+    field = moving_axes(total_vox)
+    result = torch.empty(field.shape[1:], dtype=torch.bool, device=field.device)
+    for start, stop, differences in slabs(field):
+        lowest: Tensor | None = None
+        for det in corner_determinants(differences):
+            lowest = det if lowest is None else torch.minimum(lowest, det)
+        assert lowest is not None
+        result[start:stop] = ~(lowest > 0)
+    return result.reshape(total_vox.shape[1:])
+
+
+def interior_mask(labels: Tensor) -> Tensor:
+    """Find the voxels whose face neighbours all have the same label; the others are interface.
+
+    Args:
+        labels: (*shape) integers. Neighbours outside the grid do not count.
+
+    Returns:
+        (*shape) bool.
+
+    Example:
+        >>> interior_mask(torch.tensor([[1, 1, 2, 2]]))
+        tensor([[ True, False, False,  True]])
+    """
+    interior = torch.ones_like(labels, dtype=torch.bool)
+    for axis in range(labels.ndim):
+        first, second = face_pairs(labels, axis)
+        same = first == second
+        for side in face_pairs(interior, axis):
+            side.logical_and_(same)
+    return interior
+
+
+def det_jacobian(total_vox: Tensor) -> Tensor:
+    """Compute the determinant of the Jacobian of x + d(x) by central differences.
+
+    Args:
+        total_vox: (rank, *shape), total displacement in voxels of the fixed grid.
+
+    Returns:
+        (*shape), in the dtype of the displacement.
+
+    Raises:
+        GeometryError: ``total_vox`` has another rank than its components say.
+
+    Example:
+        >>> stretched = torch.stack([0.5 * torch.arange(3.0).view(3, 1).expand(3, 3),
+        ...                          torch.zeros(3, 3)])
+        >>> det_jacobian(stretched)[1]
+        tensor([1.5000, 1.5000, 1.5000])
+    """
+    return central_determinant(moving_axes(total_vox), None).reshape(total_vox.shape[1:])
+
+
+def sdlogj(total_vox: Tensor, mask: Tensor | None = None) -> float:
+    """Compute the standard deviation of log det J, with det J clipped at 1e-9 from below.
+
+    This is not Learn2Reg's number of that name; see :func:`sdlogj_l2r`.
+
+    Args:
+        total_vox: (rank, *shape), total displacement in voxels of the fixed grid.
+        mask: (*shape) bool, the voxels to use (such as :func:`interior_mask`); None uses all.
+
+    Returns:
+        The population standard deviation; NaN if no voxel is used.
+
+    Example:
+        >>> sdlogj(torch.zeros(2, 4, 5))
+        0.0
+    """
+    det = det_jacobian(total_vox)
+    used = (det if mask is None else det[mask]).to(torch.float64)
+    if used.numel() == 0:
+        return float("nan")
+    return float(used.clamp_(min=LOG_FLOOR).log_().std(correction=0))
+
+
+def sdlogj_l2r(
+    displacement_l2r: NDArray[np.floating] | Tensor, mask: NDArray[np.bool_] | Tensor | None = None
+) -> float:
+    """Compute SDlogJ as the Learn2Reg evaluator does: the std of log(clip(det J + 3, 1e-9, 1e9)).
+
+    It takes central differences and crops two voxels at each side. The 3 that it adds makes folds
+    hardly visible and all values small. Papers report this number; compare it with nothing else.
+
+    Args:
+        displacement_l2r: (I, J, K, 3), moving index minus fixed index; (I, J, 2) in 2-D.
+        mask: (I, J, K) bool, the fixed voxels to use; None uses all.
+
+    Returns:
+        The population standard deviation; NaN if an axis has fewer than five voxels.
+
+    Example:
+        >>> sdlogj_l2r(np.zeros((6, 6, 6, 3)))
+        0.0
+    """
+    field = torch.as_tensor(displacement_l2r).movedim(-1, 0)
+    if min(field.shape[1:]) < 5:
+        return float("nan")
+    inner = (slice(2, -2),) * (field.ndim - 1)
+    det = central_determinant(field.to(torch.float64), None)[inner]
+    used = det if mask is None else det[torch.as_tensor(mask, dtype=torch.bool)[inner]]
+    if used.numel() == 0:
+        return float("nan")
+    return float((used + 3).clamp_(LOG_FLOOR, 1 / LOG_FLOOR).log_().std(correction=0))
+
+
+def volume_change(
+    total_vox: Tensor, labels: Tensor, values: Iterable[int] | None = None
+) -> dict[int, float]:
+    """Compute the volume of each mapped region over its volume in the fixed image.
+
+    This is the mean of det J over the region. Differences are taken inside the region if a voxel
+    has a neighbour there, so a jump at a sliding interface does not count as a change of volume.
+
+    Args:
+        total_vox: (rank, *shape), total displacement in voxels of the fixed grid.
+        labels: (*shape) integer labels of the fixed image.
+        values: the labels to measure; None takes those that occur, without background.
+
+    Returns:
+        The ratio for each label (1 if nothing changes); NaN if the label is empty.
+
+    Raises:
+        GeometryError: the shapes disagree.
+
+    Example:
+        >>> volume_change(torch.zeros(2, 4, 5), torch.full((4, 5), 7))
+        {7: 1.0}
+    """
+    require_shape("volume_change", "labels", labels, total_vox.shape[1:])
+    found = [v for v in torch.unique(labels).tolist() if v != 0] if values is None else values
+    wanted = sorted(set(found))
+    field = moving_axes(total_vox)
+    det = central_determinant(field, labels.reshape(field.shape[1:]))
+    index = compact_labels(labels, wanted).flatten().cpu()
+    # On the CPU, because a weighted count on a GPU adds in no fixed order.
+    total = torch.bincount(index, det.flatten().double().cpu(), minlength=len(wanted) + 1)
+    count = torch.bincount(index, minlength=len(wanted) + 1)
+    return {v: ratio(float(total[k]), int(count[k])) for k, v in enumerate(wanted, start=1)}

@@ -1,1 +1,0 @@
-"""Pictures and figures of a result, for people to look at."""
