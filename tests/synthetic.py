@@ -27,9 +27,17 @@ BALL_ABOVE_MM = 10.0
 SLIDE_MM = 2.5
 """Each block moves so far, so the jump is twice this."""
 
-ONE_LEVEL = {"levels.spacing_mm": [2.0], "levels.steps": [8]}
 LOCAL = {"segmenter": "none", "start.affine": "none", "start.search_mm": 0.0}
 """Neither affine nor search: the solver alone."""
+
+INTENSITIES = LOCAL | {"similarity.kind": "mse", "similarity.weight": 20.0}
+"""Squared differences, which find the motion of this pair best."""
+
+SLIDING = INTENSITIES | {"smoothness.sliding": [["lower*", "upper*"], ["lower*", "ball"]]}
+"""The blocks slide; the ball is glued to the block that it lies in."""
+
+ONE_LEVEL = {"levels.spacing_mm": [1.0], "levels.steps": [8]}
+"""Full resolution alone, where voxels are anisotropic."""
 
 
 def rotation(*degrees: float) -> Array:
