@@ -13,7 +13,6 @@ import torch
 from synthetic import (
     BALL,
     BALL_ABOVE_MM,
-    BALL_RADIUS_MM,
     CENTRE_MM,
     INTENSITIES,
     LOCAL,
@@ -27,17 +26,22 @@ from synthetic import (
     ball,
     error_mm,
     fixed_grid,
-    grid_around,
     inner,
     moved_mm,
     moving_grid,
     noise,
     places_lps,
-    rotation,
-    turned,
 )
 
-from iterreg import (DisplacementField, LabelMap, Points, Registration, RoiPair, Transform, optimize_pair)
+from iterreg import (
+    DisplacementField,
+    LabelMap,
+    Points,
+    Registration,
+    RoiPair,
+    Transform,
+    optimize_pair,
+)
 from iterreg.geometry import apply_affine
 
 FIXED, MOVING = fixed_grid(), moving_grid()
@@ -80,9 +84,7 @@ def test_the_motion_of_every_region_is_found(pair, sliding):
 
 def test_names_decide_which_regions_slide(pair, sliding):
     glued = run(pair, SLIDING | {"smoothness.sliding": []}, **pair.labels)
-    unknown = {
-        side: replace(labels, names={}) for side, labels in pair.labels.items()
-    }
+    unknown = {side: replace(labels, names={}) for side, labels in pair.labels.items()}
     jumps = {}
     for name, result in {"slides": sliding, "glued": glued}.items():
         jumps[name] = jump_mm(result) @ pair.world.along
@@ -301,9 +303,7 @@ def test_a_rigid_region_moves_as_one_body(pair):
     stretch[:3, 3] = CENTRE_MM[3] - stretch[:3, :3] @ CENTRE_MM[3]
     given = Transform(stretch, DisplacementField.zero(FIXED))
     found = {
-        name: run(
-            pair, SLIDING | {"rigid": rigid}, **pair.labels, initial_transform=given
-        )
+        name: run(pair, SLIDING | {"rigid": rigid}, **pair.labels, initial_transform=given)
         for name, rigid in {"soft": [], "rigid": ["ball"]}.items()
     }
     before = places_lps(FIXED)[pair.fixed_labels.data.numpy() == BALL]
