@@ -12,7 +12,7 @@ from torch import Tensor
 
 from iterreg.config import Overlap, Similarity, Smoothness
 from iterreg.energy.distance import distance_mm, signed_distance_mm
-from iterreg.energy.interfaces import contact
+from iterreg.energy.interfaces import normal_jump
 from iterreg.energy.overlap import Frame, RegionPair, SoftDice, overlap_terms, unseen_boundaries
 from iterreg.energy.region import Region
 from iterreg.energy.similarity import LocalNcc, similarity_term
@@ -20,7 +20,7 @@ from iterreg.energy.smoothness import edge_weights
 from iterreg.energy.terms import NormalEquations, SquaredDifference, Term
 from iterreg.geometry import Grid
 from iterreg.image import LabelMap
-from iterreg.kernels import IndexMap, add_contact
+from iterreg.kernels import IndexMap, add_normal_jump, reference
 from iterreg.partition import Regions, interface_tables
 
 SPACING = (2.5, 1.0, 1.7)
@@ -105,7 +105,7 @@ def some_u(shape: tuple[int, ...], seed: int = 5) -> Tensor:
 @pytest.mark.parametrize("corner", [None, torch.tensor([1.0, 2.0, -1.0], dtype=torch.float64)])
 def test_gradient_of_squared_difference(monkeypatch, corner):
     # The compiled kernel is float32's; calculus wants float64.
-    monkeypatch.setattr("iterreg.kernels._compiled", lambda: None)
+    monkeypatch.setattr("iterreg.kernels._backend", lambda device: reference)
     shape = (6, 7, 8)
     voxels = (torch.rand(shape, generator=torch.Generator().manual_seed(1)) > 0.3).nonzero().int()
     features = torch.from_numpy(blobs((*shape, 4), 1, 1.0))
@@ -416,7 +416,7 @@ def test_within_slices_the_end_of_a_roi_is_no_boundary():
     assert energies[0] == pytest.approx(0, abs=1e-6) and energies[1] > 1
 
 
-def test_a_stepped_moving_image_is_constant_within_a_thick_slice():
+def test_a_moving_image_sampled_across_slices_is_constant_within_a_thick_slice():
     moving = torch.tensor([0.0, 1.0, 5.0]).view(3, 1, 1, 1)
     term = SquaredDifference(
         torch.zeros(1, 1), moving, torch.zeros(1, 3, dtype=torch.int32), torch.ones(1), 0.0
@@ -428,12 +428,12 @@ def test_a_stepped_moving_image_is_constant_within_a_thick_slice():
         mapping = IndexMap(eye, torch.zeros(3), eye)
         return float(samples.accumulate(u_mm, mapping, NormalEquations.zero(u_mm)))
 
-    stepped = term.stepped((6, 1, 1))
-    assert [round(at(z, stepped), 4) for z in (0.6, 1.0, 1.4, 2.0)] == [1.0, 1.0, 1.0, 25.0]
+    sliced = term.nearest_across_slices((6, 1, 1))
+    assert [round(at(z, sliced), 4) for z in (0.6, 1.0, 1.4, 2.0)] == [1.0, 1.0, 1.0, 25.0]
     assert at(1.4, term) == pytest.approx(2.6**2, rel=1e-4)
 
 
-# Contact --------------------------------------------------------------------------------------
+# Normal jumps ---------------------------------------------------------------------------------
 
 
 def sphere_labels(shape: tuple[int, ...], spacing_mm: tuple[float, ...], radius_mm: float):
@@ -448,40 +448,40 @@ SLIDES = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
 
 
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (2.0, 1.0, 1.5)], ids=str)
-def test_contact_measures_gaps_and_lets_a_ball_turn_in_its_socket(spacing_mm):
+def test_normal_jump_measures_gaps_and_lets_a_ball_turn_in_its_socket(spacing_mm):
     shape = (24, 40, 32)
     labels, away = sphere_labels(shape, spacing_mm, 14.0)
-    held = contact(labels, SLIDES, spacing_mm)
+    jump = normal_jump(labels, SLIDES, spacing_mm)
     ball = labels.float()
 
     def energy(v: Tensor) -> float:
-        return float(add_contact(v, held, torch.zeros_like(v)))
+        return float(add_normal_jump(v, jump, torch.zeros_like(v)))
 
     shrinks = energy(-ball * away)
     turns = energy(ball * torch.stack((torch.zeros_like(ball), -away[2], away[1])))
-    faces = sum(len(low) for low in held.low)
+    faces = sum(len(low) for low in jump.low)
     assert energy(torch.ones(3, *shape)) == pytest.approx(0, abs=1e-6 * faces)
-    weights = sum(len(low) / s**2 for low, s in zip(held.low, spacing_mm, strict=True))
+    weights = sum(len(low) / s**2 for low, s in zip(jump.low, spacing_mm, strict=True))
     assert shrinks == pytest.approx(weights, rel=0.05), "the whole jump is normal"
     assert turns < 0.03 * shrinks
 
 
-def test_contact_only_where_a_pair_of_labels_has_a_weight():
+def test_normal_jump_only_where_a_pair_of_labels_has_a_weight():
     labels = torch.zeros(4, 6, 9, dtype=torch.int32)
     labels[..., 3:6], labels[..., 6:] = 1, 2
     weights = torch.zeros(3, 3)
-    assert contact(labels, weights, (1.0, 1.0, 1.0)) is None
+    assert normal_jump(labels, weights, (1.0, 1.0, 1.0)) is None
     weights[1, 2] = weights[2, 1] = 0.25
-    held = contact(labels, weights, (1.0, 1.0, 2.0))
-    assert [len(low) for low in held.low] == [0, 0, 24]
-    assert bool((held.low[2] % 9 == 5).all()) and bool((held.high[2] % 9 == 6).all())
+    jump = normal_jump(labels, weights, (1.0, 1.0, 2.0))
+    assert [len(low) for low in jump.low] == [0, 0, 24]
+    assert bool((jump.low[2] % 9 == 5).all()) and bool((jump.high[2] % 9 == 6).all())
     normal = torch.tensor([[0.0], [0.0], [0.5 / 2]]).expand(3, 24)
-    torch.testing.assert_close(held.across[2], normal)
+    torch.testing.assert_close(jump.across[2], normal)
 
 
-def test_contact_in_one_slice():
+def test_normal_jump_in_one_slice():
     labels = torch.zeros(1, 8, 9, dtype=torch.int32)
     labels[:, 4:] = 1
-    held = contact(labels, SLIDES, (10.0, 1.0, 1.0))
-    assert [len(low) for low in held.low] == [0, 9, 0]
-    assert bool((held.across[1][1] == 1).all())
+    jump = normal_jump(labels, SLIDES, (10.0, 1.0, 1.0))
+    assert [len(low) for low in jump.low] == [0, 9, 0]
+    assert bool((jump.across[1][1] == 1).all())

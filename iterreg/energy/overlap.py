@@ -16,9 +16,10 @@ from torch import Tensor
 
 from iterreg.config import Overlap
 from iterreg.energy.distance import distance_mm, signed_distance_mm
-from iterreg.energy.region import Box, Region
+from iterreg.energy.region import Region
 from iterreg.energy.terms import NormalEquations, SquaredDifference, Term
 from iterreg.kernels import IndexMap, normal_equations, sample_with_slope
+from iterreg.neighbourhood import Box
 
 THICK = 2.0
 """Slices this much thicker than a voxel is wide are thick."""
@@ -246,7 +247,7 @@ def _sampled(
         moving.unsqueeze(-1).contiguous(),
         voxels,
         torch.full((len(voxels),), weight, device=fixed.device),
-        pull=step * step,
+        outside_weight=step * step,
         corner=_corner(moving_box, fixed.device),
     )
 

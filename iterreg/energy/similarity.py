@@ -51,8 +51,8 @@ def similarity_term(
         first = fixed.permute(1, 2, 3, 0)[gate]
         second = moving.permute(1, 2, 3, 0).contiguous()
     weights = torch.full((len(voxels),), config.weight / first.shape[-1], device=first.device)
-    pull = PULL_PER_SQUARED_VOXEL[config.kind] * first.shape[-1]
-    return SquaredDifference(first, second, voxels, weights, pull)
+    outside_weight = PULL_PER_SQUARED_VOXEL[config.kind] * first.shape[-1]
+    return SquaredDifference(first, second, voxels, weights, outside_weight)
 
 
 def prepared(volume: Tensor, config: Similarity) -> Tensor:

@@ -67,7 +67,7 @@ def correct_boundaries(config: Config, level: Pair, affine_lps: Matrix, field: F
     # No label is more precise than its voxels.
     scale_mm = max(correction.trust_mm, voxel_mm)
     bands = [
-        term.stepped(repeats).trusting(field.u_mm, mapping, scale_mm)
+        term.nearest_across_slices(repeats).reweighted(field.u_mm, mapping, scale_mm)
         for term in terms
         if isinstance(term, SquaredDifference)
     ]

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from iterreg.config import Config
-from iterreg.energy.interfaces import contact
+from iterreg.energy.interfaces import normal_jump
 from iterreg.energy.landmarks import landmark_distance
 from iterreg.energy.overlap import Frame, RegionPair, overlap_terms, unseen_boundaries
 from iterreg.energy.similarity import similarity_term
 from iterreg.energy.smoothness import edge_weights
 from iterreg.energy.terms import NormalEquations, Term
 from iterreg.geometry import Matrix
-from iterreg.kernels import Contact, IndexMap, Workspace, add_contact, add_laplacian
+from iterreg.kernels import IndexMap, NormalJump, Workspace, add_laplacian, add_normal_jump
 from iterreg.neighbourhood import dilate
 from iterreg.optimize.field import Field
 from iterreg.optimize.pair import Pair
@@ -46,7 +46,7 @@ class Problem:
         base: (3, Z, Y, X) mm, what the displacement is a correction of, or None.
         screening: weight of a squared mm of the displacement itself. With edges of weight 1 a
             correction then dies out over a length of ``1 / sqrt(screening)`` mm.
-        contact: gap and overlap at interfaces that slide, or None.
+        normal_jump: gap and overlap at interfaces that slide, or None.
     """
 
     similarity: list[Term]
@@ -57,7 +57,7 @@ class Problem:
     spans: Tensor
     base: Tensor | None = None
     screening: float = 0.0
-    contact: Contact | None = None
+    normal_jump: NormalJump | None = None
     workspace: Workspace = field(default_factory=Workspace, repr=False)
 
     @classmethod
@@ -92,7 +92,7 @@ class Problem:
             mapping,
             max(1, int(common_fov.sum())),
             row_spans(moves, common_fov),
-            contact=contact(fixed.labels, interfaces.normal * weight, fixed.spacing_mm),
+            normal_jump=normal_jump(fixed.labels, interfaces.normal * weight, fixed.spacing_mm),
         )
 
     @classmethod
@@ -147,8 +147,8 @@ class Problem:
         similarity = self._accumulated(self.similarity, total, equations)
         overlap = self._accumulated(self.overlap, total, equations)
         smoothness = add_laplacian(u_mm, self.edges, equations.gradient)
-        if self.contact is not None:
-            smoothness = smoothness + add_contact(u_mm, self.contact, equations.gradient)
+        if self.normal_jump is not None:
+            smoothness = smoothness + add_normal_jump(u_mm, self.normal_jump, equations.gradient)
         if self.screening:
             equations.gradient.add_(u_mm, alpha=self.screening)
             for entry in (0, 3, 5):
