@@ -75,6 +75,23 @@ class SquaredDifference:
     corner: Tensor | None = None
     repeats_zyx: Tensor | None = None
 
+    @classmethod
+    def of_features(
+        cls, fixed: Tensor, moving: Tensor, voxels: Tensor, weight: float, outside_weight: float
+    ) -> SquaredDifference:
+        """The mean over the channels of each sample's squared difference.
+
+        Args:
+            fixed: (N, C) features at the samples.
+            moving: (Z, Y, X, C) features of the moving image.
+            voxels: (N, 3) int32, the fixed voxel of each sample.
+            weight: of every sample.
+            outside_weight: energy per squared voxel outside ``moving``, for weight 1.
+        """
+        channels = fixed.shape[-1]
+        weights = torch.full((len(voxels),), weight / channels, device=fixed.device)
+        return cls(fixed, moving, voxels, weights, outside_weight * channels)
+
     def accumulate(self, u_mm: Tensor, mapping: IndexMap, into: NormalEquations) -> Tensor:
         """See :class:`Term`."""
         samples = Samples(self.fixed, self.moving, self.voxels, self.weights, self.outside_weight)

@@ -11,7 +11,8 @@ from torch import Tensor
 from iterreg.config import Config
 from iterreg.energy.interfaces import normal_jump
 from iterreg.energy.landmarks import landmark_distance
-from iterreg.energy.overlap import Frame, RegionPair, overlap_terms, unseen_boundaries
+from iterreg.energy.overlap import Frame, RegionPair, overlap_terms
+from iterreg.energy.overlap.visibility import hidden_boundaries
 from iterreg.energy.similarity import similarity_term
 from iterreg.energy.smoothness import edge_weights
 from iterreg.energy.terms import NormalEquations, Term
@@ -176,13 +177,13 @@ def visible_boundaries(where: str, fixed: Side, label_count: int) -> Tensor:
     """(Z, Y, X) bool: voxels whose boundaries are matched.
 
     Args:
-        where: ``everywhere``, or ``edges`` for the boundaries that the image shows.
+        where: ``everywhere``, or ``visible`` for the boundaries that the image shows.
         fixed: the fixed side.
         label_count: how many labels there are, background included.
     """
     if where == "everywhere":
         return torch.ones_like(fixed.fov)
-    return ~unseen_boundaries(fixed.image, fixed.labels, label_count, fixed.spacing_mm)
+    return ~hidden_boundaries(fixed.image, fixed.labels, label_count, fixed.spacing_mm)
 
 
 def row_spans(moves: Tensor | None, like: Tensor) -> Tensor:
@@ -240,9 +241,5 @@ def _landmarks(config: Config, level: Pair, mapping: IndexMap) -> list[Term]:
     indices = level.landmark_indices()
     if indices is None or not config.landmarks.weight:
         return []
-    fixed, weight = level.fixed, config.landmarks.weight
-    return [
-        landmark_distance(
-            *indices, fixed.labels, mapping, fixed.spacing_mm, weight, config.landmarks.radius_mm
-        )
-    ]
+    fixed = level.fixed
+    return [landmark_distance(config.landmarks, *indices, fixed.labels, mapping, fixed.spacing_mm)]
