@@ -2,6 +2,8 @@
 
 Presets are TOML files in ``iterreg/presets``; every value in them carries its source or the
 measurement behind it. ``load_config`` resolves a preset and overrides into one :class:`Config`.
+
+Longer than 300 lines because every setting is described where it is defined.
 """
 
 from __future__ import annotations
@@ -26,9 +28,13 @@ def _one_of(*choices: str, default: str) -> Any:
     return field(default=default, metadata={"choices": choices})
 
 
-def _name_in(table: str, default: str) -> Any:
-    """A name in a table of choices, given by its reference because it stands in a higher room."""
-    return field(default=default, metadata={"table": table})
+def _in_table(reference: str, default: str) -> Any:
+    """A name in a table, which is loaded when a value is checked.
+
+    So nothing above this module is imported before it is needed, and a new row needs no change
+    here.
+    """
+    return field(default=default, metadata={"table": reference})
 
 
 def _number(default: float, low: float, high: float) -> Any:
@@ -39,19 +45,19 @@ def _number(default: float, low: float, high: float) -> Any:
 class Similarity:
     """The voxel-wise term L_v of SegReg's eq. 5."""
 
-    kind: str = _one_of("mind", "mse", "ncc", default="mind")
+    kind: str = _in_table("iterreg.energy.similarity:SIMILARITIES", default="mind")
     weight: float = _number(1.0, 0, 1e6)
     radius_mm: tuple[float, ...] = (4.0,)
-    """Half-width of the local window: MIND's patch distances, each with channels of its own; NCC's
-    statistics take the first."""
+    """Half-width of the local window. MIND takes each one as a patch distance with channels of its
+    own; NCC takes the first for its statistics; the others take none."""
     intensity_range: tuple[float, ...] = ()
-    """Clip to (low, high) first; empty: the 1st and 99th percentile of each image."""
+    """Clip to (low, high) first. If empty: the 1st and 99th percentile of each image."""
 
     def __post_init__(self) -> None:
-        within, radii = self.intensity_range, self.radius_mm
-        if within and not (len(within) == 2 and within[0] < within[1]):
+        limits, radii = self.intensity_range, self.radius_mm
+        if limits and not (len(limits) == 2 and limits[0] < limits[1]):
             raise ConfigError(
-                f"similarity.intensity_range: expected [low, high] or nothing, got {list(within)}"
+                f"similarity.intensity_range: expected [low, high] or nothing, got {list(limits)}"
             )
         if not radii or not all(0.1 <= radius <= 100 for radius in radii):
             raise ConfigError(
@@ -63,34 +69,35 @@ class Similarity:
 class Overlap:
     """The mask-wise term L_m of SegReg's eq. 5."""
 
-    kind: str = _one_of("boundary", "dice", "edt", "dice+edt", default="boundary")
+    kind: str = _in_table("iterreg.energy.overlap:OVERLAPS", default="boundary")
     weight: float = _number(1.0, 0, 1e6)
     band_mm: float = _number(6.0, 0.1, 1000)
     """Signed distances are clamped to +-band_mm, and sampled in a shell of this width."""
-    where: str = _one_of("everywhere", "edges", default="everywhere")
-    """``edges``: only where the image shows the boundary. A segmenter also has to draw one where
-    there is nothing to see, as across the vessels of a lung's hilum."""
+    where: str = _one_of("everywhere", "visible", default="everywhere")
+    """``visible``: match a boundary only where the image shows it. A segmenter has to draw one even
+    where there is nothing to see, as across the vessels of a lung's hilum."""
 
 
 @dataclass(frozen=True)
 class Correction:
-    """The last step: boundaries are brought together, and only they.
+    """The last step, which brings boundaries together and moves nothing else.
 
     A boundary drawn by a segmenter is off by up to a voxel. Fitting it harder during the whole
-    optimisation pulls the interior along; so it is fitted last, by a small correction that dies
-    out away from it.
+    optimisation would pull the interior along. So it is fitted last, by a small correction that
+    dies out away from it.
     """
 
     weight: float = _number(1.0, 0, 1e6)
-    """Of a squared mm between boundaries, against a squared gradient of the correction; 0: none."""
+    """Weight of a squared mm between boundaries, relative to the squared gradient of the
+    correction; 0 leaves the correction out."""
     length_mm: float = _number(4.0, 0.1, 1000)
-    """Over which the correction dies out."""
-    where: str = _one_of("everywhere", "edges", "given", default="everywhere")
-    """``edges``: only where the image shows the boundary; ``given``: everywhere in label maps that
-    were given, and where the image shows it in those of a segmenter."""
-    trust_mm: float = _number(1000.0, 0.01, 1000)
-    """Boundaries that disagree by more than this count less and less: that is an error of the
-    segmentation, not motion. Large where an expert vouches for the labels."""
+    """The correction dies out over this length."""
+    where: str = _one_of("everywhere", "visible", "given", default="everywhere")
+    """``visible``: only where the image shows the boundary. ``given``: everywhere if label maps
+    were given, and where the image shows the boundary if a segmenter made them."""
+    robust_scale_mm: float = _number(1000.0, 0.01, 1000)
+    """Boundaries that disagree by more than this count less and less: the labels are wrong there.
+    Set it large if an expert drew the labels."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +108,10 @@ class Smoothness:
     """``edges``: one mean over all edges; ``region-means``: the paper's sum of per-region means."""
     weight: float = _number(1.0, 0, 1e6)
     sliding_weight: float = _number(0.05, 0, 1)
-    """w[a, b] of an edge across a sliding interface; 1 inside a region and across a glued one."""
+    """w[a, b] of an edge across a sliding interface. It is 1 inside a region and across a glued
+    interface."""
     gap_weight: float = _number(1.0, 0, 1)
-    """Weight there of the normal part of a jump, which opens a gap or makes tissue overlap."""
+    """Weight of the normal part of a jump there, which opens a gap or makes tissue overlap."""
     sliding: tuple[tuple[str, str], ...] = ()
     """Pairs of region names that slide along each other; ``*`` stands for any. A label without a
     name slides along everything."""
@@ -115,13 +123,13 @@ class Smoothness:
 
 @dataclass(frozen=True)
 class Landmarks:
-    """Landmark pairs, where they are given."""
+    """How strongly given landmark pairs pull."""
 
     weight: float = _number(1.0, 0, 1e6)
-    """Of a squared mm between the displacement around a landmark and the one it asks for: an order
-    above what image and regulariser hold a voxel with."""
+    """Weight of a squared mm between the displacement around a landmark and the one that it asks
+    for: ten times what image and regulariser hold a voxel with."""
     radius_mm: float = _number(4.0, 0.1, 100)
-    """Standard deviation of the neighbourhood that a landmark speaks for."""
+    """A landmark pulls its neighbourhood with a Gaussian of this standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ class Start:
 
     affine: str = _one_of("none", "translation", "rigid", "affine", default="affine")
     search_mm: float = _number(24.0, 0, 500)
-    """Reach of the discrete search for large motion; 0 leaves it out."""
+    """Reach of the discrete search for large motion; 0 leaves the search out."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,7 @@ class Levels:
     """The pyramid."""
 
     spacing_mm: tuple[float, ...] = (8.0, 4.0, 2.0)
-    """Grid spacing of each level, coarse to fine; an axis coarser than that stays as it is."""
+    """Grid spacing of each level, coarse to fine. An axis that is coarser stays as it is."""
     steps: tuple[int, ...] = (20, 15, 10)
     """Most steps of each level."""
     tolerance: float = _number(1e-3, 0, 1)
@@ -147,19 +155,23 @@ class Levels:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides a result, beside the images.
+    """All settings that decide a result, apart from the images.
 
     Args:
-        name: the preset it came from.
-        segmenter: where regions come from when no label maps are given.
-        fill: intensity outside the moving image; None takes its minimum.
+        name: of the preset it came from.
+        segmenter: finds the regions if no label maps are given.
+        fill: intensity outside the moving image; None takes the image's minimum.
         rigid: names of regions that must not bend, ``*`` standing for any; each region is one body.
-        unguided: the similarity where images have no regions; None: the same. Regions carry a
-            motion that the images then have to carry alone.
+        unguided: the similarity used if there are no regions; None keeps ``similarity``. Regions
+            carry a motion that the images must then carry alone.
+
+    Example:
+        >>> Config().similarity.kind
+        'mind'
     """
 
     name: str = "custom"
-    segmenter: str = _name_in("iterreg.regions.segmenters:SEGMENTERS", default="none")
+    segmenter: str = _in_table("iterreg.regions.segmenters:SEGMENTERS", default="none")
     fill: float | None = None
     rigid: tuple[str, ...] = ()
     similarity: Similarity = Similarity()
@@ -180,27 +192,26 @@ class Config:
                 f"and {len(self.levels.spacing_mm)}"
             )
 
-    def settled(self, regions: bool, given: bool) -> Config:
-        """This configuration where it is known what guides.
+    def resolve(self, *, has_regions: bool, labels_given: bool) -> Config:
+        """The configuration for a pair of which it is known where its regions come from.
 
         Args:
-            regions: whether the images have any.
-            given: whether these are label maps that somebody gave.
+            has_regions: whether the images have regions.
+            labels_given: whether they come from label maps that the user gave.
         """
-        alone = None if regions else self.unguided
         where = self.correction.where
         if where == "given":
-            where = "everywhere" if given else "edges"
+            where = "everywhere" if labels_given else "visible"
         return dataclasses.replace(
             self,
-            similarity=alone or self.similarity,
+            similarity=self.similarity if has_regions else self.unguided or self.similarity,
             unguided=None,
             correction=dataclasses.replace(self.correction, where=where),
         )
 
 
 def preset_names() -> list[str]:
-    """The presets that come with iterreg."""
+    """Names of the presets that come with iterreg, sorted."""
     folder = resources.files("iterreg") / "presets"
     files = (p.name for p in folder.iterdir())
     return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
@@ -213,8 +224,8 @@ def load_config(
 
     Args:
         preset: a preset's name, the path of a TOML file, or a ready configuration.
-        overrides: dotted keys, such as ``{"smoothness.weight": 0.5}``. One of ``similarity`` holds
-            whatever guides, so that ``unguided`` no longer counts.
+        overrides: dotted keys, such as ``{"smoothness.weight": 0.5}``. An override of
+            ``similarity`` also holds for images without regions: ``unguided`` is dropped.
 
     Returns:
         The resolved configuration.
@@ -222,6 +233,10 @@ def load_config(
     Raises:
         ConfigError: unknown preset, unreadable TOML, another schema, unknown key, wrong type,
             value out of range.
+
+    Example:
+        >>> load_config("thorax", {"smoothness.weight": 0.5}).smoothness.weight
+        0.5
     """
     if isinstance(preset, Config):
         tables = config_to_dict(preset)

@@ -1,4 +1,4 @@
-"""What lies beside a voxel: boxes around masks, dilation, faces between labels.
+"""The neighbourhood of a voxel: boxes around masks, dilation, faces between labels, box means.
 
 Everything here takes tensors of rank 3, (Z, Y, X), on any device.
 """
@@ -6,6 +6,7 @@ Everything here takes tensors of rank 3, (Z, Y, X), on any device.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -97,3 +98,91 @@ def label_boxes(labels: Tensor) -> dict[int, Box]:
             if len(where):
                 boxes.setdefault(value, []).append(slice(int(where[0]), int(where[-1]) + 1))
     return {value: tuple(box) for value, box in boxes.items()}
+
+
+def shifted(volume: Tensor, offset: Sequence[int]) -> Tensor:
+    """Each voxel's neighbour at an offset; beyond the border the border voxel stands in.
+
+    Args:
+        volume: (Z, Y, X), or with more axes behind them.
+        offset: (z, y, x) voxels.
+
+    Example:
+        >>> shifted(torch.tensor([[[1, 2, 3]]]), (0, 0, 1))
+        tensor([[[2, 3, 3]]])
+    """
+    for axis, amount in enumerate(offset):
+        if amount:
+            n = volume.shape[axis]
+            at = torch.arange(n, device=volume.device).add(amount).clamp(0, n - 1)
+            volume = volume.index_select(axis, at)
+    return volume
+
+
+def box_sum(volume: Tensor, radius: Sequence[int]) -> Tensor:
+    """Sum over the box around each voxel, the border repeated outside.
+
+    Args:
+        volume: (Z, Y, X), or with more axes behind them.
+        radius: (z, y, x), half-width of the box in voxels.
+    """
+    for axis, reach in enumerate(radius):
+        volume = _row_sum(volume, axis, reach)
+    return volume
+
+
+Border = Literal["repeat", "cut", "zero"]
+
+
+def box_mean(volume: Tensor, radius: Sequence[int], border: Border) -> Tensor:
+    """Mean over the box around each voxel.
+
+    Args:
+        volume: (Z, Y, X) float; with ``repeat`` also with more axes behind them.
+        radius: (z, y, x), half-width of the box in voxels.
+        border: what the box finds outside the volume. ``repeat``: the border voxel. ``cut``:
+            nothing, so that the mean is over the part inside; it is summed in float64, because
+            variances are differences of such means. ``zero``: zeros, which count in the mean;
+            good for the ratio of two means, where the count cancels.
+
+    Example:
+        >>> ramp = torch.tensor([[[0.0, 3.0, 6.0]]])
+        >>> [box_mean(ramp, (0, 0, 1), border).tolist() for border in ("repeat", "cut", "zero")]
+        [[[[1.0, 3.0, 5.0]]], [[[1.5, 3.0, 4.5]]], [[[1.0, 3.0, 3.0]]]]
+    """
+    along_axis = {"repeat": _repeat_mean, "cut": _cut_mean, "zero": _zero_mean}[border]
+    for axis, reach in enumerate(radius):
+        if reach or border == "cut":
+            volume = along_axis(volume, axis, reach)
+    return volume
+
+
+def _row_sum(volume: Tensor, axis: int, reach: int) -> Tensor:
+    offset = [0, 0, 0]
+    total = volume
+    for amount in range(1, reach + 1):
+        offset[axis] = amount
+        total = total + shifted(volume, offset)
+        offset[axis] = -amount
+        total = total + shifted(volume, offset)
+    return total
+
+
+def _repeat_mean(volume: Tensor, axis: int, reach: int) -> Tensor:
+    return _row_sum(volume, axis, reach) / (2 * reach + 1)
+
+
+def _cut_mean(volume: Tensor, axis: int, reach: int) -> Tensor:
+    n = volume.shape[axis]
+    low = (torch.arange(n, device=volume.device) - reach).clamp(min=0)
+    high = (torch.arange(n, device=volume.device) + reach + 1).clamp(max=n)
+    total = volume.cumsum(axis, dtype=torch.float64)
+    total = torch.cat((torch.zeros_like(total.narrow(axis, 0, 1)), total), axis)
+    size = (high - low).view(*[-1 if a == axis else 1 for a in range(3)])
+    return ((total.index_select(axis, high) - total.index_select(axis, low)) / size).to(volume)
+
+
+def _zero_mean(volume: Tensor, axis: int, reach: int) -> Tensor:
+    size, padding = [1, 1, 1], [0, 0, 0]
+    size[axis], padding[axis] = 2 * reach + 1, reach
+    return torch.nn.functional.avg_pool3d(volume[None], size, 1, padding)[0]

@@ -21,7 +21,7 @@ from iterreg.devices import memory_errors_named, pick_device, threads_used
 from iterreg.displacement import Transform
 from iterreg.energy.overlap import RegionPair
 from iterreg.energy.region import Region
-from iterreg.energy.similarity import prepared
+from iterreg.energy.similarity import normalise_intensities
 from iterreg.geometry import canonical
 from iterreg.image import Image, LabelMap, Mask, RoiPair
 from iterreg.inputs import FieldsOfView, Given, Inputs, find_regions
@@ -138,7 +138,9 @@ def optimize_pair(
                 regions = find_regions(config, inputs, device)
                 if not regions.values and config.unguided is not None:
                     regions = replace(regions, notes=(*regions.notes, UNGUIDED))
-                config = config.settled(bool(regions.values), inputs.labels is not None)
+                config = config.resolve(
+                    has_regions=bool(regions.values), labels_given=inputs.labels is not None
+                )
                 pair = _pair(config, inputs, views, regions, where)
             initial = _on_grid_of(pair.fixed, inputs.initial)
             solution = register(pair, config, initial, timer)
@@ -195,7 +197,7 @@ def _pair(
 def _side(config: Config, image: Image, labels: Tensor, fov: Tensor, device: torch.device) -> Side:
     """One image in canonical axis order, of rank 3, on the device."""
     grid, order = canonical(image.grid)
-    intensities = prepared(order.apply(image.data), config.similarity)
+    intensities = normalise_intensities(order.apply(image.data), config.similarity)
     labels, fov = order.apply(labels), order.apply(fov)
     if grid.rank == 2:
         intensities, labels, fov = (t.unsqueeze(-3) for t in (intensities, labels, fov))

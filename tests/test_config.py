@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +19,13 @@ from iterreg.config import (
     load_config,
     preset_names,
 )
+from iterreg.energy.overlap import OVERLAPS
+from iterreg.energy.similarity import SIMILARITIES
 from iterreg.errors import ConfigError
+from iterreg.regions.segmenters import SEGMENTERS
+
+ROOT = Path(__file__).parents[1]
+SIMILARITY = ", ".join(SIMILARITIES)
 
 
 def as_toml(tables: dict, prefix: str = "") -> str:
@@ -91,13 +100,15 @@ def test_overrides():
 def test_what_compares_images_that_have_no_regions():
     config = load_config("cardiac")
     assert config.unguided is not None and config.unguided.kind != config.similarity.kind
-    alone = config.settled(regions=False, given=False)
+    alone = config.resolve(has_regions=False, labels_given=False)
     assert alone.similarity == config.unguided and alone.smoothness == config.smoothness
     thorax = load_config("thorax")
-    assert thorax.settled(regions=False, given=False).similarity == thorax.similarity
-    chosen = load_config("cardiac", {"similarity.kind": "ncc"}).settled(regions=False, given=False)
+    assert thorax.resolve(has_regions=False, labels_given=False).similarity == thorax.similarity
+    chosen = load_config("cardiac", {"similarity.kind": "ncc"})
+    chosen = chosen.resolve(has_regions=False, labels_given=False)
     assert chosen.similarity.kind == "ncc", "what the user sets holds without regions too"
-    chosen = load_config("cardiac", {"unguided.weight": 7}).settled(regions=False, given=False)
+    chosen = load_config("cardiac", {"unguided.weight": 7})
+    chosen = chosen.resolve(has_regions=False, labels_given=False)
     assert (chosen.similarity.kind, chosen.similarity.weight) == ("mse", 7)
     with pytest.raises(ConfigError, match=r"unguided.kind: expected one of"):
         load_config("cardiac", {"unguided.kind": "mi"})
@@ -105,10 +116,12 @@ def test_what_compares_images_that_have_no_regions():
 
 def test_labels_that_are_given_are_met_even_where_nothing_is_seen():
     config = load_config("thorax")
-    assert config.correction.where == "given" and config.overlap.where == "edges"
-    for given, where in ((True, "everywhere"), (False, "edges")):
-        assert config.settled(regions=True, given=given).correction.where == where
-    assert load_config("cardiac").settled(True, False).correction.where == "everywhere"
+    assert config.correction.where == "given" and config.overlap.where == "visible"
+    for given, where in ((True, "everywhere"), (False, "visible")):
+        resolved = config.resolve(has_regions=True, labels_given=given)
+        assert resolved.correction.where == where
+    cardiac = load_config("cardiac").resolve(has_regions=True, labels_given=False)
+    assert cardiac.correction.where == "everywhere"
 
 
 def test_overrides_leave_the_given_configuration_alone():
@@ -135,8 +148,13 @@ def test_overrides_leave_the_given_configuration_alone():
         ({"smoothness.sliding": [["lung"]]}, "expected 2 values, got ['lung']"),
         ({"smoothness.sliding": "lung"}, "sliding: expected a list, got 'lung'"),
         ({"smoothness.sliding": [["lung", 3]]}, "expected str, got 3"),
-        ({"similarity.kind": "mi"}, "similarity.kind: expected one of mind, mse, ncc, got 'mi'"),
-        ({"segmenter": "best"}, "segmenter: expected one of none, thorax-ct, totalsegmentator"),
+        ({"similarity.kind": "mi"}, f"similarity.kind: expected one of {SIMILARITY}, got 'mi'"),
+        (
+            {"overlap.kind": "iou"},
+            f"overlap.kind: expected one of {', '.join(OVERLAPS)}, got 'iou'",
+        ),
+        ({"segmenter": "best"}, f"segmenter: expected one of {', '.join(SEGMENTERS)}, got 'best'"),
+        ({"overlap.where": "edges"}, "overlap.where: expected one of everywhere, visible, got"),
         ({"levels.steps": [1.5, 2, 3]}, "levels.steps: expected int, got 1.5"),
         ({"levels.steps": [1]}, "levels: expected as many steps as spacing_mm, got 1 and"),
         ({"levels.steps": [], "levels.spacing_mm": []}, "levels: expected as many steps"),
@@ -196,3 +214,24 @@ def test_presets_that_are_not_there(tmp_path):
 def test_steps_and_levels_go_together():
     with pytest.raises(ConfigError, match="as many steps"):
         Config(levels=Levels(spacing_mm=(8.0, 4.0), steps=(3,)))
+
+
+@pytest.mark.parametrize(
+    ("key", "table"),
+    [("similarity.kind", SIMILARITIES), ("overlap.kind", OVERLAPS), ("segmenter", SEGMENTERS)],
+)
+def test_every_row_of_a_table_can_be_chosen_and_loaded(key, table):
+    for name in table:
+        chosen = config_to_dict(load_config("general", {key: name}))
+        for part in key.split("."):
+            chosen = chosen[part]
+        assert chosen == name and callable(table[name])
+
+
+def test_reading_a_configuration_loads_no_torch():
+    code = (
+        "import sys\nfrom iterreg.config import load_config\n"
+        "load_config('thorax', {'similarity.kind': 'nmi'})\n"
+        "sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from iterreg import Grid, Image, LabelMap, Points, RoiPair, optimize_pair
+from iterreg.config import Landmarks
 from iterreg.energy.landmarks import landmark_distance
 from iterreg.energy.terms import NormalEquations
 from iterreg.errors import GeometryError, ImageContentError
@@ -50,7 +51,7 @@ def test_the_landmarks_gradient_is_that_of_the_energy():
     mapping = IndexMap(torch.eye(3), torch.tensor([0.5, 0.0, -0.5]), 0.5 * torch.eye(3))
     random = torch.Generator().manual_seed(0)
     here = 1 + 4 * torch.rand(3, 5, generator=random)
-    term = landmark_distance(here, here + 1, labels, mapping, (1.0, 1.0, 1.0), 0.7, 2.0)
+    term = landmark_distance(Landmarks(0.7, 2.0), here, here + 1, labels, mapping, (1.0, 1.0, 1.0))
     u, along = torch.randn(2, 3, 6, 7, 8, generator=random)
     into = NormalEquations.zero(u)
     term.accumulate(u, mapping, into)
@@ -67,7 +68,8 @@ def test_a_landmark_moves_its_own_side_alone():
     mapping = IndexMap(torch.eye(3), torch.zeros(3), torch.eye(3))
     here = torch.tensor([[1.0], [1.0], [3.4]])
     into = NormalEquations.zero(torch.zeros(3, 4, 4, 8))
-    landmark_distance(here, here + 1, labels, mapping, (1.0, 1.0, 1.0), 1.0, 2.0).accumulate(
+    pull = Landmarks(1.0, 2.0)
+    landmark_distance(pull, here, here + 1, labels, mapping, (1.0, 1.0, 1.0)).accumulate(
         torch.zeros(3, 4, 4, 8), mapping, into
     )
     assert bool(into.gradient[..., :4].any()) and not bool(into.gradient[..., 4:].any())

@@ -1,23 +1,60 @@
-"""The hot loops: every one against the plain torch definition in float64, and against calculus."""
+"""The hot loops: every backend against the definition in float64, and that against calculus."""
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
 import os
+from collections.abc import Iterator
+from types import ModuleType
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
 from iterreg import kernels
-from iterreg.kernels import Contact, IndexMap, reference
+from iterreg.kernels import (
+    PAIRS,
+    IndexMap,
+    LinearSystem,
+    NormalEquations,
+    NormalJump,
+    Workspace,
+    reference,
+)
+from iterreg.kernels import Samples as KernelSamples
+
+
+class Backend(NamedTuple):
+    """A module of kernels and a device that it runs on."""
+
+    kernels: ModuleType
+    device: torch.device
+
+
+def backends() -> Iterator[Backend]:
+    """Every backend that can run here: the definition on each device, and the fast ones."""
+    devices = [torch.device("cpu")]
+    if torch.cuda.is_available():
+        devices.append(torch.device("cuda"))
+    for device in devices:
+        yield Backend(reference, device)
+        if kernels._backend(device) is not reference:
+            yield Backend(kernels._backend(device), device)
+
+
+@pytest.fixture(params=backends(), ids=lambda b: f"{b.kernels.__name__}-{b.device.type}")
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each backend that is available here."""
+    return request.param
+
 
 SHAPES = [(9, 10, 11), (7, 13, 33), (1, 12, 13), (7, 1, 9), (5, 6, 1), (1, 1, 8)]
 FLOAT32 = 2e-5
 """Relative to the largest value of the answer."""
 
-PULL = 0.3
+OUTSIDE_WEIGHT = 0.3
 
 
 def agree(mine: Tensor, exact: Tensor, tolerance: float = FLOAT32) -> None:
@@ -57,66 +94,64 @@ class Samples:
     def call(self, function, u_mm: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Energy, gradient, curvature."""
         u_mm = self.u_mm if u_mm is None else u_mm
-        gradient = torch.zeros_like(u_mm)
-        curvature = u_mm.new_zeros(6, *u_mm.shape[1:])
-        energy = function(
-            self.fixed,
-            self.moving,
-            self.voxels,
-            self.weights,
-            u_mm,
-            self.mapping,
-            PULL,
-            gradient,
-            curvature,
-        )
-        return energy, gradient, curvature
+        into = NormalEquations.zero(u_mm)
+        energy = function(self.samples(), u_mm, self.mapping, into)
+        return energy, into.gradient, into.curvature
+
+    def samples(self) -> KernelSamples:
+        """What is compared."""
+        return KernelSamples(self.fixed, self.moving, self.voxels, self.weights, OUTSIDE_WEIGHT)
 
 
 def test_the_compiled_kernels_are_what_is_tested_on_the_cpu():
     if os.environ.get("ITERREG_COMPILED") == "0":
         pytest.skip("compiled kernels are switched off")
     assert importlib.util.find_spec("numba"), "numba is a dependency"
-    assert kernels._compiled() is not None
+    assert kernels._backend(torch.device("cpu")).__name__ == "iterreg.kernels.cpu"
 
 
-def test_every_public_kernel_has_a_twin():
-    others = {"Contact", "Workspace", "add_laplacian", "conjugate_gradient"}
-    for name in set(kernels.__all__) - others:
-        twin = getattr(reference, name)
-        if inspect.isfunction(twin):
-            mine = inspect.signature(getattr(kernels, name))
-            assert list(mine.parameters) == list(inspect.signature(twin).parameters), name
+def test_an_unknown_device_uses_the_definition():
+    assert kernels._backend(torch.device("meta")) is reference
+
+
+def test_a_kernel_runs_on_the_backend_of_its_first_argument(monkeypatch):
+    spy = ModuleType("spy")
+    spy.laplacian = lambda v, edges: ("spy", v)
+    seen = []
+    monkeypatch.setattr(kernels, "_backend", lambda device: seen.append(device) or spy)
+    v = torch.zeros(1, 1, 1, 1, device="meta")
+    assert kernels.laplacian(v, edges=v)[0] == "spy" and kernels.laplacian(v=v, edges=v)[0] == "spy"
+    assert [device.type for device in seen] == ["meta", "meta"]
+
+
+def test_all_backends_have_the_same_names_and_signatures(backend):
+    assert backend.kernels.__all__ == reference.__all__
+    assert set(reference.__all__) <= set(kernels.__all__)
+    for name in reference.__all__:
+        expected = inspect.signature(getattr(reference, name))
+        assert inspect.signature(getattr(backend.kernels, name)) == expected, name
+        assert inspect.signature(getattr(kernels, name)) == expected, name
+        assert len(expected.parameters) <= 6, f"{name}: bundle what travels together"
 
 
 @pytest.mark.parametrize("channels", [1, 3, 12])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_squared_difference(device, shape, channels):
+def test_squared_difference(backend, shape, channels):
     moving_shape = tuple(n if n == 1 else n + 1 for n in reversed(shape))
     samples = Samples(shape, moving_shape, channels)
     exact = samples.to(torch.float64).call(reference.squared_difference)
-    mine = samples.to(device).call(kernels.squared_difference)
+    mine = samples.to(backend.device).call(backend.kernels.squared_difference)
     for got, expected in zip(mine, exact, strict=True):
         agree(got, expected)
 
 
-def test_squared_difference_adds_to_what_is_there(device):
-    samples = Samples((5, 6, 7), (6, 5, 7), 2).to(device)
-    _, gradient, curvature = samples.call(kernels.squared_difference)
-    more, bent = gradient.clone(), curvature.clone()
-    kernels.squared_difference(
-        samples.fixed,
-        samples.moving,
-        samples.voxels,
-        samples.weights,
-        samples.u_mm,
-        samples.mapping,
-        PULL,
-        more,
-        bent,
-    )
-    torch.testing.assert_close(more, 2 * gradient)
-    torch.testing.assert_close(bent, 2 * curvature)
+def test_squared_difference_adds_to_what_is_there(backend):
+    samples = Samples((5, 6, 7), (6, 5, 7), 2).to(backend.device)
+    _, gradient, curvature = samples.call(backend.kernels.squared_difference)
+    more = NormalEquations(gradient.clone(), curvature.clone())
+    backend.kernels.squared_difference(samples.samples(), samples.u_mm, samples.mapping, more)
+    torch.testing.assert_close(more.gradient, 2 * gradient)
+    torch.testing.assert_close(more.curvature, 2 * curvature)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -134,10 +169,10 @@ def test_the_gradient_is_the_derivative_of_the_energy(shape, spread):
     assert abs((ahead - behind) / (2 * step) - slope) < 1e-5 * scale
 
 
-def test_outside_costs_the_border_and_a_pull():
+def test_outside_costs_the_border_and_more_with_the_distance():
     ramp = torch.arange(4.0).view(1, 1, 4, 1).expand(4, 4, 4, 1).contiguous()
     index = torch.tensor([[1.0, 1.0], [1.0, 5.0], [5.0, -2.0]])
-    values, slopes, outside = kernels.sample_with_slope(ramp, index)
+    values, slopes, outside = reference.sample_with_slope(ramp, index)
     assert values.flatten().tolist() == [3.0, 0.0]
     assert slopes[2].flatten().tolist() == [0.0, 0.0]
     assert outside.T.tolist() == [[0.0, 0.0, 2.0], [0.0, 2.0, -2.0]]
@@ -152,11 +187,11 @@ def some_edges(shape: tuple[int, ...]) -> Tensor:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_laplacian(device, shape):
+def test_laplacian(backend, shape):
     v, edges = Samples(shape, shape, 1).u_mm, some_edges(shape)
     exact = reference.laplacian(v.double(), edges.double())
-    into = torch.ones_like(v).to(device)
-    energy = kernels.add_laplacian(v.to(device), edges.to(device), into)
+    into = torch.ones_like(v).to(backend.device)
+    energy = backend.kernels.add_laplacian(v.to(backend.device), edges.to(backend.device), into)
     agree(into - 1, exact)
     assert float(energy) == pytest.approx(float((v.double() * exact).sum()), rel=1e-5)
 
@@ -176,7 +211,7 @@ def test_the_laplacian_is_half_the_derivative_of_the_smoothness():
     torch.testing.assert_close(diagonal, reference.edge_degree(edges))
 
 
-def some_contact(shape: tuple[int, ...], kind: torch.dtype = torch.float32) -> Contact:
+def some_jump(shape: tuple[int, ...], kind: torch.dtype = torch.float32) -> NormalJump:
     """Random normals on half of the edges."""
     random = torch.Generator().manual_seed(4)
     places = torch.arange(shape[0] * shape[1] * shape[2]).view(shape)
@@ -187,39 +222,41 @@ def some_contact(shape: tuple[int, ...], kind: torch.dtype = torch.float32) -> C
         low.append(chosen)
         high.append(chosen + (shape[1] * shape[2], shape[2], 1)[axis])
         across.append(torch.randn(3, len(chosen), generator=random).to(kind))
-    return Contact(tuple(low), tuple(high), tuple(across))
+    return NormalJump(tuple(low), tuple(high), tuple(across))
 
 
-def moved(contact: Contact, device: torch.device) -> Contact:
+def moved(jump: NormalJump, device: torch.device) -> NormalJump:
     """The same edges on a device."""
-    parts = (contact.low, contact.high, contact.across)
-    return Contact(*[tuple(t.to(device) for t in part) for part in parts])
+    parts = (jump.low, jump.high, jump.across)
+    return NormalJump(*[tuple(t.to(device) for t in part) for part in parts])
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_contact(device, shape):
+def test_add_normal_jump(backend, shape):
     v = Samples(shape, shape, 1).u_mm
     exact = torch.zeros_like(v).double()
-    expected = reference.add_contact(v.double(), some_contact(shape, torch.float64), exact)
-    into = torch.ones_like(v).to(device)
-    energy = kernels.add_contact(v.to(device), moved(some_contact(shape), device), into)
+    expected = reference.add_normal_jump(v.double(), some_jump(shape, torch.float64), exact)
+    into = torch.ones_like(v).to(backend.device)
+    energy = backend.kernels.add_normal_jump(
+        v.to(backend.device), moved(some_jump(shape), backend.device), into
+    )
     agree(into - 1, exact)
     assert float(energy) == pytest.approx(float(expected), rel=1e-5)
     assert float(expected) == pytest.approx(float((v.double() * exact).sum()))
 
 
-def test_contact_is_half_the_derivative_of_the_squared_normal_jump():
+def test_the_normal_jump_is_half_the_derivative_of_the_squared_normal_jump():
     shape = (4, 5, 6)
-    contact = some_contact(shape, torch.float64)
+    jump = some_jump(shape, torch.float64)
     v = Samples(shape, shape, 1).u_mm.double().requires_grad_()
     flat = v.view(3, -1)
     energy = sum(
         ((flat[:, high] - flat[:, low]) * across).sum(0).square().sum()
-        for low, high, across in zip(contact.low, contact.high, contact.across, strict=True)
+        for low, high, across in zip(jump.low, jump.high, jump.across, strict=True)
     )
     energy.backward()
     force = torch.zeros_like(v)
-    found = reference.add_contact(v.detach(), contact, force)
+    found = reference.add_normal_jump(v.detach(), jump, force)
     assert float(found) == pytest.approx(float(energy.detach()))
     torch.testing.assert_close(2 * force, v.grad)
 
@@ -229,64 +266,79 @@ def some_curvature(shape: tuple[int, ...]) -> Tensor:
     factor = torch.randn(3, 3, *shape, generator=torch.Generator().manual_seed(3))
     full = torch.einsum("ij...,kj...->ik...", factor, factor)
     full = full + 0.2 * torch.eye(3).view(3, 3, 1, 1, 1)
-    return torch.stack([full[a, b] for a, b in reference.PAIRS])
+    return torch.stack([full[a, b] for a, b in PAIRS])
 
 
 def whole_rows(shape: tuple[int, ...]) -> Tensor:
-    """Spans that let every voxel move."""
+    """Rows in which every voxel may move."""
     return torch.tensor([0, shape[2]], dtype=torch.int32).repeat(shape[0] * shape[1], 1)
 
 
-@pytest.mark.parametrize("held", [False, True], ids=["free", "contact"])
+def some_system(shape: tuple[int, ...], jumps: bool, kind: torch.dtype) -> LinearSystem:
+    """Random blocks, edges and normal jumps; every voxel may move."""
+    jump = some_jump(shape, kind) if jumps else None
+    return LinearSystem(
+        some_curvature(shape).to(kind), some_edges(shape).to(kind), whole_rows(shape), jump
+    )
+
+
+def system_on(system: LinearSystem, device: torch.device) -> LinearSystem:
+    """The same system on a device."""
+    parts = (system.curvature, system.edges, system.active_rows)
+    jump = system.normal_jump
+    return LinearSystem(
+        *[t.to(device) for t in parts], None if jump is None else moved(jump, device)
+    )
+
+
+def product(system: LinearSystem, step: Tensor) -> Tensor:
+    """The system's matrix times a step, where every voxel may move."""
+    out = reference.apply_blocks(system.curvature, step)
+    reference.add_laplacian(step, system.edges, out)
+    if system.normal_jump is not None:
+        reference.add_normal_jump(step, system.normal_jump, out)
+    return out
+
+
+@pytest.mark.parametrize("jumps", [False, True], ids=["glued", "sliding"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_conjugate_gradient(device, shape, held):
-    curvature, edges = some_curvature(shape), some_edges(shape)
-    residual, spans = Samples(shape, shape, 1).u_mm, whole_rows(shape)
-    spans[0] = torch.tensor([0, 0])
-    spans[-1] = torch.tensor([shape[2] // 2, shape[2]])
-    exact = reference.conjugate_gradient(
-        curvature.double(),
-        edges.double(),
-        residual.double(),
-        spans,
-        6,
-        1e-3,
-        some_contact(shape, torch.float64) if held else None,
+def test_conjugate_gradient(backend, shape, jumps):
+    residual = Samples(shape, shape, 1).u_mm
+    system = some_system(shape, jumps, torch.float64)
+    system.active_rows[0] = torch.tensor([0, 0])
+    system.active_rows[-1] = torch.tensor([shape[2] // 2, shape[2]])
+    exact = reference.conjugate_gradient(system, residual.double(), 6, 1e-3, Workspace())
+    mine = some_system(shape, jumps, torch.float32)
+    mine.active_rows.copy_(system.active_rows)
+    step = backend.kernels.conjugate_gradient(
+        system_on(mine, backend.device), residual.to(backend.device), 6, 1e-3, Workspace()
     )
-    arguments = [t.to(device) for t in (curvature, edges, residual.clone(), spans)]
-    contact = moved(some_contact(shape), device) if held else None
-    step = kernels.conjugate_gradient(*arguments, 6, 1e-3, kernels.Workspace(), contact)
     agree(step, exact, 1e-3)
-    if len(spans) > 1:
-        assert not bool(step[:, 0, 0].any()), "what may not move stays"
+    if len(mine.active_rows) > 1:
+        assert not bool(step[:, 0, 0].any()), "a row that may not move stays"
 
 
-def test_conjugate_gradient_solves(device):
+def test_conjugate_gradient_solves(backend):
     shape = (6, 7, 8)
-    curvature, edges = some_curvature(shape).to(device), some_edges(shape).to(device)
-    right, spans = Samples(shape, shape, 1).u_mm.to(device), whole_rows(shape).to(device)
-    workspace, contact = kernels.Workspace(), moved(some_contact(shape), device)
-    for held in (None, contact):
-        step = kernels.conjugate_gradient(
-            curvature, edges, right.clone(), spans, 100, 1e-3, workspace, held
-        )
-        left = reference.apply_blocks(curvature, step) + reference.laplacian(step, edges)
-        if held is not None:
-            kernels.add_contact(step, held, left)
-        assert (left - right).norm() < 1e-4 * right.norm(), "also with a used workspace"
+    right, workspace = Samples(shape, shape, 1).u_mm.to(backend.device), Workspace()
+    for jumps in (False, True):
+        system = system_on(some_system(shape, jumps, torch.float32), backend.device)
+        step = backend.kernels.conjugate_gradient(system, right.clone(), 100, 1e-3, workspace)
+        apart = (product(system, step) - right).norm()
+        assert apart < 1e-4 * right.norm(), "also with a used workspace"
 
 
-def test_conjugate_gradient_of_nothing_is_nothing(device):
+def test_conjugate_gradient_of_nothing_is_nothing(backend):
     shape = (4, 5, 6)
-    zero, spans = torch.zeros(3, *shape, device=device), whole_rows(shape).to(device)
-    step = kernels.conjugate_gradient(
-        zero.new_zeros(6, *shape), zero, zero.clone(), spans, 5, 1e-6, kernels.Workspace()
-    )
+    zero = torch.zeros(3, *shape, device=backend.device)
+    rows = whole_rows(shape).to(backend.device)
+    system = LinearSystem(zero.new_zeros(6, *shape), zero, rows)
+    step = backend.kernels.conjugate_gradient(system, zero.clone(), 5, 1e-6, Workspace())
     assert bool((step == 0).all())
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_upsample(device, shape):
+def test_upsample(backend, shape):
     random = torch.Generator().manual_seed(4)
     fine_shape = tuple(n if n == 1 else 2 * n - 1 for n in shape)
     coarse = torch.randn(3, *shape, generator=random)
@@ -298,10 +350,10 @@ def test_upsample(device, shape):
         coarse.double(), labels, fine, scale.double(), shift.double(), affinity.double()
     )
     arguments = (coarse, labels, fine, scale, shift, affinity)
-    agree(kernels.upsample(*[t.to(device) for t in arguments]), exact)
+    agree(backend.kernels.upsample(*[t.to(backend.device) for t in arguments]), exact)
 
 
-def test_nothing_leaks_when_upsampling(device):
+def test_nothing_leaks_when_upsampling(backend):
     labels = torch.zeros(2, 2, 8, dtype=torch.int32)
     labels[..., 4:] = 1
     coarse = torch.where(labels == 1, 5.0, -3.0).expand(3, -1, -1, -1).contiguous()
@@ -309,12 +361,12 @@ def test_nothing_leaks_when_upsampling(device):
     affinity = torch.eye(2).clamp(min=1e-6)
     half, shift = torch.tensor([1.0, 1.0, 0.5]), torch.tensor([0.0, 0.0, -0.25])
     arguments = (coarse, labels, fine, half, shift, affinity)
-    up = kernels.upsample(*[t.to(device) for t in arguments]).cpu()
+    up = backend.kernels.upsample(*[t.to(backend.device) for t in arguments]).cpu()
     torch.testing.assert_close(up[0], torch.where(fine == 1, 5.0, -3.0), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [s for s in SHAPES if s[1] > 1], ids=str)
-def test_cost_volume_and_cheapest(device, shape):
+def test_cost_volume_and_cheapest(backend, shape):
     samples = Samples(shape, tuple(n if n == 1 else n - 1 for n in shape), 5)
     random = torch.Generator().manual_seed(5)
     fixed = torch.randn(*shape, 5, generator=random)
@@ -322,11 +374,13 @@ def test_cost_volume_and_cheapest(device, shape):
     centre = nodes + torch.randint(-3, 4, nodes.shape, generator=random)
     offsets = torch.cartesian_prod(*[torch.arange(-2, 3)] * 3)
     exact = reference.cost_volume(fixed.double(), samples.moving.double(), nodes, centre, offsets)
-    places = [t.to(device) for t in (fixed, samples.moving, nodes, centre, offsets)]
-    cost = kernels.cost_volume(*places)
+    places = [t.to(backend.device) for t in (fixed, samples.moving, nodes, centre, offsets)]
+    cost = backend.kernels.cost_volume(*places)
     agree(cost, exact)
     at = torch.randn(len(nodes), 3, generator=random)
-    chosen = kernels.cheapest(cost, offsets.float().to(device), at.to(device), 0.1).cpu()
+    chosen = backend.kernels.cheapest(
+        cost, offsets.float().to(backend.device), at.to(backend.device), 0.1
+    ).cpu()
     total = exact + 0.1 * (offsets.double() - at.double().unsqueeze(1)).square().sum(-1)
     paid = total.gather(1, chosen.unsqueeze(1)).squeeze(1)
     torch.testing.assert_close(paid, total.min(1).values, rtol=1e-5, atol=1e-5)
@@ -334,14 +388,16 @@ def test_cost_volume_and_cheapest(device, shape):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("reach", [1, 4])
-def test_self_similarity(device, shape, reach):
+def test_self_similarity(backend, shape, reach):
     volume = torch.randn(shape, generator=torch.Generator().manual_seed(6))
     first = reach * torch.tensor([[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, -1, 0]])
     second = reach * torch.tensor([[0, 1, 0], [0, 0, -1], [0, -1, 0], [0, 0, 1]])
     radius = torch.tensor([min(1, n - 1) for n in shape])
     exact = reference.self_similarity(volume.double(), first, second, radius, (1e-3, 1e3))
     arguments = (volume, first, second)
-    mine = kernels.self_similarity(*[t.to(device) for t in arguments], radius, (1e-3, 1e3))
+    mine = backend.kernels.self_similarity(
+        *[t.to(backend.device) for t in arguments], radius, (1e-3, 1e3)
+    )
     agree(mine, exact, 1e-4)
     torch.testing.assert_close(mine.max(-1).values.cpu(), torch.ones(shape))
 
@@ -358,23 +414,41 @@ def test_the_same_answer_with_one_thread_and_two():
         assert torch.equal(one, two)
 
 
-@pytest.mark.parametrize("plain", [False, True])
-def test_a_direction_that_is_much_stiffer_than_the_rest_is_solved(plain, monkeypatch):
-    if plain:
-        monkeypatch.setattr(kernels, "_fast", lambda *tensors: None)
+def test_a_direction_that_is_much_stiffer_than_the_rest_is_solved(backend):
     torch.manual_seed(0)
     shape = (5, 6, 7)
     slope = torch.randn(3, *shape)
-    pairs = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
-    curvature = 1e5 * torch.stack([slope[a] * slope[b] for a, b in pairs])
+    curvature = 1e5 * torch.stack([slope[a] * slope[b] for a, b in PAIRS])
     edges = torch.full((3, *shape), 0.008)
     for axis, n in enumerate(shape):
         edges[axis].narrow(axis, n - 1, 1).zero_()
-    pull = 1e5 * torch.randn(shape) * slope
-    spans = torch.tensor([0, shape[2]], dtype=torch.int32).repeat(shape[0] * shape[1], 1)
-    step = kernels.conjugate_gradient(
-        curvature, edges, pull.clone(), spans, 8, 1e-6, kernels.Workspace()
-    )
-    product = reference.apply_blocks(curvature, step) + reference.laplacian(step, edges)
+    right = (1e5 * torch.randn(shape) * slope).to(backend.device)
+    system = system_on(LinearSystem(curvature, edges, whole_rows(shape)), backend.device)
+    step = backend.kernels.conjugate_gradient(system, right.clone(), 8, 1e-6, Workspace())
     assert bool(torch.isfinite(step).all())
-    assert float((0.5 * step * product - step * pull).sum()) < -1e4
+    assert float((0.5 * step * product(system, step) - step * right).sum()) < -1e4
+
+
+@pytest.mark.parametrize("reach", [1, 3])
+def test_nearest_along(backend, reach):
+    squared = torch.rand(6, 7, 8, generator=torch.Generator().manual_seed(7))
+    costs = 0.1 * torch.arange(reach + 1.0).square()
+    for axis, n in enumerate(squared.shape):
+        apart = (torch.arange(n).unsqueeze(1) - torch.arange(n)).abs()
+        cost = torch.where(apart <= reach, 0.1 * apart.square(), torch.inf)
+        exact = (squared.movedim(axis, -1).unsqueeze(-2) + cost).amin(-1).movedim(-1, axis)
+        found = backend.kernels.nearest_along(
+            squared.to(backend.device), axis, costs.to(backend.device)
+        )
+        agree(found, exact)
+
+
+def test_outside_equations_are_the_derivative(backend):
+    outside = torch.tensor([[0.0, 2.0], [-1.0, 0.0], [0.0, 3.0]], device=backend.device)
+    from_mm = torch.randn(3, 3, generator=torch.Generator().manual_seed(8)).to(backend.device)
+    gradient, curvature = backend.kernels.outside_equations(outside, from_mm, 0.5)
+    torch.testing.assert_close(gradient, 0.5 * from_mm.T @ outside)
+    for n in range(2):
+        rows = from_mm[outside[:, n] != 0]
+        expected = torch.stack([0.5 * (rows.T @ rows)[a, b] for a, b in PAIRS])
+        torch.testing.assert_close(curvature[:, n], expected)

@@ -1,8 +1,10 @@
-"""What keeps two regions in contact while they slide: gap and overlap cost, sliding does not.
+"""The cost of gaps and overlaps between regions that slide along each other.
 
-A jump of the displacement across an interface is split along the interface's normal. The tangential
-part is sliding, and :mod:`iterreg.energy.smoothness` lets it pass. The normal part opens a gap or
-makes tissue overlap.
+A jump of the displacement across an interface is split along the interface's normal n. The
+tangential part is sliding, which :mod:`iterreg.energy.smoothness` lets pass. The normal part opens
+a gap or makes tissue overlap, and costs::
+
+    E(u) = sum over faces of w[a, b] (n . (u_high - u_low))^2 / spacing^2
 """
 
 from __future__ import annotations
@@ -14,24 +16,36 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from iterreg.kernels import Contact
+from iterreg.kernels import NormalJump
+from iterreg.neighbourhood import face_pairs
 
-REACH_VOXELS = 2
-SIGMA_VOXELS = 1.2
-"""Of the Gaussian that regions are smoothed with before their normals are taken: label maps are
-staircases."""
+NORMAL_SIGMA_VOXELS = 1.2
+"""Regions are smoothed by a Gaussian of this width before their normals are taken, because a label
+map is a staircase."""
+
+NORMAL_REACH_VOXELS = 2
+"""The Gaussian is cut off beyond this distance."""
 
 
-def contact(labels: Tensor, weights: Tensor, spacing_zyx_mm: tuple[float, ...]) -> Contact | None:
-    """The edges on which gap and overlap are measured.
+def normal_jump(
+    labels: Tensor, weights: Tensor, spacing_zyx_mm: tuple[float, ...]
+) -> NormalJump | None:
+    """The faces on which gap and overlap are measured.
 
     Args:
         labels: (Z, Y, X) int32 compact labels of the partition.
-        weights: (labels, labels) symmetric, of the normal part of a jump; 0 where it is free.
+        weights: (labels, labels) symmetric, the weight of the normal part of a jump; 0 where it
+            is free.
         spacing_zyx_mm: of the grid.
 
     Returns:
-        None where no interface has a weight.
+        The faces, or None if no interface has a weight.
+
+    Example:
+        >>> labels = torch.tensor([[[0, 0, 1, 1]]], dtype=torch.int32)
+        >>> jump = normal_jump(labels, torch.tensor([[0.0, 1.0], [1.0, 0.0]]), (1.0, 1.0, 1.0))
+        >>> [len(low) for low in jump.low], jump.across[2].flatten().tolist()
+        ([0, 0, 1], [0.0, 0.0, 1.0])
     """
     edges = [_edges(labels, weights, axis) for axis in range(3)]
     ends = [end for low, high, _ in edges for end in (low, high)]
@@ -45,51 +59,56 @@ def contact(labels: Tensor, weights: Tensor, spacing_zyx_mm: tuple[float, ...]) 
         normal = inward[:, sides[2 * axis + 1]] - inward[:, sides[2 * axis]]
         root = weight.sqrt() / spacing_zyx_mm[axis]
         across.append(normal / normal.norm(dim=0).clamp(min=1e-6) * root)
-    return Contact(tuple(ends[::2]), tuple(ends[1::2]), tuple(across))
+    return NormalJump(tuple(ends[::2]), tuple(ends[1::2]), tuple(across))
 
 
 def faces(labels: Tensor, table: Tensor, axis: int) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Where two labels meet along an axis.
+    """The faces along an axis at which two labels meet.
 
     Args:
-        labels: (Z, Y, X) compact labels. table: (labels, labels). axis: 0, 1 or 2.
+        labels: (Z, Y, X) compact labels.
+        table: (labels, labels).
+        axis: 0, 1 or 2.
 
     Returns:
         The indices (z, y, x) of the lower voxels, and the table's entry for each, (n,).
     """
-    n = labels.shape[axis]
-    low, high = labels.narrow(axis, 0, n - 1), labels.narrow(axis, 1, n - 1)
+    low, high = face_pairs(labels, axis)
     at = (low != high).nonzero(as_tuple=True)
     return at, table[low[at].long(), high[at].long()]
 
 
 def _edges(labels: Tensor, weights: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Flat indices of both ends, and weights, of the edges along an axis that have a weight."""
+    """Flat indices of both ends, and weights, of the faces along an axis that have a weight."""
     (z, y, x), weight = faces(labels, weights, axis)
     _, ny, nx = labels.shape
-    weighed = weight > 0
-    first = ((z * ny + y) * nx + x)[weighed]
-    return first, first + (ny * nx, nx, 1)[axis], weight[weighed]
+    is_weighted = weight > 0
+    first = ((z * ny + y) * nx + x)[is_weighted]
+    return first, first + (ny * nx, nx, 1)[axis], weight[is_weighted]
 
 
 def _inward(labels: Tensor, voxels: Tensor, spacing_zyx_mm: tuple[float, ...]) -> Tensor:
     """(3, N), the gradient of each voxel's own region, smoothed; the border is repeated.
 
     Args:
-        labels: (Z, Y, X). voxels: (N,) flat indices. spacing_zyx_mm: of the grid.
+        labels: (Z, Y, X).
+        voxels: (N,) flat indices.
+        spacing_zyx_mm: of the grid.
     """
     _, ny, nx = labels.shape
-    wide = pad(labels[None].float(), (REACH_VOXELS,) * 6, mode="replicate")[0].to(labels)
+    padding = (NORMAL_REACH_VOXELS,) * 6
+    wide = pad(labels[None].float(), padding, mode="replicate")[0].to(labels)
     _, wy, wx = wide.shape
-    index = torch.stack((voxels // (ny * nx), voxels // nx % ny, voxels % nx)) + REACH_VOXELS
+    index = torch.stack((voxels // (ny * nx), voxels // nx % ny, voxels % nx))
+    index = index + NORMAL_REACH_VOXELS
     at = (index[0] * wy + index[1]) * wx + index[2]
-    every = wide.flatten()
-    own = every[at]
+    flat = wide.flatten()
+    own = flat[at]
     inward = torch.zeros(3, len(voxels), device=labels.device)
-    reach = range(-REACH_VOXELS, REACH_VOXELS + 1)
+    reach = range(-NORMAL_REACH_VOXELS, NORMAL_REACH_VOXELS + 1)
     for z, y, x in itertools.product(*[reach if n > 1 else (0,) for n in labels.shape]):
-        same = every[at + (z * wy + y) * wx + x] == own
-        share = math.exp(-(z * z + y * y + x * x) / (2 * SIGMA_VOXELS**2))
+        same = flat[at + (z * wy + y) * wx + x] == own
+        share = math.exp(-(z * z + y * y + x * x) / (2 * NORMAL_SIGMA_VOXELS**2))
         for axis, (step, spacing) in enumerate(zip((z, y, x), spacing_zyx_mm, strict=True)):
             if step:
                 inward[axis].add_(same, alpha=share * step / spacing)

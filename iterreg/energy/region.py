@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import pad
 
-Box = tuple[slice, ...]
+from iterreg.neighbourhood import Box, bounding_box
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,14 @@ class Region:
 
     Args:
         mask: (z, y, x) bool.
-        box: where that lies, with explicit ends.
+        box: the place of the mask in the grid, a slice per axis with explicit ends.
         shape: (Z, Y, X) of the whole grid.
+
+    Example:
+        >>> import torch
+        >>> region = Region.of(torch.tensor([[[False, True, True, False, False]]]))
+        >>> region.box[2], region.grown((0, 0, 1)).box[2]
+        (slice(1, 3, None), slice(0, 4, None))
     """
 
     mask: Tensor
@@ -27,15 +33,9 @@ class Region:
 
     @classmethod
     def of(cls, mask: Tensor) -> Region | None:
-        """The region of a mask of the whole grid (Z, Y, X); None where it is empty."""
-        box = []
-        for axis in range(3):
-            others = [a for a in range(3) if a != axis]
-            hit = mask.any(others[1]).any(others[0]).nonzero()
-            if len(hit) == 0:
-                return None
-            box.append(slice(int(hit[0]), int(hit[-1]) + 1))
-        return cls(mask[tuple(box)].clone(), tuple(box), tuple(mask.shape))
+        """The region of a mask of the whole grid (Z, Y, X), or None if the mask is empty."""
+        box = bounding_box(mask)
+        return None if box is None else cls(mask[box].clone(), box, tuple(mask.shape))
 
     def grown(self, margins: Sequence[int]) -> Region:
         """The same region in a box that is wider by so many voxels, as far as the grid reaches."""
@@ -46,7 +46,7 @@ class Region:
         return Region(self.spread(self.mask, box, False), tuple(box), self.shape)
 
     def spread(self, values: Tensor, box: Sequence[slice], fill: float) -> Tensor:
-        """Values of this region's box on a wider one, ``fill`` around them."""
+        """Values of this region's box on a wider box, with ``fill`` around them."""
         sides = [
             side
             for here, there in zip(reversed(self.box), reversed(box), strict=True)

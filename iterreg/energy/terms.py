@@ -1,4 +1,10 @@
-"""What a term of the energy is: something that adds itself to the normal equations."""
+"""The terms of the energy, and the one that most are made of.
+
+A term adds itself to the normal equations of a Gauss-Newton step. For most terms that is a squared
+difference of features, sampled at the voxels n of the fixed grid::
+
+    E(u) = sum_n w_n |M(q_n) - F_n|^2        q_n = linear n + shift + from_mm u(n)
+"""
 
 from __future__ import annotations
 
@@ -9,35 +15,34 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from iterreg.kernels import IndexMap, sample_with_slope, squared_difference
+from iterreg.kernels import (
+    IndexMap,
+    NormalEquations,
+    Samples,
+    sample_with_slope,
+    squared_difference,
+)
 
-
-@dataclass
-class NormalEquations:
-    """Half the gradient and the Gauss-Newton curvature of an energy at a displacement.
-
-    Args:
-        gradient: (3, Z, Y, X).
-        curvature: (6, Z, Y, X), symmetric 3 x 3 per voxel (zz, zy, zx, yy, yx, xx).
-    """
-
-    gradient: Tensor
-    curvature: Tensor
-
-    @classmethod
-    def zero(cls, u_mm: Tensor) -> NormalEquations:
-        """Nothing yet, for displacements like this one."""
-        return cls(torch.zeros_like(u_mm), u_mm.new_zeros(6, *u_mm.shape[1:]))
+__all__ = ["NormalEquations", "SquaredDifference", "Term"]
 
 
 class Term(Protocol):
     """A term of the energy."""
 
     def accumulate(self, u_mm: Tensor, mapping: IndexMap, into: NormalEquations) -> Tensor:
-        """Add gradient and curvature at ``u_mm`` and return the energy, a float64 scalar."""
+        """Add half the gradient and the curvature at a displacement; return the energy.
+
+        Args:
+            u_mm: (3, Z, Y, X), components (z, y, x), mm along the fixed grid's axes.
+            mapping: from a fixed voxel and its displacement to a moving index.
+            into: the equations to add to.
+
+        Returns:
+            A float64 scalar.
+        """
 
     def without_outside_cost(self) -> Term:
-        """The same term, leaving the moving image costing nothing in itself."""
+        """The same term, in which leaving the moving image adds no cost."""
 
 
 @dataclass(frozen=True)
@@ -49,69 +54,91 @@ class SquaredDifference:
         moving: (Z, Y, X, C) features of the moving image, or of a crop of it.
         voxels: (N, 3) int32, the fixed voxel of each sample.
         weights: (N,).
-        pull: energy per squared voxel outside ``moving``.
+        outside_weight: energy per squared voxel outside ``moving``.
         corner: (3,), moving index of the crop's first voxel.
-        copies: (3,), how often each voxel of the crop stands in ``moving`` along each axis.
+        repeats_zyx: (3,), how often each voxel of the crop is repeated in ``moving``.
+
+    Example:
+        >>> ramp = torch.arange(4.0).view(1, 1, 4, 1)
+        >>> voxels = torch.tensor([[0, 0, 1]], dtype=torch.int32)
+        >>> term = SquaredDifference(torch.zeros(1, 1), ramp, voxels, torch.ones(1), 0.1)
+        >>> u_mm, into = torch.zeros(3, 1, 1, 4), NormalEquations.zero(torch.zeros(3, 1, 1, 4))
+        >>> term.accumulate(u_mm, IndexMap(torch.eye(3), torch.zeros(3), torch.eye(3)), into).item()
+        1.0
     """
 
     fixed: Tensor
     moving: Tensor
     voxels: Tensor
     weights: Tensor
-    pull: float
+    outside_weight: float
     corner: Tensor | None = None
-    copies: Tensor | None = None
+    repeats_zyx: Tensor | None = None
+
+    @classmethod
+    def of_features(
+        cls, fixed: Tensor, moving: Tensor, voxels: Tensor, weight: float, outside_weight: float
+    ) -> SquaredDifference:
+        """The mean over the channels of each sample's squared difference.
+
+        Args:
+            fixed: (N, C) features at the samples.
+            moving: (Z, Y, X, C) features of the moving image.
+            voxels: (N, 3) int32, the fixed voxel of each sample.
+            weight: of every sample.
+            outside_weight: energy per squared voxel outside ``moving``, for weight 1.
+        """
+        channels = fixed.shape[-1]
+        weights = torch.full((len(voxels),), weight / channels, device=fixed.device)
+        return cls(fixed, moving, voxels, weights, outside_weight * channels)
 
     def accumulate(self, u_mm: Tensor, mapping: IndexMap, into: NormalEquations) -> Tensor:
         """See :class:`Term`."""
-        mapping = self._own(mapping)
-        return squared_difference(
-            self.fixed,
-            self.moving,
-            self.voxels,
-            self.weights,
-            u_mm,
-            mapping,
-            self.pull,
-            into.gradient,
-            into.curvature,
-        )
+        samples = Samples(self.fixed, self.moving, self.voxels, self.weights, self.outside_weight)
+        return squared_difference(samples, u_mm, self._own(mapping), into)
 
     def without_outside_cost(self) -> SquaredDifference:
-        """The same samples, leaving the moving image costing nothing in itself."""
-        return replace(self, pull=0.0)
+        """See :class:`Term`."""
+        return replace(self, outside_weight=0.0)
 
-    def trusting(self, u_mm: Tensor, mapping: IndexMap, scale: float) -> SquaredDifference:
-        """The same samples, those that differ by much more than ``scale`` here counting less.
+    def reweighted(self, u_mm: Tensor, mapping: IndexMap, scale: float) -> SquaredDifference:
+        """The same samples, with less weight where they differ by more than ``scale``.
 
-        Source: Geman and McClure's weight, (1 + (r / scale)^2)^-2.
+        Args:
+            u_mm: (3, Z, Y, X), the displacement at which the difference is taken.
+            mapping: from a fixed voxel and its displacement to a moving index.
+            scale: in units of the features.
+
+        Source: Geman and McClure's weight, ``(1 + (r / scale)^2)^-2``.
         """
         z, y, x = self.voxels.long().T
         q = self._own(mapping).apply(self.voxels.T.to(u_mm.dtype), u_mm[:, z, y, x])
         values, _, _ = sample_with_slope(self.moving, q)
-        apart = (values - self.fixed).square().sum(-1) / scale**2
-        return replace(self, weights=self.weights / (1 + apart).square())
+        relative = (values - self.fixed).square().sum(-1) / scale**2
+        return replace(self, weights=self.weights / (1 + relative).square())
 
-    def stepped(self, copies: Sequence[int]) -> SquaredDifference:
+    def nearest_across_slices(self, repeats: Sequence[int]) -> SquaredDifference:
         """The same samples of a moving image that is constant over most of a voxel.
 
-        Linear interpolation between two thick slices is a shape that neither has, and that labels,
-        which are pulled by their nearest voxel, never show.
+        Linear interpolation between two thick slices gives a shape that neither slice has. Label
+        maps, which are sampled at the nearest voxel, never show it.
+
+        Args:
+            repeats: (z, y, x), how often each voxel is repeated; 1 keeps an axis as it is.
         """
         moving = self.moving
-        for axis, times in enumerate(copies):
+        for axis, times in enumerate(repeats):
             moving = moving.repeat_interleave(times, axis) if times > 1 else moving
-        return replace(
-            self, moving=moving.contiguous(), copies=torch.tensor(copies, device=moving.device)
-        )
+        repeats_zyx = torch.tensor(repeats, device=moving.device)
+        return replace(self, moving=moving.contiguous(), repeats_zyx=repeats_zyx)
 
     def _own(self, mapping: IndexMap) -> IndexMap:
         """The mapping to indices of ``moving``."""
         linear, shift, from_mm = mapping.linear, mapping.shift, mapping.from_mm
         if self.corner is not None:
             shift = shift - self.corner
-        if self.copies is not None:
-            times = self.copies.to(shift.dtype)
+        if self.repeats_zyx is not None:
+            times = self.repeats_zyx.to(shift.dtype)
             shift = shift * times + (times - 1) / 2
             linear, from_mm = linear * times.unsqueeze(1), from_mm * times.unsqueeze(1)
         return IndexMap(linear, shift, from_mm)

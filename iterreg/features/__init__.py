@@ -1,4 +1,4 @@
-"""Per-voxel features that the similarity compares: intensities and MIND-SSC."""
+"""The features of a voxel that a similarity compares: intensities and MIND-SSC."""
 
 from iterreg.features.intensity import normalized_intensity
 from iterreg.features.mind import mind_ssc

@@ -1,4 +1,4 @@
-"""Intensities, made comparable between two images."""
+"""Intensities, scaled so that two images can be compared."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 
 PERCENTILES = (1.0, 99.0)
-"""Intensities beyond these are clipped when no range is given: metal, air, reconstruction noise."""
+"""Intensities beyond these are clipped if no range is given: metal, air, reconstruction noise."""
 
 
-def intensity_range(volume: Tensor, within: tuple[float, ...]) -> tuple[float, float]:
-    """The range to clip to: the one given, else the 1st and 99th percentile.
+def intensity_range(volume: Tensor, limits: tuple[float, ...]) -> tuple[float, float]:
+    """The range to clip to: the given one, or else the 1st and 99th percentile.
 
     Args:
         volume: any shape.
-        within: (low, high), or empty.
+        limits: (low, high), or empty.
     """
-    if within:
-        return within[0], within[1]
+    if limits:
+        return limits[0], limits[1]
     sample = volume.flatten()[:: max(1, volume.numel() // 1_000_000)]
     low, high = (float(torch.quantile(sample, p / 100)) for p in PERCENTILES)
     if high <= low:
@@ -25,12 +25,16 @@ def intensity_range(volume: Tensor, within: tuple[float, ...]) -> tuple[float, f
     return low, max(high, low + 1e-6)
 
 
-def normalized_intensity(volume: Tensor, within: tuple[float, ...] = ()) -> Tensor:
+def normalized_intensity(volume: Tensor, limits: tuple[float, ...] = ()) -> Tensor:
     """Clip to a range and scale it to 0 ... 1.
 
     Args:
         volume: (*shape).
-        within: (low, high) in intensity units; empty takes the volume's own percentiles.
+        limits: (low, high) in intensity units; empty takes the volume's own percentiles.
+
+    Example:
+        >>> normalized_intensity(torch.tensor([-2000.0, -250.0, 800.0]), (-1000.0, 500.0))
+        tensor([0.0000, 0.5000, 1.0000])
     """
-    low, high = intensity_range(volume, within)
+    low, high = intensity_range(volume, limits)
     return (volume.clamp(low, high) - low) / (high - low)

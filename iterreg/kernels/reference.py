@@ -1,53 +1,54 @@
-"""The hot loops in plain torch: the definition, the fallback, and what runs on a GPU.
+"""The kernels in plain torch: their definition, and the fallback on every device.
 
-No autograd and no scatter: gradients are analytic and everything is gathered, so the results are
-deterministic on every device. Arrays have rank 3 (a picture has one slice).
+Nothing here uses autograd or scatters: gradients are analytic and values are gathered, so the
+results are deterministic on every device. Arrays have rank 3: a picture has one slice.
+
+Longer than 300 lines because it is the contract of all backends, in one place.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from iterreg.kernels.contact import Contact
+from iterreg.kernels.blocks import (
+    apply_blocks,
+    correct_at_interfaces,
+    edge_degree,
+    invert_blocks,
+    preconditioner_diagonal,
+)
+from iterreg.kernels.types import (
+    PAIRS,
+    IndexMap,
+    LinearSystem,
+    NormalEquations,
+    NormalJump,
+    Samples,
+    Workspace,
+)
+from iterreg.neighbourhood import box_sum, shifted
+
+__all__ = [
+    "add_laplacian",
+    "add_normal_jump",
+    "apply_blocks",
+    "cheapest",
+    "conjugate_gradient",
+    "cost_volume",
+    "edge_degree",
+    "laplacian",
+    "nearest_along",
+    "normal_equations",
+    "outside_equations",
+    "sample_with_slope",
+    "self_similarity",
+    "squared_difference",
+    "upsample",
+]
 
 CHUNK_SAMPLES = 1_000_000
-"""Samples handled at once, so that the gathered corners of all channels stay within 1 GB."""
-
-PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
-"""The six entries of a symmetric 3 x 3 matrix, in the order (zz, zy, zx, yy, yx, xx)."""
-
-
-@dataclass(frozen=True)
-class IndexMap:
-    """Fixed voxel i with displacement u lands on the moving index ``linear i + shift + from_mm u``.
-
-    Args:
-        linear: (3, 3), moving voxels per fixed voxel.
-        shift: (3,), moving voxels.
-        from_mm: (3, 3), moving voxels per mm along the fixed axes.
-    """
-
-    linear: Tensor
-    shift: Tensor
-    from_mm: Tensor
-
-    def to_mm(self) -> Tensor:
-        """(3, 3), mm along the fixed axes per moving voxel; nothing along an axis of length 1.
-
-        Rounded, because linear algebra rounds by where its arguments lie in memory, and the same
-        call has to give the same bytes.
-        """
-        inverse: Tensor = torch.linalg.pinv(self.from_mm.double().cpu())
-        return torch.round(inverse, decimals=6).to(self.from_mm)
-
-    def apply(self, voxels: Tensor, u_mm: Tensor) -> Tensor:
-        """Moving indices (3, N) of fixed voxels (3, N) with displacements (3, N)."""
-        return self.linear @ voxels + self.shift.unsqueeze(1) + self.from_mm @ u_mm
+"""So many samples are handled at once: the gathered corners of all channels stay within 1 GB."""
 
 
 def sample_with_slope(volume: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,6 +61,12 @@ def sample_with_slope(volume: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Te
     Returns:
         values (N, C); slopes (3, N, C) per voxel, zero along an axis where the index is outside;
         and how far outside each index is, (3, N). An axis of length 1 has coordinate 0.
+
+    Example:
+        >>> ramp = torch.arange(4.0).view(1, 1, 4, 1)
+        >>> values, slopes, outside = sample_with_slope(ramp, torch.tensor([[0.0], [0.0], [1.5]]))
+        >>> values.item(), slopes[2].item(), outside.flatten().tolist()
+        (1.5, 1.0, [0.0, 0.0, 0.0])
     """
     size = index.new_tensor(volume.shape[:3]).unsqueeze(1)
     inside = torch.minimum(index.clamp(min=0), size - 1)
@@ -106,67 +113,74 @@ def normal_equations(residual: Tensor, slopes: Tensor, from_mm: Tensor) -> tuple
     return gradient, curvature
 
 
+def outside_equations(
+    outside: Tensor, from_mm: Tensor, outside_weight: float
+) -> tuple[Tensor, Tensor]:
+    """Gradient and curvature of ``outside_weight |outside|^2 / 2``.
+
+    Args:
+        outside: (3, N), voxels outside the moving image, as :func:`sample_with_slope` returns.
+        from_mm: (3, 3), moving voxels per mm of displacement.
+        outside_weight: energy per squared voxel.
+
+    Returns:
+        gradient (3, N) and curvature (6, N) for a displacement in mm.
+    """
+    is_outside = (outside != 0).to(outside.dtype)
+    curvature = [(from_mm[:, a] * from_mm[:, b]) @ is_outside for a, b in PAIRS]
+    return outside_weight * from_mm.T @ outside, outside_weight * torch.stack(curvature)
+
+
 def squared_difference(
-    fixed: Tensor,
-    moving: Tensor,
-    voxels: Tensor,
-    weights: Tensor,
-    u_mm: Tensor,
-    mapping: IndexMap,
-    pull: float,
-    gradient: Tensor,
-    curvature: Tensor,
+    samples: Samples, u_mm: Tensor, mapping: IndexMap, into: NormalEquations
 ) -> Tensor:
     """Energy ``sum_n weight |moving(q) - fixed|^2``; adds half its gradient and its curvature.
 
     q is the moving index of fixed voxel n under ``u_mm``. Outside the moving image the cost is
-    that of the nearest voxel inside plus ``pull`` times the squared distance in voxels, so
-    leaving the image never pays.
+    that of the nearest voxel inside plus ``outside_weight`` times the squared distance in voxels,
+    so that leaving the image never pays.
 
     Args:
-        fixed: (N, C) features of the samples. moving: (Z', Y', X', C) features.
-        voxels: (N, 3) int32, the samples' fixed voxels, each at most once.
-        weights: (N,), not negative.
+        samples: what is compared.
         u_mm: (3, Z, Y, X), components (z, y, x), mm along the fixed grid's axes.
         mapping: from a fixed voxel and its displacement to a moving index.
-        pull: energy per squared voxel outside.
-        gradient: (3, Z, Y, X), added to. curvature: (6, Z, Y, X), Gauss-Newton's, added to.
+        into: the equations that gradient and Gauss-Newton curvature are added to.
 
     Returns:
         The energy, a float64 scalar.
     """
     energy = torch.zeros((), dtype=torch.float64, device=u_mm.device)
-    flat_gradient, flat_curvature = gradient.view(3, -1), curvature.view(6, -1)
+    gradient, curvature = into.gradient.view(3, -1), into.curvature.view(6, -1)
     _, _, ny, nx = u_mm.shape
-    for first in range(0, len(voxels), CHUNK_SAMPLES):
+    for first in range(0, len(samples.voxels), CHUNK_SAMPLES):
         part = slice(first, first + CHUNK_SAMPLES)
-        at = voxels[part].T
+        at, weights = samples.voxels[part].T, samples.weights[part]
         flat = ((at[0] * ny + at[1]) * nx + at[2]).long()
         q = mapping.apply(at.to(u_mm.dtype), u_mm.view(3, -1)[:, flat])
-        values, slopes, outside = sample_with_slope(moving, q)
-        residual = values - fixed[part]
+        values, slopes, outside = sample_with_slope(samples.moving, q)
+        residual = values - samples.fixed[part]
         g, h = normal_equations(residual, slopes, mapping.from_mm)
-        pull_g, pull_h = _pull(outside, mapping.from_mm, pull)
-        cost = residual.square().sum(-1) + pull * outside.square().sum(0)
-        energy += (weights[part] * cost).sum(dtype=torch.float64)
-        flat_gradient[:, flat] += weights[part] * (g + pull_g)
-        flat_curvature[:, flat] += weights[part] * (h + pull_h)
+        outside_g, outside_h = outside_equations(outside, mapping.from_mm, samples.outside_weight)
+        cost = residual.square().sum(-1) + samples.outside_weight * outside.square().sum(0)
+        energy += (weights * cost).sum(dtype=torch.float64)
+        gradient[:, flat] += weights * (g + outside_g)
+        curvature[:, flat] += weights * (h + outside_h)
     return energy
-
-
-def _pull(outside: Tensor, from_mm: Tensor, pull: float) -> tuple[Tensor, Tensor]:
-    """Gradient and curvature of ``pull |outside|^2 / 2``."""
-    spill = (outside != 0).to(outside.dtype)
-    curvature = [(from_mm[:, a] * from_mm[:, b]) @ spill for a, b in PAIRS]
-    return pull * from_mm.T @ outside, pull * torch.stack(curvature)
 
 
 def laplacian(v: Tensor, edges: Tensor) -> Tensor:
     """``L v``: for each voxel the sum over its edges of weight times difference.
 
     Args:
-        v: (3, Z, Y, X).
-        edges: (3, Z, Y, X), weight of the edge to the next voxel along each axis; last ones 0.
+        v: (C, Z, Y, X).
+        edges: (3, Z, Y, X), the weight of the edge to the next voxel along each axis, 0 at the
+            last one.
+
+    Example:
+        >>> edges = torch.zeros(3, 1, 1, 3)
+        >>> edges[2, 0, 0, :2] = 1.0
+        >>> laplacian(torch.tensor([[[[0.0, 1.0, 0.0]]]]), edges).flatten()
+        tensor([-1.,  2., -1.])
     """
     out = torch.zeros_like(v)
     for axis in range(3):
@@ -180,95 +194,62 @@ def laplacian(v: Tensor, edges: Tensor) -> Tensor:
     return out
 
 
-def add_contact(v: Tensor, contact: Contact, into: Tensor) -> Tensor:
-    """Add ``C v`` to ``into`` and return ``v . C v``, a float64 scalar.
+def add_laplacian(v: Tensor, edges: Tensor, into: Tensor) -> Tensor:
+    """Add ``L v`` to ``into`` and return ``v . L v``, a float64 scalar.
 
     Args:
         v: (3, Z, Y, X).
-        contact: the edges C.
+        edges: (3, Z, Y, X), as for :func:`laplacian`.
+        into: (3, Z, Y, X), added to.
+    """
+    force = laplacian(v, edges)
+    into += force
+    return torch.dot(v.flatten(), force.flatten()).double()
+
+
+def add_normal_jump(v: Tensor, jump: NormalJump, into: Tensor) -> Tensor:
+    """Add ``J v`` to ``into`` and return ``v . J v``, the squared normal jumps, a float64 scalar.
+
+    Args:
+        v: (3, Z, Y, X).
+        jump: the faces, and the direction that counts at each.
         into: (3, Z, Y, X), added to.
     """
     flat, out = v.view(3, -1), into.view(3, -1)
     total = torch.zeros((), dtype=torch.float64, device=v.device)
-    for low, high, across in zip(contact.low, contact.high, contact.across, strict=True):
-        jump = ((flat[:, high] - flat[:, low]) * across).sum(0)
-        total += jump.square().sum(dtype=torch.float64)
-        force = across * jump
+    for low, high, across in zip(jump.low, jump.high, jump.across, strict=True):
+        normal = ((flat[:, high] - flat[:, low]) * across).sum(0)
+        total += normal.square().sum(dtype=torch.float64)
+        force = across * normal
         out[:, low] -= force
         out[:, high] += force
     return total
 
 
-def edge_degree(edges: Tensor) -> Tensor:
-    """Diagonal of the Laplacian, (Z, Y, X): the sum of the weights of a voxel's edges."""
-    degree = edges.sum(0)
-    for axis in range(3):
-        n = edges.shape[axis + 1]
-        if n > 1:
-            degree.narrow(axis, 1, n - 1).add_(edges[axis].narrow(axis, 0, n - 1))
-    return degree
-
-
-def apply_blocks(blocks: Tensor, v: Tensor) -> Tensor:
-    """Symmetric 3 x 3 blocks (6, ...) times vectors (3, ...)."""
-    zz, zy, zx, yy, yx, xx = blocks
-    z, y, x = v
-    rows = ((zz, zy, zx), (zy, yy, yx), (zx, yx, xx))
-    return torch.stack([a * z + b * y + c * x for a, b, c in rows])
-
-
-def invert_blocks(blocks: Tensor, diagonal: Tensor) -> Tensor:
-    """``(blocks + diagonal I)^-1`` per voxel."""
-    zz, zy, zx, yy, yx, xx = blocks
-    zz, yy, xx = zz + diagonal, yy + diagonal, xx + diagonal
-    a, b, c = yy * xx - yx * yx, zx * yx - zy * xx, zy * yx - zx * yy
-    scale = 1 / (zz * a + zy * b + zx * c)
-    rest = torch.stack((zz * xx - zx * zx, zy * zx - zz * yx, zz * yy - zy * zy))
-    inverse: Tensor = torch.cat((torch.stack((a, b, c)), rest)) * scale
-    return inverse
-
-
-ROUNDING = 1e-3
-"""Share of its trace that is added to a block's diagonal: a block of one strong direction has, in
-float32, no inverse; its determinant is to stay well over 1e-7 of the trace's cube."""
-
-
-def block_diagonal(curvature: Tensor, edges: Tensor, damping: float) -> Tensor:
-    """(Z, Y, X), what the preconditioner adds to the diagonal of each voxel's curvature."""
-    trace = curvature[0] + curvature[3] + curvature[5]
-    return edge_degree(edges).add_(damping).add_(trace, alpha=ROUNDING)
-
-
 def conjugate_gradient(
-    curvature: Tensor,
-    edges: Tensor,
-    residual: Tensor,
-    spans: Tensor,
-    steps: int,
-    damping: float,
-    contact: Contact | None = None,
+    system: LinearSystem, residual: Tensor, steps: int, damping: float, workspace: Workspace
 ) -> Tensor:
-    """Solve ``(curvature + L + C) step = residual`` roughly, with block preconditioning.
+    """Solve ``system step = residual`` roughly, with block preconditioning.
 
-    A fixed number of steps, and no value leaves the device.
+    The number of steps is fixed, and no value leaves the device. A backend may overwrite
+    ``residual``, and may keep the step in the workspace until its next call.
 
     Args:
-        curvature: (6, Z, Y, X). edges: (3, Z, Y, X). residual: (3, Z, Y, X).
-        spans: (Z * Y, 2) int32, first and one past the last voxel of each row that may move; the
-            others stay.
+        system: the matrix.
+        residual: (3, Z, Y, X), the right side.
         steps: conjugate-gradient steps.
         damping: added to the diagonal of the preconditioner, so that it can be inverted.
-        contact: the edges C across sliding interfaces, or None.
+        workspace: memory that a backend may use again; this one takes none.
 
     Returns:
         step (3, Z, Y, X).
     """
-    diagonal = block_diagonal(curvature, edges, damping)
+    curvature, edges = system.curvature, system.edges
+    diagonal = preconditioner_diagonal(system, damping)
     blocks = invert_blocks(curvature, diagonal)
-    if contact is not None:
-        contact.precondition(curvature, diagonal, blocks)
+    correct_at_interfaces(system, diagonal, blocks)
     x = torch.arange(edges.shape[3], device=edges.device)
-    first, last = spans.view(*edges.shape[1:3], 2, 1).unbind(2)
+    first, last = system.active_rows.view(*edges.shape[1:3], 2, 1).unbind(2)
     blocks = blocks * ((x >= first) & (x < last))
     step = torch.zeros_like(residual)
     residual = residual.clone()
@@ -277,8 +258,8 @@ def conjugate_gradient(
     old = (residual * preconditioned).sum()
     for _ in range(steps):
         product = apply_blocks(curvature, direction) + laplacian(direction, edges)
-        if contact is not None:
-            add_contact(direction, contact, product)
+        if system.normal_jump is not None:
+            add_normal_jump(direction, system.normal_jump, product)
         alpha = old / (direction * product).sum().clamp(min=1e-30)
         step += alpha * direction
         residual -= alpha * product
@@ -306,7 +287,8 @@ def upsample(
         coarse: (C, z, y, x). coarse_labels: (z, y, x) compact labels.
         fine_labels: (Z, Y, X) compact labels.
         scale, shift: (3,), coarse index = scale * fine index + shift, axis by axis.
-        affinity: (labels, labels), positive: a voxel without a corner of its own takes the rest.
+        affinity: (labels, labels), positive, so that a voxel without a corner of its own label
+            still takes a value.
 
     Returns:
         (C, Z, Y, X).
@@ -335,12 +317,17 @@ def upsample(
 def cost_volume(
     fixed: Tensor, moving: Tensor, nodes: Tensor, centre: Tensor, offsets: Tensor
 ) -> Tensor:
-    """Squared feature difference of each node to each offset around its place, (N, K).
+    """Squared feature difference of each node at each offset around its place in the moving image.
 
     Args:
-        fixed: (z, y, x, C). moving: (Z, Y, X, C).
-        nodes: (N, 3) indices into ``fixed``. centre: (N, 3) their places in ``moving``.
-        offsets: (K, 3) voxels of ``moving``; places outside take the border's features.
+        fixed: (z, y, x, C) features.
+        moving: (Z, Y, X, C) features.
+        nodes: (N, 3) indices into ``fixed``.
+        centre: (N, 3), the nodes' places in ``moving``.
+        offsets: (K, 3) voxels of ``moving``; a place outside takes the features of the border.
+
+    Returns:
+        (N, K).
     """
     here = fixed[tuple(nodes.T)]
     last = centre.new_tensor(moving.shape[:3]) - 1
@@ -352,7 +339,17 @@ def cost_volume(
 
 
 def cheapest(cost: Tensor, offsets_mm: Tensor, at_mm: Tensor, coupling: float) -> Tensor:
-    """Index of the offset with the least ``cost + coupling |offset - at|^2``, node by node."""
+    """Index of the offset with the least ``cost + coupling |offset - at|^2``, node by node.
+
+    Args:
+        cost: (N, K).
+        offsets_mm: (K, 3).
+        at_mm: (N, 3), where each node would like to be.
+        coupling: cost of a squared mm.
+
+    Returns:
+        (N,) int64.
+    """
     chosen = []
     for part in range(0, len(cost), 8192):
         rows = slice(part, part + 8192)
@@ -362,12 +359,16 @@ def cheapest(cost: Tensor, offsets_mm: Tensor, at_mm: Tensor, coupling: float) -
 
 
 def nearest_along(squared: Tensor, axis: int, costs: Tensor) -> Tensor:
-    """The least of ``squared`` plus ``costs[k]`` over voxels k steps away on an axis.
+    """The least of ``squared`` plus ``costs[k]`` over the voxels k steps away along an axis.
 
     Args:
         squared: (Z, Y, X), squared distances so far.
         axis: 0, 1 or 2.
-        costs: (K,), squared distance of k steps, from k = 0 on; fewer than the axis has voxels.
+        costs: (K,), the squared distance of k steps for k = 0, 1, ...; at most as many as the axis
+            has voxels.
+
+    Returns:
+        (Z, Y, X).
     """
     n = squared.shape[axis]
     nearest = squared.clone()
@@ -382,7 +383,9 @@ def nearest_along(squared: Tensor, axis: int, costs: Tensor) -> Tensor:
 def self_similarity(
     volume: Tensor, first: Tensor, second: Tensor, radius: Tensor, clamp: tuple[float, float]
 ) -> Tensor:
-    """``exp(-D / V)`` of patch distances D between pairs of shifted copies of a volume.
+    """``exp(-D / V)`` of the patch distances D between pairs of shifted copies of a volume.
+
+    D is taken less the least of its voxel, so the largest entry of a voxel is 1.
 
     Args:
         volume: (Z, Y, X).
@@ -391,11 +394,11 @@ def self_similarity(
         clamp: V, the mean of D over the pairs, stays within these multiples of its image mean.
 
     Returns:
-        (Z, Y, X, P), the largest entry of a voxel being 1.
+        (Z, Y, X, P).
     """
     distances = torch.stack(
         [
-            _box_sum((_shifted(volume, a) - _shifted(volume, b)).square(), radius.tolist())
+            box_sum((shifted(volume, a) - shifted(volume, b)).square(), radius.tolist())
             for a, b in zip(first.tolist(), second.tolist(), strict=True)
         ],
         -1,
@@ -405,25 +408,3 @@ def self_similarity(
     typical = variance.mean(dtype=torch.float64).to(variance.dtype).clamp(min=1e-12)
     variance = torch.minimum(variance.clamp(min=0), typical * clamp[1])
     return torch.exp(-distances / torch.maximum(variance, typical * clamp[0]))
-
-
-def _shifted(volume: Tensor, shift: list[int]) -> Tensor:
-    for axis, amount in enumerate(shift):
-        if amount:
-            n = volume.shape[axis]
-            at = torch.arange(n, device=volume.device).add(amount).clamp(0, n - 1)
-            volume = volume.index_select(axis, at)
-    return volume
-
-
-def _box_sum(volume: Tensor, radius: list[int]) -> Tensor:
-    for axis, reach in enumerate(radius):
-        shift = [0, 0, 0]
-        total = volume
-        for amount in range(1, reach + 1):
-            shift[axis] = amount
-            total = total + _shifted(volume, shift)
-            shift[axis] = -amount
-            total = total + _shifted(volume, shift)
-        volume = total
-    return volume

@@ -16,7 +16,7 @@ from torch import Tensor
 from iterreg.config import Config
 from iterreg.energy.terms import NormalEquations
 from iterreg.geometry import Matrix, apply_affine
-from iterreg.kernels.reference import apply_blocks
+from iterreg.kernels import apply_blocks
 from iterreg.optimize.pair import Pair
 from iterreg.optimize.problem import Problem
 from iterreg.optimize.side import Side

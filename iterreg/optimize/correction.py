@@ -65,9 +65,9 @@ def correct_boundaries(config: Config, level: Pair, affine_lps: Matrix, field: F
         for thick in is_thick(level.moving.spacing_mm, level.moving.shape)
     ]
     # No label is more precise than its voxels.
-    scale_mm = max(correction.trust_mm, voxel_mm)
+    scale_mm = max(correction.robust_scale_mm, voxel_mm)
     bands = [
-        term.stepped(repeats).trusting(field.u_mm, mapping, scale_mm)
+        term.nearest_across_slices(repeats).reweighted(field.u_mm, mapping, scale_mm)
         for term in terms
         if isinstance(term, SquaredDifference)
     ]

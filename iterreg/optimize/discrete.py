@@ -20,8 +20,7 @@ from iterreg.displacement import sample_nearest
 from iterreg.energy.smoothness import edge_weights
 from iterreg.features import mind_ssc
 from iterreg.geometry import Matrix
-from iterreg.kernels import IndexMap, cheapest, cost_volume
-from iterreg.kernels.reference import edge_degree, laplacian
+from iterreg.kernels import IndexMap, cheapest, cost_volume, edge_degree, laplacian
 from iterreg.optimize.field import Field, Nodes, upsample_nodes
 from iterreg.optimize.pair import Guidance, Pair
 from iterreg.optimize.side import Side

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from iterreg.config import Config
-from iterreg.energy.interfaces import contact
+from iterreg.energy.interfaces import normal_jump
 from iterreg.energy.landmarks import landmark_distance
-from iterreg.energy.overlap import Frame, RegionPair, overlap_terms, unseen_boundaries
+from iterreg.energy.overlap import Frame, RegionPair, overlap_terms
+from iterreg.energy.overlap.visibility import hidden_boundaries
 from iterreg.energy.similarity import similarity_term
 from iterreg.energy.smoothness import edge_weights
 from iterreg.energy.terms import NormalEquations, Term
 from iterreg.geometry import Matrix
-from iterreg.kernels import Contact, IndexMap, Workspace, add_contact, add_laplacian
+from iterreg.kernels import IndexMap, NormalJump, Workspace, add_laplacian, add_normal_jump
 from iterreg.neighbourhood import dilate
 from iterreg.optimize.field import Field
 from iterreg.optimize.pair import Pair
@@ -46,7 +47,7 @@ class Problem:
         base: (3, Z, Y, X) mm, what the displacement is a correction of, or None.
         screening: weight of a squared mm of the displacement itself. With edges of weight 1 a
             correction then dies out over a length of ``1 / sqrt(screening)`` mm.
-        contact: gap and overlap at interfaces that slide, or None.
+        normal_jump: gap and overlap at interfaces that slide, or None.
     """
 
     similarity: list[Term]
@@ -57,7 +58,7 @@ class Problem:
     spans: Tensor
     base: Tensor | None = None
     screening: float = 0.0
-    contact: Contact | None = None
+    normal_jump: NormalJump | None = None
     workspace: Workspace = field(default_factory=Workspace, repr=False)
 
     @classmethod
@@ -92,7 +93,7 @@ class Problem:
             mapping,
             max(1, int(common_fov.sum())),
             row_spans(moves, common_fov),
-            contact=contact(fixed.labels, interfaces.normal * weight, fixed.spacing_mm),
+            normal_jump=normal_jump(fixed.labels, interfaces.normal * weight, fixed.spacing_mm),
         )
 
     @classmethod
@@ -147,8 +148,8 @@ class Problem:
         similarity = self._accumulated(self.similarity, total, equations)
         overlap = self._accumulated(self.overlap, total, equations)
         smoothness = add_laplacian(u_mm, self.edges, equations.gradient)
-        if self.contact is not None:
-            smoothness = smoothness + add_contact(u_mm, self.contact, equations.gradient)
+        if self.normal_jump is not None:
+            smoothness = smoothness + add_normal_jump(u_mm, self.normal_jump, equations.gradient)
         if self.screening:
             equations.gradient.add_(u_mm, alpha=self.screening)
             for entry in (0, 3, 5):
@@ -176,13 +177,13 @@ def visible_boundaries(where: str, fixed: Side, label_count: int) -> Tensor:
     """(Z, Y, X) bool: voxels whose boundaries are matched.
 
     Args:
-        where: ``everywhere``, or ``edges`` for the boundaries that the image shows.
+        where: ``everywhere``, or ``visible`` for the boundaries that the image shows.
         fixed: the fixed side.
         label_count: how many labels there are, background included.
     """
     if where == "everywhere":
         return torch.ones_like(fixed.fov)
-    return ~unseen_boundaries(fixed.image, fixed.labels, label_count, fixed.spacing_mm)
+    return ~hidden_boundaries(fixed.image, fixed.labels, label_count, fixed.spacing_mm)
 
 
 def row_spans(moves: Tensor | None, like: Tensor) -> Tensor:
@@ -240,9 +241,5 @@ def _landmarks(config: Config, level: Pair, mapping: IndexMap) -> list[Term]:
     indices = level.landmark_indices()
     if indices is None or not config.landmarks.weight:
         return []
-    fixed, weight = level.fixed, config.landmarks.weight
-    return [
-        landmark_distance(
-            *indices, fixed.labels, mapping, fixed.spacing_mm, weight, config.landmarks.radius_mm
-        )
-    ]
+    fixed = level.fixed
+    return [landmark_distance(config.landmarks, *indices, fixed.labels, mapping, fixed.spacing_mm)]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from iterreg.energy.smoothness import edge_weights
 from iterreg.geometry import Matrix, apply_affine
-from iterreg.kernels import Workspace, conjugate_gradient
+from iterreg.kernels import LinearSystem, Workspace, conjugate_gradient
 from iterreg.optimize.field import Field
 from iterreg.optimize.pair import Interfaces
 from iterreg.optimize.problem import row_spans
@@ -105,7 +105,7 @@ def hold_rigid(field: Field, bodies: RigidBodies, interfaces: Interfaces) -> Fie
     for entry in (0, 3, 5):
         curvature[entry] = 1 / FALLOFF_MM**2
         curvature[entry, z, y, x] = RIGID_STIFFNESS
-    spans = row_spans(None, side.fov)
-    u_mm = u_mm + conjugate_gradient(curvature, edges, residual, spans, CG_STEPS, 0.0, Workspace())
+    system = LinearSystem(curvature, edges, row_spans(None, side.fov))
+    u_mm = u_mm + conjugate_gradient(system, residual, CG_STEPS, 0.0, Workspace())
     bodies.impose(u_mm)
     return Field(u_mm, side)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from iterreg.energy.terms import NormalEquations
-from iterreg.kernels import conjugate_gradient
+from iterreg.kernels import LinearSystem, conjugate_gradient
 from iterreg.optimize.problem import EnergyTerms, Problem
 from iterreg.registration import LevelHistory
 
@@ -71,16 +71,11 @@ def init(problem: Problem, u_mm: Tensor) -> State:
 def step(problem: Problem, state: State) -> State:
     """One Gauss-Newton step, or half the last one if that did not lower the energy."""
     if state.halvings == 0 or state.step is None:
-        move = conjugate_gradient(
-            state.equations.curvature,
-            problem.edges,
-            state.equations.gradient.neg_(),
-            problem.spans,
-            CG_STEPS,
-            DAMPING,
-            problem.workspace,
-            problem.contact,
+        system = LinearSystem(
+            state.equations.curvature, problem.edges, problem.spans, problem.normal_jump
         )
+        residual = state.equations.gradient.neg_()
+        move = conjugate_gradient(system, residual, CG_STEPS, DAMPING, problem.workspace)
     else:
         move = state.step * 0.5
     u_mm = state.u_mm + move

@@ -1,0 +1,67 @@
+"""The voxel-wise term L_v: how alike the fixed image and the warped moving image are.
+
+Each similarity is one file beside this one and one row of ``SIMILARITIES``. A row names a function
+with the arguments of :func:`similarity_term`, which returns a term of the energy.
+
+Source: SegReg, eq. 5. MSE, NCC and MSE on MIND are its three choices of L_v; NMI is ours.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from iterreg.config import Similarity
+from iterreg.tables import Table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from iterreg.energy.terms import Term
+
+SIMILARITIES = Table(
+    "similarity.kind",
+    {
+        "mind": "iterreg.energy.similarity.mind:mind_term",
+        "mse": "iterreg.energy.similarity.mse:mse_term",
+        "ncc": "iterreg.energy.similarity.ncc:ncc_term",
+        "nmi": "iterreg.energy.similarity.nmi:nmi_term",
+    },
+)
+
+
+def similarity_term(
+    config: Similarity,
+    fixed: Tensor,
+    moving: Tensor,
+    fixed_spacing_mm: tuple[float, ...],
+    moving_spacing_mm: tuple[float, ...],
+    common_fov: Tensor,
+) -> Term:
+    """The similarity of a level, as a sum over the voxels that both images see.
+
+    Args:
+        config: kind, weight and window.
+        fixed, moving: (C, Z, Y, X) and (C, Z', Y', X') intensities, scaled to 0 ... 1.
+        fixed_spacing_mm, moving_spacing_mm: (z, y, x).
+        common_fov: (Z, Y, X) bool, the fixed voxels that both images see; it stays the same for
+            the whole level.
+
+    Example:
+        >>> import torch
+        >>> image, fov = torch.rand(1, 4, 4, 4), torch.ones(4, 4, 4, dtype=torch.bool)
+        >>> spacing_mm = (1.0, 1.0, 1.0)
+        >>> term = similarity_term(Similarity("mse"), image, image, spacing_mm, spacing_mm, fov)
+        >>> len(term.voxels)
+        64
+    """
+    term: Term = SIMILARITIES[config.kind](
+        config, fixed, moving, fixed_spacing_mm, moving_spacing_mm, common_fov
+    )
+    return term
+
+
+def normalise_intensities(volume: Tensor, config: Similarity) -> Tensor:
+    """Intensities of an image, (C, ...), clipped and scaled to 0 ... 1 for the similarity."""
+    from iterreg.features import normalized_intensity
+
+    return normalized_intensity(volume, config.intensity_range)

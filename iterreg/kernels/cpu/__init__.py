@@ -1,0 +1,195 @@
+"""The kernels on the CPU: loops that numba compiles, and plain torch if there is no loop.
+
+Names and signatures are those of :mod:`iterreg.kernels.reference`, which defines them. The loops
+stand in three modules by what they do: linear algebra, sampling, and features. A compiled loop
+takes C-contiguous NumPy views of torch tensors one by one, because numba compiles for arrays and
+not for dataclasses; this module unpacks them.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from iterreg.kernels.blocks import correct_at_interfaces, preconditioner_diagonal
+from iterreg.kernels.cpu import features, linear_algebra, sampling
+from iterreg.kernels.reference import (
+    apply_blocks,
+    edge_degree,
+    laplacian,
+    normal_equations,
+    outside_equations,
+    sample_with_slope,
+)
+from iterreg.kernels.types import (
+    IndexMap,
+    LinearSystem,
+    NormalEquations,
+    NormalJump,
+    Samples,
+    Workspace,
+)
+
+__all__ = [
+    "add_laplacian",
+    "add_normal_jump",
+    "apply_blocks",
+    "cheapest",
+    "conjugate_gradient",
+    "cost_volume",
+    "edge_degree",
+    "laplacian",
+    "nearest_along",
+    "normal_equations",
+    "outside_equations",
+    "sample_with_slope",
+    "self_similarity",
+    "squared_difference",
+    "upsample",
+]
+
+
+def set_numba_threads(threads: int) -> None:
+    """Let the compiled loops use this many threads, or as many as there are."""
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+
+
+def squared_difference(
+    samples: Samples, u_mm: Tensor, mapping: IndexMap, into: NormalEquations
+) -> Tensor:
+    """See :func:`iterreg.kernels.reference.squared_difference`."""
+    energy = torch.zeros(-(-len(samples.voxels) // sampling.CHUNK_SAMPLES), dtype=torch.float64)
+    what = (samples.fixed, samples.moving, samples.voxels, samples.weights, u_mm)
+    where = (mapping.linear, mapping.shift, mapping.from_mm)
+    sampling.squared_difference(
+        *[t.numpy() for t in (*what, *where)],
+        _float32(samples.outside_weight),
+        *[t.numpy() for t in (into.gradient, into.curvature, energy)],
+    )
+    return energy.sum()
+
+
+def add_laplacian(v: Tensor, edges: Tensor, into: Tensor) -> Tensor:
+    """See :func:`iterreg.kernels.reference.add_laplacian`."""
+    row_dot = _one_per_row(v)
+    linear_algebra.add_laplacian(*[t.numpy() for t in (v, edges, into, row_dot)])
+    return row_dot.sum()
+
+
+def add_normal_jump(v: Tensor, jump: NormalJump, into: Tensor) -> Tensor:
+    """See :func:`iterreg.kernels.reference.add_normal_jump`."""
+    flat, out = v.view(3, -1).numpy(), into.view(3, -1).numpy()
+    total = torch.zeros((), dtype=torch.float64)
+    for faces in zip(jump.low, jump.high, jump.across, strict=True):
+        low, high, across = (t.numpy() for t in faces)
+        normal = torch.empty(len(low))
+        linear_algebra.normal_jump(flat, low, high, across, normal.numpy())
+        linear_algebra.add_normal_force(out, low, across, normal.numpy(), _float32(-1))
+        linear_algebra.add_normal_force(out, high, across, normal.numpy(), _float32(1))
+        total += torch.dot(normal, normal)
+    return total
+
+
+def conjugate_gradient(
+    system: LinearSystem, residual: Tensor, steps: int, damping: float, workspace: Workspace
+) -> Tensor:
+    """See :func:`iterreg.kernels.reference.conjugate_gradient`.
+
+    ``residual`` is overwritten, and the step lives in the workspace until the next call.
+    """
+    curvature, edges, active_rows = system.curvature, system.edges, system.active_rows.numpy()
+    blocks = workspace.zeros("blocks", curvature, 6)
+    step, product, preconditioned, direction = (
+        workspace.zeros(name, residual)
+        for name in ("step", "product", "preconditioned", "direction")
+    )
+    row_dot = _one_per_row(residual)
+    diagonal = preconditioner_diagonal(system, damping)
+    linear_algebra.invert_blocks(curvature.numpy(), diagonal.numpy(), blocks.numpy())
+    correct_at_interfaces(system, diagonal, blocks)
+    views = [t.numpy() for t in (step, residual, direction, product, blocks)]
+    operator = [t.numpy() for t in (direction, edges, curvature)]
+
+    def update(alpha: float) -> float:
+        linear_algebra.cg_update(
+            *views, active_rows, _float32(alpha), preconditioned.numpy(), row_dot.numpy()
+        )
+        return float(row_dot.sum())
+
+    old = update(0.0)
+    beta = 0.0
+    for _ in range(steps):
+        linear_algebra.cg_direction(
+            direction.numpy(), preconditioned.numpy(), active_rows, _float32(beta)
+        )
+        linear_algebra.edge_product(*operator, active_rows, product.numpy(), row_dot.numpy())
+        along = float(row_dot.sum())
+        if system.normal_jump is not None:
+            along += float(add_normal_jump(direction, system.normal_jump, product))
+        new = update(old / max(along, 1e-30))
+        beta, old = new / max(old, 1e-30), new
+    return step
+
+
+def upsample(
+    coarse: Tensor,
+    coarse_labels: Tensor,
+    fine_labels: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    affinity: Tensor,
+) -> Tensor:
+    """See :func:`iterreg.kernels.reference.upsample`."""
+    out = coarse.new_empty(coarse.shape[0], *fine_labels.shape)
+    arrays = (coarse, coarse_labels, fine_labels, scale, shift, affinity, out)
+    sampling.upsample(*[t.contiguous().numpy() for t in arrays])
+    return out
+
+
+def cost_volume(
+    fixed: Tensor, moving: Tensor, nodes: Tensor, centre: Tensor, offsets: Tensor
+) -> Tensor:
+    """See :func:`iterreg.kernels.reference.cost_volume`."""
+    out = fixed.new_empty(len(nodes), len(offsets))
+    features.cost_volume(*[t.numpy() for t in (fixed, moving, nodes, centre, offsets, out)])
+    return out
+
+
+def cheapest(cost: Tensor, offsets_mm: Tensor, at_mm: Tensor, coupling: float) -> Tensor:
+    """See :func:`iterreg.kernels.reference.cheapest`."""
+    out = torch.empty(len(cost), dtype=torch.int64)
+    arrays = [t.numpy() for t in (cost, offsets_mm, at_mm)]
+    features.cheapest(*arrays, _float32(coupling), out.numpy())
+    return out
+
+
+def nearest_along(squared: Tensor, axis: int, costs: Tensor) -> Tensor:
+    """See :func:`iterreg.kernels.reference.nearest_along`."""
+    out = torch.empty_like(squared)
+    features.nearest_along(squared.numpy(), axis, costs.numpy(), out.numpy())
+    return out
+
+
+def self_similarity(
+    volume: Tensor, first: Tensor, second: Tensor, radius: Tensor, clamp: tuple[float, float]
+) -> Tensor:
+    """See :func:`iterreg.kernels.reference.self_similarity`."""
+    out = volume.new_empty(*volume.shape, len(first))
+    row_sum = torch.empty(volume.shape[0] * volume.shape[1], dtype=torch.float64)
+    arrays = (volume, first, second, radius, out, row_sum)
+    features.patch_distances(*[t.numpy() for t in arrays])
+    typical = max(float(row_sum.sum()) / volume.numel(), 1e-12)
+    features.exponentiate(out.numpy(), _float32(typical * clamp[0]), _float32(typical * clamp[1]))
+    return out
+
+
+def _one_per_row(v: Tensor) -> Tensor:
+    """(Z * Y,) float64, a partial sum for each row of (C, Z, Y, X)."""
+    return torch.empty(v.shape[1] * v.shape[2], dtype=torch.float64)
+
+
+def _float32(number: float) -> object:
+    """A float32 scalar: numba would widen the whole loop to float64 for a Python float."""
+    return np.float32(number)

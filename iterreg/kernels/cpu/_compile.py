@@ -1,0 +1,19 @@
+"""How the loops are compiled, and the names of their arrays' types."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Rows = NDArray[np.int32]
+Indices = NDArray[np.int64]
+Sums = NDArray[np.float64]
+
+FAST_MATH = {"nnan", "ninf", "nsz", "arcp", "reassoc"}
+"""Sums may be reordered, so that they use the vector units. Fused multiply-adds are left out: with
+them, code that was just compiled and the same code from the cache rounded differently."""
+
+compiled = numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
+inlined = numba.njit(fastmath=FAST_MATH, cache=True, inline="always")

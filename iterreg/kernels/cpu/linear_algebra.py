@@ -1,0 +1,198 @@
+"""Compiled loops of the linear algebra: Laplacian, normal jumps, conjugate gradients.
+
+Every loop runs over rows in parallel. A row writes its own place in a list of partial sums, so the
+result does not depend on the order in which threads finish.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from iterreg.kernels.cpu._compile import Array, Indices, Rows, Sums, compiled, inlined
+
+
+@inlined
+def _row_laplacian(
+    v: Array, edges: Array, c: int, z: int, y: int, first: int, last: int, total: Array
+) -> None:
+    """``total = (L v)[c, z, y, first:last]``.
+
+    Past the border a voxel is its own neighbour, so that their difference is zero. Rows are cut
+    before the loops, because the vector units need an index that starts at 0.
+    """
+    nz, ny, nx = v.shape[1], v.shape[2], v.shape[3]
+    z_low, z_high = max(z - 1, 0), min(z + 1, nz - 1)
+    y_low, y_high = max(y - 1, 0), min(y + 1, ny - 1)
+    here = v[c, z, y, first:last]
+    below, above = v[c, z_low, y, first:last], v[c, z_high, y, first:last]
+    front, back = v[c, z, y_low, first:last], v[c, z, y_high, first:last]
+    to_below, to_above = edges[0, z_low, y, first:last], edges[0, z, y, first:last]
+    to_front, to_back = edges[1, z, y_low, first:last], edges[1, z, y, first:last]
+    for x in range(len(total)):
+        value = here[x]
+        total[x] = (
+            to_below[x] * (value - below[x])
+            + to_above[x] * (value - above[x])
+            + to_front[x] * (value - front[x])
+            + to_back[x] * (value - back[x])
+        )
+    row, along = v[c, z, y], edges[2, z, y]
+    start = max(first, 1)
+    shifted, left, right = total[start - first :], row[start - 1 : last - 1], row[start:last]
+    to_left = along[start - 1 : last - 1]
+    for x in range(len(left)):
+        shifted[x] += to_left[x] * (right[x] - left[x])
+    stop = min(last, nx - 1)
+    left, right, to_right = row[first:stop], row[first + 1 : stop + 1], along[first:stop]
+    for x in range(len(left)):
+        total[x] += to_right[x] * (left[x] - right[x])
+
+
+@compiled
+def edge_product(
+    v: Array, edges: Array, curvature: Array, active_rows: Rows, out: Array, row_dot: Sums
+) -> None:
+    """Set ``out = curvature v + L v``, and each row's part of ``v . out``."""
+    nz, ny = v.shape[1], v.shape[2]
+    for row in numba.prange(nz * ny):
+        z = row // ny
+        y = row % ny
+        first, last = active_rows[row, 0], active_rows[row, 1]
+        for c in range(3):
+            _row_laplacian(v, edges, c, z, y, first, last, out[c, z, y, first:last])
+        vz, vy, vx = v[0, z, y, first:last], v[1, z, y, first:last], v[2, z, y, first:last]
+        out_z, out_y = out[0, z, y, first:last], out[1, z, y, first:last]
+        out_x = out[2, z, y, first:last]
+        zz, zy = curvature[0, z, y, first:last], curvature[1, z, y, first:last]
+        zx, yy = curvature[2, z, y, first:last], curvature[3, z, y, first:last]
+        yx, xx = curvature[4, z, y, first:last], curvature[5, z, y, first:last]
+        dot = np.float32(0)
+        for x in range(len(vz)):
+            a, b, d = vz[x], vy[x], vx[x]
+            oz = out_z[x] + zz[x] * a + zy[x] * b + zx[x] * d
+            oy = out_y[x] + zy[x] * a + yy[x] * b + yx[x] * d
+            ox = out_x[x] + zx[x] * a + yx[x] * b + xx[x] * d
+            out_z[x], out_y[x], out_x[x] = oz, oy, ox
+            dot += a * oz + b * oy + d * ox
+        row_dot[row] = dot
+
+
+@compiled
+def add_laplacian(v: Array, edges: Array, out: Array, row_dot: Sums) -> None:
+    """Add ``L v`` to ``out``, and set each row's part of ``v . L v``."""
+    nz, ny, nx = v.shape[1], v.shape[2], v.shape[3]
+    for row in numba.prange(nz * ny):
+        z = row // ny
+        y = row % ny
+        total = np.empty(nx, np.float32)
+        dot = np.float32(0)
+        for c in range(3):
+            _row_laplacian(v, edges, c, z, y, 0, nx, total)
+            here, into = v[c, z, y], out[c, z, y]
+            for x in range(nx):
+                into[x] += total[x]
+                dot += here[x] * total[x]
+        row_dot[row] = dot
+
+
+@compiled
+def normal_jump(v: Array, low: Indices, high: Indices, across: Array, jump: Array) -> None:
+    """Set ``jump = across . (v_high - v_low)``, face by face; ``v`` is (3, voxels)."""
+    for e in numba.prange(len(jump)):
+        a, b = low[e], high[e]
+        jump[e] = (
+            across[0, e] * (v[0, b] - v[0, a])
+            + across[1, e] * (v[1, b] - v[1, a])
+            + across[2, e] * (v[2, b] - v[2, a])
+        )
+
+
+@compiled
+def add_normal_force(out: Array, voxels: Indices, across: Array, jump: Array, sign: float) -> None:
+    """Add ``sign across jump`` to each face's voxel; no voxel is listed twice."""
+    for e in numba.prange(len(jump)):
+        force = sign * jump[e]
+        for c in range(3):
+            out[c, voxels[e]] += across[c, e] * force
+
+
+@compiled
+def invert_blocks(curvature: Array, diagonal: Array, out: Array) -> None:
+    """Set ``out = (curvature + diagonal I)^-1`` per voxel, symmetric 3 x 3 in six entries."""
+    nz, ny, nx = diagonal.shape
+    for row in numba.prange(nz * ny):
+        z = row // ny
+        y = row % ny
+        for x in range(nx):
+            d = diagonal[z, y, x]
+            a = curvature[0, z, y, x] + d
+            b = curvature[1, z, y, x]
+            c = curvature[2, z, y, x]
+            e = curvature[3, z, y, x] + d
+            f = curvature[4, z, y, x]
+            i = curvature[5, z, y, x] + d
+            aa, bb, cc = e * i - f * f, c * f - b * i, b * f - c * e
+            scale = np.float32(1) / (a * aa + b * bb + c * cc)
+            out[0, z, y, x] = aa * scale
+            out[1, z, y, x] = bb * scale
+            out[2, z, y, x] = cc * scale
+            out[3, z, y, x] = (a * i - c * c) * scale
+            out[4, z, y, x] = (b * c - a * f) * scale
+            out[5, z, y, x] = (a * e - b * b) * scale
+
+
+@compiled
+def cg_update(
+    step: Array,
+    residual: Array,
+    direction: Array,
+    product: Array,
+    blocks: Array,
+    active_rows: Rows,
+    alpha: float,
+    preconditioned: Array,
+    row_dot: Sums,
+) -> None:
+    """Update step, residual and preconditioned residual; set each row's part of their product."""
+    nz, ny = step.shape[1], step.shape[2]
+    for row in numba.prange(nz * ny):
+        z = row // ny
+        y = row % ny
+        first, last = active_rows[row, 0], active_rows[row, 1]
+        for c in range(3):
+            moved, rest = step[c, z, y, first:last], residual[c, z, y, first:last]
+            along, change = direction[c, z, y, first:last], product[c, z, y, first:last]
+            for x in range(len(moved)):
+                moved[x] += alpha * along[x]
+                rest[x] -= alpha * change[x]
+        rz, ry = residual[0, z, y, first:last], residual[1, z, y, first:last]
+        rx = residual[2, z, y, first:last]
+        out_z, out_y = preconditioned[0, z, y, first:last], preconditioned[1, z, y, first:last]
+        out_x = preconditioned[2, z, y, first:last]
+        zz, zy = blocks[0, z, y, first:last], blocks[1, z, y, first:last]
+        zx, yy = blocks[2, z, y, first:last], blocks[3, z, y, first:last]
+        yx, xx = blocks[4, z, y, first:last], blocks[5, z, y, first:last]
+        dot = np.float32(0)
+        for x in range(len(rz)):
+            a, b, d = rz[x], ry[x], rx[x]
+            oz = zz[x] * a + zy[x] * b + zx[x] * d
+            oy = zy[x] * a + yy[x] * b + yx[x] * d
+            ox = zx[x] * a + yx[x] * b + xx[x] * d
+            out_z[x], out_y[x], out_x[x] = oz, oy, ox
+            dot += a * oz + b * oy + d * ox
+        row_dot[row] = dot
+
+
+@compiled
+def cg_direction(direction: Array, preconditioned: Array, active_rows: Rows, beta: float) -> None:
+    """Set ``direction = preconditioned + beta direction``."""
+    nz, ny = direction.shape[1], direction.shape[2]
+    for row in numba.prange(nz * ny):
+        z = row // ny
+        y = row % ny
+        first, last = active_rows[row, 0], active_rows[row, 1]
+        for c in range(3):
+            along, change = direction[c, z, y, first:last], preconditioned[c, z, y, first:last]
+            for x in range(len(along)):
+                along[x] = change[x] + beta * along[x]
