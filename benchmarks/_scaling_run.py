@@ -30,7 +30,7 @@ ADDED_TO = {
 }
 """Arguments that are read and written."""
 TOUCHED = {"normal_jump": {"v": ("low", "high")}, "add_normal_force": {"out": ("voxels", "voxels")}}
-"""Fields of which a kernel touches only the voxels that other arguments list: three float32 each."""
+"""A kernel touches only those voxels of these fields that other arguments list: 3 float32 each."""
 
 Row = dict[str, Any]
 
