@@ -7,6 +7,7 @@ The last line that it prints is the answer, as JSON.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import os
@@ -22,14 +23,14 @@ EXTENT_MM = (390, 280, 300)
 NAMES = {1: "soft tissue", 2: "lung", 3: "bone"}
 ADDED_TO = {
     "squared_difference": ("gradient", "curvature"),
-    "add_laplacian": ("out",),
-    "descend": ("step", "residual"),
-    "redirect": ("direction",),
+    "add_laplacian": ("out", "into"),
+    "cg_update": ("step", "residual"),
+    "cg_direction": ("direction",),
     "exponentiate": ("distances",),
 }
 """Arguments that are read and written."""
-TOUCHED = {"normal_jump": {"v": ("low", "high")}, "push": {"out": ("voxels", "voxels")}}
-"""Fields of which only the voxels are touched that other arguments name: three float32 each."""
+TOUCHED = {"normal_jump": {"v": ("low", "high")}, "add_normal_force": {"out": ("voxels", "voxels")}}
+"""A kernel touches only those voxels of these fields that other arguments list: 3 float32 each."""
 
 Row = dict[str, Any]
 
@@ -226,15 +227,16 @@ def profiled(task: Row) -> Row:
     on_gpu = task["device"] == "cuda"
     copy = copy_bandwidth(task["device"])
     warm_up(task)
-    module: ModuleType = reference
+    modules: list[ModuleType] = [reference]
     if not on_gpu:
-        from iterreg.kernels import compiled
+        from iterreg.kernels.cpu import features, linear_algebra, sampling
 
-        module = compiled
+        modules = [features, linear_algebra, sampling]
     spent: dict[str, list[float]] = {}
     wait = torch.cuda.synchronize if on_gpu else (lambda: None)
-    for name, function in kernels_of(module, on_gpu):
-        setattr(module, name, watched(name, function, spent, wait))
+    for module in modules:
+        for name, function in kernels_of(module, on_gpu):
+            setattr(module, name, watched(name, function, spent, wait))
     row = costs_of(task)
     row["copy_gb_s"] = copy
     row["kernels"] = [
@@ -259,7 +261,6 @@ def kernels_of(module: ModuleType, plain: bool) -> list[tuple[str, Callable[...,
         if not name.startswith("_")
         and (inspect.isfunction(value) if plain else hasattr(value, "py_func"))
         and getattr(value, "__module__", "") == module.__name__
-        and name != "edge_degree"
     ]
 
 
@@ -277,26 +278,34 @@ def watched(
         entry = spent.setdefault(name, [0, 0.0, 0.0])
         entry[0] += 1
         entry[1] += time.perf_counter() - begun
-        entry[2] += bytes_of(name, dict(zip(parameters, values, strict=False)))
+        entry[2] += bytes_of(name, unpacked(dict(zip(parameters, values, strict=False))))
         return answer
 
     return timed
 
 
-def bytes_of(name: str, values: dict[str, Any]) -> float:
-    """What a call has to move: every argument once, twice where it is added to.
+def unpacked(values: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by name, with the fields of dataclasses in place of these."""
+    flat = {}
+    for name, value in values.items():
+        flat.update(vars(value) if dataclasses.is_dataclass(value) else {name: value})
+    return flat
 
-    A kernel with ``spans`` works on these parts of the rows alone.
+
+def bytes_of(name: str, values: dict[str, Any]) -> float:
+    """The bytes that a call has to move: every argument once, or twice if it is added to.
+
+    A kernel with ``active_rows`` works on these parts of the rows alone.
     """
     sizes = {key: float(getattr(value, "nbytes", 0)) for key, value in values.items()}
     for key, ends in TOUCHED.get(name, {}).items():
         sizes[key] = sum(3.0 * 4 * len(values[end]) for end in ends)
     twice = sum(sizes.get(key, 0.0) for key in ADDED_TO.get(name, ()))
     share = 1.0
-    if "spans" in values:
-        spans = values["spans"]
+    if "active_rows" in values:
+        rows = values["active_rows"]
         width = next(v.shape[-1] for v in values.values() if getattr(v, "ndim", 0) == 4)
-        share = float((spans[:, 1] - spans[:, 0]).sum()) / (len(spans) * width)
+        share = float((rows[:, 1] - rows[:, 0]).sum()) / (len(rows) * width)
     return share * (sum(sizes.values()) + twice)
 
 

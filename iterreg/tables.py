@@ -61,7 +61,7 @@ class Table(Mapping[str, Any]):
 
 
 def load(reference: str) -> Any:
-    """What a reference ``"package.module:name"`` names.
+    """Load the object that a reference ``"package.module:name"`` names.
 
     Example:
         >>> load("math:pi")

@@ -43,7 +43,8 @@ __all__ = [
 BACKENDS = {"cpu": ("iterreg.kernels.cpu", "numba")}
 """Per type of device, a module and the package that it needs."""
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @cache

@@ -94,7 +94,8 @@ class MutualInformation:
         into.gradient[:, z, y, x] += 0.5 * gradient + outside_g
         into.curvature[:, z, y, x] += 0.5 * fisher[nearest] * square + outside_h
         outside_cost = outside_weight * outside.square().sum(dtype=torch.float64)
-        return len(slope) * scale * unexplained + outside_cost
+        energy: Tensor = len(slope) * scale * unexplained + outside_cost
+        return energy
 
     def without_outside_cost(self) -> MutualInformation:
         """See :class:`iterreg.energy.terms.Term`."""

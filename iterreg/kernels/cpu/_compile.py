@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -15,5 +18,7 @@ FAST_MATH = {"nnan", "ninf", "nsz", "arcp", "reassoc"}
 """Sums may be reordered, so that they use the vector units. Fused multiply-adds are left out: with
 them, code that was just compiled and the same code from the cache rounded differently."""
 
-compiled = numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
-inlined = numba.njit(fastmath=FAST_MATH, cache=True, inline="always")
+Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+compiled: Compiler = numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
+inlined: Compiler = numba.njit(fastmath=FAST_MATH, cache=True, inline="always")
