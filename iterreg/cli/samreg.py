@@ -343,4 +343,4 @@ def _print(
         ]
     )
     if not found.pairs:
-        raise NoRoiPairsError(found.why_none)
+        raise NoRoiPairsError(found.reason_for_none)
