@@ -60,11 +60,6 @@ def threads_used(count: int | None) -> Iterator[int]:
 
     Raises:
         DeviceError: fewer than one.
-
-    Example:
-        >>> with threads_used(1) as threads:
-        ...     threads
-        1
     """
     before = torch.get_num_threads()
     threads = before if count is None else count
