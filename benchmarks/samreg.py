@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _propagate import propagate_labels
 
 import iterreg
 from iterreg.displacement import DisplacementField, Transform, total_displacement_vox, warp_labels
@@ -34,12 +35,11 @@ from iterreg.geometry import apply_affine
 from iterreg.image import Image, LabelMap
 from iterreg.metrics import dice, folding
 from iterreg.samreg.cache import RoiCache, default_folder
-from iterreg.samreg.candidates import Candidates, RoiSettings, candidates
+from iterreg.samreg.candidates import Candidates, RoiSettings, find_candidates
 from iterreg.samreg.match import fit_preset, load
 from iterreg.samreg.matching import MatchSettings
 from iterreg.samreg.pairing import RoiMatching, match_candidates
 from iterreg.samreg.pictures import cut_axis, cut_pictures
-from iterreg.samreg.propagate import propagate_labels
 from iterreg.transform import as_transform
 
 DATA = Path(os.environ.get("ITERREG_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -158,7 +158,7 @@ class Bench:
         """Of an image, found once."""
         if image.name not in self._known:
             stack = cut_pictures(image, axis)
-            found = candidates(stack, self.segmenter, RoiSettings(), self.cache)
+            found = find_candidates(stack, self.segmenter, RoiSettings(), self.cache)
             self._known[image.name] = found
         return self._known[image.name]
 

@@ -1,4 +1,4 @@
-"""Which device and how many threads a registration runs with."""
+"""Choose the device and the number of CPU threads, and name errors of memory."""
 
 from __future__ import annotations
 
@@ -14,48 +14,55 @@ from iterreg.kernels import set_threads
 MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
-def pick_device(wanted: str) -> torch.device:
-    """The device for a request.
+def pick_device(name: str) -> torch.device:
+    """Choose a device.
 
     Args:
-        wanted: ``auto`` (CUDA where there is one, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or
-            ``mps`` (only when asked for).
+        name: ``auto`` (CUDA if available, else the CPU; never MPS), ``cpu``, ``cuda``, ``cuda:N``
+            or ``mps``.
 
     Raises:
-        DeviceError: the device is unknown, absent, or fails a small probe.
+        DeviceError: the device is unknown, not available, or fails a small probe.
+
+    Example:
+        >>> pick_device("cpu")
+        device(type='cpu')
     """
-    if wanted == "auto":
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(wanted)
+        device = torch.device(name)
     except RuntimeError as error:
-        raise DeviceError(f"device {wanted}: expected auto, cpu, cuda, cuda:N or mps") from error
+        raise DeviceError(f"device {name}: expected auto, cpu, cuda, cuda:N or mps") from error
     if device.type not in ("cpu", "cuda", "mps"):
-        raise DeviceError(f"device {wanted}: expected auto, cpu, cuda, cuda:N or mps")
+        raise DeviceError(f"device {name}: expected auto, cpu, cuda, cuda:N or mps")
     try:
         probe = torch.ones(8, device=device)
         if not bool((probe[torch.arange(8, device=device)].cumsum(0)[-1] == 8).all()):
-            raise DeviceError(f"device {wanted}: computes wrongly")
-        # Energies are summed in float64, which not every device has (MPS has none).
+            raise DeviceError(f"device {name}: computes wrongly")
+        # Energies are summed in float64, which some devices lack (MPS does).
         probe.sum(dtype=torch.float64)
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise DeviceError(f"device {wanted}: not available here ({reason})") from error
+        raise DeviceError(f"device {name}: not available here ({reason})") from error
     return device
 
 
 @contextmanager
-def threads_used(wanted: int | None) -> Iterator[int]:
-    """Run a block with this many CPU threads, and put the number back afterwards.
+def threads_used(count: int | None) -> Iterator[int]:
+    """Run a block with this many CPU threads, then restore the previous number.
 
     Args:
-        wanted: at least 1; None keeps torch's own number.
+        count: at least 1; None keeps torch's number.
+
+    Yields:
+        The number of threads in use.
 
     Raises:
         DeviceError: fewer than one.
     """
     before = torch.get_num_threads()
-    threads = before if wanted is None else wanted
+    threads = before if count is None else count
     if threads < 1:
         raise DeviceError(f"threads: expected at least 1, got {threads}")
     set_threads(min(threads, os.cpu_count() or 1))
@@ -67,7 +74,7 @@ def threads_used(wanted: int | None) -> Iterator[int]:
 
 @contextmanager
 def memory_errors_named(what: str) -> Iterator[None]:
-    """Turn running out of memory into one line that says what to do."""
+    """Turn an out-of-memory error into one line that says what to do."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

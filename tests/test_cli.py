@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import signal
 import subprocess
@@ -9,19 +10,26 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner, Result
+from iterreg.evaluation import Measures
 
 from iterreg import outputs
 from iterreg.cli import iterreg
-from iterreg.cli.options import Setting
+from iterreg.cli.console import LINE_WIDTH, Console
+from iterreg.cli.options import COMMAND_OPTIONS, PairRequest, Setting
+from iterreg.cli.register import pair_command
 from iterreg.config import preset_names
 from iterreg.errors import ExitCode
+from iterreg.metrics import Folding
 from iterreg.outputs import FILES
+from iterreg.pair import optimize_pair
+from iterreg.registration import Status
 
 ROOT = Path(__file__).parents[1]
 PAIR = Path(outputs.__file__).parent / "data" / "thorax4dct_mini"
@@ -128,7 +136,51 @@ def test_demo_ends_well_and_says_so(demo: Run) -> None:
     assert str(demo.folder / "overlay.png") in text
     assert "slides" in text
     assert "before   is identity in physical space" in text
-    assert max(len(line) for line in text.splitlines() if str(demo.folder) not in line) <= 110
+    lines = [line for line in text.splitlines() if str(demo.folder) not in line]
+    assert max(map(len, lines)) <= LINE_WIDTH
+
+
+def test_no_line_grows_with_the_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    stages = ["read", "regions", "start", *(f"level {k}" for k in range(1, 9)), "write"]
+    measures = Measures(
+        "identity", (), (), Folding(0.0, 0.0, 0, 0, 1, 1), 0.0, 0.0, None, None, None
+    )
+    run = SimpleNamespace(status=Status.OK, device="cpu", start="affine", notes=())
+    summary = SimpleNamespace(
+        registration=run, measures=measures, timings_s=dict.fromkeys(stages, 123456.7)
+    )
+    Console().print_run(summary, "demo", Path("out"))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= LINE_WIDTH
+    text = " ".join(line.strip() for line in lines)
+    assert all(f"{stage} 123456.7" in text for stage in stages)
+
+
+def test_options_are_the_arguments_of_optimize_pair() -> None:
+    own = {*COMMAND_OPTIONS, "debug", "help"}
+    options = {option.name for option in pair_command("register", None).params} - own
+    arguments = set(inspect.signature(optimize_pair).parameters)
+    # The command reads the preset and its changes into one configuration, and shows progress.
+    assert options == arguments - {"preset", "overrides", "progress"}
+
+
+def test_options_without_arguments_of_their_own_change_the_preset(tmp_path: Path) -> None:
+    values = {
+        "fixed": tmp_path / "f.nii",
+        "moving": tmp_path / "m.nii",
+        "out": tmp_path,
+        "preset": "thorax",
+        "settings": (("smoothness.weight", 0.5),),
+        "segmenter": "none",
+        "fill": -1000.0,
+        "rigid": ("bone",),
+        "seed": 3,
+    }
+    request = PairRequest.of(values)
+    assert request.arguments == {k: values[k] for k in ("fixed", "moving", "seed")}
+    config = request.config()
+    assert (config.name, config.segmenter, config.fill) == ("thorax", "none", -1000.0)
+    assert list(config.rigid) == ["bone"] and config.smoothness.weight == 0.5
 
 
 def test_demo_writes_every_file_and_nothing_else(demo: Run) -> None:
@@ -214,6 +266,8 @@ def test_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until = time.monotonic() + 30
     while not (out.is_dir() and any(out.iterdir())) and time.monotonic() < until:
@@ -404,6 +458,15 @@ def test_evaluate_writes_all_numbers(demo: Run, tmp_path: Path) -> None:
     assert 0.5 < lung["volume_change"] < 2
     assert numbers["tre_before"]["count"] == 2
     assert numbers["tre_before"]["mean_mm"] == pytest.approx(3.0)
+    written = out.read_bytes()
+    arguments = ["--transform", demo.transform]
+    for side in ("fixed", "moving"):
+        arguments += [f"--{side}-labels", str(PAIR / f"{side}_labels.nii.gz")]
+    again = CliRunner().invoke(iterreg, ["evaluate", *arguments, "--json", str(out)])
+    assert again.exit_code == ExitCode.OUTPUT and "--overwrite replaces it" in again.stderr
+    assert out.read_bytes() == written
+    ok("evaluate", *arguments, "--json", out, "--overwrite", "--quiet")
+    assert out.read_bytes() != written
     for key in ("sdlogj", "sdlogj_interior", "sdlogj_l2r"):
         assert numbers[key] > 0
     assert set(numbers["folding"]) >= {"interior_share", "interface_share", "share_interior"}

@@ -22,14 +22,14 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from iterreg.cli import iterreg
 from iterreg.config import preset_names
 from iterreg.displacement import DisplacementField, Transform, warp_labels
-from iterreg.errors import ConfigError, ImageContentError, ImageReadError, OutputError
+from iterreg.errors import ConfigError, ExitCode, ImageContentError, ImageReadError, OutputError
 from iterreg.geometry import Grid
 from iterreg.image import LabelMap
 from iterreg.io import read_image, read_label_map
 from iterreg.learn2reg import register as register_module
 from iterreg.learn2reg import scores
 from iterreg.learn2reg.archive import check_zip, write_zip
-from iterreg.learn2reg.evaluate import CaseScores, Honest, Scores, evaluate_task
+from iterreg.learn2reg.evaluate import CaseScores, Scores, TrueFolds, evaluate_task
 from iterreg.learn2reg.fields import l2r_to_transform, transform_to_l2r
 from iterreg.learn2reg.files import check_field, read_field, write_field
 from iterreg.learn2reg.regions import find_regions, load_regions
@@ -492,12 +492,12 @@ def test_a_label_warped_out_of_sight_is_infinitely_far() -> None:
 def test_quantiles_over_cases_take_the_bad_end() -> None:
     methods = (Method("LogJacDetStd", "sdlogj"), Method("DSC", "dice", (1,)))
     folds = folding(torch.zeros(3, 4, 4, 4), torch.zeros(4, 4, 4, dtype=torch.int32))
-    honest = Honest(folds, 0.0, 0.0, "-")
+    true_folds = TrueFolds(folds, 0.0, 0.0, "-")
     cases = tuple(
         CaseScores(
             f"000{n}_0000<--0009_0000",
             {"LogJacDetStd": (n / 10, n / 10), "DSC": (n / 10, [n / 10])},
-            honest,
+            true_folds,
         )
         for n in range(11)
     )
@@ -524,6 +524,8 @@ def test_the_json_has_the_evaluators_layout(task_dir: Path, tmp_path: Path) -> N
     result = run("evaluate", tmp_path / "fields", "--task", task_dir, "--json", out)
     assert result.exit_code == 0, result.output
     assert "0001_0000<--0011_0000" in result.stdout
+    again = run("evaluate", tmp_path / "fields", "--task", task_dir, "--json", out)
+    assert again.exit_code == ExitCode.OUTPUT
     tables = json.loads(out.read_text())
     assert set(tables) == {"name", "aggregates", "cases", "eval_version", "iterreg"}
     case = tables["cases"]["0001_0000<--0011_0000"]
@@ -601,8 +603,8 @@ def test_folds_are_told_although_the_evaluator_counts_none(task_dir: Path, tmp_p
     (tmp_path / "f").mkdir()
     write_field(field, tmp_path / "f" / "disp_0001_0000_0011_0000.npz", np.eye(4))
     found = evaluate_task(task, evaluation_of(task), tmp_path / "f").cases[0]
-    assert found.honest.folding.interior_folds > 0
-    assert found.honest.folding.interface_folds == 0
+    assert found.true_folds.folding.interior_folds > 0
+    assert found.true_folds.folding.interface_folds == 0
 
 
 def test_the_evaluators_own_configuration_is_read(task_dir: Path, tmp_path: Path) -> None:
@@ -823,7 +825,7 @@ def test_an_interruption_leaves_nothing_half_written(
     result = submit(task_dir, tmp_path / "s.zip")
     assert result.exit_code == 130
     assert [p.name for p in (tmp_path / "s_fields").iterdir()] == ["regions"]
-    assert "the same command goes on" in result.stderr
+    assert "run the same command to continue" in result.stderr
 
 
 def test_jobs_give_the_same_fields(task_dir: Path, tmp_path: Path) -> None:
@@ -856,7 +858,7 @@ def test_regions_and_masks_are_used_and_recorded(task_dir: Path, tmp_path: Path)
     assert record["used"]["masks"] == "the task's"
     assert str(tmp_path / "regions") in record["used"]["regions"]
     found = run("evaluate", tmp_path / "s_fields", "--task", task_dir, "--cases", "0001")
-    assert f"told apart by: {tmp_path / 's_fields' / 'regions'}" in found.stdout
+    assert f"regions for the folds: {tmp_path / 's_fields' / 'regions'}" in found.stdout
     assert "0001_0000<--0011_0000" in found.stdout
     missing = submit(
         task_dir, tmp_path / "t.zip", "--cases", "0002", "--regions", tmp_path / "regions"

@@ -19,12 +19,15 @@ from torch import Tensor
 
 import iterreg
 from iterreg.cli import iterreg as command
+from iterreg.cli.samreg import samreg
 from iterreg.errors import ExitCode, GeometryError
 from iterreg.outputs import FILES
 from iterreg.samreg.candidates import RoiSettings
 from iterreg.samreg.everything import EverythingSettings
+from iterreg.samreg.filters import AREA_OF, NESTED
 from iterreg.samreg.match import find_rois, fit_preset
-from iterreg.samreg.matching import MatchSettings
+from iterreg.samreg.matching import MATCHING_RULES, MatchSettings
+from iterreg.samreg.pictures import AXES
 from iterreg.samreg.segmenter import Embedding, Masks
 
 DATA = Path(os.environ.get("ITERREG_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -235,6 +238,24 @@ def run(folder: Path, *arguments: object) -> Result:
     return CliRunner().invoke(command, [str(w) for w in words])
 
 
+@pytest.mark.parametrize(
+    ("option", "choices"),
+    [("match", MATCHING_RULES), ("area_of", AREA_OF), ("nested", NESTED), ("axis", AXES)],
+)
+def test_the_command_offers_the_choices_of_the_method(option: str, choices: Sequence[str]) -> None:
+    (declared,) = (p for p in samreg.params if p.name == option)
+    assert list(declared.type.choices) == list(choices)
+
+
+def test_progress_never_goes_back(tmp_path: Path) -> None:
+    picture, events = save(scene(), tmp_path / "a.png"), []
+    iterreg.match_rois(picture, picture, segmenter=Flood(), cache=False, progress=events.append)
+    fractions = [event.fraction for event in events]
+    assert fractions == sorted(fractions) and fractions[0] >= 0 and fractions[-1] <= 1
+    stages = dict.fromkeys(event.stage for event in events)
+    assert list(stages) == ["segment fixed", "segment moving", "match"]
+
+
 def test_photographs_are_fitted_as_such() -> None:
     grid = iterreg.Grid((20, 20), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
     grey = iterreg.Image(torch.rand(1, 20, 20).expand(3, -1, -1), grid)
@@ -261,7 +282,7 @@ def test_the_command_writes_pairs_and_the_fit(tmp_path: Path, flood: Flood) -> N
     assert tables["matching"]["settings"]["matching"]["threshold"] == 0.8
     assert {"encode", "decode", "filter", "match", "link"} <= set(tables["matching"]["seconds"])
     assert all(region["dice_after"] > 0.95 for region in tables["measures"]["regions"])
-    assert re.search(r"slices +6 encoded, 0 out of the cache", result.output)
+    assert re.search(r"slices +6 encoded, 0 from the cache", result.output)
     assert re.search(r"pairs +\d+ ROI pairs, of \d+ fixed and \d+ moving regions", result.output)
 
     again = run(tmp_path, "--no-fit", "--out", tmp_path / "second", "--quiet")

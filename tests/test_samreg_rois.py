@@ -16,11 +16,10 @@ from iterreg.geometry import Grid, apply_affine
 from iterreg.image import Image, LabelMap, RoiPair
 from iterreg.samreg.align import align
 from iterreg.samreg.everything import Rois
-from iterreg.samreg.filters import RoiFilter, filtered
-from iterreg.samreg.linking import filled, link
-from iterreg.samreg.matching import Match, MatchSettings, assign, similarities
+from iterreg.samreg.filters import RoiFilter, filter_rois
+from iterreg.samreg.linking import fill_gaps, link
+from iterreg.samreg.matching import Match, MatchSettings, assign, cosine_similarities
 from iterreg.samreg.pictures import CT_WINDOW_HU, cut_axis, cut_pictures
-from iterreg.samreg.propagate import propagate_labels
 from iterreg.samreg.rle import RunLengthMask, decode_mask, encode_mask
 from iterreg.samreg.roi_files import label_views, read_roi_pairs, write_roi_pairs
 
@@ -161,14 +160,14 @@ def test_a_picture_smaller_than_a_patch_is_refused() -> None:
 def test_specks_and_background_go() -> None:
     shape = (100, 100)
     found = rois(square(shape, 0, 0, 90), square(shape, 10, 10, 20), square(shape, 50, 50, 2))
-    assert [m.area for m in filtered(found, RoiFilter(), 10_000).masks] == [400]
-    assert [m.area for m in filtered(found, RoiFilter((1, 5), "mm2"), 1).masks] == [4]
+    assert [m.area for m in filter_rois(found, RoiFilter(), 10_000).masks] == [400]
+    assert [m.area for m in filter_rois(found, RoiFilter((1, 5), "mm2"), 1).masks] == [4]
 
 
 def test_of_twins_the_one_judged_better_stays() -> None:
     shape = (100, 100)
     found = rois(square(shape, 10, 10, 40), square(shape, 10, 11, 40), square(shape, 60, 60, 20))
-    left = filtered(found, RoiFilter(), 10_000)
+    left = filter_rois(found, RoiFilter(), 10_000)
     assert [m.area for m in left.masks] == [1600, 400]
     assert torch.equal(left.prototypes, torch.eye(3)[[0, 2]])
 
@@ -179,7 +178,7 @@ def test_of_twins_the_one_judged_better_stays() -> None:
 def test_nested_masks_stay_by_choice(rule: str, sizes: list[int]) -> None:
     shape = (100, 100)
     found = rois(square(shape, 10, 10, 40), square(shape, 20, 20, 20))
-    left = filtered(found, RoiFilter(nested=rule), 10_000)
+    left = filter_rois(found, RoiFilter(nested=rule), 10_000)
     assert [m.area for m in left.masks] == sizes
 
 
@@ -228,8 +227,8 @@ def test_a_prior_decides_between_equals_and_excludes_the_far() -> None:
 
 def test_similarity_is_the_cosine_with_or_without_the_mean() -> None:
     a, b = torch.tensor([[3.0, 4.0]]), torch.tensor([[4.0, 3.0], [1.0, 1.0]])
-    assert similarities(a, b) == pytest.approx(np.array([[0.96, 7 / 50**0.5]]))
-    assert similarities(a, b, torch.tensor([3.0, 3.0]))[0, 0] == pytest.approx(0)
+    assert cosine_similarities(a, b) == pytest.approx(np.array([[0.96, 7 / 50**0.5]]))
+    assert cosine_similarities(a, b, torch.tensor([3.0, 3.0]))[0, 0] == pytest.approx(0)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +253,7 @@ def test_a_large_rotation_is_found_among_wrong_matches() -> None:
     moving = apply_affine(model, fixed) + rng.normal(0, 1, fixed.shape)
     wrong = rng.permutation(30)[:18]
     moving[wrong] = rng.uniform(-100, 400, (18, 2))
-    found = align(fixed, moving, reach_mm=8)
+    found = align(fixed, moving, inlier_distance_mm=8)
     assert found.kind == "similarity"
     assert np.abs(apply_affine(found.affine_lps, fixed) - apply_affine(model, fixed)).max() < 4
 
@@ -288,11 +287,11 @@ def test_slices_of_one_structure_are_one_chain_and_others_are_not() -> None:
 def test_a_hole_in_a_structure_is_filled() -> None:
     shape = (40, 40)
     ends = {2: square(shape, 10, 10, 8), 4: square(shape, 10, 10, 16)}
-    whole = filled(ends, lambda number: [])
+    whole = fill_gaps(ends, lambda number: [])
     assert sorted(whole) == [2, 3, 4]
     assert 8**2 < whole[3].sum() < 16**2
     found = square(shape, 10, 10, 12)
-    taken = filled(ends, lambda number: [square(shape, 25, 25, 5), found])
+    taken = fill_gaps(ends, lambda number: [square(shape, 25, 25, 5), found])
     assert np.array_equal(taken[3], found)
 
 
@@ -362,7 +361,10 @@ def test_the_view_has_the_smallest_roi_on_top() -> None:
     assert int(view[1, 5, 7]) == 2 and int(view[1, 12, 14]) == 1
 
 
-def test_labels_travel_by_pairs_alone() -> None:
+def test_the_benchmark_propagates_labels_by_pairs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    from _propagate import propagate_labels
+
     pair = two_pairs()[0]
     labels = torch.zeros(pair.moving.grid.shape_zyx, dtype=torch.int32)
     labels[1:3, 4:14, 6:11], labels[1:3, 4:14, 11:16] = 3, 5

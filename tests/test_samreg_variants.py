@@ -572,7 +572,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a program": (lambda p: torch.save({"model": Program()}, p), r"program \(.*Program\)"),
     "a number among them": (
         lambda p: torch.save({"a": torch.zeros(1), "epoch": 3}, p),
-        "other things among them",
+        "other objects among them",
     ),
     "something left out": (
         lambda p: torch.save(without_one(small_state()), p),

@@ -270,8 +270,8 @@ def test_verify(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cache / VARIANTS["medsam"].file).write_bytes(b"anything")
     good = run("verify")
     assert good.exit_code == ExitCode.OK
-    assert "sam_vit_b: sha256 as published" in good.stdout
-    assert "medsam: no sha256 is published" in good.stdout
+    assert "sam_vit_b: sha256 matches the published one" in good.stdout
+    assert "medsam: no published sha256" in good.stdout
     (cache / SPEC.file).write_bytes(CONTENT[1:])
     require_refused(run("verify"), ExitCode.WEIGHTS, "sam_vit_b: damaged")
     assert run("verify", "medsam").exit_code == ExitCode.OK

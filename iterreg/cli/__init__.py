@@ -1,7 +1,7 @@
-"""The command ``iterreg``: thin, it parses, calls and prints.
+"""The command ``iterreg``, which parses options, calls the package, and prints.
 
-Nothing here imports torch at the top: ``iterreg --help`` answers at once. Each command imports
-what it needs when it runs.
+No module here imports torch at the top, so that ``iterreg --help`` answers at once; each command
+imports what it needs when it runs.
 """
 
 from iterreg.cli.main import iterreg, main

@@ -1,4 +1,4 @@
-"""``iterreg apply``: take images, labels or points through a transform, either way."""
+"""``iterreg apply``: transform images, label maps or points, in either direction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from iterreg.cli.failures import debug_option
-from iterreg.cli.options import PATH, both_or_neither
+from iterreg.cli.options import (
+    PATH,
+    both_or_neither,
+    overwrite_option,
+    quiet_option,
+    refuse_existing,
+)
 
 if TYPE_CHECKING:
     from iterreg.displacement import Transform
@@ -31,39 +37,40 @@ if TYPE_CHECKING:
     "--reference",
     type=PATH,
     metavar="F",
-    help="Image whose grid the result gets: the fixed image; with --inverse the moving "
-    "one. Needed for images and labels.",
+    help="Image that defines the grid of the result: the fixed image, or with --inverse the moving "
+    "one. Required for images and labels.",
 )
-@click.option("--image", type=PATH, help="Image to warp, linearly.")
-@click.option("--labels", type=PATH, help="Label map to warp: nearest voxel, no new values.")
-@click.option("--points", type=PATH, help="CSV with columns x,y,z, LPS mm.")
+@click.option("--image", type=PATH, help="Image to warp, with linear interpolation.")
+@click.option(
+    "--labels", type=PATH, help="Label map to warp, with nearest-neighbour interpolation."
+)
+@click.option("--points", type=PATH, help="CSV file with columns x,y,z (LPS, mm).")
 @click.option("--out", type=PATH, required=True, help="File to write.")
-@click.option("--inverse", is_flag=True, help="The other direction, for all three.")
+@click.option("--inverse", is_flag=True, help="Apply the inverse transform.")
 @click.option(
     "--fixed-labels",
     type=PATH,
-    help="Regions for --inverse.  [default: fixed_regions.nii.gz beside T]",
+    help="Fixed regions for --inverse.  [default: fixed_regions.nii.gz next to T]",
 )
 @click.option(
     "--moving-labels",
     type=PATH,
-    help="Regions for --inverse.  [default: moving_regions.nii.gz beside T]",
+    help="Moving regions for --inverse.  [default: moving_regions.nii.gz next to T]",
 )
 @click.option("--fill", type=float, help="Intensity outside the image.  [default: its minimum]")
-@click.option("--overwrite", is_flag=True, help="Replace a file that is there already.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@overwrite_option
+@quiet_option
 @debug_option
 def apply(**options: Any) -> None:
     """Apply a transform to an image, a label map or points.
 
-    A transform maps points of the fixed image to the moving image. So images and labels come from
-    the moving image and are pulled onto the fixed grid; points go the opposite way, from the fixed
-    image to the moving one.
+    A transform maps points of the fixed image to the moving image. Moving images and labels are
+    therefore warped onto the fixed grid, while points go from the fixed image to the moving one.
 
-    With --inverse an image or labels of the FIXED image are pulled onto the moving grid, and points
-    of the MOVING image are taken to the fixed one. The inverse is solved region by region. Points
-    then get the columns status (ok; gap: the regions drew apart here; overlap: they slid over each
-    other; outside) and residual_mm.
+    With --inverse, images and labels of the FIXED image are warped onto the moving grid, and points
+    of the MOVING image are mapped to the fixed one. The inverse is solved region by region. Points
+    get two more columns: residual_mm and status. The status is ok; gap, if regions have moved apart
+    at the point; overlap, if they have moved over each other; or outside.
     """
     sources = [name for name in ("image", "labels", "points") if options[name] is not None]
     if len(sources) != 1:
@@ -72,43 +79,39 @@ def apply(**options: Any) -> None:
         "--fixed-labels", "--moving-labels", options["fixed_labels"], options["moving_labels"]
     )
     if sources != ["points"] and options["reference"] is None:
-        raise click.UsageError(f"--{sources[0]} needs --reference, the image whose grid it gets")
-    _refuse_existing(options["out"], options["overwrite"])
-    told = {"image": _image, "labels": _labels, "points": _points}[sources[0]](options)
+        raise click.UsageError(
+            f"--{sources[0]} needs --reference, which defines the grid of the result"
+        )
+    refuse_existing(options["out"], options["overwrite"])
+    apply_to = {"image": _apply_to_image, "labels": _apply_to_labels, "points": _apply_to_points}
+    message = apply_to[sources[0]](options)
     if not options["quiet"]:
-        click.echo(f"{options['out']}: {told}")
+        click.echo(f"{options['out']}: {message}")
 
 
-def _refuse_existing(out: Path, overwrite: bool) -> None:
-    from iterreg.errors import OutputError
-
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; --overwrite replaces it")
-
-
-def _image(options: dict[str, Any]) -> str:
+def _apply_to_image(options: dict[str, Any]) -> str:
     from iterreg.displacement import warp_image
     from iterreg.io import read_image, write_image
 
     image = read_image(options["image"])
-    pull, told = _pull(image.grid, options)
+    transform, message = _transform(image.grid, options)
     fill = float(image.data.min()) if options["fill"] is None else options["fill"]
-    write_image(warp_image(image, pull, fill), options["out"])
-    return told
+    write_image(warp_image(image, transform, fill), options["out"])
+    return message
 
 
-def _labels(options: dict[str, Any]) -> str:
+def _apply_to_labels(options: dict[str, Any]) -> str:
     from iterreg.displacement import warp_labels
     from iterreg.io import read_label_map, write_label_map
 
     labels = read_label_map(options["labels"])
-    pull, told = _pull(labels.grid, options)
-    write_label_map(warp_labels(labels, pull), options["out"])
-    return told
+    transform, message = _transform(labels.grid, options)
+    write_label_map(warp_labels(labels, transform), options["out"])
+    return message
 
 
-def _pull(source: Grid, options: dict[str, Any]) -> tuple[Transform, str]:
-    """The transform that pulls onto the reference, and what to tell about it."""
+def _transform(source: Grid, options: dict[str, Any]) -> tuple[Transform, str]:
+    """Make the transform on the reference's grid, and a message about it."""
     from iterreg.io import read_image
 
     reference = read_image(options["reference"]).grid
@@ -139,35 +142,35 @@ def _inverse_on(moving: Grid, fixed: Grid, options: dict[str, Any]) -> tuple[Tra
     return inverse, "on the moving grid; voxels: " + ", ".join(shares)
 
 
-def _points(options: dict[str, Any]) -> str:
+def _apply_to_points(options: dict[str, Any]) -> str:
     from iterreg.inverse import invert_points
     from iterreg.io import read_image, read_points, write_points
     from iterreg.transform import read_transform
 
     points = read_points(options["points"])
-    # An affine alone has no grid of its own; any will do for points.
+    # An affine has no grid of its own; for points any grid will do.
     grid = None if options["reference"] is None else read_image(options["reference"]).grid
     transform = read_transform(options["transform_path"], grid)
     if not options["inverse"]:
         write_points(transform.map_points(points), options["out"])
         return f"{len(points)} points, fixed to moving"
-    found = invert_points(transform, points, *_regions(options, transform.grid))
-    names = [s.name.lower() for s in found.status]
-    columns = {"status": names, "residual_mm": [f"{r:.4f}" for r in found.residual_mm]}
-    write_points(found.points, options["out"], columns)
-    told = ", ".join(f"{count} {name}" for name, count in Counter(names).items())
-    return f"{len(points)} points, moving to fixed: {told}"
+    inverted = invert_points(transform, points, *_regions(options, transform.grid))
+    statuses = [s.name.lower() for s in inverted.status]
+    columns = {"status": statuses, "residual_mm": [f"{r:.4f}" for r in inverted.residual_mm]}
+    write_points(inverted.points, options["out"], columns)
+    counts = ", ".join(f"{count} {name}" for name, count in Counter(statuses).items())
+    return f"{len(points)} points, moving to fixed: {counts}"
 
 
 def _regions(options: dict[str, Any], grid: Grid) -> tuple[LabelMap | None, LabelMap | None]:
-    """The label maps that were asked for, or those beside the transform, or none."""
+    """Read the label maps that were given, or those next to the transform, or none."""
     from iterreg.image import require_same_space
     from iterreg.io import read_image, read_label_map
 
     fixed, moving = options["fixed_labels"], options["moving_labels"]
     if fixed is None:
-        beside = options["transform_path"].parent
-        fixed, moving = beside / "fixed_regions.nii.gz", beside / "moving_regions.nii.gz"
+        folder = options["transform_path"].parent
+        fixed, moving = folder / "fixed_regions.nii.gz", folder / "moving_regions.nii.gz"
         if not (fixed.exists() and moving.exists()):
             return None, None
     fixed_labels = read_label_map(fixed)

@@ -1,4 +1,4 @@
-"""What the user sees: progress while it runs, a short table at the end.
+"""Print for people: progress while a command runs, a short table at the end.
 
 On a terminal rich draws both; elsewhere they are plain lines, progress on stderr, the table on
 stdout. Rich is imported only when it is needed.
@@ -8,97 +8,109 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import click
+
+from iterreg.progress import Progress, ProgressCallback, ignore_progress
 
 if TYPE_CHECKING:
     from iterreg.evaluation import Measures
     from iterreg.metrics import TreSummary
     from iterreg.outputs import RunSummary
+    from iterreg.registration import Registration
 
-OPTIMISATION_SHARE = 0.85
-"""Share of the bar that belongs to the optimisation; measuring and writing have the rest."""
+LINE_WIDTH = 100
+"""Lists are folded to lines of at most this length."""
 
-Show = Callable[[str, float], None]
+MAX_NOTES = 3
+"""Most notes of a run that are printed without ``--verbose``."""
+
 Row = tuple[str, ...]
+Fact = tuple[str, str | Sequence[str]]
+"""A name, and a text or a list of items."""
 
 
-class ProgressEvent(Protocol):
-    """What ``optimize_pair`` reports."""
+def portion(report: ProgressCallback, first: float, last: float) -> ProgressCallback:
+    """Make a callback whose events fill a portion of the progress bar.
 
-    @property
-    def fraction(self) -> float:
-        """Of the whole optimisation, 0 to 1."""
+    Args:
+        report: receives the events, with fractions of the whole bar.
+        first, last: the portion, 0 to 1.
 
-    @property
-    def message(self) -> str:
-        """What it is doing, in words."""
+    Example:
+        >>> second_half = portion(lambda event: print(event.fraction), 0.5, 1.0)
+        >>> second_half(Progress("write", 0.5, "writing"))
+        0.75
+    """
+
+    def report_portion(event: Progress) -> None:
+        fraction = first + (last - first) * event.fraction
+        report(Progress(event.stage, fraction, event.message))
+
+    return report_portion
 
 
-class Reporter:
-    """Receives progress, from the optimisation and from the writing after it."""
+def fold(items: Sequence[str], width: int) -> list[str]:
+    """Join items by commas into lines of at most ``width`` characters, never breaking an item.
 
-    def __init__(self, show: Show) -> None:
-        """Pass what is reported on to ``show``."""
-        self._show = show
-        self._optimised = False
-
-    def optimisation(self, event: ProgressEvent) -> None:
-        """For ``optimize_pair(progress=...)``."""
-        self._optimised = True
-        self._show(event.message, OPTIMISATION_SHARE * event.fraction)
-
-    def stage(self, name: str, fraction: float) -> None:
-        """For what surrounds the optimisation."""
-        before = OPTIMISATION_SHARE if self._optimised else 0.0
-        self._show(name, before + (1 - before) * fraction)
+    Example:
+        >>> fold(["read 0.3", "regions 12.0", "start 1.5"], 24)
+        ['read 0.3, regions 12.0,', 'start 1.5']
+    """
+    lines: list[str] = []
+    for item in items:
+        if lines and len(f"{lines[-1]}, {item},") <= width:
+            lines[-1] = f"{lines[-1]}, {item}"
+        else:
+            lines.append(item)
+    return [f"{line}," for line in lines[:-1]] + lines[-1:]
 
 
 class Console:
-    """Prints for one command.
+    """Prints the progress and the results of one command.
 
     Args:
-        quiet: print nothing; errors are not printed here.
-        verbose: print the configuration and all notes too.
+        quiet: print nothing. (Errors are printed elsewhere.)
+        verbose: also print the configuration and all notes.
     """
 
     def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
-        """Find out whether there is a terminal."""
+        """Check whether there is a terminal."""
         self._quiet = quiet
         self._verbose = verbose
         self._fancy = sys.stdout.isatty() and sys.stderr.isatty()
 
     @contextmanager
-    def progress(self) -> Iterator[Reporter]:
-        """A bar on a terminal, one line for each new stage elsewhere."""
+    def progress(self) -> Iterator[ProgressCallback]:
+        """Show progress: a bar on a terminal, elsewhere a line for each new message."""
         if self._quiet:
-            yield Reporter(lambda message, fraction: None)
+            yield ignore_progress
         elif self._fancy:
             with _bar() as show:
-                yield Reporter(show)
+                yield show
         else:
-            yield Reporter(_Lines())
+            yield _Lines()
 
     def print_run(self, summary: RunSummary, command: str, folder: Path) -> None:
-        """The table at the end of a registration."""
+        """Print the table at the end of a registration."""
         if self._quiet:
             return
         run = summary.registration
         seconds = sum(summary.timings_s.values())
-        good = run.status.is_ok
-        self._say(f"{command}: {run.status.value}", style="bold green" if good else "bold yellow")
+        style = "bold green" if run.status.is_ok else "bold yellow"
+        self._say(f"{command}: {run.status.value}", style=style)
         self._say(f"{seconds:.1f} s on {run.device}; start: {run.start}")
         self.print_measures(summary.measures)
         stages = [f"{stage} {s:.1f}" for stage, s in summary.timings_s.items() if s >= 0.05]
         self._facts(
             [
-                ("seconds", ", ".join(stages)),
-                ("results", f"{folder}"),
-                ("look at", f"{folder / 'overlay.png'}"),
+                ("seconds", stages),
+                ("results", str(folder)),
+                ("look at", str(folder / "overlay.png")),
             ]
         )
         self._notes(run.notes)
@@ -106,20 +118,20 @@ class Console:
             self._configuration(run)
 
     def print_measures(self, measures: Measures) -> None:
-        """Regions before and after, then what the field itself is like."""
+        """Print the regions before and after, then measures of the field."""
         if self._quiet:
             return
         if measures.regions:
             self._table(*_region_table(measures))
         self._facts(_field_facts(measures))
 
-    def print_facts(self, facts: Sequence[tuple[str, str]]) -> None:
-        """Names and what is to be said of each, in two columns, unless quiet."""
+    def print_facts(self, facts: Sequence[Fact]) -> None:
+        """Print names and texts in two columns, unless quiet; long lists are folded."""
         if not self._quiet:
             self._facts(facts)
 
     def say(self, text: str, style: str = "") -> None:
-        """A line, unless quiet."""
+        """Print a line, unless quiet."""
         if not self._quiet:
             self._say(text, style)
 
@@ -133,13 +145,13 @@ class Console:
         RichConsole(highlight=False).print(Text(text, style=style), soft_wrap=True)
 
     def _notes(self, notes: Sequence[str]) -> None:
-        shown = notes if self._verbose else notes[:3]
-        for note in shown:
+        printed = notes if self._verbose else notes[:MAX_NOTES]
+        for note in printed:
             self._say(f"note: {note}", style="yellow")
-        if len(notes) > len(shown):
-            self._say(f"note: {len(notes) - len(shown)} more in run.json", style="yellow")
+        if len(notes) > len(printed):
+            self._say(f"note: {len(notes) - len(printed)} more in run.json", style="yellow")
 
-    def _configuration(self, run: Any) -> None:
+    def _configuration(self, run: Registration) -> None:
         from iterreg.config import config_to_dict
 
         for key, value in config_to_dict(run.config).items():
@@ -147,10 +159,12 @@ class Console:
         for image, view in run.field_of_view.items():
             self._say(f"field of view, {image}: {view}", style="dim")
 
-    def _facts(self, facts: Sequence[tuple[str, str]]) -> None:
+    def _facts(self, facts: Sequence[Fact]) -> None:
         width = max(len(name) for name, _ in facts)
-        for name, text in facts:
-            self._say(f"{name:<{width}}  {text}")
+        for name, value in facts:
+            lines = [value] if isinstance(value, str) else fold(value, LINE_WIDTH - width - 2)
+            for k, line in enumerate(lines):
+                self._say(f"{name if k == 0 else '':<{width}}  {line}")
 
     def _table(self, header: Row, rows: Sequence[Row]) -> None:
         if self._fancy:
@@ -166,34 +180,36 @@ class Console:
 
 
 class _Lines:
-    """A line for each new message, once the inputs are known to be good."""
+    """Prints a line for each new message, but none before the inputs have been read."""
 
     def __init__(self) -> None:
         self._last = ""
 
-    def __call__(self, message: str, fraction: float) -> None:
-        if fraction > 0 and message != self._last:
-            self._last = message
-            click.echo(f"{100 * fraction:3.0f} %  {message}", err=True)
+    def __call__(self, event: Progress) -> None:
+        if event.fraction > 0 and event.message != self._last:
+            self._last = event.message
+            click.echo(f"{100 * event.fraction:3.0f} %  {event.message}", err=True)
 
 
 @contextmanager
-def _bar() -> Iterator[Show]:
+def _bar() -> Iterator[ProgressCallback]:
+    from rich import progress as rich_progress
     from rich.console import Console as RichConsole
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (
-        SpinnerColumn(style="cyan"),
-        BarColumn(bar_width=32, complete_style="cyan", finished_style="green"),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("[dim]{task.description}", markup=True),
+        rich_progress.SpinnerColumn(style="cyan"),
+        rich_progress.BarColumn(bar_width=32, complete_style="cyan", finished_style="green"),
+        rich_progress.TextColumn("{task.percentage:>3.0f} %"),
+        rich_progress.TimeElapsedColumn(),
+        rich_progress.TextColumn("[dim]{task.description}", markup=True),
     )
-    with Progress(*columns, console=RichConsole(stderr=True), transient=True) as bar:
+    console = RichConsole(stderr=True)
+    with rich_progress.Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=1.0)
 
-        def show(message: str, fraction: float) -> None:
-            bar.update(task, description=message.replace("[", "\\["), completed=fraction)
+        def show(event: Progress) -> None:
+            text = event.message.replace("[", "\\[")
+            bar.update(task, description=text, completed=event.fraction)
 
         yield show
 
@@ -212,9 +228,9 @@ def _rich_table(header: Row, rows: Sequence[Row]) -> None:
 
 
 def _region_table(measures: Measures) -> tuple[Row, list[Row]]:
-    deep = any(region.coverage is not None for region in measures.regions)
+    in_depth = any(region.coverage is not None for region in measures.regions)
     header: Row = ("region", "Dice", "HD95 (mm)")
-    header += ("reached (%)", "volume") if deep else ()
+    header += ("reached (%)", "volume") if in_depth else ()
     rows = []
     for region in measures.regions:
         row: Row = (
@@ -222,7 +238,7 @@ def _region_table(measures: Measures) -> tuple[Row, list[Row]]:
             f"{_number(region.dice_before, 3)} -> {_number(region.dice_after, 3)}",
             f"{_number(region.hd95_before_mm, 1)} -> {_number(region.hd95_after_mm, 1)}",
         )
-        if deep:
+        if in_depth:
             reached = math.nan if region.coverage is None else 100 * region.coverage
             change = math.nan if region.volume_change is None else region.volume_change
             row += (_number(reached, 1), f"x {_number(change, 3)}")
@@ -230,9 +246,9 @@ def _region_table(measures: Measures) -> tuple[Row, list[Row]]:
     return header, rows
 
 
-def _field_facts(measures: Measures) -> list[tuple[str, str]]:
+def _field_facts(measures: Measures) -> list[Fact]:
     folds = measures.folding
-    facts = [("before", f"is {measures.before}")]
+    facts: list[Fact] = [("before", f"is {measures.before}")]
     if measures.tre_before is not None and measures.tre_after is not None:
         facts.append(("landmarks", _tre(measures.tre_before, measures.tre_after)))
     facts.append(
@@ -240,15 +256,16 @@ def _field_facts(measures: Measures) -> list[tuple[str, str]]:
             "folding",
             f"interior {_share(folds.interior_folds, folds.interior_voxels)}, "
             f"interfaces {_share(folds.interface_folds, folds.interface_voxels)} "
-            f"({100 * folds.share_interior:.0f} % of all voxels are interior)",
+            f"({100 * folds.share_interior:.0f} % of voxels are interior)",
         )
     )
     sdlogj = f"{_number(measures.sdlogj_interior, 3)} interior, {_number(measures.sdlogj, 3)} whole"
     if measures.sdlogj_l2r is not None:
-        sdlogj += f", {_number(measures.sdlogj_l2r, 4)} as Learn2Reg counts it"
+        sdlogj += f", {_number(measures.sdlogj_l2r, 4)} by Learn2Reg's formula"
     facts.append(("SDlogJ", sdlogj))
     if measures.without_partner:
-        facts.append(("skipped", "in one image only: " + ", ".join(measures.without_partner)))
+        first, *others = measures.without_partner
+        facts.append(("skipped", [f"in one image only: {first}", *others]))
     return facts
 
 

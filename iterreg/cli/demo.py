@@ -1,4 +1,4 @@
-"""``iterreg demo``: a real pair, from images alone, in a few seconds."""
+"""``iterreg demo``: register a real pair, from its images alone, in a few seconds."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ if TYPE_CHECKING:
     from iterreg.displacement import Transform
 
 LUNG = 2
-"""The lung's number in the label maps that come with the pair."""
+"""Number of the lung in the label maps that come with the pair."""
 
-
-WHAT_ONE_SEES = (
-    "You see: before, the lung's lower edge is apart (blue, orange); after, it agrees (grey).",
-    "In the third column the lattice jumps at the chest wall: the lung slides along it.",
-    "Now yours: iterreg thorax --fixed FIXED.nii.gz --moving MOVING.nii.gz --out DIR",
+EXPLANATION = (
+    "overlay.png: the lung's lower edges differ before (blue, orange) and agree after (grey).",
+    "The grid in its third column jumps at the chest wall, because the lung slides along it.",
+    "Now register your own: iterreg thorax --fixed FIXED.nii.gz --moving MOVING.nii.gz --out DIR",
 )
 
 
@@ -34,27 +33,27 @@ WHAT_ONE_SEES = (
 )
 @run_options
 def demo(out: Path, quiet: bool, **options: Any) -> None:
-    """Register the chest CT pair that comes with iterreg: breathing in, breathing out.
+    """Register the chest CT pair that comes with iterreg: breathing in and breathing out.
 
-    It runs on the images alone. One patient's 4D-CT at 4 mm, (c) Gregory C. Sharp, BSD-3-Clause.
+    Only the images are used. They are two phases of a patient's 4D-CT at 4 mm, (c) Gregory C.
+    Sharp, BSD-3-Clause.
     """
     from iterreg.cli.console import Console
     from iterreg.cli.register import run_pair
 
     with resources.as_file(resources.files("iterreg") / "data" / "thorax4dct_mini") as pair:
-        request = PairRequest(
-            pair / "fixed.nii.gz", pair / "moving.nii.gz", out, "thorax", quiet=quiet, **options
-        )
-        summary = run_pair(request, "demo")
+        files = {"fixed": pair / "fixed.nii.gz", "moving": pair / "moving.nii.gz"}
+        request = {**files, "out": out, "preset": "thorax", "quiet": quiet, **options}
+        summary = run_pair(PairRequest.of(request), "demo")
         before, after = _given_lung_dice(pair, summary.registration.transform)
     console = Console(quiet=quiet)
-    console.say(f"Dice of the lung in labels that the run did not see: {before:.3f} -> {after:.3f}")
-    for line in ("", *WHAT_ONE_SEES):
+    console.say(f"lung Dice, from labels that were not used: {before:.3f} -> {after:.3f}")
+    for line in ("", *EXPLANATION):
         console.say(line)
 
 
 def _given_lung_dice(pair: Path, transform: Transform) -> tuple[float, float]:
-    """Against labels that the run did not use: identity, then the result."""
+    """Compute the lung's Dice before and after, from labels that the run did not use."""
     from iterreg.displacement import warp_labels
     from iterreg.io import read_label_map
     from iterreg.metrics import dice

@@ -1,4 +1,4 @@
-"""``iterreg evaluate``: judge any transform by label maps and landmarks."""
+"""``iterreg evaluate``: measure any transform with label maps and landmarks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,19 @@ from typing import Any
 import click
 
 from iterreg.cli.failures import debug_option
-from iterreg.cli.options import PATH, both_or_neither, label_table_option, landmark_options
+from iterreg.cli.options import (
+    PATH,
+    both_or_neither,
+    json_option,
+    label_names,
+    label_table_option,
+    landmark_options,
+    quiet_option,
+    refuse_existing,
+)
 
 
-@click.command(short_help="Judge a transform by label maps and landmarks.")
+@click.command(short_help="Measure a transform with label maps and landmarks.")
 @click.option(
     "--transform",
     "transform_path",
@@ -25,8 +34,8 @@ from iterreg.cli.options import PATH, both_or_neither, label_table_option, landm
 @click.option("--moving-labels", type=PATH, required=True, help="Label map of the moving image.")
 @label_table_option
 @landmark_options
-@click.option("--json", "json_path", type=PATH, metavar="FILE", help="Also write all numbers here.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@json_option("Also write all numbers to this file.")
+@quiet_option
 @debug_option
 def evaluate(
     transform_path: Path,
@@ -36,16 +45,18 @@ def evaluate(
     fixed_landmarks: Path | None,
     moving_landmarks: Path | None,
     json_path: Path | None,
+    overwrite: bool,
     quiet: bool,
 ) -> None:
-    """Judge a transform: overlap, distances, landmarks, folding, before and after.
+    """Measure a transform: overlap, surface distance, landmark error and folding.
 
-    Before is the identity in physical space, where the files' headers put the images. Labels are
-    warped by the nearest voxel; what leaves the moving image counts as background.
+    "Before" is the identity in physical space, where the files' headers put the images. Labels are
+    warped with nearest-neighbour interpolation; voxels outside the moving image count as
+    background.
     """
     both_or_neither("--fixed-landmarks", "--moving-landmarks", fixed_landmarks, moving_landmarks)
+    refuse_existing(json_path, overwrite)
     from iterreg.cli.console import Console
-    from iterreg.cli.register import label_names
     from iterreg.evaluation import measure
     from iterreg.inputs import read_landmarks
     from iterreg.io import read_label_map
@@ -71,7 +82,7 @@ def evaluate(
 
 
 def _names_of_run(labels: Path) -> dict[int, str] | None:
-    """Names for the regions that a run wrote: they are in its ``run.json``."""
+    """Read the names of regions that a run wrote from its ``run.json``."""
     run = labels.parent / "run.json"
     if labels.name not in ("fixed_regions.nii.gz", "moving_regions.nii.gz") or not run.is_file():
         return None

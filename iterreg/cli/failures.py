@@ -1,4 +1,4 @@
-"""How a failure reaches the user: one line on stderr and an exit code of its own."""
+"""Report a failure to the user: one line on stderr, and an exit code."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import click
 from iterreg.errors import ExitCode, IterregError
 
 DEBUG = "iterreg.debug"
-"""Key in click's context under which ``--debug`` is kept."""
+"""Key of ``--debug`` in click's context."""
 
 MEMORY_ADVICE = (
-    "not enough memory for this pair: try --device cpu, or a coarser finest level, such as "
+    "out of memory: try --device cpu, or a coarser last level, such as "
     "--set 'levels.spacing_mm=[8.0, 4.0]' --set 'levels.steps=[20, 15]'"
 )
 
 
 class SafeGroup(click.Group):
-    """A group whose commands never end in a traceback unless ``--debug`` asks for it."""
+    """A group whose commands print a traceback only with ``--debug``."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn exceptions into one line and an exit code."""
@@ -41,10 +41,10 @@ class SafeGroup(click.Group):
 
 
 def describe(error: BaseException) -> tuple[str, int]:
-    """The line and the exit code for an exception.
+    """Describe an exception by one line and an exit code.
 
     Args:
-        error: whatever ended the command.
+        error: the exception that ended the command.
 
     Returns:
         The message, without a line break, and the exit code.
@@ -64,7 +64,7 @@ def describe(error: BaseException) -> tuple[str, int]:
 
 
 def debug_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--debug``, which shows the traceback of a failure."""
+    """Add ``--debug``, which prints the traceback of a failure."""
 
     def remember(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         if value:
@@ -76,7 +76,7 @@ def debug_option(command: Callable[..., Any]) -> Callable[..., Any]:
         expose_value=False,
         is_eager=True,
         callback=remember,
-        help="Show the traceback of an error.",
+        help="Print the traceback of an error.",
     )(command)
 
 
@@ -85,7 +85,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """By name: torch may not even be loaded, and the CPU's allocator raises a RuntimeError."""
+    """Check by name, because torch may not be loaded and its CPU allocator raises RuntimeError."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(
@@ -101,6 +101,6 @@ def _show_warning(
     file: Any = None,
     line: str | None = None,
 ) -> None:
-    """Our own warnings are for the user, one line each; other libraries' are not."""
+    """Print iterreg's own warnings, one line each; hide those of other libraries."""
     if category.__module__.split(".")[0] == "iterreg":
         click.echo(f"iterreg: warning: {' '.join(str(message).split())}", err=True)

@@ -1,4 +1,4 @@
-"""``iterreg learn2reg``: a task folder in, a submission out, and the evaluator's numbers."""
+"""``iterreg learn2reg``: make, check and score a submission for a Learn2Reg task."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from iterreg.cli.failures import debug_option
-from iterreg.cli.options import PATH, Decorator, Setting
+from iterreg.cli.options import (
+    PATH,
+    json_option,
+    overwrite_option,
+    quiet_option,
+    refuse_existing,
+    seed_option,
+    set_option,
+    together,
+)
 
 if TYPE_CHECKING:
     from iterreg.learn2reg.evaluate import Scores
@@ -21,44 +30,41 @@ if TYPE_CHECKING:
     from iterreg.learn2reg.task import Pair, Task
 
 
-@click.group(short_help="Learn2Reg: submit, check, evaluate.")
+@click.group(short_help="Make, check and score a Learn2Reg submission.")
 @debug_option
 def learn2reg() -> None:
-    """Make a Learn2Reg submission, check it, and see the evaluator's numbers before uploading.
+    """Make a Learn2Reg submission, check it, and compute the leaderboard's scores before uploading.
 
-    DIR is a downloaded task: TASK_dataset.json, imagesTr, and labelsTr, masksTr, keypointsTr where
-    there are any.
+    A task is a downloaded folder with TASK_dataset.json and imagesTr, and labelsTr, masksTr and
+    keypointsTr if the task provides them.
     """
 
 
 def _task_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    options: tuple[Decorator, ...] = (
+    return together(
         click.option(
             "--task",
             "task_dir",
             type=PATH,
             required=True,
             metavar="DIR",
-            help="The task's folder, or its *_dataset.json.",
+            help="Folder of the task, or its *_dataset.json.",
         ),
         click.option(
             "--split",
             type=click.Choice(["val", "test"]),
             default="val",
             show_default=True,
-            help="registration_val or registration_test.",
+            help="Cases of registration_val or of registration_test.",
         ),
         click.option(
             "--cases",
             multiple=True,
             metavar="CASE",
-            help="Only these: a subject (0011), an image of it (0011_0001) or a case "
-            "(0011_0001<--0011_0000); may be repeated, or separated by commas.",
+            help="Only these cases: a subject (0011), an image of it (0011_0001) or a case "
+            "(0011_0001<--0011_0000). Can be repeated, or separated by commas.",
         ),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
+    )(function)
 
 
 config_option = click.option(
@@ -66,79 +72,73 @@ config_option = click.option(
     "config_path",
     type=PATH,
     metavar="FILE",
-    help="The evaluator's own *_evaluation_config.json.  [default: by the task's name]",
+    help="The evaluator's *_evaluation_config.json.  [default: built in, by the task's name]",
 )
-quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 
 
 @learn2reg.command(short_help="Register all cases and zip the fields.")
 @_task_options
 @click.option("--out", type=PATH, required=True, metavar="ZIP", help="The submission to write.")
 @click.option(
-    "--fields", type=PATH, metavar="DIR", help="Where the fields go.  [default: ZIP_fields]"
+    "--fields", type=PATH, metavar="DIR", help="Folder for the fields.  [default: ZIP_fields]"
 )
-@click.option("--preset", metavar="NAME|FILE", help="Instead of the task's own preset.")
-@click.option(
-    "--set",
-    "settings",
-    type=Setting(),
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change a value of the preset; may be repeated.",
-)
+@click.option("--preset", metavar="NAME|FILE", help="Use this preset instead of the task's own.")
+@set_option
 @click.option(
     "--regions",
     type=PATH,
     metavar="DIR",
-    help="Segmentations of both images, named as the images are (TotalSegmentator --ml).",
+    help="Folder of segmentations of all images, with the same names as the images "
+    "(TotalSegmentator --ml).",
 )
 @click.option(
     "--label-table",
     metavar="NAME|FILE",
-    help="What the regions' numbers mean.  [default: the names in their own headers]",
+    help="Names of the regions' numbers.  [default: the names in the files' headers]",
 )
 @click.option(
     "--use-labels",
     is_flag=True,
-    help="Guide by the task's own labels. They are what Dice is scored by: only where "
-    "the rules provide them at test time.",
+    help="Use the task's labels for the registration. Dice is scored with them, so this is fair "
+    "only if the rules provide them at test time.",
 )
 @click.option(
     "--use-keypoints",
     is_flag=True,
-    help="Bring the task's keypoints together. TRE is scored by them: as --use-labels.",
+    help="Use the task's keypoints for the registration. TRE is scored with them; the same "
+    "caution as for --use-labels applies.",
 )
-@click.option("--no-masks", is_flag=True, help="Leave the task's masks alone.")
+@click.option("--no-masks", is_flag=True, help="Do not use the task's masks.")
 @click.option(
     "--format",
     "extension",
     type=click.Choice([".nii.gz", ".npz"]),
     default=".nii.gz",
     show_default=True,
-    help="Of the fields.",
+    help="File format of the fields.",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16"]),
     default="float32",
     show_default=True,
-    help="float16 steps by 1/16 voxel above 64; .npz alone.",
+    help="Precision of the fields. float16 needs .npz; above 64 voxels its steps are 1/16 voxel.",
 )
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Cases at a time, each in a process of its own.",
+    help="Cases to register at the same time, each in its own process.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
-    help="CPU threads a case.  [default: all, shared by the jobs]",
+    help="CPU threads per case.  [default: all, divided among the jobs]",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
-@click.option("--overwrite", is_flag=True, help="Replace a zip that is there already.")
+@seed_option
+@overwrite_option
 @quiet_option
 @debug_option
 def submit(
@@ -154,14 +154,14 @@ def submit(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Register all cases of a task and zip the fields as the leaderboard takes them.
+    """Register all cases of a task, and zip the fields for the leaderboard.
 
-    Finished fields are verified and kept: the same command goes on after an interruption, and
-    registers again what is damaged or was made with other settings. The zip is written when every
-    case of the split has its field. Beside each field lies a record of what it was made with.
+    After an interruption the same command continues: it verifies and keeps finished fields, and
+    repeats cases whose field is damaged or was made with other settings. The zip is written when
+    every case of the split has its field. A record next to each field says how it was made.
     """
     from iterreg.cli.console import Console
-    from iterreg.errors import ExitCode, IterregError, OutputError
+    from iterreg.errors import ExitCode, IterregError
     from iterreg.learn2reg.register import Settings
     from iterreg.learn2reg.submit import submit as run
     from iterreg.learn2reg.task import read_task
@@ -169,8 +169,7 @@ def submit(
     if out.suffix.lower() != ".zip":
         raise click.UsageError(f"--out: expected a .zip, got {out}")
     task = read_task(task_dir, split, _split(cases))
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; --overwrite replaces it")
+    refuse_existing(out, overwrite)
     how = Settings(
         fields or out.with_name(f"{out.stem}_fields"),
         overrides=dict(settings),
@@ -181,12 +180,12 @@ def submit(
     for note in task.notes:
         console.say(f"note: {note}", style="yellow")
     try:
-        with console.progress() as reporter:
-            outcomes, zipped = run(task, how, out, jobs=jobs, report=reporter.stage)
+        with console.progress() as report:
+            outcomes, zipped = run(task, how, out, jobs=jobs, progress=report)
     except KeyboardInterrupt:
         click.echo(
-            f"iterreg: interrupted; finished fields are kept in {how.fields}: the same "
-            "command goes on",
+            f"iterreg: interrupted; finished fields are kept in {how.fields}; run the same command "
+            "to continue",
             err=True,
         )
         raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
@@ -196,16 +195,16 @@ def submit(
     if failed:
         raise IterregError(
             f"{len(failed)} of {len(outcomes)} cases failed ({', '.join(failed)}); no zip was "
-            "written; the same command tries these again"
+            "written; run the same command to try them again"
         )
     if zipped:
         console.say(f"submission: {out} ({len(outcomes)} cases)")
         console.say(f"check it: iterreg learn2reg check {out} --task {task_dir}")
     else:
-        console.say(f"fields: {how.fields}; no zip yet: the split's other cases are missing")
+        console.say(f"fields: {how.fields}; no zip was written, because other cases are missing")
 
 
-@learn2reg.command(short_help="The evaluator's numbers, and true folds beside them.")
+@learn2reg.command(short_help="Compute the leaderboard's scores, and the true folds.")
 @click.argument("fields", type=PATH, metavar="FIELDS")
 @_task_options
 @config_option
@@ -213,16 +212,10 @@ def submit(
     "--regions",
     type=PATH,
     metavar="DIR",
-    help="Segmentations that tell folds inside regions from those between them.  "
-    "[default: those of the run, else the task's labels]",
+    help="Folder of segmentations, to count folds inside regions and at interfaces separately.  "
+    "[default: the regions of the run, else the task's labels]",
 )
-@click.option(
-    "--json",
-    "json_path",
-    type=PATH,
-    metavar="FILE",
-    help="Write the scores here, in the evaluator's layout.",
-)
+@json_option("Also write the scores to this file, in the evaluator's layout.")
 @quiet_option
 @debug_option
 def evaluate(
@@ -233,13 +226,16 @@ def evaluate(
     config_path: Path | None,
     regions: Path | None,
     json_path: Path | None,
+    overwrite: bool,
     quiet: bool,
 ) -> None:
     """Score FIELDS, a folder or a zip, as the leaderboard's evaluator does.
 
-    SDlogJ adds 3 to det J before it takes the logarithm, and its fold count is always 0; so the
-    true folds are told beside it. A column whose files the challenge keeps is left out.
+    The evaluator adds 3 to det J before it takes the logarithm, and its fold count is always 0. The
+    table therefore also shows the true folds and SDlogJ. Scores that need files which the challenge
+    does not publish are left out.
     """
+    refuse_existing(json_path, overwrite)
     from iterreg.cli.console import Console
     from iterreg.learn2reg.evaluate import evaluate_task
     from iterreg.learn2reg.regions import find_regions
@@ -250,15 +246,15 @@ def evaluate(
     evaluation = evaluation_of(task, config_path)
     console = Console(quiet=quiet)
     labels = None if regions is None else lambda pair: find_regions(regions, pair.fixed)
-    with console.progress() as reporter, _fields_of(fields, task, evaluation) as folder:
-        scores = evaluate_task(task, evaluation, folder, regions=labels, progress=reporter.stage)
+    with console.progress() as report, _fields_of(fields, task, evaluation) as folder:
+        scores = evaluate_task(task, evaluation, folder, regions=labels, progress=report)
     if not quiet:
         _print_scores(scores)
     if json_path is not None:
         scores.write(json_path)
 
 
-@learn2reg.command(short_help="Refuse what the leaderboard would refuse.")
+@learn2reg.command(short_help="Check a submission before uploading it.")
 @click.argument("archive", type=PATH, metavar="ZIP")
 @_task_options
 @config_option
@@ -272,9 +268,10 @@ def check(
     config_path: Path | None,
     quiet: bool,
 ) -> None:
-    """Check a submission before uploading: names, cases, shapes, numbers.
+    """Check a submission before uploading it: names, cases, shapes and numbers.
 
-    Every refusal is named, on stderr; the exit code is 1 when there is one.
+    Every reason for which the leaderboard would refuse it is printed on stderr; the exit code is
+    then 1.
     """
     from iterreg.cli.console import Console
     from iterreg.errors import IterregError
@@ -285,16 +282,16 @@ def check(
     task = read_task(task_dir, split, _split(cases))
     evaluation = evaluation_of(task, config_path)
     console = Console(quiet=quiet)
-    with console.progress() as reporter:
-        report = check_zip(archive, evaluation, _shapes(task, evaluation), reporter.stage)
-    for warning in report.warnings:
+    with console.progress() as report:
+        checked = check_zip(archive, evaluation, _shapes(task, evaluation), report)
+    for warning in checked.warnings:
         console.say(f"warning: {warning}", style="yellow")
-    for refusal in report.refusals:
+    for refusal in checked.refusals:
         click.echo(f"refused: {refusal}", err=True)
-    if not report.is_accepted:
-        count = len(report.refusals)
+    if not checked.is_accepted:
+        count = len(checked.refusals)
         raise IterregError(f"{archive}: would be refused for {count} reason{'s' * (count > 1)}")
-    console.say(f"{archive}: good, {report.fields} fields of {task.name}", style="bold green")
+    console.say(f"{archive}: good, {checked.fields} fields of {task.name}", style="bold green")
 
 
 def _split(cases: tuple[str, ...]) -> list[str]:
@@ -302,7 +299,7 @@ def _split(cases: tuple[str, ...]) -> list[str]:
 
 
 def _shapes(task: Task, evaluation: Evaluation) -> Callable[[Pair], Shape | None]:
-    """A case's shape: the configuration's, else that of its fixed image."""
+    """Make a function that gives a case's shape: the configuration's, else its fixed image's."""
     from iterreg.learn2reg.fields import grid_of_file
 
     def shape(pair: Pair) -> Shape | None:
@@ -318,16 +315,16 @@ def _shapes(task: Task, evaluation: Evaluation) -> Callable[[Pair], Shape | None
 
 @contextmanager
 def _fields_of(fields: Path, task: Task, evaluation: Evaluation) -> Iterator[Path]:
-    """A folder as it is, a zip checked and unpacked."""
+    """Yield a folder of fields; a zip is checked and unpacked first."""
     from iterreg.errors import IterregError
     from iterreg.learn2reg.archive import check_zip, unpacked
 
     if fields.is_dir():
         yield fields
         return
-    report = check_zip(fields, evaluation, _shapes(task, evaluation))
-    if not report.is_accepted:
-        raise IterregError(f"{fields}: would be refused: {report.refusals[0]}")
+    checked = check_zip(fields, evaluation, _shapes(task, evaluation))
+    if not checked.is_accepted:
+        raise IterregError(f"{fields}: would be refused: {checked.refusals[0]}")
     with unpacked(fields, evaluation) as folder:
         yield folder
 
@@ -351,10 +348,10 @@ def _print_outcomes(task: Task, outcomes: tuple[Outcome, ...]) -> None:
 def _print_scores(scores: Scores) -> None:
     aggregates = scores.aggregates()
     names = [m.name for m in scores.methods if any(m.name in c.values for c in scores.cases)]
-    header = ("case", *names, "folds inside", "at interfaces", "SDlogJ true, inside")
+    header = ("case", *names, "folds inside", "at interfaces", "true SDlogJ inside")
     rows = []
     for case in scores.cases:
-        folds = case.honest.folding
+        folds = case.true_folds.folding
         cells = [_number(case.values[n][0], 4) if n in case.values else "-" for n in names]
         rows.append(
             (
@@ -362,21 +359,21 @@ def _print_scores(scores: Scores) -> None:
                 *cells,
                 f"{folds.interior_folds}",
                 f"{folds.interface_folds}",
-                _number(case.honest.sdlogj_interior, 3),
+                _number(case.true_folds.sdlogj_interior, 3),
             )
         )
     for title, key in (("mean", "mean"), ("std", "std"), ("30 %", "30")):
         cells = [_number(aggregates[n][key], 4) if n in aggregates else "-" for n in names]
         rows.append((title, *cells, "", "", ""))
     _table(header, rows)
-    told = dict.fromkeys(case.honest.regions for case in scores.cases)
-    click.echo(f"folds are told apart by: {', '.join(told)}")
+    regions = dict.fromkeys(case.true_folds.regions for case in scores.cases)
+    click.echo(f"regions for the folds: {', '.join(regions)}")
     for note in dict.fromkeys(n for case in scores.cases for n in case.notes):
         click.echo(f"note: {note}")
 
 
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Aligned columns: words to the left in the first and the last, numbers to the right."""
+    """Print aligned columns: the first one and a last one called status to the left."""
     last = len(header) - 1
     widths = [max(len(row[k]) for row in (header, *rows)) for k in range(len(header))]
     click.echo()

@@ -1,4 +1,4 @@
-"""The command's root: its commands, the presets among them, and how errors reach the user."""
+"""The root command, and the list of all commands, presets included."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from iterreg.errors import ExitCode
 
 
 class _RootGroup(SafeGroup):
-    """The commands, and one more for each preset that comes with iterreg."""
+    """Lists the commands, and one more for each preset that comes with iterreg."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        named = [*_OWN_COMMANDS, *(n for n in preset_names() if n not in _OWN_COMMANDS)]
-        return sorted(named, key=lambda n: (_ORDER.index(n) if n in _ORDER else len(_ORDER), n))
+        names = [*_OWN_COMMANDS, *(n for n in preset_names() if n not in _OWN_COMMANDS)]
+        return sorted(names, key=lambda n: (_ORDER.index(n) if n in _ORDER else len(_ORDER), n))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _OWN_COMMANDS:
@@ -42,7 +42,7 @@ _OWN_COMMANDS = {
     "presets": "presets:presets",
     "weights": "weights:weights",
 }
-"""Name of each command, and where it is: loaded only when it is asked for."""
+"""Name and location of each command; a command is imported only when it is used."""
 
 _ORDER = ("demo", "thorax", *(name for name in _OWN_COMMANDS if name != "demo"))
 
@@ -61,14 +61,14 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     try:
         click.echo(f"iterreg {version('iterreg')}")
     except PackageNotFoundError:
-        click.echo("iterreg (not installed: run from its source)")
+        click.echo("iterreg (run from source, not installed)")
     ctx.exit()
 
 
 @click.group(
     cls=_RootGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Try it first on the pair that comes with it: iterreg demo",
+    epilog="Start with the pair that comes with iterreg: iterreg demo",
 )
 @click.option(
     "--version",
@@ -79,22 +79,22 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     help="Show the version and exit.",
 )
 def iterreg() -> None:
-    """Deformable registration of one pair of images, region by region, without training data.
+    """Deformable registration of a pair of images, without training data.
 
-    The moving image is pulled onto the fixed image. Motion is smooth inside a region and free to
-    jump between regions: a lung may slide along the chest wall.
+    The moving image is warped onto the fixed image. The displacement is smooth inside each region,
+    but regions can slide along each other, as the lungs do along the chest wall.
     """
 
 
 def main() -> None:
-    """Run the command; the entry point of the installed script."""
+    """Run the command line; the entry point of the installed script."""
     try:
         iterreg(prog_name="iterreg")
     except SystemExit as ended:
         if ended.code != ExitCode.INTERRUPTED:
             raise
-        # CPython remembers a Ctrl-C that fell into generated code (a dataclass being made), and on
-        # its way out kills the process by that signal, whatever the exit code.
+        # If Ctrl-C interrupts generated code (a dataclass being defined), CPython remembers it and
+        # kills the process with that signal at exit, whatever the exit code.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(ExitCode.INTERRUPTED)

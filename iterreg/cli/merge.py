@@ -1,4 +1,4 @@
-"""``iterreg merge-labels``: many structures into a few regions, by name."""
+"""``iterreg merge-labels``: merge many structures into a few regions, by name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from iterreg.cli.failures import debug_option
-from iterreg.cli.options import PATH
+from iterreg.cli.options import PATH, overwrite_option, quiet_option, refuse_existing
 
 
 @click.command("merge-labels", short_help="Merge a label map's structures by name.")
@@ -16,7 +16,7 @@ from iterreg.cli.options import PATH
     "--label-table",
     required=True,
     metavar="NAME|FILE",
-    help="What its numbers mean, such as totalsegmentator-v2.",
+    help="Names of its numbers, such as totalsegmentator-v2.",
 )
 @click.option(
     "--extra",
@@ -24,7 +24,7 @@ from iterreg.cli.options import PATH
     type=(PATH, str),
     multiple=True,
     metavar="FILE NAME|FILE",
-    help="A further label map of the same space and its table; may be repeated.",
+    help="Another label map in the same space, and its table. Can be repeated.",
 )
 @click.option(
     "--to",
@@ -32,11 +32,11 @@ from iterreg.cli.options import PATH
     default="thorax13",
     show_default=True,
     metavar="NAME|FILE",
-    help="The table of classes to merge into.",
+    help="Table of the classes to merge into.",
 )
-@click.option("--out", type=PATH, required=True, help="Where to write the merged label map.")
-@click.option("--overwrite", is_flag=True, help="Replace a file that is there already.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("--out", type=PATH, required=True, help="Merged label map to write.")
+@overwrite_option
+@quiet_option
 @debug_option
 def merge_labels(
     labels: Path,
@@ -47,18 +47,16 @@ def merge_labels(
     overwrite: bool,
     quiet: bool,
 ) -> None:
-    """Merge a label map's structures into the classes of another table, by name, never by number.
+    """Merge the structures of a label map into the classes of another table, by name.
 
-    TotalSegmentator's 117 structures become the 13 of the thorax. Its main task has no pulmonary
-    artery: give the map of its task heartchambers_highres with --extra, or the class stays empty.
-    Then register with the merged maps and --label-table thorax13.
+    By default TotalSegmentator's 117 structures become the 13 classes of the thorax. Its main task
+    has no pulmonary artery: add the label map of its task heartchambers_highres with --extra, or
+    that class stays empty. Then register with the merged label maps and --label-table thorax13.
     """
-    from iterreg.errors import OutputError
     from iterreg.io import read_label_map, write_label_map
     from iterreg.regions.merge_labels import merge_labels as merge
 
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; --overwrite replaces it")
+    refuse_existing(out, overwrite)
     more = [(read_label_map(path), table) for path, table in extra]
     merged = merge(read_label_map(labels), label_table, target, more)
     write_label_map(merged.labels, out)

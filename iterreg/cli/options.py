@@ -1,73 +1,118 @@
-"""The options of the commands that register a pair, declared once."""
+"""The options that several commands share, each declared once.
+
+``pair_options`` declares everything that registers a pair. An option that is named like an argument
+of :func:`iterreg.optimize_pair` is passed on under that name (:class:`PairRequest`), so a new
+argument needs one new option here and nothing else in the commands.
+"""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from iterreg.cli.failures import debug_option
+from iterreg.errors import OutputError
 from iterreg.regions.segmenters import SEGMENTERS
+
+if TYPE_CHECKING:
+    from iterreg.config import Config
 
 PATH = click.Path(path_type=Path)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+COMMAND_OPTIONS = (
+    "out",
+    "label_table",
+    "settings",
+    "segmenter",
+    "rigid",
+    "fill",
+    "preset",
+    "save_jacobian",
+    "overwrite",
+    "quiet",
+    "verbose",
+)
+"""Options of ``pair_options`` that are not arguments of ``optimize_pair``."""
+
 
 @dataclass(frozen=True)
 class PairRequest:
-    """What the user asked for: one field per option."""
+    """A pair to register, as the options describe it.
 
-    fixed: Path
-    moving: Path
+    Args:
+        out: folder for the results.
+        preset: a name or a TOML file; None lets the command choose.
+        overrides: changes of the preset, by dotted key.
+        arguments: the options that are arguments of :func:`iterreg.optimize_pair`, by name; files
+            are still paths.
+        label_table: a label table's name or file.
+        save_jacobian: also write ``jacobian.nii.gz``.
+        overwrite: replace results that exist.
+        quiet, verbose: how much to print.
+    """
+
     out: Path
-    preset: str
-    fixed_labels: Path | None = None
-    moving_labels: Path | None = None
+    preset: str | None
+    overrides: Mapping[str, Any]
+    arguments: Mapping[str, Any]
     label_table: str | None = None
-    fixed_mask: Path | None = None
-    moving_mask: Path | None = None
-    fixed_landmarks: Path | None = None
-    moving_landmarks: Path | None = None
-    initial_transform: Path | None = None
-    roi_pairs: Path | None = None
-    settings: tuple[tuple[str, Any], ...] = ()
-    segmenter: str | None = None
-    fill: float | None = None
-    rigid: tuple[str, ...] = ()
-    device: str = "auto"
-    seed: int = 0
-    threads: int | None = None
     save_jacobian: bool = False
     overwrite: bool = False
     quiet: bool = False
     verbose: bool = False
 
-    @property
-    def overrides(self) -> dict[str, Any]:
-        """Everything that changes the preset, by dotted key."""
-        chosen = dict(self.settings)
-        if self.segmenter is not None:
-            chosen["segmenter"] = self.segmenter
-        if self.fill is not None:
-            chosen["fill"] = self.fill
-        if self.rigid:
-            chosen["rigid"] = list(self.rigid)
-        return chosen
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> PairRequest:
+        """Make a request from the values of ``pair_options``.
+
+        Raises:
+            click.UsageError: only one of two options that belong together was given.
+        """
+        for kind in ("labels", "landmarks"):
+            names = f"fixed_{kind}", f"moving_{kind}"
+            both_or_neither(*(f"--{n.replace('_', '-')}" for n in names), *map(values.get, names))
+        own = {name: values[name] for name in COMMAND_OPTIONS if name in values}
+        overrides = dict(own.pop("settings", ()))
+        for key in ("segmenter", "fill"):
+            if (value := own.pop(key, None)) is not None:
+                overrides[key] = value
+        if rigid := own.pop("rigid", ()):
+            overrides["rigid"] = list(rigid)
+        arguments = {name: value for name, value in values.items() if name not in COMMAND_OPTIONS}
+        preset = own.pop("preset", None)
+        return cls(preset=preset, overrides=overrides, arguments=arguments, **own)
+
+    def config(self, preset: str | None = None) -> Config:
+        """Load the preset with all changes.
+
+        Args:
+            preset: taken if the user named none.
+
+        Raises:
+            ConfigError: unknown preset or key, or a value out of range.
+        """
+        from iterreg.config import load_config
+
+        name = self.preset or preset
+        assert name is not None
+        return load_config(name, self.overrides)
 
 
 class Setting(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
-    """``key=value``: a dotted key of the configuration, and a value as TOML writes it."""
+    """``key=value``: a dotted key of the configuration, and a value in TOML's syntax."""
 
     name = "key=value"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, Any]:
-        """Split at the first ``=``; what is not TOML is a word."""
+        """Split at the first ``=``; a value that is not TOML is taken as a string."""
         if isinstance(value, tuple):
             return value
         key, equals, text = str(value).partition("=")
@@ -80,127 +125,171 @@ class Setting(click.ParamType):  # type: ignore[type-arg]  # generic since click
 
 
 def both_or_neither(first: str, second: str, one: Any, two: Any) -> None:
-    """Refuse half a pair of options.
+    """Require both of two options or none.
 
     Raises:
-        click.UsageError: exactly one of the two was given.
+        click.UsageError: exactly one of them was given.
     """
     if (one is None) != (two is None):
-        have, need = (first, second) if two is None else (second, first)
-        raise click.UsageError(f"{have} was given without {need}")
+        given, missing = (first, second) if two is None else (second, first)
+        raise click.UsageError(f"{given} was given without {missing}")
 
 
-def label_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--fixed-labels``, ``--moving-labels`` and ``--label-table``."""
-    return _all(
-        click.option("--fixed-labels", type=PATH, help="Label map of the fixed image."),
-        click.option("--moving-labels", type=PATH, help="Label map of the moving image."),
-        label_table_option,
-    )(function)
+def refuse_existing(path: Path | None, overwrite: bool) -> None:
+    """Refuse to replace a file, unless the user asked for it.
+
+    Raises:
+        OutputError: the file exists and ``overwrite`` is False.
+    """
+    if path is not None and path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists already; --overwrite replaces it")
 
 
-def label_table_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--label-table``, the names of the numbers."""
-    return click.option(
-        "--label-table",
-        metavar="NAME|FILE",
-        help="What the labels' numbers mean: totalsegmentator-v2, another table's name, or a file "
-        "(.toml, .json, 3D Slicer .ctbl, ITK-SNAP .txt).",
-    )(function)
+def label_names(table: str | None) -> dict[int, str] | None:
+    """Load the names of ``--label-table``; None if the option was not given."""
+    if table is None:
+        return None
+    from iterreg.regions.label_tables import load_table
+
+    return load_table(table).names
+
+
+quiet_option = click.option("--quiet", is_flag=True, help="Print only errors.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
+label_table_option = click.option(
+    "--label-table",
+    metavar="NAME|FILE",
+    help="Names of the labels' numbers: a table that comes with iterreg, such as "
+    "totalsegmentator-v2, or a file (.toml, .json, 3D Slicer .ctbl, ITK-SNAP .txt).",
+)
+set_option = click.option(
+    "--set",
+    "settings",
+    type=Setting(),
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a value of the preset, such as smoothness.weight=0.5. Can be repeated.",
+)
+seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
+
+
+def json_option(content: str) -> Decorator:
+    """``--json FILE``, and ``--overwrite`` for it."""
+    return together(
+        click.option("--json", "json_path", type=PATH, metavar="FILE", help=content),
+        overwrite_option,
+    )
 
 
 def landmark_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """``--fixed-landmarks`` and ``--moving-landmarks``."""
-    return _all(
+    return together(
         click.option(
             "--fixed-landmarks",
             type=PATH,
-            help="CSV with columns x,y,z (LPS mm). A registration brings them to their partners: "
-            "judge it by others (iterreg evaluate).",
+            help="CSV file with columns x,y,z (LPS, mm). A registration uses them to match the "
+            "images; evaluate it with other landmarks.",
         ),
-        click.option("--moving-landmarks", type=PATH, help="The same landmarks, same order."),
+        click.option(
+            "--moving-landmarks", type=PATH, help="The same landmarks in the moving image."
+        ),
     )(function)
 
 
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Device, repeatability, and how much is printed."""
-    return _all(
+    return together(
         click.option(
             "--device",
             type=click.Choice(["auto", "cpu", "cuda", "mps"]),
             default="auto",
             show_default=True,
-            help="auto takes CUDA where there is one, then the CPU.",
+            help="auto uses CUDA if available, else the CPU.",
         ),
-        click.option("--seed", type=int, default=0, show_default=True, help="Random seed."),
+        seed_option,
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
-        click.option("--overwrite", is_flag=True, help="Replace results that are there already."),
-        click.option("--quiet", is_flag=True, help="Print nothing but errors."),
-        click.option("--verbose", is_flag=True, help="Print the configuration and all notes."),
+        click.option("--overwrite", is_flag=True, help="Replace results that exist."),
+        quiet_option,
+        click.option("--verbose", is_flag=True, help="Also print the configuration and all notes."),
         debug_option,
     )(function)
 
 
-def pair_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Everything that ``register`` and the presets' commands take."""
-    return _all(
-        click.option(
-            "--fixed", type=PATH, required=True, help="Fixed image: its grid is the result's."
+def pair_options(without: Collection[str] = ()) -> Decorator:
+    """Declare the options that register a pair.
+
+    Args:
+        without: options to leave out, such as ``--roi-pairs``; ``landmarks`` and ``run`` stand for
+            :func:`landmark_options` and :func:`run_options`.
+    """
+    options: dict[str, Decorator] = {
+        "--fixed": click.option(
+            "--fixed", type=PATH, required=True, help="Fixed image. Results are on its grid."
         ),
-        click.option(
-            "--moving", type=PATH, required=True, help="Moving image: pulled onto the fixed one."
+        "--moving": click.option(
+            "--moving",
+            type=PATH,
+            required=True,
+            help="Moving image, which is warped onto the fixed one.",
         ),
-        click.option("--out", type=PATH, required=True, help="Folder for the results."),
-        label_options,
-        click.option("--fixed-mask", type=PATH, help="Only compare inside this mask."),
-        click.option("--moving-mask", type=PATH, help="Only compare inside this mask."),
-        landmark_options,
-        click.option(
+        "--out": click.option("--out", type=PATH, required=True, help="Folder for the results."),
+        "--fixed-labels": click.option(
+            "--fixed-labels", type=PATH, help="Label map of the fixed image."
+        ),
+        "--moving-labels": click.option(
+            "--moving-labels", type=PATH, help="Label map of the moving image."
+        ),
+        "--label-table": label_table_option,
+        "--fixed-mask": click.option(
+            "--fixed-mask", type=PATH, help="Ignore the fixed image outside this mask."
+        ),
+        "--moving-mask": click.option(
+            "--moving-mask", type=PATH, help="Ignore the moving image outside this mask."
+        ),
+        "landmarks": landmark_options,
+        "--initial-transform": click.option(
             "--initial-transform",
             type=PATH,
-            help="Start here (ITK transform, or displacement field in mm).",
+            help="Start from this ITK transform or displacement field (mm).",
         ),
-        click.option(
+        "--roi-pairs": click.option(
             "--roi-pairs",
             type=PATH,
-            help="ROI pairs (roi_pairs.json of iterreg samreg): they guide the overlap, "
-            "and split the regulariser where no label maps are given.",
+            help="Matched regions to bring into overlap (roi_pairs.json of iterreg samreg). "
+            "Without label maps they also define the smoothness regions.",
         ),
-        click.option(
+        "--segmenter": click.option(
             "--segmenter",
             type=click.Choice(list(SEGMENTERS)),
-            help="Where regions come from without label maps.  [default: the preset's]",
+            help="Find regions with this if there are no label maps.  [default: the preset's]",
         ),
-        click.option(
+        "--rigid": click.option(
             "--rigid",
             multiple=True,
             metavar="NAME",
-            help="A region that must not bend, such as bone; may be repeated.",
+            help="Move this region rigidly, such as bone. Can be repeated.",
         ),
-        click.option(
-            "--set",
-            "settings",
-            type=Setting(),
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Change a value of the preset, such as smoothness.weight=0.5; may be repeated.",
-        ),
-        click.option(
+        "--set": set_option,
+        "--fill": click.option(
             "--fill",
             type=float,
-            help="Intensity outside the moving image.  [default: the preset's]",
+            help="Intensity of warped.nii.gz outside the moving image.  [default: the preset's]",
         ),
-        click.option("--save-jacobian", is_flag=True, help="Also write jacobian.nii.gz."),
-        run_options,
-    )(function)
+        "--save-jacobian": click.option(
+            "--save-jacobian", is_flag=True, help="Also write jacobian.nii.gz."
+        ),
+        "run": run_options,
+    }
+    assert set(without) <= set(options), f"no such options: {set(without) - set(options)}"
+    return together(*(option for name, option in options.items() if name not in without))
 
 
-def _all(*decorators: Decorator) -> Decorator:
-    """Apply decorators so that ``--help`` lists the options in this order."""
+def together(*options: Decorator) -> Decorator:
+    """Combine options into one decorator; ``--help`` lists them in this order."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        for decorator in reversed(decorators):
-            function = decorator(function)
+        for option in reversed(options):
+            function = option(function)
         return function
 
     return decorate

@@ -1,161 +1,141 @@
-"""``iterreg register`` and the presets' own commands: from two files to a folder of results."""
+"""``iterreg register`` and a command for each preset: from two images to a folder of results."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from iterreg.cli.options import PairRequest, both_or_neither, pair_options
+from iterreg.cli.options import PairRequest, label_names, pair_options
 
 if TYPE_CHECKING:
-    from iterreg.cli.console import Reporter
     from iterreg.config import Config
-    from iterreg.image import LabelMap, RoiPair
     from iterreg.io import OutputFolder
     from iterreg.outputs import RunSummary
+    from iterreg.progress import ProgressCallback
 
-WRITES = """
-    DIR gets warped.nii.gz (the moving image on the fixed grid), displacement_mm.nii.gz and
-    transform.h5 (fixed to moving, ITK's convention), the regions of both images and the warped
-    ones, overlay.png, and run.json.
+RESULTS = """
+    The output folder gets warped.nii.gz (the moving image on the fixed grid),
+    displacement_mm.nii.gz and transform.h5 (fixed to moving, ITK's convention), the regions of both
+    images and the warped ones, overlay.png, and run.json.
 """
+
+OPTIMISATION_FRACTION = 0.85
+"""Fraction of the progress bar for the optimisation; measuring and writing get the rest."""
 
 
 def pair_command(name: str, preset: str | None) -> click.Command:
-    """A command that registers a pair.
+    """Make a command that registers a pair.
 
     Args:
         name: the command's name.
-        preset: the preset it stands for; None adds ``--preset``.
-
-    Returns:
-        The command.
+        preset: the preset that it uses; None adds ``--preset``.
     """
 
     def callback(**values: Any) -> None:
         if preset is not None:
             values["preset"] = preset
-        run_pair(PairRequest(**values), name)
+        run_pair(PairRequest.of(values), name)
 
-    decorated = pair_options(callback)
+    decorated = pair_options()(callback)
     if preset is None:
         decorated = click.option(
             "--preset",
             required=True,
             metavar="NAME|FILE",
-            help="A preset's name (see iterreg presets) or a .toml file.",
+            help="Name of a preset (see iterreg presets) or a .toml file.",
         )(decorated)
-        about = "Register a pair of images with any preset."
+        title = short = "Register a pair of images with any preset."
     else:
-        about = _about(preset)
-    return click.command(name, help=f"{about}\n{WRITES}", short_help=about)(decorated)
+        from iterreg.cli.presets import about
 
-
-def _about(preset: str) -> str:
-    if preset == "thorax":
-        return "Register two chest CTs; lungs slide along the chest wall."
-    from iterreg.cli.presets import about
-
-    return f"Register a pair of images: {about(preset)}"
+        short = about(preset)
+        title = f"Register a pair of images. {short}"
+    return click.command(name, help=f"{title}\n{RESULTS}", short_help=short)(decorated)
 
 
 def run_pair(request: PairRequest, name: str) -> RunSummary:
-    """Register, measure, write, and print the table.
+    """Register a pair, write the results, and print the table.
 
     Args:
-        request: the options.
+        request: from the options.
         name: the command's name, for the table.
-
-    Returns:
-        What was measured.
     """
-    both_or_neither(
-        "--fixed-labels", "--moving-labels", request.fixed_labels, request.moving_labels
-    )
-    both_or_neither(
-        "--fixed-landmarks", "--moving-landmarks", request.fixed_landmarks, request.moving_landmarks
-    )
-    from iterreg.cli.console import Console
-    from iterreg.config import load_config
+    from iterreg.cli.console import Console, portion
+    from iterreg.io import OutputFolder
+    from iterreg.progress import Progress
 
-    config = load_config(request.preset, request.overrides)
+    config = request.config()
     console = Console(quiet=request.quiet, verbose=request.verbose)
-    with console.progress() as report:
-        from iterreg.io import OutputFolder
-
-        with OutputFolder(request.out, request.overwrite) as folder:
-            summary = _register_and_write(request, config, folder, report)
+    with console.progress() as report, OutputFolder(request.out, request.overwrite) as folder:
+        report(Progress("read", 0.0, "reading"))
+        arguments = read_arguments(request)
+        fitting = portion(report, 0.0, OPTIMISATION_FRACTION)
+        writing = portion(report, OPTIMISATION_FRACTION, 1.0)
+        summary = register_and_write(request, config, arguments, folder, (fitting, writing))
     console.print_run(summary, name, request.out)
     return summary
 
 
-def _register_and_write(
-    request: PairRequest, config: Config, folder: OutputFolder, report: Reporter
-) -> RunSummary:
+def read_arguments(request: PairRequest) -> dict[str, Any]:
+    """Read the files of a request: the arguments of ``optimize_pair``, masks left as paths."""
     from iterreg.inputs import read_landmarks
-    from iterreg.io import read_image
-    from iterreg.outputs import write_run
-    from iterreg.pair import optimize_pair
+    from iterreg.io import read_image, read_label_map
+    from iterreg.samreg.roi_files import read_roi_pairs
     from iterreg.transform import read_transform
 
-    report.stage("reading", 0.0)
-    fixed, moving = read_image(request.fixed), read_image(request.moving)
+    arguments = dict(request.arguments)
+    for side in ("fixed", "moving"):
+        arguments[side] = read_image(arguments[side])
     names = label_names(request.label_table)
-    start = None
-    if request.initial_transform is not None:
-        start = read_transform(request.initial_transform, fixed.grid)
-    landmarks = read_landmarks(request.fixed_landmarks, request.moving_landmarks)
-    registration = optimize_pair(
-        fixed,
-        moving,
-        fixed_labels=_labels(request.fixed_labels, names),
-        moving_labels=_labels(request.moving_labels, names),
-        fixed_mask=request.fixed_mask,
-        moving_mask=request.moving_mask,
-        fixed_landmarks=None if landmarks is None else landmarks[0],
-        moving_landmarks=None if landmarks is None else landmarks[1],
-        roi_pairs=_roi_pairs(request.roi_pairs),
-        initial_transform=start,
-        preset=config,
-        device=request.device,
-        seed=request.seed,
-        threads=request.threads,
-        progress=report.optimisation,
-    )
+    for key in ("fixed_labels", "moving_labels"):
+        if (path := arguments.get(key)) is not None:
+            arguments[key] = read_label_map(path, names)
+    if (path := arguments.get("initial_transform")) is not None:
+        arguments["initial_transform"] = read_transform(path, arguments["fixed"].grid)
+    if (path := arguments.get("roi_pairs")) is not None:
+        arguments["roi_pairs"] = read_roi_pairs(path)
+    keys = "fixed_landmarks", "moving_landmarks"
+    landmarks = read_landmarks(*map(arguments.get, keys))
+    return arguments | dict(zip(keys, landmarks or (None, None), strict=True))
+
+
+def register_and_write(
+    request: PairRequest,
+    config: Config,
+    arguments: Mapping[str, Any],
+    folder: OutputFolder,
+    progress: tuple[ProgressCallback, ProgressCallback],
+) -> RunSummary:
+    """Register a pair and write its results.
+
+    Args:
+        request: from the options.
+        config: resolved.
+        arguments: of ``optimize_pair``, from :func:`read_arguments`.
+        folder: open for writing.
+        progress: of the registration, and of the writing.
+    """
+    from iterreg.outputs import write_run
+    from iterreg.pair import optimize_pair
+    from iterreg.progress import Progress
+
+    fitting, writing = progress
+    fixed, moving = arguments["fixed"], arguments["moving"]
+    landmarks = arguments["fixed_landmarks"], arguments["moving_landmarks"]
+    registration = optimize_pair(**arguments, preset=config, progress=fitting)
     return write_run(
         folder,
         registration,
         fixed,
         moving,
-        start=start,
-        landmarks=landmarks,
+        start=arguments.get("initial_transform"),
+        landmarks=None if landmarks[0] is None else landmarks,
         save_jacobian=request.save_jacobian,
-        progress=report.stage,
+        progress=lambda stage, fraction: writing(Progress("write", fraction, stage)),
     )
 
 
-def _labels(path: Path | None, names: dict[int, str] | None) -> LabelMap | None:
-    from iterreg.io import read_label_map
-
-    return None if path is None else read_label_map(path, names)
-
-
-def _roi_pairs(path: Path | None) -> list[RoiPair] | None:
-    from iterreg.samreg.roi_files import read_roi_pairs
-
-    return None if path is None else read_roi_pairs(path)
-
-
-def label_names(table: str | None) -> dict[int, str] | None:
-    """What ``--label-table`` says about the numbers; None where it was not given."""
-    if table is None:
-        return None
-    from iterreg.regions.label_tables import load_table
-
-    return load_table(table).names
-
-
 register = pair_command("register", preset=None)
-"""The general form, which asks for a preset."""
+"""The general command, which asks for a preset."""

@@ -1,4 +1,4 @@
-"""``iterreg samreg``: regions of interest that both images show, and a field fitted to them."""
+"""``iterreg samreg``: match regions that both images show, and fit a field to them."""
 
 from __future__ import annotations
 
@@ -10,36 +10,40 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from iterreg.cli.options import PATH, Setting, both_or_neither, label_options, run_options
+from iterreg.cli.options import PATH, PairRequest, pair_options, run_options, together
 
 if TYPE_CHECKING:
-    from iterreg.cli.console import Console, Reporter
+    from iterreg.cli.console import Console
     from iterreg.image import Image
     from iterreg.io import OutputFolder
     from iterreg.outputs import RunSummary
+    from iterreg.progress import ProgressCallback
+    from iterreg.samreg.candidates import RoiSettings
     from iterreg.samreg.pairing import RoiMatching
 
-WRITES = """
-    DIR gets roi_pairs.json (the result: masks of both images, similarities), the pairs as label
-    maps (fixed_roi_pairs.nii.gz, moving_roi_pairs.nii.gz), roi_pairs.png and run.json; with --fit
-    also what iterreg thorax writes: warped.nii.gz, displacement_mm.nii.gz, transform.h5, the
-    regions, overlay.png.
+RESULTS = """
+    The output folder gets roi_pairs.json (matched regions: masks of both images and their
+    similarity), the same regions as label maps (fixed_roi_pairs.nii.gz, moving_roi_pairs.nii.gz),
+    roi_pairs.png and run.json. With --fit it also gets what iterreg register writes: warped.nii.gz,
+    displacement_mm.nii.gz, transform.h5, regions and overlay.png.
+
+    Labels, masks, landmarks, --rigid, --set, --fill and --save-jacobian concern the fit alone.
 """
 
-MATCHING_SHARE = 0.7
-"""Of the progress that encoding and matching have when a field is fitted afterwards."""
+MATCHING_FRACTION = 0.7
+"""Fraction of the progress bar for the matching, if a field is fitted afterwards."""
 
-OPTIMISING_SHARE = 0.2
-"""And that the fit has; measuring and writing have the rest."""
+FITTED_FRACTION = 0.9
+"""Fraction of the progress bar at the end of the fit; measuring and writing get the rest."""
+
+MATCHING_ALONE_FRACTION = 0.95
+"""Fraction of the progress bar for the matching, if no field is fitted."""
 
 
 @dataclass(frozen=True)
-class SamregRequest:
-    """What the user asked for: one field per option."""
+class MatchRequest:
+    """The options that decide which regions are matched: one field per option."""
 
-    fixed: Path
-    moving: Path
-    out: Path
     variant: str
     checkpoint: Path | None
     axis: str | None
@@ -55,124 +59,136 @@ class SamregRequest:
     window: tuple[float, float] | None
     cache: Path | None
     no_cache: bool
-    fit: bool
-    preset: str | None
-    settings: tuple[tuple[str, Any], ...]
-    fixed_labels: Path | None
-    moving_labels: Path | None
-    label_table: str | None
-    device: str
-    seed: int
-    threads: int | None
-    overwrite: bool
-    quiet: bool
-    verbose: bool
+
+    def settings(self) -> RoiSettings:
+        """Make the settings of the matching.
+
+        Raises:
+            ConfigError: a value out of range.
+        """
+        from iterreg.samreg.candidates import RoiSettings
+        from iterreg.samreg.everything import EverythingSettings
+        from iterreg.samreg.filters import RoiFilter
+        from iterreg.samreg.matching import MatchSettings
+
+        area = self.area or RoiFilter().area
+        return RoiSettings(
+            everything=EverythingSettings(points=self.points),
+            rois=RoiFilter(area, self.area_of, nested=self.nested),
+            matching=MatchSettings(
+                self.threshold, self.match, self.pairs, self.slice_range, prior=self.prior
+            ),
+            axis=self.axis,
+            window=self.window,
+        )
 
 
 def _matching_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What decides which ROI pairs are found."""
-    for option in reversed(
-        [
-            click.option(
-                "--variant",
-                default="mobile_sam",
-                show_default=True,
-                help="Segment Anything variant (see iterreg weights list).",
-            ),
-            click.option(
-                "--checkpoint",
-                type=PATH,
-                help="Its weights.  [default: the cache of iterreg weights]",
-            ),
-            click.option(
-                "--axis",
-                type=click.Choice(["z", "y", "x"]),
-                help="Volumes are cut into slices across this axis: z axial, y coronal, x "
-                "sagittal.  [default: across the thickest voxels]",
-            ),
-            click.option(
-                "--slice-range",
-                type=click.IntRange(min=0),
-                default=11,
-                show_default=True,
-                help="Slices on either side of the nearest one in which a partner may lie.",
-            ),
-            click.option(
-                "--threshold",
-                type=click.FloatRange(-1, 1),
-                default=0.8,
-                show_default=True,
-                help="Least similarity of a pair.",
-            ),
-            click.option(
-                "--match",
-                default="one-to-one",
-                show_default=True,
-                type=click.Choice(["one-to-one", "one-to-many", "mutual", "optimal"]),
-            ),
-            click.option("--pairs", type=click.IntRange(min=1), help="Most pairs.  [default: all]"),
-            click.option(
-                "--prior",
-                type=click.FloatRange(min=0),
-                default=0.1,
-                show_default=True,
-                help="How far partners may lie apart, as a share of the picture's diagonal; "
-                "0: appearance alone.",
-            ),
-            click.option(
-                "--points",
-                type=click.IntRange(min=1),
-                default=16,
-                show_default=True,
-                help="Points along each side of the grid that is segmented.",
-            ),
-            click.option(
-                "--area",
-                type=float,
-                nargs=2,
-                metavar="LEAST MOST",
-                help="Least and most area of a region.  [default: 0.001 0.3]",
-            ),
-            click.option(
-                "--area-of",
-                type=click.Choice(["picture", "body", "mm2"]),
-                default="picture",
-                show_default=True,
-                help="What --area is a share of.",
-            ),
-            click.option(
-                "--nested",
-                type=click.Choice(["keep", "outer", "inner"]),
-                default="keep",
-                show_default=True,
-                help="Of a region inside another, keep which.",
-            ),
-            click.option(
-                "--window",
-                type=float,
-                nargs=2,
-                metavar="LOW HIGH",
-                help="Intensities shown black and white.  [default: by the kind of image]",
-            ),
-            click.option("--cache", type=PATH, help="Keep what was found in each slice here."),
-            click.option(
-                "--no-cache", is_flag=True, help="Keep nothing; encode every slice again."
-            ),
-        ]
-    ):
-        function = option(function)
-    return function
+    """The options of :class:`MatchRequest`."""
+    return together(
+        click.option(
+            "--variant",
+            default="mobile_sam",
+            show_default=True,
+            help="Segment Anything variant (see iterreg weights list).",
+        ),
+        click.option(
+            "--checkpoint",
+            type=PATH,
+            help="File of its weights.  [default: look in the cache of iterreg weights]",
+        ),
+        click.option(
+            "--axis",
+            type=click.Choice(["z", "y", "x"]),
+            help="Slice volumes across this axis: z gives axial slices, y coronal, x sagittal.  "
+            "[default: the axis along which voxels are longest]",
+        ),
+        click.option(
+            "--slice-range",
+            type=click.IntRange(min=0),
+            default=11,
+            show_default=True,
+            help="A partner may lie up to this many slices away.",
+        ),
+        click.option(
+            "--threshold",
+            type=click.FloatRange(-1, 1),
+            default=0.8,
+            show_default=True,
+            help="Least similarity of matched regions.",
+        ),
+        click.option(
+            "--match",
+            default="one-to-one",
+            show_default=True,
+            type=click.Choice(["one-to-one", "one-to-many", "mutual", "optimal"]),
+            help="Matching rule: greedy one-to-one; each region's most similar partner; only "
+            "mutually most similar; or one-to-one with the largest sum of similarities.",
+        ),
+        click.option(
+            "--pairs",
+            type=click.IntRange(min=1),
+            help="Keep at most this many pairs.  [default: all]",
+        ),
+        click.option(
+            "--prior",
+            type=click.FloatRange(min=0),
+            default=0.1,
+            show_default=True,
+            help="Expected distance between partners after a rough alignment, as a fraction of the "
+            "picture's diagonal. 0 compares by appearance alone.",
+        ),
+        click.option(
+            "--points",
+            type=click.IntRange(min=1),
+            default=16,
+            show_default=True,
+            help="Segment a grid of this many points along each side.",
+        ),
+        click.option(
+            "--area",
+            type=float,
+            nargs=2,
+            metavar="MIN MAX",
+            help="Least and largest area of a region.  [default: 0.001 0.3]",
+        ),
+        click.option(
+            "--area-of",
+            type=click.Choice(["picture", "body", "mm2"]),
+            default="picture",
+            show_default=True,
+            help="Unit of --area: fraction of the picture, fraction of the body, or mm2.",
+        ),
+        click.option(
+            "--nested",
+            type=click.Choice(["keep", "outer", "inner"]),
+            default="keep",
+            show_default=True,
+            help="If one region lies inside another, keep both, the outer or the inner one.",
+        ),
+        click.option(
+            "--window",
+            type=float,
+            nargs=2,
+            metavar="LOW HIGH",
+            help="Intensities to show as black and white.  [default: by the kind of image]",
+        ),
+        click.option(
+            "--cache",
+            type=PATH,
+            help="Folder for the masks of each slice, which later runs reuse.  [default: in the "
+            "user's cache folder]",
+        ),
+        click.option("--no-cache", is_flag=True, help="Neither read nor write the cache."),
+    )(function)
 
 
 @click.command(
     "samreg",
-    help=f"Match regions of interest by a Segment Anything model.\n{WRITES}",
-    short_help="Match regions by a Segment Anything model; no labels needed.",
+    help=f"Match regions with a Segment Anything model, and fit a field to them.\n{RESULTS}",
+    short_help="Match regions with a Segment Anything model; needs no labels.",
 )
-@click.option("--fixed", type=PATH, required=True, help="Fixed image: its grid is the result's.")
-@click.option("--moving", type=PATH, required=True, help="Moving image: pulled onto the fixed one.")
-@click.option("--out", type=PATH, required=True, help="Folder for the results.")
-@_matching_options
+@pair_options(without=("--initial-transform", "--roi-pairs", "--segmenter", "run"))
 @click.option(
     "--fit/--no-fit",
     default=True,
@@ -182,72 +198,67 @@ def _matching_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--preset",
     metavar="NAME|FILE",
-    help="Of the fit; photograph for two colour pictures, else samreg.",
+    help="Preset of the fit.  [default: photograph for two colour pictures, else samreg]",
 )
-@click.option(
-    "--set",
-    "settings",
-    type=Setting(),
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change a value of the fit's preset, such as similarity.weight=1; may be repeated.",
-)
-@label_options
+@_matching_options
 @run_options
-def samreg(**values: Any) -> None:
-    """See :data:`WRITES`."""
-    request = SamregRequest(**values)
-    both_or_neither(
-        "--fixed-labels", "--moving-labels", request.fixed_labels, request.moving_labels
-    )
+def samreg(fit: bool, **values: Any) -> None:
+    """Run the command; click shows its ``help`` instead of this text."""
+    names = MatchRequest.__dataclass_fields__
+    matching = MatchRequest(**{name: values.pop(name) for name in names})
+    request = PairRequest.of(values)
     from iterreg.cli.console import Console
+    from iterreg.io import OutputFolder
 
     console = Console(quiet=request.quiet, verbose=request.verbose)
-    with console.progress() as report:
-        from iterreg.io import OutputFolder
-
-        with OutputFolder(request.out, request.overwrite) as folder:
-            found, summary = _match_and_write(request, folder, report)
+    with console.progress() as report, OutputFolder(request.out, request.overwrite) as folder:
+        found, summary = _match_and_write(matching, request, fit, folder, report)
     _print(console, request, found, summary)
 
 
 def _match_and_write(
-    request: SamregRequest, folder: OutputFolder, report: Reporter
+    matching: MatchRequest,
+    request: PairRequest,
+    fit: bool,
+    folder: OutputFolder,
+    report: ProgressCallback,
 ) -> tuple[RoiMatching, RunSummary | None]:
-    from iterreg.config import load_config
+    from iterreg.cli.console import portion
+    from iterreg.cli.register import read_arguments, register_and_write
     from iterreg.devices import threads_used
     from iterreg.figures.roi_overlay import draw_roi_pairs
-    from iterreg.io import read_image
+    from iterreg.progress import Progress
     from iterreg.samreg.match import find_rois, fit_preset, load
     from iterreg.samreg.roi_files import write_roi_files
 
-    report.stage("reading", 0.0)
-    images = read_image(request.fixed), read_image(request.moving)
-    config = load_config(request.preset or fit_preset(*images), dict(request.settings))
-    share = MATCHING_SHARE if request.fit else 0.95
-    with threads_used(request.threads):
-        segmenter = load(request.variant, request.checkpoint, request.device)
-        cache = request.cache or not request.no_cache
+    report(Progress("read", 0.0, "reading"))
+    arguments = read_arguments(request)
+    images: tuple[Image, Image] = arguments["fixed"], arguments["moving"]
+    config = request.config(fit_preset(*images))
+    matched = MATCHING_FRACTION if fit else MATCHING_ALONE_FRACTION
+    with threads_used(arguments["threads"]):
         found = find_rois(
             *images,
-            segmenter,
-            _settings(request),
-            cache,
-            lambda stage, done: report.stage(stage, share * done),
+            load(matching.variant, matching.checkpoint, arguments["device"]),
+            matching.settings(),
+            matching.cache or not matching.no_cache,
+            portion(report, 0.0, matched),
         )
-    report.stage("writing the ROI pairs", share)
-    grids = images[0].grid, images[1].grid
-    write_roi_files(folder, found.pairs, grids, found.about)
+    report(Progress("write pairs", matched, "writing the ROI pairs"))
+    write_roi_files(folder, found.pairs, (images[0].grid, images[1].grid), found.about)
     draw_roi_pairs(found, images, folder.path("roi_pairs.png"))
     summary = None
-    if request.fit and found.pairs:
-        summary = _fit(request, config, found, images, folder, report)
-    _write_run(folder.path("run.json"), found)
+    if fit and found.pairs:
+        arguments |= {"roi_pairs": found.guidance, "initial_transform": found.start}
+        fitting = portion(report, MATCHING_FRACTION, FITTED_FRACTION)
+        writing = portion(report, FITTED_FRACTION, 1.0)
+        summary = register_and_write(request, config, arguments, folder, (fitting, writing))
+    _add_matching(folder.path("run.json"), found)
     return found, summary
 
 
-def _write_run(run: Path, found: RoiMatching) -> None:
-    """What the fit wrote there, if any, and a section on the matching."""
+def _add_matching(run: Path, found: RoiMatching) -> None:
+    """Add a section on the matching to ``run.json``, which exists if a field was fitted."""
     from iterreg.config import SCHEMA
 
     tables = json.loads(run.read_text("utf-8")) if run.exists() else {"schema": SCHEMA}
@@ -255,92 +266,29 @@ def _write_run(run: Path, found: RoiMatching) -> None:
     run.write_text(json.dumps(tables, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _settings(request: SamregRequest) -> Any:
-    from iterreg.samreg.candidates import RoiSettings
-    from iterreg.samreg.everything import EverythingSettings
-    from iterreg.samreg.filters import RoiFilter
-    from iterreg.samreg.matching import MatchSettings
-
-    usual = RoiFilter()
-    return RoiSettings(
-        everything=EverythingSettings(points=request.points),
-        rois=RoiFilter(request.area or usual.area, request.area_of, nested=request.nested),
-        matching=MatchSettings(
-            request.threshold,
-            request.match,
-            request.pairs,
-            request.slice_range,
-            prior=request.prior,
-        ),
-        axis=request.axis,
-        window=request.window,
-    )
-
-
-def _fit(
-    request: SamregRequest,
-    config: Any,
-    found: RoiMatching,
-    images: tuple[Image, Image],
-    folder: OutputFolder,
-    report: Reporter,
-) -> RunSummary:
-    from iterreg.cli.register import label_names
-    from iterreg.io import read_label_map
-    from iterreg.outputs import write_run
-    from iterreg.pair import optimize_pair
-    from iterreg.progress import Progress
-
-    names = label_names(request.label_table)
-    paths = (request.fixed_labels, request.moving_labels)
-    labels = [None if p is None else read_label_map(p, names) for p in paths]
-
-    def optimising(event: Progress) -> None:
-        report.stage(event.message, MATCHING_SHARE + OPTIMISING_SHARE * event.fraction)
-
-    def writing(stage: str, done: float) -> None:
-        begun = MATCHING_SHARE + OPTIMISING_SHARE
-        report.stage(stage, begun + (1 - begun) * done)
-
-    registration = optimize_pair(
-        *images,
-        fixed_labels=labels[0],
-        moving_labels=labels[1],
-        roi_pairs=found.guidance,
-        initial_transform=found.start,
-        preset=config,
-        device=request.device,
-        seed=request.seed,
-        threads=request.threads,
-        progress=optimising,
-    )
-    return write_run(folder, registration, *images, start=found.start, progress=writing)
-
-
 def _print(
-    console: Console, request: SamregRequest, found: RoiMatching, summary: RunSummary | None
+    console: Console, request: PairRequest, found: RoiMatching, summary: RunSummary | None
 ) -> None:
+    """Print the tables.
+
+    Raises:
+        NoRoiPairsError: no pair was found.
+    """
     from iterreg.errors import NoRoiPairsError
 
-    counts = [side.counts for side in (found.fixed, found.moving)]
-    seconds = found.about["seconds"]
     if summary is not None:
         console.print_run(summary, "samreg", request.out)
+    counts = [side.counts for side in (found.fixed, found.moving)]
     encoded, cached = (sum(c[name] for c in counts) for name in ("encoded", "cached"))
+    seconds = sum(found.about["seconds"].values())
+    regions = f"{counts[0]['rois']} fixed and {counts[1]['rois']} moving regions"
     console.print_facts(
         [
-            (
-                "pairs",
-                f"{len(found.pairs)} ROI pairs, of {counts[0]['rois']} fixed and "
-                f"{counts[1]['rois']} moving regions",
-            ),
-            (
-                "slices",
-                f"{encoded} encoded, {cached} out of the cache, {sum(seconds.values()):.1f} s",
-            ),
+            ("pairs", f"{len(found.pairs)} ROI pairs, of {regions}"),
+            ("slices", f"{encoded} encoded, {cached} from the cache, {seconds:.1f} s"),
             ("aligned", found.alignment.summary),
             ("look at", f"{request.out / 'roi_pairs.png'}"),
         ]
     )
     if not found.pairs:
-        raise NoRoiPairsError(found.why_none)
+        raise NoRoiPairsError(found.reason_for_none)

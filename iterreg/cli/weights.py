@@ -1,4 +1,4 @@
-"""``iterreg weights``: the weights of the Segment Anything variants on this machine."""
+"""``iterreg weights``: list, verify and download weights of the Segment Anything variants."""
 
 from __future__ import annotations
 
@@ -8,63 +8,67 @@ import click
 
 from iterreg.cli.console import Console
 from iterreg.cli.failures import debug_option
+from iterreg.cli.options import quiet_option
+from iterreg.progress import Progress
 
 if TYPE_CHECKING:
     from iterreg.samreg.weights import CachedFile
 
-HEADER = ("variant", "file", "licence", "here", "tested with real weights")
+HEADER = ("variant", "file", "licence", "installed", "tested with real weights")
 VERDICTS = {
-    "verified": "sha256 as published",
-    "unverified": "no sha256 is published to compare with",
+    "verified": "sha256 matches the published one",
+    "unverified": "no published sha256 to compare with",
     "damaged": "DAMAGED",
-    "absent": "not here",
+    "absent": "not installed",
 }
 
 
-@click.group()
+@click.group(short_help="List, verify and download Segment Anything weights.")
 def weights() -> None:
-    """List, verify and fetch the weights of the Segment Anything variants.
+    """List, verify and download the weights of the Segment Anything variants.
 
-    They are kept in the folder that ITERREG_WEIGHTS names, or in the platform's folder for caches.
-    Nothing is downloaded but by fetch.
+    Weights are kept in the folder ITERREG_WEIGHTS, or in the user's cache folder. Only fetch
+    downloads anything.
     """
 
 
 @weights.command("list")
 @debug_option
 def list_() -> None:
-    """List the variants, and which of their weights are here."""
+    """List the variants, and which of their weights are installed."""
     from iterreg.samreg.weights import cache_folder, inspect_cache
 
     rows = [HEADER]
     for cached in inspect_cache():
         spec, state = cached.spec, cached.state
-        here = {"absent": "no", "unverified": "yes"}.get(state, state)
-        rows.append((spec.name, spec.file, spec.licence, here, "yes" if spec.verified else "no"))
+        installed = {"absent": "no", "unverified": "yes"}.get(state, state)
+        rows.append(
+            (spec.name, spec.file, spec.licence, installed, "yes" if spec.verified else "no")
+        )
     widths = [max(len(row[k]) for row in rows) for k in range(len(HEADER))]
     for row in rows:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
         click.echo("  ".join(cells).rstrip())
-    click.echo(f"\nin {cache_folder()}\nget one: iterreg weights fetch NAME")
+    click.echo(f"\nfolder: {cache_folder()}\ndownload one: iterreg weights fetch NAME")
 
 
-@weights.command()
+@weights.command(short_help="Compare installed weights with the published checksums.")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @debug_option
 def verify(names: tuple[str, ...]) -> None:
-    """Compare what is here with the published checksums: of the variants named, or of all."""
+    """Compare installed weights with the published checksums: those named, or all."""
     from iterreg.errors import WeightsError
     from iterreg.samreg.variants import find_variant
     from iterreg.samreg.weights import cache_folder, how_to_get, inspect_cache
 
     wanted = {find_variant(name).name for name in names}
     cached = [c for c in inspect_cache() if c.sha256 is not None or c.spec.name in wanted]
-    shown = [c for c in cached if not wanted or c.spec.name in wanted]
-    if not shown:
+    chosen = [c for c in cached if not wanted or c.spec.name in wanted]
+    if not chosen:
         click.echo(f"no weights in {cache_folder()}")
-    for one in shown:
-        click.echo(_verdict(one))
-    bad = [c for c in shown if c.state == "damaged"] or [c for c in shown if c.state == "absent"]
+    for file in chosen:
+        click.echo(_verdict(file))
+    bad = [c for c in chosen if c.state == "damaged"] or [c for c in chosen if c.state == "absent"]
     if bad:
         first = bad[0]
         raise WeightsError(
@@ -74,14 +78,16 @@ def verify(names: tuple[str, ...]) -> None:
 
 @weights.command()
 @click.argument("name")
-@click.option("--url", metavar="URL", help="Link to the file.  [default: the authors', if known]")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option(
+    "--url", metavar="URL", help="Link to the file.  [default: the authors' link, if known]"
+)
+@quiet_option
 @debug_option
 def fetch(name: str, url: str | None, quiet: bool) -> None:
     """Download a variant's weights into the cache.
 
-    An interrupted download goes on where it stopped. The file appears under its name only when it
-    is whole and its checksum right.
+    An interrupted download is resumed when you run the command again. The file gets its name only
+    when it is complete and its checksum is right.
     """
     from iterreg.samreg import weights as cache
     from iterreg.samreg.variants import find_variant
@@ -90,10 +96,11 @@ def fetch(name: str, url: str | None, quiet: bool) -> None:
     console = Console(quiet)
     with console.progress() as report:
 
-        def show(done: int, total: int | None) -> None:
-            report.stage(f"fetching {spec.file}", done / total if total else 0.5)
+        def on_bytes(done: int, total: int | None) -> None:
+            fraction = done / total if total else 0.5
+            report(Progress("fetch", fraction, f"downloading {spec.file}"))
 
-        path = cache.fetch(spec, url, show)
+        path = cache.fetch(spec, url, on_bytes)
     console.say(f"{path}")
 
 

@@ -1,4 +1,4 @@
-"""The submission's zip: written flat, as the evaluator reads it, and checked before uploading."""
+"""Write the submission's zip, without folders, as the evaluator reads it, and check it."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from iterreg.learn2reg.fields import Shape
 from iterreg.learn2reg.files import FIELD_EXTENSIONS, check_field, copy_limited
 from iterreg.learn2reg.rules import Evaluation
 from iterreg.learn2reg.task import Pair
+from iterreg.progress import Progress, ProgressCallback, ignore_progress
 
 SLACK_BYTES = 1 << 20
-"""What a field's file may hold beside its numbers."""
+"""Bytes that a field's file may have in addition to its numbers."""
 
-LITTER = ("__MACOSX", ".DS_Store", "Thumbs.db")
-"""What file managers add; the evaluator does not look at it."""
+FILE_MANAGER_NAMES = ("__MACOSX", ".DS_Store", "Thumbs.db")
+"""Names that file managers add; the evaluator ignores them."""
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The same fields make the same zip."""
+"""A fixed date, so that equal fields make equal zips."""
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What the leaderboard would say of a zip.
+    """The result of checking a zip.
 
     Args:
-        refusals: why it would be, or should be, refused; each names its member or case.
-        warnings: what is odd, but would be accepted.
-        fields: how many fields are as they should be.
+        refusals: reasons why it would be, or should be, refused; each names its member or case.
+        warnings: oddities that would be accepted.
+        fields: number of valid fields.
     """
 
     refusals: tuple[str, ...]
@@ -46,17 +47,17 @@ class CheckReport:
 
     @property
     def is_accepted(self) -> bool:
-        """Whether there is nothing to refuse."""
+        """Whether there is no reason to refuse it."""
         return not self.refusals
 
 
 def write_zip(paths: Sequence[Path], out: str | Path) -> None:
     """Put fields into a zip, without folders; it appears whole or not at all.
 
-    They are compressed already and are stored as they are.
+    The fields are compressed already, so they are stored without further compression.
 
     Args:
-        paths: one field a case, under the name that the evaluator looks for.
+        paths: one field per case, with the name that the evaluator looks for.
         out: the zip.
 
     Raises:
@@ -83,18 +84,20 @@ def check_zip(
     path: str | Path,
     evaluation: Evaluation,
     shapes: Callable[[Pair], Shape | None],
-    progress: Callable[[str, float], None] = lambda message, fraction: None,
+    progress: ProgressCallback = ignore_progress,
 ) -> CheckReport:
-    """Look for everything that the leaderboard would refuse; nothing is unpacked by its own name.
+    """Find everything for which the leaderboard would refuse a zip.
+
+    Members are never unpacked under their own names, which may be malicious.
 
     Args:
         path: the zip.
-        evaluation: the cases that must be there.
-        shapes: a pair's shape, without components.
-        progress: told what is going on.
+        evaluation: the required cases.
+        shapes: gives a pair's shape, without components; None if unknown.
+        progress: called for each case.
 
     Returns:
-        All refusals, not the first alone.
+        All refusals and warnings.
 
     Raises:
         ImageReadError: no such file.
@@ -109,9 +112,9 @@ def check_zip(
             warnings = _odd_members(members, evaluation.pairs)
             good = 0
             for number, pair in enumerate(evaluation.pairs):
-                progress(f"checking {pair.case}", number / len(evaluation.pairs))
-                told = _check_case(packed, pair, shapes(pair), refusals, warnings)
-                good += told
+                done = number / len(evaluation.pairs)
+                progress(Progress("check", done, f"checking {pair.case}"))
+                good += _check_case(packed, pair, shapes(pair), refusals, warnings)
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         return CheckReport((f"{path.name}: not a zip that can be read: {error}",), (), 0)
     return CheckReport(tuple(refusals), tuple(warnings), good)
@@ -119,7 +122,7 @@ def check_zip(
 
 @contextmanager
 def unpacked(path: str | Path, evaluation: Evaluation) -> Iterator[Path]:
-    """The fields of a zip in a folder of their own, for as long as the block runs.
+    """Unpack the fields of a zip into a temporary folder, which is removed after the block.
 
     Raises:
         ImageReadError: not a zip, or a member cannot be read.
@@ -139,11 +142,11 @@ def unpacked(path: str | Path, evaluation: Evaluation) -> Iterator[Path]:
 
 
 def _refuse_names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
-    """Names that leave the folder, links, encryption, doubles: before anything is read."""
+    """Refuse names that leave the folder, links, encryption and duplicates; nothing is read."""
     refusals, seen = [], set()
     for member in members:
         name = member.filename
-        # zipfile itself turns a backslash into a slash on Windows alone: look at both.
+        # zipfile turns backslashes into slashes on Windows only, so check both.
         raw = member.orig_filename
         parts = PurePosixPath(raw.replace("\\", "/")).parts
         if raw.startswith(("/", "\\")) or ".." in parts or "\\" in raw or raw[1:2] == ":":
@@ -159,16 +162,16 @@ def _refuse_names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
 
 
 def _odd_members(members: Sequence[zipfile.ZipInfo], pairs: Sequence[Pair]) -> list[str]:
-    """Members that no case asks for."""
+    """Warn about members that belong to no case."""
     wanted = {name for pair in pairs for name in pair.file_names}
-    odd = [
+    unexpected = [
         m.filename
         for m in members
         if not m.is_dir()
         and m.filename not in wanted
-        and not any(part in LITTER for part in PurePosixPath(m.filename).parts)
+        and not any(part in FILE_MANAGER_NAMES for part in PurePosixPath(m.filename).parts)
     ]
-    return [f"{name}: belongs to no case of the task" for name in odd]
+    return [f"{name}: belongs to no case of the task" for name in unexpected]
 
 
 def _check_case(
@@ -178,13 +181,13 @@ def _check_case(
     refusals: list[str],
     warnings: list[str],
 ) -> bool:
-    """Check the field of one case; tells whether it is good."""
+    """Check the field of one case; return whether it is valid."""
     member = _member_of(packed, pair)
     if member is None:
         refusals.append(_why_missing(packed, pair))
         return False
     extras = [n for n in pair.file_names if n in packed.NameToInfo and n != member.filename]
-    warnings += [f"{n}: not read, {member.filename} comes first" for n in extras]
+    warnings += [f"{n}: not read, because {member.filename} comes first" for n in extras]
     with tempfile.TemporaryDirectory(prefix=".iterreg-") as folder:
         target = Path(folder) / member.filename
         try:
@@ -215,7 +218,7 @@ def _check_case(
 
 
 def _member_of(packed: zipfile.ZipFile, pair: Pair) -> zipfile.ZipInfo | None:
-    """The member that the evaluator would take, at the top level."""
+    """Find the member that the evaluator would read, at the top level."""
     return next((packed.NameToInfo[n] for n in pair.file_names if n in packed.NameToInfo), None)
 
 
@@ -227,8 +230,8 @@ def _why_missing(packed: zipfile.ZipFile, pair: Pair) -> str:
             return f"{pair.case}: {name} lies in a folder; expected it at the top of the zip"
         if last.startswith(f"disp_{pair.fixed_subject}_{pair.moving_subject}."):
             return (
-                f"{pair.case}: {name}: the short name stands for fixed 0000 and moving 0001 "
-                f"alone; expected {expected}"
+                f"{pair.case}: {name}: the short name is allowed only for fixed 0000 and moving "
+                f"0001; expected {expected}"
             )
     return f"{pair.case}: missing; expected {expected}"
 
@@ -236,7 +239,7 @@ def _why_missing(packed: zipfile.ZipFile, pair: Pair) -> str:
 def _copy(
     packed: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, shape: Shape | None
 ) -> None:
-    """Copy a member to a name of our own choosing, no more than a field can hold."""
+    """Copy a member to a safe name, at most as many bytes as a field can have."""
     numbers = int(np.prod(shape)) * 3 if shape is not None else 1 << 28
     with packed.open(member) as source:
         copy_limited(source, target, numbers * 8 + SLACK_BYTES)

@@ -1,4 +1,4 @@
-"""The evaluator's numbers of a folder of fields, in its JSON layout, and the honest ones."""
+"""Score a folder of fields as the evaluator does, in its JSON layout, and count the true folds."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ from iterreg.learn2reg.register import regions_path
 from iterreg.learn2reg.rules import Evaluation, Method
 from iterreg.learn2reg.task import Pair, Task
 from iterreg.metrics import Folding, folding, interior_mask, sdlogj
+from iterreg.progress import Progress, ProgressCallback, ignore_progress
 
 EVALUATOR_VERSION = "2.0"
-"""What the public evaluator writes under ``eval_version``."""
+"""The public evaluator's value of ``eval_version``."""
 
 LOW_IS_GOOD = ("sdlogj", "tre")
-"""Metrics of which the "30" is the 0.7 quantile over cases; of the others it is the 0.3."""
+"""Metrics whose "30" is the 0.7 quantile over cases; for the others it is the 0.3 quantile."""
 
 
 @dataclass(frozen=True)
-class Honest:
-    """What the evaluator's SDlogJ and its fold count, always 0, do not tell.
+class TrueFolds:
+    """The true folds of a case; the evaluator's fold count is always 0.
 
     Args:
-        folding: true folds of the total map, interior and interface.
-        sdlogj, sdlogj_interior: of the whole image and of the regions' interior.
-        regions: what splits interior from interface.
+        folding: folds of the total transform, inside regions and at interfaces.
+        sdlogj, sdlogj_interior: in the whole image, and inside regions.
+        regions: source of the regions, in words.
     """
 
     folding: Folding
@@ -47,7 +48,7 @@ class Honest:
     regions: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """Convert to plain values."""
         return {
             "folds_interior": self.folding.interior_folds,
             "folds_interface": self.folding.interface_folds,
@@ -60,29 +61,30 @@ class Honest:
 
 @dataclass(frozen=True)
 class CaseScores:
-    """One case.
+    """Scores of one case.
 
     Args:
-        case: the evaluator's name of it.
-        values: for each method its mean and its detail.
-        honest: the true folds.
-        notes: what could not be measured, and why.
+        case: the evaluator's name of the case.
+        values: for each method, its mean and its detail (by label or keypoint).
+        true_folds: not part of the evaluator's scores.
+        notes: scores that are missing, and why.
     """
 
     case: str
     values: dict[str, tuple[float, float | list[float]]]
-    honest: Honest
+    true_folds: TrueFolds
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Scores:
-    """All cases of a task.
+    """Scores of all cases of a task.
 
     Args:
-        name: the task.
-        methods: what was measured.
-        cases: one entry a case.
+        name: of the task.
+        methods: all scores of the task.
+        cases: one entry per case.
+        notes: on the task itself.
     """
 
     name: str
@@ -91,7 +93,7 @@ class Scores:
     notes: tuple[str, ...] = field(default=())
 
     def aggregates(self) -> dict[str, dict[str, float]]:
-        """Mean, standard deviation and 30 % quantile over cases, of methods that all have."""
+        """Compute mean, standard deviation and 30 % quantile of the methods that all cases have."""
         result = {}
         for method in self.methods:
             if not all(method.name in case.values for case in self.cases):
@@ -104,20 +106,20 @@ class Scores:
         return result
 
     def to_dict(self) -> dict[str, Any]:
-        """The evaluator's tables, and ours under ``iterreg``."""
+        """Convert to the evaluator's tables, with the true folds under ``iterreg``."""
         return {
             "name": self.name,
             "aggregates": self.aggregates(),
             "cases": {case.case: _case_table(case, self.methods) for case in self.cases},
             "eval_version": EVALUATOR_VERSION,
             "iterreg": {
-                case.case: case.honest.to_dict() | {"notes": list(case.notes)}
+                case.case: case.true_folds.to_dict() | {"notes": list(case.notes)}
                 for case in self.cases
             },
         }
 
     def write(self, path: str | Path) -> None:
-        """Write the tables as the evaluator does: NaN and Infinity as Python spells them."""
+        """Write the tables as the evaluator does, with Python's NaN and Infinity."""
         text = json.dumps(self.to_dict(), indent=4, allow_nan=True) + "\n"
         write_aside(path, lambda target: _write_text(target, text))
 
@@ -131,7 +133,7 @@ def _case_table(case: CaseScores, methods: Sequence[Method]) -> dict[str, Any]:
         name: {"mean": mean, "detailed": detail} for name, (mean, detail) in case.values.items()
     }
     if any(m.metric == "sdlogj" and m.name in case.values for m in methods):
-        # Counted after the clip at 1e-9: never anything else.
+        # The evaluator counts folds after clipping det J at 1e-9, so it never finds any.
         table["num_foldings"] = {"mean": 0.0, "detailed": 0.0}
     return table
 
@@ -142,47 +144,48 @@ def evaluate_task(
     fields: str | Path,
     *,
     regions: Callable[[Pair], Path | None] | None = None,
-    progress: Callable[[str, float], None] = lambda message, fraction: None,
+    progress: ProgressCallback = ignore_progress,
 ) -> Scores:
     """Score a folder of fields.
 
     Args:
-        task: where labels, masks, keypoints and images are.
-        evaluation: what is measured, and of which cases.
+        task: gives labels, masks, keypoints and images.
+        evaluation: the scores and the cases.
         fields: the folder.
-        regions: the fixed image's label map by which folds are told apart. When None, those that
-            the fields were made with, else the task's labels, else the image is one region.
-        progress: told what is going on.
+        regions: gives the fixed image's label map, for counting the true folds. None takes the
+            regions of the run, else the task's labels, else the image is one region.
+        progress: called for each case.
 
     Returns:
-        The scores. A method whose files the task does not hold (labels that the challenge keeps)
-        is left out of a case, with a note.
+        The scores. A score whose files the task does not provide (unpublished labels) is left out
+        of a case, with a note.
 
     Raises:
-        ImageReadError: a field is missing: all are looked for first.
+        ImageReadError: a field is missing; this is checked before anything is scored.
         ImageReadError, ImageContentError, GeometryError: a file cannot be used.
     """
     folder = Path(fields)
-    found = {pair.case: find_field(folder, pair) for pair in evaluation.pairs}
-    missing = [pair.long_name for pair in evaluation.pairs if found[pair.case] is None]
+    paths = {pair.case: find_field(folder, pair) for pair in evaluation.pairs}
+    missing = [pair.long_name for pair in evaluation.pairs if paths[pair.case] is None]
     if missing:
         raise ImageReadError(f"{folder}: fields are missing: {', '.join(missing)}")
     cases = []
     for number, pair in enumerate(evaluation.pairs):
-        progress(f"scoring {pair.case}", number / len(evaluation.pairs))
-        path = found[pair.case]
+        done = number / len(evaluation.pairs)
+        progress(Progress("score", done, f"scoring {pair.case}"))
+        path = paths[pair.case]
         assert path is not None
-        labels = _kept_regions(folder, pair) if regions is None else regions(pair)
+        labels = _regions_of_run(folder, pair) if regions is None else regions(pair)
         cases.append(_score_case(task, evaluation, pair, path, labels))
     return Scores(task.name, evaluation.methods, tuple(cases), task.notes)
 
 
 def find_field(folder: Path, pair: Pair) -> Path | None:
-    """The field's file that the evaluator would take, or None."""
+    """Find the file that the evaluator would read, or None."""
     return next((folder / n for n in pair.file_names if (folder / n).is_file()), None)
 
 
-def _kept_regions(folder: Path, pair: Pair) -> Path | None:
+def _regions_of_run(folder: Path, pair: Pair) -> Path | None:
     path = regions_path(folder, pair)
     return path if path.is_file() else None
 
@@ -199,10 +202,10 @@ def _score_case(
         if detail is None:
             continue
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # all labels empty: NaN, as theirs
+            warnings.simplefilter("ignore", RuntimeWarning)  # NaN if all labels are empty, as there
             values[method.name] = (float(np.nanmean(detail)), detail)
-    honest = _honest(task, pair, field_l2r, regions, overlap)
-    return CaseScores(pair.case, values, honest, tuple(notes))
+    true_folds = _true_folds(task, pair, field_l2r, regions, overlap)
+    return CaseScores(pair.case, values, true_folds, tuple(notes))
 
 
 def _measure(
@@ -214,7 +217,7 @@ def _measure(
     overlap: _Overlap,
     notes: list[str],
 ) -> float | list[float] | None:
-    """One method's detail, or None with a note where its files are not there."""
+    """Compute one method's detail; return None and add a note if its files are missing."""
     if method.metric == "sdlogj":
         mask = None
         if evaluation.masked:
@@ -222,25 +225,25 @@ def _measure(
             if path.is_file():
                 mask = scores.read_mask(path)
             else:
-                notes.append(f"{method.name}: no mask {path.name}: taken over the whole image")
+                notes.append(f"{method.name}: no mask {path.name}, so the whole image is used")
         return scores.score_sdlogj(field_l2r, mask)
     if method.metric == "tre":
         points = task.keypoints(pair, method.points)
         if points is None:
-            notes.append(f"{method.name}: the task holds no {method.points} of this case")
+            notes.append(f"{method.name}: the task has no {method.points} for this case")
             return None
         fixed, moving = (scores.read_points(p) for p in points)
         spacing = scores.read_spacing(task.path(pair.moving))
         return [float(d) for d in scores.score_tre(fixed, moving, field_l2r, spacing)]
     if not overlap.load():
-        notes.append(f"{method.name}: the task holds no labels of this case")
+        notes.append(f"{method.name}: the task has no labels for this case")
         return None
     score = scores.score_dice if method.metric == "dice" else scores.score_hd95
     return score(overlap.fixed, overlap.moving, overlap.warped, method.labels)
 
 
 class _Overlap:
-    """The labels of a case, read and warped once, when first asked for."""
+    """The labels of a case, read and warped on first use."""
 
     def __init__(self, task: Task, pair: Pair, field_l2r: NDArray[Any]) -> None:
         self._paths = task.label_maps(pair)
@@ -248,7 +251,7 @@ class _Overlap:
         self._loaded = False
 
     def load(self) -> bool:
-        """Read and warp; False where the task holds no labels."""
+        """Read and warp the labels; return False if the task has none."""
         if self._loaded or self._paths is None:
             return self._loaded
         self.fixed, self.moving = (scores.read_labels(p) for p in self._paths)
@@ -262,16 +265,16 @@ class _Overlap:
         return True
 
 
-def _honest(
+def _true_folds(
     task: Task, pair: Pair, field_l2r: NDArray[Any], regions: Path | None, overlap: _Overlap
-) -> Honest:
+) -> TrueFolds:
     fixed, moving = (grid_of_file(task.path(p)) for p in (pair.fixed, pair.moving))
     total = total_displacement_vox(l2r_to_transform(field_l2r, fixed, moving))
-    told = "one region, the whole image"
+    source = "none, the image is one region"
     if regions is not None:
-        partition, told = scores.read_labels(regions), f"{regions.parent}"
+        partition, source = scores.read_labels(regions), f"{regions.parent}"
     elif overlap.load():
-        partition, told = overlap.fixed, "the task's labels"
+        partition, source = overlap.fixed, "the task's labels"
     else:
         partition = np.zeros(field_l2r.shape[:3], np.int32)
     if partition.shape != field_l2r.shape[:3]:
@@ -280,5 +283,5 @@ def _honest(
             f"got {partition.shape}"
         )
     labels = torch.from_numpy(np.ascontiguousarray(partition.transpose(2, 1, 0)))
-    inside = interior_mask(labels)
-    return Honest(folding(total, labels), sdlogj(total), sdlogj(total, inside), told)
+    interior = interior_mask(labels)
+    return TrueFolds(folding(total, labels), sdlogj(total), sdlogj(total, interior), source)

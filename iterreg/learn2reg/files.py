@@ -1,4 +1,4 @@
-"""Fields in files: written whole or not at all, and checked piece by piece without loading."""
+"""Read, write and check files of fields. Checks read in chunks, without loading the field."""
 
 from __future__ import annotations
 
@@ -19,33 +19,34 @@ from iterreg.io import GZIP_LEVEL, PIECE_BYTES, extension_of, write_aside
 from iterreg.learn2reg.fields import Field, Shape, times
 
 FIELD_EXTENSIONS = (".nii.gz", ".npz")
-"""What the evaluator reads; it looks for .npz first."""
+"""Extensions that the evaluator reads. It looks for .npz first."""
 
 DTYPES = ("float32", "float16")
-"""float16 steps by 1/16 voxel above 64; NIfTI has none."""
+"""Types of a field. float16 resolves only 1/16 voxel above 64 voxels, and NIfTI lacks it."""
 
 
 def write_field(
     displacement_l2r: Field, path: str | Path, affine_ras: Matrix, dtype: str = "float32"
 ) -> None:
-    """Write a field as the evaluator reads it; the file appears whole or not at all.
+    """Write a field as the evaluator reads it.
 
-    Equal fields are equal files. What was written is read once before it appears.
+    The file is read back and checked before it gets its name; after an error no file is left. Equal
+    fields give equal files.
 
     Args:
         displacement_l2r: (I, J, K, 3) voxels.
         path: .nii.gz or .npz.
-        affine_ras: (4, 4), nibabel's matrix of the fixed image; for people who look at the file,
-            the evaluator does not use it.
+        affine_ras: (4, 4), nibabel's matrix of the fixed image, for viewers; the evaluator ignores
+            it.
         dtype: float32, or float16 in .npz.
 
     Raises:
-        OutputError: another extension or type, or the file cannot be written.
-        ImageContentError: the field holds NaN or infinite values, in its type.
+        OutputError: unsupported extension or type, or the file cannot be written.
+        ImageContentError: the field has NaN or infinite values in this type.
     """
     extension = extension_of(path)
     check_format(extension, dtype)
-    with np.errstate(over="ignore"):  # what float16 cannot hold is refused below, as infinite
+    with np.errstate(over="ignore"):  # too large for float16: refused below as infinite
         field = np.asarray(displacement_l2r, dtype)
     shape: Shape = (field.shape[0], field.shape[1], field.shape[2])
 
@@ -60,10 +61,10 @@ def write_field(
 
 
 def check_format(extension: str, dtype: str) -> None:
-    """Refuse what the evaluator or the format cannot hold.
+    """Check that the evaluator and the format support an extension and a type.
 
     Raises:
-        OutputError: extension or type are not possible.
+        OutputError: they do not.
     """
     if extension not in FIELD_EXTENSIONS:
         raise OutputError(
@@ -72,14 +73,14 @@ def check_format(extension: str, dtype: str) -> None:
     if dtype not in DTYPES:
         raise OutputError(f"field: expected {' or '.join(DTYPES)}, got {dtype}")
     if extension == ".nii.gz" and dtype == "float16":
-        raise OutputError("field: float16: NIfTI has no such type: take .npz, or float32")
+        raise OutputError("field: NIfTI has no float16: use .npz or float32")
 
 
 def _write_npz(field: Field, target: Path) -> None:
     entry = zipfile.ZipInfo("displacement.npy")
     entry.compress_type = zipfile.ZIP_DEFLATED
     with zipfile.ZipFile(target, "w", compresslevel=GZIP_LEVEL) as packed:
-        # Without a level of its own an entry is packed at the default, three times slower.
+        # An entry ignores the zip's level; the default one is three times slower.
         entry._compresslevel = GZIP_LEVEL  # type: ignore[attr-defined]
         with packed.open(entry, "w", force_zip64=True) as file:
             np.lib.format.write_array(file, field, allow_pickle=False)
@@ -92,7 +93,7 @@ def _write_nifti(field: Field, target: Path, affine_ras: Matrix) -> None:
     image.header.set_xyzt_units("mm")
     plain = target.with_suffix("")
     nibabel.save(image, plain)
-    # Floats hardly repeat: looking for runs alone is twice as fast and no larger.
+    # Floats hardly repeat, so looking only for runs is twice as fast and no larger.
     deflate = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31, 9, zlib.Z_RLE)
     with plain.open("rb") as source, target.open("wb") as packed:
         while piece := source.read(1 << 22):
@@ -102,18 +103,18 @@ def _write_nifti(field: Field, target: Path, affine_ras: Matrix) -> None:
 
 
 def read_field(path: str | Path, shape_ijk: Shape | None = None) -> Field:
-    """Read a field, in the type that the evaluator would have it in.
+    """Read a field in the type that the evaluator would use.
 
     Args:
         path: .nii.gz or .npz.
-        shape_ijk: what it must be, without the components.
+        shape_ijk: required shape without the components; None allows any.
 
     Returns:
-        (I, J, K, 3) float32 voxels, or float64 where the file stores that.
+        (I, J, K, 3) voxels, float32, or float64 if the file stores that.
 
     Raises:
-        ImageReadError: missing, truncated, of another format.
-        ImageContentError: pickled, more than one array, another shape, NaN or infinite.
+        ImageReadError: missing, truncated, or of another format.
+        ImageContentError: pickled, more than one array, wrong shape, NaN or infinite values.
     """
     path = Path(path)
     check_field(path, shape_ijk)
@@ -128,18 +129,18 @@ def read_field(path: str | Path, shape_ijk: Shape | None = None) -> Field:
 
 
 def check_field(path: str | Path, shape_ijk: Shape | None = None) -> float:
-    """Read a field piece by piece and refuse what the leaderboard would, or should, refuse.
+    """Check a field, reading it in chunks, for everything that the leaderboard refuses.
 
     Args:
         path: .nii.gz or .npz.
-        shape_ijk: what it must be, without the components; any when None.
+        shape_ijk: required shape without the components; None allows any.
 
     Returns:
-        The largest component, voxels.
+        The largest absolute component, voxels.
 
     Raises:
-        ImageReadError: missing, truncated, of another format.
-        ImageContentError: pickled, more than one array, another shape, NaN or infinite.
+        ImageReadError: missing, truncated, or of another format.
+        ImageContentError: pickled, more than one array, wrong shape, NaN or infinite values.
     """
     path = Path(path)
     extension = extension_of(path)
@@ -151,7 +152,7 @@ def check_field(path: str | Path, shape_ijk: Shape | None = None) -> float:
 
 @contextmanager
 def _unreadable_named(path: Path) -> Iterator[None]:
-    """Whatever zip, gzip, numpy and nibabel raise on a broken file, in one line."""
+    """Turn the errors of zip, gzip, numpy and nibabel about a broken file into one line."""
     try:
         yield
     except IterregError:
@@ -186,7 +187,7 @@ def _check_npz(path: Path, shape_ijk: Shape | None) -> float:
             shape, _, dtype = header(file)
             if dtype.hasobject:
                 raise ImageContentError(
-                    f"{path.name}: holds pickled Python objects, which are never loaded: "
+                    f"{path.name}: contains pickled Python objects, which are never loaded; "
                     "expected an array of numbers"
                 )
             _require_field(path, shape, dtype, shape_ijk)
@@ -216,8 +217,8 @@ def _require_field(
 ) -> None:
     if len(shape) == 5 and shape[-1] == 3:
         raise ImageContentError(
-            f"{path.name}: is ITK's 5-D vector image (mm, LPS), expected I x J x K x 3 voxels: "
-            "iterreg convert makes one of the other"
+            f"{path.name}: is ITK's 5-D vector image (mm, LPS), expected I x J x K x 3 voxels; "
+            "convert it with iterreg convert"
         )
     if len(shape) != 4 or shape[-1] != 3 or (shape_ijk and shape[:3] != shape_ijk):
         wanted = times((*shape_ijk, 3)) if shape_ijk else "I x J x K x 3"
@@ -227,7 +228,7 @@ def _require_field(
 
 
 def _largest(path: Path, file: IO[bytes], dtype: np.dtype[Any], count: int) -> float:
-    """Read ``count`` numbers, and to the end, where checksums are verified."""
+    """Read ``count`` numbers and the end of the file, where checksums are verified."""
     largest, left = 0.0, count * dtype.itemsize
     step = PIECE_BYTES // dtype.itemsize * dtype.itemsize
     while left > 0:
@@ -237,7 +238,7 @@ def _largest(path: Path, file: IO[bytes], dtype: np.dtype[Any], count: int) -> f
         left -= len(piece)
         values = np.frombuffer(piece, dtype)
         if not np.isfinite(values).all():
-            raise ImageContentError(f"{path.name}: holds NaN or infinite displacements")
+            raise ImageContentError(f"{path.name}: contains NaN or infinite displacements")
         largest = max(largest, float(np.abs(values).max()))
     if len(file.read(PIECE_BYTES)) == PIECE_BYTES:
         raise ImageReadError(f"{path.name}: longer than its header says")
@@ -245,10 +246,10 @@ def _largest(path: Path, file: IO[bytes], dtype: np.dtype[Any], count: int) -> f
 
 
 def copy_limited(source: IO[bytes], target: Path, limit: int) -> None:
-    """Copy a stream to a file, but never more than ``limit`` bytes.
+    """Copy a stream of at most ``limit`` bytes to a file.
 
     Raises:
-        ImageContentError: there is more.
+        ImageContentError: the stream is longer.
     """
     with target.open("wb") as file:
         shutil.copyfileobj(_Limited(source, limit, target.name), file, 1 << 20)

@@ -1,4 +1,4 @@
-"""Segmentations that lie in a folder, one file an image, named as the images are."""
+"""Find and read segmentations in a folder: one file per image, with the image's name."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ _LABEL = re.compile(r'<Label Key="(\d+)"[^>]*>\s*<!\[CDATA\[(.*?)\]\]>\s*</Label
 
 
 def find_regions(folder: Path, image: PurePosixPath) -> Path:
-    """The segmentation of an image: ``NAME`` in the folder, in its ``labelsTr``, or ``NAME_seg``.
+    """Find an image's segmentation: ``NAME`` in the folder or its ``labelsTr``, or ``NAME_seg``.
 
     Args:
-        folder: where segmentations are.
-        image: the image's path inside its task.
+        folder: of the segmentations.
+        image: path of the image inside its task.
 
     Raises:
-        ImageReadError: there is none.
+        ImageReadError: there is no such file.
     """
     stem = image.name.removesuffix(".nii.gz")
     labels = image.parent.name.replace("images", "labels")
-    tried = (
+    candidates = (
         image.name,
         f"{labels}/{image.name}",
         f"{image.parent.name}/{image.name}",
         f"{stem}_seg.nii.gz",
     )
-    found = next((folder / name for name in tried if (folder / name).is_file()), None)
+    found = next((folder / name for name in candidates if (folder / name).is_file()), None)
     if found is None:
         raise ImageReadError(f"{folder}: expected the regions of {image.name} there")
     return found
 
 
 def load_regions(path: Path, table: str | None, target: str) -> tuple[LabelMap, str]:
-    """Read regions and name them, by name and never by number where there is a choice.
+    """Read regions and their names, and merge them into the classes of a table.
 
-    TotalSegmentator writes its names into the file; a table stands in where it did not.
+    TotalSegmentator writes the names into the file; for other files give a table.
 
     Args:
         path: the label map.
-        table: a label table's name or file; None where the file names its own.
-        target: table into which named structures are merged; empty keeps them apart.
+        table: a label table's name or file; None if the file has its own names.
+        target: table of the classes to merge into; empty does not merge.
 
     Returns:
-        The label map, and where its names came from.
+        The label map, and the source of its names in words.
 
     Raises:
-        ImageReadError, ImageContentError, GeometryError, ConfigError: it cannot be used.
+        ImageReadError, ImageContentError, GeometryError, ConfigError: a file cannot be used.
     """
     names = names_in_header(path)
     if table is not None:
@@ -62,19 +62,19 @@ def load_regions(path: Path, table: str | None, target: str) -> tuple[LabelMap, 
         source = names_table.name
     labels = read_label_map(path, names_table.names)
     if not names_table.names:
-        return labels, "no names: every region slides as the preset says of unnamed ones"
+        return labels, "no names, so the preset's rules for named regions do not apply"
     if target and not table_is(names_table, target):
         return merge_labels(labels, names_table, target).labels, f"{source}, merged into {target}"
     return labels, source
 
 
 def table_is(table: LabelTable, target: str) -> bool:
-    """Whether a table's names are a target's classes already."""
+    """Tell whether all names of a table are classes of a target already."""
     return set(table.names.values()) <= set(load_table(target).names.values())
 
 
 def names_in_header(path: Path) -> dict[int, str]:
-    """The label names that TotalSegmentator leaves in a NIfTI header; empty without them."""
+    """Read the label names that TotalSegmentator writes into a NIfTI header, if there are any."""
     import nibabel
 
     try:

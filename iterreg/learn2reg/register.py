@@ -1,7 +1,7 @@
-"""Registering one case of a task: what it may use, what it writes, and whether that is still good.
+"""Register one case of a task, unless its finished field is there already.
 
-A finished case is a field and a record of it beside, ``disp_....json``. The record goes last: a
-field without one is never taken for finished.
+A finished case is a field and a record next to it, ``disp_....json``. The record is written last,
+so a field without one is never mistaken for finished.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -27,25 +27,23 @@ from iterreg.learn2reg.rules import preset_of, rules_of
 from iterreg.learn2reg.scores import read_points
 from iterreg.learn2reg.task import Pair, Task
 from iterreg.pair import optimize_pair
-from iterreg.progress import Progress
-
-Report = Callable[[str, float], None]
+from iterreg.progress import Progress, ProgressCallback
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the cases of a task are registered.
+    """Settings for the registration of a task's cases.
 
     Args:
-        fields: folder that the fields go into.
+        fields: folder for the fields.
         preset: None takes the task's.
-        overrides: dotted keys, over the preset's values.
+        overrides: changes of the preset, by dotted key.
         regions: folder with segmentations of both images.
-        label_table: what their numbers mean; None where the files name their labels.
-        use_labels: guide by the task's own labels. They are what Dice is scored by: only where the
-            rules of the task provide them at test time.
-        use_keypoints: bring the task's keypoints together. TRE is scored by them.
-        use_masks: trust the images inside the task's masks alone, where both have one.
+        label_table: names of their numbers; None if the files name their labels.
+        use_labels: use the task's labels as regions. Dice is scored with them, so this is fair only
+            if the rules of the task provide them at test time.
+        use_keypoints: use the task's keypoints as landmarks. TRE is scored with them.
+        use_masks: ignore the images outside the task's masks, if both have one.
         extension: .nii.gz or .npz.
         dtype: float32 or float16.
         device, seed, threads: as in :func:`iterreg.optimize_pair`.
@@ -68,16 +66,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a case ended.
+    """The outcome of a case.
 
     Args:
-        case: the evaluator's name of it.
-        ok: whether its field is there and good.
-        message: the registration's status, or why there is no field.
-        seconds: of registering and writing; those of the first time where it was kept.
-        peak_mb: the most memory that the process held meanwhile; NaN where it cannot be told.
-        used: what the case was registered with, by kind.
-        kept: whether the field was there already.
+        case: the evaluator's name of the case.
+        ok: whether a valid field exists.
+        message: the registration's status, or the reason why there is no field.
+        seconds: for registering and writing; of the earlier run if the field was kept.
+        peak_mb: peak memory of the process meanwhile; NaN if unknown.
+        used: inputs of the registration, by kind.
+        kept: whether the field existed already.
     """
 
     case: str
@@ -90,7 +88,7 @@ class Outcome:
 
 
 def config_of(task: Task, settings: Settings) -> Config:
-    """The resolved configuration for a task.
+    """Resolve the configuration for a task.
 
     Raises:
         ConfigError: unknown preset, unknown key, value out of range.
@@ -102,31 +100,33 @@ def config_of(task: Task, settings: Settings) -> Config:
 
 
 def field_path(settings: Settings, pair: Pair) -> Path:
-    """The file of a case's field."""
+    """Return the file of a case's field."""
     return settings.fields / (pair.long_name + settings.extension)
 
 
 def regions_path(fields: Path, pair: Pair) -> Path:
-    """The fixed image's regions that a case was registered with, beside the fields."""
+    """Return the file of the fixed regions that a case was registered with."""
     return fields / "regions" / f"{pair.long_name}.nii.gz"
 
 
-def register_case(task: Task, pair: Pair, settings: Settings, report: Report) -> Outcome:
-    """Register a case and write its field, unless a finished one is there.
+def register_case(
+    task: Task, pair: Pair, settings: Settings, progress: ProgressCallback
+) -> Outcome:
+    """Register a case and write its field, unless a finished one exists.
 
     Args:
-        task, pair: what.
-        settings: how.
-        report: called with words and a fraction.
+        task, pair: the case.
+        settings: how to register it.
+        progress: called with the progress of this case.
 
     Raises:
-        IterregError: whatever keeps the field from being made; nothing of it is left.
+        IterregError: the field cannot be made; no partial file is left.
     """
     config = config_of(task, settings)
     inputs, used = _inputs(task, pair, settings)
-    mark = _mark(task, pair, settings, config, inputs)
+    digest = _digest_of_inputs(pair, settings, config, inputs)
     target = field_path(settings, pair)
-    kept = _finished(target, mark)
+    kept = _finished_record(target, digest)
     if kept is not None:
         return Outcome(
             pair.case,
@@ -137,17 +137,17 @@ def register_case(task: Task, pair: Pair, settings: Settings, report: Report) ->
             kept["used"],
             kept=True,
         )
-    _discard(target)
+    _remove_earlier(target)
     begun = time.perf_counter()
     reset_peak()
-    status, used = _register(task, pair, settings, config, inputs, used, target, report)
+    status, used = _register(task, pair, settings, config, inputs, used, target, progress)
     seconds, peak = time.perf_counter() - begun, peak_mb()
     record = {
         "schema": SCHEMA,
         "case": pair.case,
         "field": target.name,
-        "sha256": _digest(target),
-        "made_from": mark,
+        "sha256": _sha256(target),
+        "made_from": digest,
         "status": status,
         "seconds": round(seconds, 2),
         "peak_mb": round(peak, 1),
@@ -166,9 +166,9 @@ def _register(
     inputs: Mapping[str, Path],
     used: dict[str, str],
     target: Path,
-    report: Report,
+    progress: ProgressCallback,
 ) -> tuple[str, dict[str, str]]:
-    """Register and write; returns the status and what was used."""
+    """Register a case and write its field; return the status and the inputs used, in words."""
     fixed, moving = read_image(inputs["fixed"]), read_image(inputs["moving"])
     shape = tuple(reversed(fixed.grid.shape_zyx))
     if task.shape_ijk is not None and shape != task.shape_ijk:
@@ -189,8 +189,8 @@ def _register(
         if f"{side} keypoints" in inputs
     }
 
-    def progress(event: Progress) -> None:
-        report(event.message, 0.9 * event.fraction)
+    def registering(event: Progress) -> None:
+        progress(Progress(event.stage, 0.9 * event.fraction, event.message))
 
     registration = optimize_pair(
         fixed,
@@ -203,9 +203,9 @@ def _register(
         device=settings.device,
         seed=settings.seed,
         threads=settings.threads,
-        progress=progress,
+        progress=registering,
     )
-    report("writing", 0.9)
+    progress(Progress("write", 0.9, "writing"))
     import nibabel
 
     affine_ras = getattr(nibabel.load(inputs["fixed"]), "affine")  # noqa: B009  its stub lacks it
@@ -218,13 +218,13 @@ def _register(
 
 
 def _landmarks(path: Path, image: Image) -> Points:
-    """Keypoints, voxel indices in nibabel's order, as points in space."""
+    """Read keypoints (voxel indices in nibabel's order) as points in space."""
     index_zyx = read_points(path)[:, ::-1]
     return Points(apply_affine(image.grid.index_to_lps, index_zyx))
 
 
 def _inputs(task: Task, pair: Pair, settings: Settings) -> tuple[dict[str, Path], dict[str, str]]:
-    """The files that a case is registered from, and what is told about them."""
+    """List the files that a case is registered from, and describe them in words."""
     inputs = {"fixed": task.path(pair.fixed), "moving": task.path(pair.moving)}
     config = config_of(task, settings)
     used = {"preset": config.name, "regions": f"segmenter {config.segmenter}"}
@@ -255,10 +255,10 @@ def _add(inputs: dict[str, Path], kind: str, both: tuple[Path, Path]) -> None:
     inputs[f"fixed {kind}"], inputs[f"moving {kind}"] = both
 
 
-def _mark(
-    task: Task, pair: Pair, settings: Settings, config: Config, inputs: Mapping[str, Path]
+def _digest_of_inputs(
+    pair: Pair, settings: Settings, config: Config, inputs: Mapping[str, Path]
 ) -> str:
-    """What the field is made from, as a digest: where it is the same, the field is still good."""
+    """Compute a digest of everything that the field depends on."""
     about: dict[str, Any] = {
         "case": pair.case,
         "config": config_to_dict(config),
@@ -270,8 +270,8 @@ def _mark(
     }
     for kind, path in sorted(inputs.items()):
         if path.is_file():
-            told = path.stat()
-            about["inputs"][kind] = [path.name, told.st_size, told.st_mtime_ns]
+            status = path.stat()
+            about["inputs"][kind] = [path.name, status.st_size, status.st_mtime_ns]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
@@ -282,19 +282,19 @@ def _version() -> str:
         return "not installed"
 
 
-def _finished(target: Path, mark: str) -> dict[str, Any] | None:
-    """The record of a finished case, if its field is the very one that was written and checked."""
+def _finished_record(target: Path, digest: str) -> dict[str, Any] | None:
+    """Read the record of a finished case; None if its inputs or its field have changed."""
     try:
         record: dict[str, Any] = json.loads(_record_of(target).read_text("utf-8"))
-        good = record["made_from"] == mark and record["sha256"] == _digest(target)
+        unchanged = record["made_from"] == digest and record["sha256"] == _sha256(target)
         complete = {"status", "seconds", "peak_mb", "used"} <= set(record)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return record if good and complete else None
+    return record if unchanged and complete else None
 
 
-def _discard(target: Path) -> None:
-    """Remove an earlier field of the case, in whichever format it was: .npz would win."""
+def _remove_earlier(target: Path) -> None:
+    """Remove an earlier field of the case in any format, because .npz is read before .nii.gz."""
     record = _record_of(target)
     for extension in FIELD_EXTENSIONS if record.is_file() else ():
         record.with_suffix(extension).unlink(missing_ok=True)
@@ -306,7 +306,7 @@ def _record_of(target: Path) -> Path:
     return target.with_name(f"{stem}.json")
 
 
-def _digest(path: Path) -> str:
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -316,7 +316,7 @@ def _write_json(path: Path, tables: Mapping[str, Any]) -> None:
 
 
 def reset_peak() -> None:
-    """Forget the most memory held so far, where the system can (Linux)."""
+    """Reset the process's peak memory, if the system can (Linux)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -324,7 +324,7 @@ def reset_peak() -> None:
 
 
 def peak_mb() -> float:
-    """The most memory held, since :func:`reset_peak` where that works; NaN where unknown."""
+    """Return the peak memory since :func:`reset_peak`, or since the start; NaN if unknown."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(float(row.split()[1]) / 1024 for row in lines if row.startswith("VmHWM"))

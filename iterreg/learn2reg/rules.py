@@ -1,4 +1,4 @@
-"""What differs from task to task: the preset, and what the leaderboard measures."""
+"""Rules by task: its preset, and the scores of its leaderboard."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ METRICS = ("sdlogj", "dice", "hd95", "tre")
 
 @dataclass(frozen=True)
 class Method:
-    """One thing that is measured.
+    """One score of a leaderboard.
 
     Args:
-        name: the leaderboard's word for it.
+        name: the leaderboard's name of it.
         metric: one of :data:`METRICS`.
-        labels: for dice and hd95.
-        points: for tre: keypoints or landmarks.
+        labels: of dice and hd95.
+        points: of tre: keypoints or landmarks.
     """
 
     name: str
@@ -33,13 +33,13 @@ class Method:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the evaluator's configuration holds.
+    """The evaluator's configuration.
 
     Args:
-        methods: what is measured.
-        shape_ijk: of a field, without its components.
+        methods: the scores.
+        shape_ijk: of a field, without its components; None if unknown.
         pairs: the cases.
-        masked: whether SDlogJ is taken inside the fixed mask.
+        masked: whether SDlogJ is computed inside the fixed mask.
     """
 
     methods: tuple[Method, ...]
@@ -50,14 +50,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class TaskRules:
-    """How a task is registered and judged.
+    """Rules of a task.
 
     Args:
-        presets: in order of preference; the first that this version has is taken.
-        overrides: of a general preset, for images of this task's resolution.
+        presets: in order of preference; the first that exists is used.
+        overrides: changes of a general preset for this task's resolution.
         methods: as in the task's public configuration.
         masked: as in the task's public configuration.
-        region_target: table into which named structures are merged, or empty.
+        region_target: table of the classes that named structures are merged into, or empty.
     """
 
     presets: tuple[str, ...]
@@ -77,10 +77,10 @@ def _overlap(count: int, hd95: bool = True) -> tuple[Method, ...]:
     return (*dice, Method("HD95", "hd95", labels)) if hd95 else dice
 
 
-# A pyramid down to the images' own 1 mm: structures of 35 voxels have no 8 mm to speak of, and what
-# is left after alignment by affine is a few millimetres.
+# Levels down to the images' own 1 mm: structures of 35 voxels are too small for an 8 mm level, and
+# after the affine alignment only a few millimetres of motion are left.
 _SMALL = {"levels.spacing_mm": [4.0, 2.0, 1.0], "start.search_mm": 8.0}
-# Whole brains of two people at 1 mm, aligned: sulci differ by up to about a centimetre.
+# Brains of two people at 1 mm, aligned: sulci differ by up to about a centimetre.
 _BRAIN = {"levels.spacing_mm": [4.0, 2.0, 1.0], "start.search_mm": 12.0}
 
 RULES: dict[str, TaskRules] = {
@@ -101,36 +101,36 @@ RULES: dict[str, TaskRules] = {
     ),
     "OASIS": TaskRules(("brain", "general"), (_SDLOGJ, *_overlap(35)), overrides=_BRAIN),
 }
-"""Methods and masks are those of the public configurations, VAL."""
+"""Rules by task name. Methods and masks are those of the public validation configurations."""
 
 OTHER = TaskRules(("general",), (_SDLOGJ,))
-"""A task that is not in the table."""
+"""Rules of all other tasks."""
 
 
 def rules_of(task: Task) -> TaskRules:
-    """The rules of a task; general ones where its name is not known."""
+    """Return the rules of a task; general ones if its name is unknown."""
     return RULES.get(task.name, OTHER)
 
 
 def preset_of(rules: TaskRules) -> tuple[str, dict[str, Any]]:
-    """The preset for a task, and the overrides that a general one needs.
+    """Choose the preset for a task, and the overrides that a general one needs.
 
     Raises:
-        ConfigError: none of the task's presets comes with this version.
+        ConfigError: none of the task's presets exists.
     """
     known = preset_names()
     for name in rules.presets:
         if name in known:
             return name, dict(rules.overrides) if name == "general" else {}
-    raise ConfigError(f"expected one of the presets {', '.join(rules.presets)}, none is there")
+    raise ConfigError(f"expected one of the presets {', '.join(rules.presets)}, got none of them")
 
 
 def evaluation_of(task: Task, config: Path | None = None) -> Evaluation:
-    """What is to be measured: by the evaluator's own JSON, or by the task's rules.
+    """Make the evaluation of a task, from the evaluator's JSON or from the built-in rules.
 
     Args:
-        task: whose; its choice of cases holds for the JSON's too.
-        config: a ``*_evaluation_config.json`` as the evaluator takes it.
+        task: if it has only some of the cases, only these are evaluated.
+        config: the evaluator's ``*_evaluation_config.json``; None uses the rules.
 
     Raises:
         ImageReadError, ConfigError: the JSON cannot be used.

@@ -1,8 +1,8 @@
 """The Learn2Reg evaluator's metrics of one case, by its definitions.
 
-They are not iterreg's own everywhere: labels are warped with scipy's rules for the border, HD95 has
-a spacing of 1 voxel, TRE reads the field with a cubic spline, and a fold hardly shows in SDlogJ.
-Arrays are in nibabel's order throughout.
+Some differ from iterreg's own: labels are warped with scipy's rules for the border, HD95 has a
+spacing of 1 voxel, TRE interpolates the field with a cubic spline, and SDlogJ hardly reacts to
+folds. All arrays are in nibabel's order.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Labels = NDArray[np.int32]
 Field = NDArray[np.floating[Any]]
 
 ROWS_PER_SLAB = 16
-"""Rows of the first axis that are warped together: bounds the coordinates' memory."""
+"""Rows of the first axis that are warped at once, to limit the memory of the coordinates."""
 
 
 def read_labels(path: str | Path) -> Labels:
-    """A label map as the evaluator sees it: nibabel's array, its geometry ignored.
+    """Read a label map as the evaluator does: nibabel's array, without its geometry.
 
     Raises:
         ImageReadError: missing or unreadable.
@@ -40,10 +40,10 @@ def read_labels(path: str | Path) -> Labels:
 
 
 def read_points(path: str | Path) -> NDArray[np.float64]:
-    """Keypoints: headerless CSV, (n, 3) voxel indices in nibabel's order.
+    """Read keypoints from a CSV without header: (n, 3) voxel indices in nibabel's order.
 
     Raises:
-        ImageReadError: missing, or not three numbers a line.
+        ImageReadError: missing, or not three numbers per line.
     """
     try:
         points = np.loadtxt(path, delimiter=",", ndmin=2)
@@ -51,12 +51,12 @@ def read_points(path: str | Path) -> NDArray[np.float64]:
         reason = " ".join(str(error).split())[:120]
         raise ImageReadError(f"{path}: expected a headerless CSV of points: {reason}") from error
     if points.size == 0 or points.shape[1] != 3 or not np.isfinite(points).all():
-        raise ImageReadError(f"{path}: expected three numbers a line, got shape {points.shape}")
+        raise ImageReadError(f"{path}: expected three numbers per line, got shape {points.shape}")
     return np.asarray(points, np.float64)
 
 
 def read_mask(path: str | Path) -> NDArray[np.bool_]:
-    """A mask as the evaluator reads it: where it is exactly 1.
+    """Read a mask as the evaluator does: voxels of exactly 1 are inside.
 
     Raises:
         ImageReadError, ImageContentError: as :func:`read_labels`.
@@ -65,7 +65,7 @@ def read_mask(path: str | Path) -> NDArray[np.bool_]:
 
 
 def read_spacing(path: str | Path) -> tuple[float, float, float]:
-    """Voxel spacing of an image in nibabel's order, mm.
+    """Read an image's voxel spacing in nibabel's order, mm.
 
     Raises:
         ImageReadError: missing or unreadable.
@@ -75,7 +75,7 @@ def read_spacing(path: str | Path) -> tuple[float, float, float]:
 
 
 def warp_labels_l2r(moving: Labels, displacement_l2r: Field) -> Labels:
-    """Pull labels with ``scipy.ndimage.map_coordinates``, order 0, 0 outside the outermost centres.
+    """Warp labels with ``scipy.ndimage.map_coordinates``, order 0; 0 beyond the outermost centres.
 
     Args:
         moving: (I', J', K').
@@ -98,25 +98,25 @@ def warp_labels_l2r(moving: Labels, displacement_l2r: Field) -> Labels:
 
 
 def score_dice(fixed: Labels, moving: Labels, warped: Labels, labels: Sequence[int]) -> list[float]:
-    """Dice of each label; NaN where it is empty in the fixed or the unwarped moving labels."""
-    found = dice(torch.from_numpy(fixed), torch.from_numpy(warped), labels)
-    return [found[v] if _counts(v, fixed, moving) else float("nan") for v in labels]
+    """Compute Dice of each label; NaN if it is empty in the fixed or the unwarped moving labels."""
+    by_label = dice(torch.from_numpy(fixed), torch.from_numpy(warped), labels)
+    return [by_label[v] if _in_both(v, fixed, moving) else float("nan") for v in labels]
 
 
 def score_hd95(fixed: Labels, moving: Labels, warped: Labels, labels: Sequence[int]) -> list[float]:
-    """HD95 of each label, spacing 1, by DeepMind's surfaces; NaN as in :func:`score_dice`.
+    """Compute HD95 of each label, with spacing 1 and DeepMind's surfaces; NaN as for Dice.
 
-    A label that is warped out of sight is infinitely far.
+    A label of which no voxel is left after warping is infinitely far.
     """
-    wanted = [v for v in labels if _counts(v, fixed, moving)]
-    found = hd95_by_label_mm(
-        torch.from_numpy(fixed), torch.from_numpy(warped), wanted, (1.0, 1.0, 1.0)
+    in_both = [v for v in labels if _in_both(v, fixed, moving)]
+    by_label = hd95_by_label_mm(
+        torch.from_numpy(fixed), torch.from_numpy(warped), in_both, (1.0, 1.0, 1.0)
     )
-    lost = {v for v, distance in found.items() if np.isnan(distance)}
-    return [float("inf") if v in lost else found.get(v, float("nan")) for v in labels]
+    lost = {v for v, distance in by_label.items() if np.isnan(distance)}
+    return [float("inf") if v in lost else by_label.get(v, float("nan")) for v in labels]
 
 
-def _counts(value: int, fixed: Labels, moving: Labels) -> bool:
+def _in_both(value: int, fixed: Labels, moving: Labels) -> bool:
     return bool((fixed == value).any() and (moving == value).any())
 
 
@@ -126,11 +126,11 @@ def score_tre(
     displacement_l2r: Field,
     moving_spacing: Sequence[float],
 ) -> NDArray[np.float64]:
-    """TRE of each keypoint, mm of the moving image.
+    """Compute the TRE of each keypoint, mm in the moving image.
 
     Args:
         fixed, moving: (n, 3) voxel indices.
-        displacement_l2r: (I, J, K, 3) voxels; read by a cubic spline, 0 outside.
+        displacement_l2r: (I, J, K, 3) voxels; interpolated with a cubic spline, 0 outside.
         moving_spacing: mm, in nibabel's order.
 
     Raises:
@@ -140,14 +140,14 @@ def score_tre(
 
     if fixed.shape != moving.shape:
         raise GeometryError(f"keypoints: expected {len(fixed)} in both, got {len(moving)}")
-    moved = [map_coordinates(displacement_l2r[..., c], fixed.T) for c in range(3)]
-    apart = (fixed + np.stack(moved, axis=1) - moving) * np.asarray(moving_spacing)
-    distance: NDArray[np.float64] = np.linalg.norm(apart, axis=1)
+    displacement = [map_coordinates(displacement_l2r[..., c], fixed.T) for c in range(3)]
+    error_mm = (fixed + np.stack(displacement, axis=1) - moving) * np.asarray(moving_spacing)
+    distance: NDArray[np.float64] = np.linalg.norm(error_mm, axis=1)
     return distance
 
 
 def score_sdlogj(displacement_l2r: Field, mask: NDArray[np.bool_] | None) -> float:
-    """SDlogJ with 3 added, 2 voxels cropped; inside the mask where there is one."""
+    """Compute SDlogJ with 3 added and 2 voxels cropped, inside the mask if there is one."""
     return sdlogj_l2r(np.asarray(displacement_l2r), mask)
 
 

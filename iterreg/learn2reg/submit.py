@@ -1,4 +1,4 @@
-"""All cases of a task, one after the other or side by side; then the zip."""
+"""Register all cases of a task, in turn or in parallel, and zip the fields."""
 
 from __future__ import annotations
 
@@ -16,37 +16,35 @@ from iterreg.devices import pick_device
 from iterreg.errors import DeviceError, IterregError, OutputError
 from iterreg.learn2reg.archive import write_zip
 from iterreg.learn2reg.files import check_format
-from iterreg.learn2reg.register import (
-    Outcome,
-    Report,
-    Settings,
-    config_of,
-    field_path,
-    register_case,
-)
+from iterreg.learn2reg.register import Outcome, Settings, config_of, field_path, register_case
 from iterreg.learn2reg.task import Pair, Task, read_task
+from iterreg.progress import Progress, ProgressCallback, ignore_progress
+
+ZIPPING = 0.99
+"""Fraction of the work that is done when only the zip is left."""
 
 
 def submit(
-    task: Task, settings: Settings, out: Path, *, jobs: int = 1, report: Report
+    task: Task, settings: Settings, out: Path, *, jobs: int = 1, progress: ProgressCallback
 ) -> tuple[tuple[Outcome, ...], bool]:
     """Register every case of a task and zip the fields.
 
-    A case that fails is told of, and the others go on. Finished cases are verified and kept, so
-    that the same call after an interruption goes on where it was.
+    If a case fails, the others continue. Finished cases are verified and kept, so that the same
+    call continues after an interruption.
 
     Args:
-        task: its cases; where only some were asked for, the zip waits for the others' fields.
-        settings: how.
+        task: the cases. If it has only some of the split's, the zip is written once the fields of
+            all others exist.
+        settings: how to register them.
         out: the zip.
-        jobs: cases at a time, each in a process of its own.
-        report: called with words and a fraction of the whole.
+        jobs: cases at a time, each in its own process.
+        progress: called with the progress of all cases together.
 
     Returns:
-        An outcome a case, in the task's order, and whether the zip was written.
+        An outcome per case, in the task's order, and whether the zip was written.
 
     Raises:
-        ConfigError, DeviceError, OutputError: what would let every case fail, before any begins.
+        ConfigError, DeviceError, OutputError: every case would fail; raised before any begins.
     """
     check_format(settings.extension, settings.dtype)
     pick_device(settings.device)
@@ -60,14 +58,16 @@ def submit(
     if settings.threads is None and jobs > 1:
         settings = replace(settings, threads=max(1, (os.cpu_count() or 1) // jobs))
     outcomes = (
-        _in_turn(task, settings, report) if jobs == 1 else _abreast(task, settings, jobs, report)
+        _in_turn(task, settings, progress)
+        if jobs == 1
+        else _in_parallel(task, settings, jobs, progress)
     )
     failed = any(not outcome.ok for outcome in outcomes)
     every = read_task(task.folder, task.split).pairs if task.is_part else task.pairs
     paths = [field_path(settings, pair) for pair in every]
     if failed or not all(path.is_file() for path in paths):
         return tuple(outcomes), False
-    report("zipping", 0.99)
+    progress(Progress("zip", ZIPPING, "zipping"))
     write_zip(paths, out)
     return tuple(outcomes), True
 
@@ -79,43 +79,47 @@ def _make_folder(folder: Path) -> None:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
-def _in_turn(task: Task, settings: Settings, report: Report) -> list[Outcome]:
-    clock = _Clock(len(task.pairs))
+def _in_turn(task: Task, settings: Settings, progress: ProgressCallback) -> list[Outcome]:
+    remaining = _RemainingTime(len(task.pairs))
     outcomes = []
     for number, pair in enumerate(task.pairs):
 
-        def inner(message: str, fraction: float, case: str = pair.case, at: int = number) -> None:
-            report(f"{case}: {message}", 0.99 * (at + fraction) / len(task.pairs))
+        def of_case(event: Progress, case: str = pair.case, done: int = number) -> None:
+            fraction = ZIPPING * (done + event.fraction) / len(task.pairs)
+            progress(Progress(event.stage, fraction, f"{case}: {event.message}"))
 
-        outcomes.append(_attempt(task, pair, settings, inner))
-        report(clock.told(outcomes), 0.99 * (number + 1) / len(task.pairs))
+        outcomes.append(_attempt(task, pair, settings, of_case))
+        progress(remaining.event(outcomes))
     return outcomes
 
 
-def _abreast(task: Task, settings: Settings, jobs: int, report: Report) -> list[Outcome]:
-    clock = _Clock(len(task.pairs))
+def _in_parallel(
+    task: Task, settings: Settings, jobs: int, progress: ProgressCallback
+) -> list[Outcome]:
+    remaining = _RemainingTime(len(task.pairs))
     done: dict[str, Outcome] = {}
     with _workers(jobs) as pool:
         running: dict[Future[Outcome], Pair] = {
-            pool.submit(_attempt, task, pair, settings, _silent): pair for pair in task.pairs
+            pool.submit(_attempt, task, pair, settings, ignore_progress): pair
+            for pair in task.pairs
         }
         for future in as_completed(running):
             pair = running[future]
             try:
                 outcome = future.result()
-            except Exception as error:  # the process is gone: killed, most often for its memory
-                told = f"its process ended ({error}); out of memory? try fewer --jobs"
-                outcome = Outcome(pair.case, False, told, float("nan"), float("nan"))
+            except Exception as error:  # the process was killed, most often for its memory
+                reason = f"its process ended ({error}); out of memory? try fewer --jobs"
+                outcome = Outcome(pair.case, False, reason, float("nan"), float("nan"))
             done[pair.case] = outcome
-            report(clock.told(list(done.values())), 0.99 * len(done) / len(task.pairs))
+            progress(remaining.event(list(done.values())))
     return [done[pair.case] for pair in task.pairs]
 
 
 @contextmanager
 def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that start clean (torch's threads do not survive a fork) and end with us."""
+    """Start worker processes by spawning (torch's threads do not survive a fork), and end them."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_tidy_up_when_ended)
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_clean_up_on_termination)
     try:
         yield pool
     except BaseException:
@@ -126,37 +130,37 @@ def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
     pool.shutdown()
 
 
-def _tidy_up_when_ended() -> None:
-    """Let a worker that is told to end remove what it has begun to write."""
+def _clean_up_on_termination() -> None:
+    """Let a terminated worker remove its partial files."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def _silent(message: str, fraction: float) -> None:
-    """A worker reports when it is done."""
-
-
-def _attempt(task: Task, pair: Pair, settings: Settings, report: Report) -> Outcome:
-    """Register a case; a failure becomes its outcome, Ctrl-C does not."""
+def _attempt(task: Task, pair: Pair, settings: Settings, progress: ProgressCallback) -> Outcome:
+    """Register a case; turn any error, but not Ctrl-C, into an outcome."""
     begun = time.perf_counter()
     try:
-        return register_case(task, pair, settings, report)
+        return register_case(task, pair, settings, progress)
     except IterregError as error:
-        told = " ".join(str(error).split())
-    except Exception as error:  # one bad case must not end a night's work
-        told = f"this is a bug in iterreg: {type(error).__name__}: {error}"[:300]
+        reason = str(error)
+    except Exception as error:  # one bad case must not stop the others
+        reason = f"this is a bug in iterreg: {type(error).__name__}: {error}"[:300]
     seconds = time.perf_counter() - begun
-    return Outcome(pair.case, False, " ".join(told.split()), seconds, float("nan"))
+    return Outcome(pair.case, False, " ".join(reason.split()), seconds, float("nan"))
 
 
-class _Clock:
-    """Time left, from the cases that were registered in this call."""
+class _RemainingTime:
+    """Estimates the remaining time from the cases that were registered in this call."""
 
     def __init__(self, cases: int) -> None:
         self._cases = cases
         self._begun = time.perf_counter()
 
-    def told(self, outcomes: list[Outcome]) -> str:
-        """A line about the case that ended last."""
+    def event(self, outcomes: list[Outcome]) -> Progress:
+        """Make an event for the case that ended last."""
+        fraction = ZIPPING * len(outcomes) / self._cases
+        return Progress("case", fraction, self._message(outcomes))
+
+    def _message(self, outcomes: list[Outcome]) -> str:
         last, left = outcomes[-1], self._cases - len(outcomes)
         how = "kept" if last.kept else f"done in {last.seconds:.1f} s" if last.ok else "failed"
         worked = sum(not outcome.kept for outcome in outcomes)

@@ -1,4 +1,4 @@
-"""A downloaded Learn2Reg task: its JSON, its pairs, and the files that belong to an image."""
+"""A downloaded Learn2Reg task: its JSON, its pairs, and the files of an image."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SPLITS = {
     "val": ("registration_val", "numRegistration_val"),
     "test": ("registration_test", "numRegistration_test"),
 }
-"""The keys of each split in the JSON: the pairs, and how many there should be."""
+"""The keys of each split in the JSON: the pairs, and their number."""
 
 IMAGE_NAME = re.compile(r"(\d{4})_(\d{4})\.nii\.gz$")
-"""The evaluator takes subject and modality from the last letters of a file's name."""
+"""Subject and modality, which the evaluator takes from the end of a file's name."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Pair:
     """One registration of a task.
 
     Args:
-        fixed, moving: paths inside the task's folder, as its JSON has them.
+        fixed, moving: paths inside the task's folder, as in its JSON.
         fixed_subject, fixed_modality, moving_subject, moving_modality: four digits each.
     """
 
@@ -47,7 +47,7 @@ class Pair:
 
     @property
     def long_name(self) -> str:
-        """The name of the field's file, without its extension; always accepted."""
+        """The field's file name without extension, which is always accepted."""
         return (
             f"disp_{self.fixed_subject}_{self.fixed_modality}_"
             f"{self.moving_subject}_{self.moving_modality}"
@@ -55,14 +55,14 @@ class Pair:
 
     @property
     def short_name(self) -> str | None:
-        """The short name, which wins where it is accepted: fixed 0000, moving 0001."""
+        """The short name, read first if it is allowed: for fixed 0000 and moving 0001 only."""
         if (self.fixed_modality, self.moving_modality) != ("0000", "0001"):
             return None
         return f"disp_{self.fixed_subject}_{self.moving_subject}"
 
     @property
     def file_names(self) -> tuple[str, ...]:
-        """Names under which the evaluator looks for the field, the first that is there wins."""
+        """File names that the evaluator looks for; it reads the first that exists."""
         stems = [s for s in (self.short_name, self.long_name) if s is not None]
         return tuple(f"{stem}{ext}" for stem in stems for ext in (".npz", ".nii.gz"))
 
@@ -72,14 +72,14 @@ class Task:
     """A task folder.
 
     Args:
-        folder: where it is.
-        name: ThoraxCBCT and the like.
+        folder: of the task.
+        name: such as ThoraxCBCT.
         pairs: of one split, in the order of the JSON.
         split: ``val`` or ``test``.
-        shape_ijk: voxels of an image in nibabel's order; None where the JSON does not say.
-        provided: kinds of data that the JSON promises (image, label, mask, keypoints ...).
-        notes: what in the JSON does not agree with itself.
-        is_part: whether only some of the split's cases were asked for.
+        shape_ijk: voxels of an image in nibabel's order; None if the JSON does not say.
+        provided: kinds of data that the JSON lists (image, label, mask, keypoints ...).
+        notes: inconsistencies of the JSON.
+        is_part: whether ``pairs`` are only some of the split's.
     """
 
     folder: Path
@@ -96,36 +96,36 @@ class Task:
         return f"Task({self.name}, {len(self.pairs)} {self.split} pairs, {shape})"
 
     def path(self, inside: PurePosixPath) -> Path:
-        """A file of the task."""
+        """Return the full path of a file of the task."""
         return self.folder / inside
 
     def companion(self, image: PurePosixPath, kind: str, extension: str = ".nii.gz") -> Path:
-        """The file of another kind that belongs to an image: ``imagesTr/x`` -> ``labelsTr/x``.
+        """Return an image's file of another kind: ``imagesTr/x`` -> ``labelsTr/x``.
 
         Args:
-            image: an image's path inside the folder.
-            kind: what stands for ``images`` in the folder's name.
+            image: path of the image inside the folder.
+            kind: replaces ``images`` in the folder's name.
             extension: of the companion.
         """
         swapped = PurePosixPath(*(part.replace("images", kind) for part in image.parent.parts))
         return self.path(swapped / (image.name.removesuffix(".nii.gz") + extension))
 
     def label_maps(self, pair: Pair) -> tuple[Path, Path] | None:
-        """The label maps of both images, where both are there."""
+        """Return the label maps of both images, if both exist."""
         return self._both(pair, "labels")
 
     def masks(self, pair: Pair) -> tuple[Path, Path] | None:
-        """The masks of both images, where both are there."""
+        """Return the masks of both images, if both exist."""
         return self._both(pair, "masks")
 
     def keypoints(self, pair: Pair, kind: str = "keypoints") -> tuple[Path, Path] | None:
-        """Corresponding points of both images: headerless CSV, voxel indices.
+        """Return the corresponding points of both images: CSV without header, voxel indices.
 
-        Between modalities other than 0000 and 0001 they are those of the pair of modalities: the
-        evaluator's folder is ``keypoints00000001Tr``, the download's ``keypoints01Tr``.
+        For two modalities other than 0000 and 0001 the folder names both of them: the evaluator's
+        is ``keypoints00000001Tr``, the download's ``keypoints01Tr``.
 
         Args:
-            pair: whose.
+            pair: the case.
             kind: ``keypoints`` or ``landmarks``.
         """
         kinds = [kind]
@@ -146,15 +146,15 @@ def read_task(folder: str | Path, split: str = "val", cases: Sequence[str] = ())
     """Read a task's JSON.
 
     Args:
-        folder: the task's folder, with one ``*_dataset.json``; or that file.
+        folder: the task's folder, which contains one ``*_dataset.json``; or that file.
         split: ``val`` or ``test``.
-        cases: keep these alone, each a subject (``0011``), an image of it (``0011_0001``) or a
-            whole case (``0011_0001<--0011_0000``); all when empty.
+        cases: the cases to keep, each given as a subject (``0011``), an image of it
+            (``0011_0001``) or a case (``0011_0001<--0011_0000``); empty keeps all.
 
     Raises:
         ImageReadError: no such folder or JSON.
-        ConfigError: more than one JSON, one without a name or the split's pairs, names that the
-            evaluator cannot read, paths that leave the folder, or a case that is not there.
+        ConfigError: more than one JSON, no name or no pairs in it, names that the evaluator cannot
+            read, paths that leave the folder, or an unknown case.
     """
     if split not in SPLITS:
         raise ConfigError(f"split {split}: expected one of {', '.join(SPLITS)}")
@@ -179,7 +179,7 @@ def read_task(folder: str | Path, split: str = "val", cases: Sequence[str] = ())
 
 
 def pair_of(fixed: str, moving: str, where: Path) -> Pair:
-    """A pair from two paths of a JSON.
+    """Make a pair from two paths of a JSON.
 
     Raises:
         ConfigError: a path that leaves the folder, or a name without subject and modality.
@@ -202,11 +202,11 @@ def pair_of(fixed: str, moving: str, where: Path) -> Pair:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds one table.
+    """Read a JSON file that contains one object.
 
     Raises:
         ImageReadError: missing or unreadable.
-        ConfigError: not JSON, or not a table.
+        ConfigError: not JSON, or not an object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -234,7 +234,7 @@ def _find_json(folder: Path) -> Path:
 
 
 def _listed_pairs(content: Mapping[str, Any], split: str, path: Path) -> list[Any]:
-    """The split's list; a list under ``pairs`` stands for the validation's."""
+    """Return the split's pairs; a plain list under ``pairs`` belongs to the validation split."""
     key = SPLITS[split][0]
     pairs = content.get("pairs")
     if isinstance(pairs, Mapping):
@@ -243,12 +243,12 @@ def _listed_pairs(content: Mapping[str, Any], split: str, path: Path) -> list[An
         pairs = None
     listed = content.get(key) or pairs
     if not isinstance(listed, list) or not listed:
-        raise ConfigError(f"{path}: expected pairs under {key}, got none; is it another split?")
+        raise ConfigError(f"{path}: expected pairs under {key}, got none; is this the right split?")
     return listed
 
 
 def _pair(entry: Any, path: Path) -> Pair:
-    """A pair in any of its forms: a table, or a list of two; each end a path or a table."""
+    """Read a pair in any of its forms: an object or a list of two, each a path or an object."""
     if isinstance(entry, Mapping):
         ends = [entry.get("fixed"), entry.get("moving")]
     else:
@@ -289,7 +289,7 @@ def _shape(content: Mapping[str, Any], path: Path) -> tuple[int, int, int] | Non
 
 
 def _provided(content: Mapping[str, Any]) -> tuple[str, ...]:
-    """Kinds of data, those of all modalities together."""
+    """List the kinds of data of all modalities together."""
     provided = content.get("provided_data")
     lists = provided.values() if isinstance(provided, Mapping) else [provided]
     kinds = (str(kind) for each in lists if isinstance(each, list) for kind in each)
@@ -298,5 +298,5 @@ def _provided(content: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _count_notes(content: Mapping[str, Any], split: str, count: int) -> tuple[str, ...]:
     key = SPLITS[split][1]
-    told = content.get(key, count)
-    return () if told == count else (f"{key} says {told}, but {count} pairs are listed",)
+    stated = content.get(key, count)
+    return () if stated == count else (f"{key} says {stated}, but {count} pairs are listed",)

@@ -1,8 +1,10 @@
-"""The transform that most matched regions agree on: large offsets, found from centroids alone.
+"""RANSAC alignment: the transform that most matched regions agree on, from their centroids alone.
 
-Fundus photographs and aerial pictures of one place differ by a rotation, a scale and a shift that
-no optimiser should have to cross. Wrong matches are many, so the transform is the one with the most
-matches near it, refined on these.
+Fundus photographs and aerial pictures of one place can differ by a rotation, a scale and a shift
+that are too large for an optimiser to cross. Many matches are wrong, so transforms are fitted to
+small samples of matches, scored by their inliers, and the best one is refitted on its inliers.
+
+Source: Fischler and Bolles, Random sample consensus, Communications of the ACM 24 (6), 1981.
 """
 
 from __future__ import annotations
@@ -19,28 +21,31 @@ from iterreg.geometry import Matrix, apply_affine
 
 Floats = NDArray[np.float64]
 
-KINDS = ("translation", "similarity", "affine")
-NEEDED = {"translation": 1, "similarity": 2, "affine": 3}
+SAMPLE_SIZE = {"translation": 1, "similarity": 2, "affine": 3}
+"""Matches that define a transform of each kind."""
 
-LEAST_SUPPORT = 3
-"""Matches beyond those that define a transform, which must agree with it."""
+MIN_EXTRA_INLIERS = 3
+"""A transform needs this many inliers in addition to the matches that define it."""
 
-TRIALS = 4000
-"""Most samples; all of them where there are fewer."""
+MAX_SAMPLES = 4000
+"""Most samples that are tried. If there are fewer subsets, all of them are."""
 
-SCALES = (0.5, 2.0)
-"""A scale outside this is a wrong match."""
+SCALE_RANGE = (0.5, 2.0)
+"""A transform with a scale outside this range comes from wrong matches."""
+
+REFITS = 5
+"""Most rounds of refitting on the inliers."""
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """A transform from fixed to moving points, and how well it is supported.
+    """A transform from fixed to moving points, and its inliers.
 
     Args:
         affine_lps: homogeneous, (rank + 1, rank + 1).
         kind: translation, similarity, affine, or identity.
-        inliers: which matches agree, (N,) bool.
-        residual_mm: their median distance.
+        inliers: which matches agree with it, (N,) bool.
+        residual_mm: median distance of the inliers.
     """
 
     affine_lps: Matrix
@@ -52,10 +57,15 @@ class Alignment:
         return f"Alignment({self.summary})"
 
     @property
+    def inlier_count(self) -> int:
+        """Number of matches that agree."""
+        return int(self.inliers.sum())
+
+    @property
     def summary(self) -> str:
-        """The kind, and how many matches agree how well."""
+        """The kind, the number of inliers, and their residual, in words."""
         return (
-            f"{self.kind}: {int(self.inliers.sum())} of {self.inliers.size} matches agree within "
+            f"{self.kind}: {self.inlier_count} of {self.inliers.size} matches agree within "
             f"{self.residual_mm:.1f} mm"
         )
 
@@ -63,91 +73,98 @@ class Alignment:
 def align(
     fixed_lps: Floats,
     moving_lps: Floats,
-    reach_mm: float,
+    inlier_distance_mm: float,
     kind: str = "similarity",
     seed: int = 0,
-    least_support: int = LEAST_SUPPORT,
+    min_extra_inliers: int = MIN_EXTRA_INLIERS,
 ) -> Alignment:
-    """The transform that most pairs of points agree on.
+    """Find the transform with the most inliers.
 
     Args:
         fixed_lps, moving_lps: (N, rank), centroids of matched regions.
-        reach_mm: how near a pair must land to agree.
-        kind: ``translation``, ``similarity`` (rotation, one scale, shift; rank 2) or ``affine``
-            (rank 2).
-        seed: of the samples.
-        least_support: pairs beyond those that define the transform, which must agree with it; 0
-            where there is no other evidence, so that even the identity is no better.
+        inlier_distance_mm: a match is an inlier if its two ends land this close.
+        kind: ``translation``, ``similarity`` (rotation, one scale, shift; rank 2 only) or
+            ``affine`` (rank 2 only).
+        seed: of the random samples.
+        min_extra_inliers: inliers that a transform needs in addition to the matches that define
+            it. With 0 the identity gets no preference either: use it if there is no other
+            evidence.
 
     Returns:
-        The transform; the identity where it is supported as well, or nothing is.
+        The transform, or the identity if that has about as many inliers.
+
+    Example:
+        >>> fixed = np.array([[0.0, 0.0], [40.0, 0.0], [0.0, 30.0], [40.0, 30.0], [20.0, 9.0]])
+        >>> found = align(fixed, fixed + [100.0, 50.0], inlier_distance_mm=1.0, kind="translation")
+        >>> found.kind, found.inlier_count
+        ('translation', 5)
     """
     rank = fixed_lps.shape[1]
-    best = _judged(np.eye(rank + 1), "identity", fixed_lps, moving_lps, reach_mm)
-    needed = NEEDED[kind]
-    for sample in _samples(len(fixed_lps), needed, seed):
-        model = _fit(fixed_lps[sample], moving_lps[sample], kind)
-        if model is None:
+    best = _score(np.eye(rank + 1), "identity", fixed_lps, moving_lps, inlier_distance_mm)
+    required = SAMPLE_SIZE[kind] + min_extra_inliers
+    for sample in _samples(len(fixed_lps), SAMPLE_SIZE[kind], seed):
+        affine_lps = _fit(fixed_lps[sample], moving_lps[sample], kind)
+        if affine_lps is None:
             continue
-        found = _judged(model, kind, fixed_lps, moving_lps, reach_mm)
-        if _support(found) >= needed + least_support and _better(found, best, least_support):
-            best = found
-    return _polished(best, fixed_lps, moving_lps, reach_mm)
+        candidate = _score(affine_lps, kind, fixed_lps, moving_lps, inlier_distance_mm)
+        if candidate.inlier_count >= required and _is_better(candidate, best, min_extra_inliers):
+            best = candidate
+    return _refit_on_inliers(best, fixed_lps, moving_lps, inlier_distance_mm)
 
 
-def _support(found: Alignment) -> int:
-    return int(found.inliers.sum())
+def _is_better(candidate: Alignment, best: Alignment, min_extra_inliers: int) -> bool:
+    """More inliers win. The identity is replaced only if the gain exceeds the sample size."""
+    if best.kind == "identity" and min_extra_inliers:
+        return candidate.inlier_count > best.inlier_count + SAMPLE_SIZE[candidate.kind]
+    return (candidate.inlier_count, -candidate.residual_mm) > (best.inlier_count, -best.residual_mm)
 
 
-def _better(one: Alignment, other: Alignment, least_support: int) -> bool:
-    """More agree; the identity is only given up for more than the pairs that define the rest."""
-    own, theirs = _support(one), _support(other)
-    if other.kind == "identity" and least_support:
-        return own > theirs + NEEDED[one.kind]
-    return (own, -one.residual_mm) > (theirs, -other.residual_mm)
-
-
-def _polished(found: Alignment, fixed: Floats, moving: Floats, reach_mm: float) -> Alignment:
-    """Least squares on those that agree, a few times, as long as no support is lost."""
-    if found.kind == "identity":
-        return found
-    for _ in range(5):
-        model = _fit(fixed[found.inliers], moving[found.inliers], found.kind)
-        if model is None:
+def _refit_on_inliers(
+    best: Alignment, fixed: Floats, moving: Floats, inlier_distance_mm: float
+) -> Alignment:
+    """Repeat least squares on the inliers until an inlier would be lost."""
+    if best.kind == "identity":
+        return best
+    for _ in range(REFITS):
+        affine_lps = _fit(fixed[best.inliers], moving[best.inliers], best.kind)
+        if affine_lps is None:
             break
-        again = _judged(model, found.kind, fixed, moving, reach_mm)
-        if _support(again) < _support(found):
+        refit = _score(affine_lps, best.kind, fixed, moving, inlier_distance_mm)
+        if refit.inlier_count < best.inlier_count:
             break
-        found = again
-    return found
+        best = refit
+    return best
 
 
-def _judged(model: Matrix, kind: str, fixed: Floats, moving: Floats, reach_mm: float) -> Alignment:
-    distance = np.linalg.norm(apply_affine(model, fixed) - moving, axis=1)
-    inliers = distance <= reach_mm
-    residual = float(np.median(distance[inliers])) if inliers.any() else float("inf")
-    return Alignment(model, kind, inliers, residual)
+def _score(
+    affine_lps: Matrix, kind: str, fixed: Floats, moving: Floats, inlier_distance_mm: float
+) -> Alignment:
+    """Find a transform's inliers and their residual."""
+    distance_mm = np.linalg.norm(apply_affine(affine_lps, fixed) - moving, axis=1)
+    inliers = distance_mm <= inlier_distance_mm
+    residual_mm = float(np.median(distance_mm[inliers])) if inliers.any() else float("inf")
+    return Alignment(affine_lps, kind, inliers, residual_mm)
 
 
-def _samples(count: int, needed: int, seed: int) -> Iterator[list[int]]:
-    """All subsets where they are few, random ones otherwise."""
-    if count < needed:
+def _samples(count: int, size: int, seed: int) -> Iterator[list[int]]:
+    """Yield all subsets of a size if they are few, else random ones."""
+    if count < size:
         return
-    if comb(count, needed) <= TRIALS:
-        yield from (list(c) for c in combinations(range(count), needed))
+    if comb(count, size) <= MAX_SAMPLES:
+        yield from (list(c) for c in combinations(range(count), size))
         return
     generator = np.random.default_rng(seed)
-    for _ in range(TRIALS):
-        yield generator.choice(count, needed, replace=False).tolist()
+    for _ in range(MAX_SAMPLES):
+        yield generator.choice(count, size, replace=False).tolist()
 
 
 def _fit(fixed: Floats, moving: Floats, kind: str) -> Matrix | None:
-    """Least squares; None where the points do not say, or say a scale that cannot be."""
+    """Fit by least squares; None if the points do not determine it or its scale is impossible."""
     rank = fixed.shape[1]
-    model = np.eye(rank + 1)
+    affine_lps = np.eye(rank + 1)
     if kind == "translation":
-        model[:rank, rank] = (moving - fixed).mean(0)
-        return model
+        affine_lps[:rank, rank] = (moving - fixed).mean(0)
+        return affine_lps
     a, b = fixed - fixed.mean(0), moving - moving.mean(0)
     spread = float((a**2).sum())
     if spread < 1e-9:
@@ -155,13 +172,13 @@ def _fit(fixed: Floats, moving: Floats, kind: str) -> Matrix | None:
     if kind == "similarity":
         cosine = (a * b).sum() / spread
         sine = (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum() / spread
-        model[:2, :2] = [[cosine, -sine], [sine, cosine]]
+        affine_lps[:2, :2] = [[cosine, -sine], [sine, cosine]]
     else:
         if np.linalg.matrix_rank(a, tol=1e-3 * spread**0.5) < rank:
             return None
-        model[:rank, :rank] = np.linalg.lstsq(a, b, rcond=None)[0].T
-    scale = np.linalg.svd(model[:rank, :rank], compute_uv=False)
-    if scale.min() < SCALES[0] or scale.max() > SCALES[1]:
+        affine_lps[:rank, :rank] = np.linalg.lstsq(a, b, rcond=None)[0].T
+    scales = np.linalg.svd(affine_lps[:rank, :rank], compute_uv=False)
+    if scales.min() < SCALE_RANGE[0] or scales.max() > SCALE_RANGE[1]:
         return None
-    model[:rank, rank] = moving.mean(0) - model[:rank, :rank] @ fixed.mean(0)
-    return model
+    affine_lps[:rank, rank] = moving.mean(0) - affine_lps[:rank, :rank] @ fixed.mean(0)
+    return affine_lps

@@ -1,8 +1,8 @@
-"""What everything mode found in a picture, kept on disk: a second run encodes nothing.
+"""A cache on disk of everything mode's results, so that a second run encodes nothing.
 
-The key is the picture's content, the weights' fingerprint and the settings; the value the masks in
-run-length form, their prototypes and the picture's mean embedding. A file that cannot be read is as
-good as none.
+A key is a hash of the picture's pixels, the weights' fingerprint and the settings. A value holds
+the masks in run-length form, their prototypes and the picture's mean embedding. A file that cannot
+be read counts as absent.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from iterreg.io import write_aside
 from iterreg.samreg.everything import EverythingSettings, Rois
 from iterreg.samreg.rle import RunLengthMask
 
-LAYOUT = 1
-"""Part of the key: raised when the files or what they mean change."""
+CACHE_VERSION = 1
+"""Part of the key. Raise it when the files, or the meaning of their numbers, change."""
 
 
 class RoiCache:
     """A folder of results, one file per picture.
 
     Args:
-        folder: made when the first result is kept; None keeps nothing.
+        folder: created with the first result; None disables the cache.
     """
 
     def __init__(self, folder: Path | None) -> None:
-        """Touch nothing yet."""
+        """Remember the folder; nothing is read or created yet."""
         self.folder = folder
 
     def find(self, key: str) -> Rois | None:
-        """What was kept under a key, or None."""
+        """Return the result stored under a key, or None."""
         if self.folder is None:
             return None
         try:
-            with np.load(self.folder / f"{key}.npz", allow_pickle=False) as held:
-                return _unpacked({name: held[name] for name in held.files})
+            with np.load(self.folder / f"{key}.npz", allow_pickle=False) as file:
+                return _unpack({name: file[name] for name in file.files})
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return None
 
-    def keep(self, key: str, rois: Rois) -> None:
-        """Keep a result; a folder that cannot be written keeps nothing."""
+    def store(self, key: str, rois: Rois) -> None:
+        """Store a result; do nothing if the folder cannot be written."""
         if self.folder is None:
             return
         lengths = [len(m.runs) for m in rois.masks]
@@ -75,34 +75,41 @@ class RoiCache:
 
 
 def default_folder() -> Path:
-    """Where results are kept unless another folder is named: ``ITERREG_CACHE``, or the user's."""
-    named = os.environ.get("ITERREG_CACHE")
-    if named:
-        return Path(named) / "rois"
+    """Return the default folder: in ``ITERREG_CACHE`` if that is set, else in the user's cache."""
+    chosen = os.environ.get("ITERREG_CACHE")
+    if chosen:
+        return Path(chosen) / "rois"
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "iterreg" / "rois"
 
 
-def key_of(
+def cache_key(
     picture: Tensor, shape: tuple[int, int], fingerprint: str, settings: EverythingSettings
 ) -> str:
-    """The key of a picture's result."""
-    asked = dataclasses.asdict(settings)
-    del asked["batch"]
-    about = json.dumps([LAYOUT, fingerprint, list(picture.shape), list(shape), asked])
-    content = hashlib.sha256(about.encode())
-    content.update(picture.contiguous().numpy().tobytes())
-    return content.hexdigest()
+    """Compute the key of a picture's result.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        shape: rows and columns of the masks.
+        fingerprint: of the segmenter.
+        settings: all of them count but the batch size.
+    """
+    values = dataclasses.asdict(settings)
+    del values["batch"]
+    header = [CACHE_VERSION, fingerprint, list(picture.shape), list(shape), values]
+    digest = hashlib.sha256(json.dumps(header).encode())
+    digest.update(picture.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
-def _unpacked(held: dict[str, NDArray[Any]]) -> Rois:
-    shape = tuple(held["shape"].tolist())
-    ends = np.cumsum(held["lengths"])[:-1]
-    runs = np.split(held["runs"], ends) if len(held["lengths"]) else []
+def _unpack(arrays: dict[str, NDArray[Any]]) -> Rois:
+    shape = tuple(arrays["shape"].tolist())
+    ends = np.cumsum(arrays["lengths"])[:-1]
+    runs = np.split(arrays["runs"], ends) if len(arrays["lengths"]) else []
     return Rois(
         tuple(RunLengthMask(shape, tuple(r.tolist())) for r in runs),
-        torch.from_numpy(held["prototypes"]),
-        torch.from_numpy(held["predicted_iou"]),
-        torch.from_numpy(held["mean"]),
-        *held["counts"].tolist(),
+        torch.from_numpy(arrays["prototypes"]),
+        torch.from_numpy(arrays["predicted_iou"]),
+        torch.from_numpy(arrays["mean"]),
+        *arrays["counts"].tolist(),
     )

@@ -1,4 +1,4 @@
-"""The regions of interest of one image: every slice segmented once, filtered, located."""
+"""Find the regions of interest (ROIs) of one image: segment each slice once, filter, locate."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from iterreg.geometry import apply_affine
-from iterreg.samreg.cache import RoiCache, key_of
-from iterreg.samreg.everything import EverythingSettings, Rois, everything
-from iterreg.samreg.filters import RoiFilter, body_voxels, filtered
+from iterreg.samreg.cache import RoiCache, cache_key
+from iterreg.samreg.everything import EverythingSettings, Rois, segment_everything
+from iterreg.samreg.filters import RoiFilter, body_voxels, filter_rois
 from iterreg.samreg.matching import MatchSettings
 from iterreg.samreg.pictures import PictureStack
 from iterreg.samreg.rle import RunLengthMask, decode_mask
@@ -22,14 +22,15 @@ from iterreg.samreg.segmenter import Segmenter
 
 @dataclass(frozen=True)
 class RoiSettings:
-    """Everything that decides which ROI pairs are found, beside the weights.
+    """All settings that decide which ROI pairs are found; only the weights matter in addition.
 
     Args:
-        everything: which masks survive.
-        rois: which of them are regions of interest.
-        matching: which of these are pairs.
-        axis: z, y or x: slices are cut across it; None takes the axis of the thickest voxels.
-        window: intensities shown black and white; None decides by the kind of image.
+        everything: decides which masks survive.
+        rois: decides which masks are regions of interest.
+        matching: decides which regions of interest are pairs.
+        axis: z, y or x, the axis that slices are cut across; None takes the axis along which
+            voxels are longest.
+        window: intensities to show as black and white; None chooses by the kind of image.
     """
 
     everything: EverythingSettings = field(default_factory=EverythingSettings)
@@ -39,7 +40,7 @@ class RoiSettings:
     window: tuple[float, float] | None = None
 
 
-COUNTED = ("slices", "blank", "cached", "encoded", "points", "candidates", "survivors", "rois")
+COUNT_NAMES = ("slices", "blank", "cached", "encoded", "points", "candidates", "survivors", "rois")
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,16 @@ class Candidates:
     """The regions of interest of one image, slice after slice.
 
     Args:
-        stack: the pictures they were found in.
-        masks: one each, on the voxels of its slice.
-        slices: (N,), the slice of each.
-        prototypes: (N, C). mean: (C,), of all slices.
+        stack: the pictures that they were found in.
+        masks: N masks, each on the voxels of its slice.
+        slices: (N,), the slice number of each.
+        prototypes: (N, C).
+        mean: (C,), mean embedding of all slices.
         centroids_lps: (N, rank).
-        counts: slices that were blank, cached, encoded; points, candidates, survivors, rois.
-        seconds: encode, decode, filter.
+        counts: how many slices there are, and how many were blank, cached or encoded; how many
+            points were decoded, and how many masks there were before any filter (candidates),
+            after everything mode's (survivors) and after the ROI filter (rois).
+        seconds: spent on encode, decode and filter.
     """
 
     stack: PictureStack
@@ -69,33 +73,44 @@ class Candidates:
         return len(self.masks)
 
 
-def candidates(
+def find_candidates(
     stack: PictureStack,
     segmenter: Segmenter,
     settings: RoiSettings,
     cache: RoiCache,
-    progress: Callable[[float], None] = lambda share: None,
+    on_fraction: Callable[[float], None] = lambda fraction: None,
 ) -> Candidates:
-    """The regions of interest of an image: each slice that shows anything is encoded once."""
+    """Find the regions of interest of an image; each slice that is not blank is encoded once.
+
+    Args:
+        stack: the image's pictures.
+        segmenter: encodes and decodes them.
+        settings: which masks to keep; those of the matching play no part.
+        cache: of results by slice.
+        on_fraction: called with the fraction of the work that is done.
+    """
     per_slice: list[tuple[int, Rois]] = []
-    counts = dict.fromkeys(COUNTED, 0)
+    counts = dict.fromkeys(COUNT_NAMES, 0)
     seconds = dict.fromkeys(("encode", "decode", "filter"), 0.0)
-    unit = {"picture": float(np.prod(stack.slice_shape)), "mm2": 1 / float(np.prod(stack.pixel_mm))}
+    unit_voxels = {
+        "picture": float(np.prod(stack.slice_shape)),
+        "mm2": 1 / float(np.prod(stack.pixel_mm)),
+    }
     for number, picture in enumerate(stack.pixels):
         counts["slices"] += 1
-        share = number / len(stack.pixels)
+        done = number / len(stack.pixels)
         if picture is None:
             counts["blank"] += 1
             continue
 
-        def step(part: float, share: float = share) -> None:
-            progress(share + part / len(stack.pixels))
+        def within_slice(fraction: float, done: float = done) -> None:
+            on_fraction(done + fraction / len(stack.pixels))
 
-        rois = _segmented(picture, stack.slice_shape, segmenter, settings, cache, step)
+        rois = _segment(picture, stack.slice_shape, segmenter, settings, cache, within_slice)
         begun = time.perf_counter()
         counts["survivors"] += len(rois)
-        size = unit.get(settings.rois.area_of) or body_voxels(picture, stack.slice_shape)
-        rois = filtered(rois, settings.rois, size)
+        unit = unit_voxels.get(settings.rois.area_of) or body_voxels(picture, stack.slice_shape)
+        rois = filter_rois(rois, settings.rois, unit)
         seconds["filter"] += time.perf_counter() - begun
         for name, value in rois.seconds.items():
             seconds[name] += value
@@ -104,35 +119,37 @@ def candidates(
         counts["candidates"] += rois.candidates
         counts["rois"] += len(rois)
         per_slice.append((number, rois))
-    return _joined(stack, per_slice, counts, seconds)
+    return _join(stack, per_slice, counts, seconds)
 
 
-def _segmented(
+def _segment(
     picture: torch.Tensor,
     shape: tuple[int, int],
     segmenter: Segmenter,
     settings: RoiSettings,
     cache: RoiCache,
-    progress: Callable[[float], None],
+    on_fraction: Callable[[float], None],
 ) -> Rois:
-    """The masks of one slice, out of the cache where they are there."""
-    progress(0.0)
-    key = key_of(picture, shape, segmenter.fingerprint, settings.everything)
-    known = cache.find(key)
-    if known is not None:
-        return known
+    """Return the masks of one slice, from the cache if they are there."""
+    on_fraction(0.0)
+    key = cache_key(picture, shape, segmenter.fingerprint, settings.everything)
+    cached = cache.find(key)
+    if cached is not None:
+        return cached
     begun = time.perf_counter()
     with torch.inference_mode():
         embedding = segmenter.encode([picture])[0]
         encoded = time.perf_counter()
-        rois = everything(segmenter, embedding, picture, shape, settings.everything, progress)
+        rois = segment_everything(
+            segmenter, embedding, picture, shape, settings.everything, on_fraction
+        )
     ended = time.perf_counter()
-    cache.keep(key, rois)
+    cache.store(key, rois)
     rois.seconds.update(encode=encoded - begun, decode=ended - encoded)
     return rois
 
 
-def _joined(
+def _join(
     stack: PictureStack,
     per_slice: list[tuple[int, Rois]],
     counts: dict[str, int],
@@ -154,7 +171,7 @@ def _centroids(
     index = np.zeros((len(masks), stack.grid.rank))
     across = [k for k in range(stack.grid.rank) if k != stack.axis]
     for row, mask in enumerate(masks):
-        index[row, across] = [where.mean() for where in np.nonzero(decode_mask(mask))]
+        index[row, across] = [along.mean() for along in np.nonzero(decode_mask(mask))]
     if stack.axis is not None:
         index[:, stack.axis] = slices
     return apply_affine(stack.grid.index_to_lps, index)

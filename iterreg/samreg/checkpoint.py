@@ -1,8 +1,8 @@
-"""Checkpoints: reading them safely, and giving a model exactly its weights.
+"""Read checkpoints safely, and fill a model with exactly its weights.
 
-Accepted are the authors' files (a plain state dict, or one under the key ``model``) and the
-layout of the transformers library (``SamModel``, ``SamHQModel``): a ``.safetensors`` or ``.bin``
-file, or the folder that holds one. No pickled program is ever run.
+Accepted are the authors' files (a plain state dict, or one under the key ``model``) and the layout
+of the transformers library (``SamModel``, ``SamHQModel``): a ``.safetensors`` or ``.bin`` file, or
+the folder that contains one. Pickled programs are never run.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from iterreg.samreg.names import our_names
 from iterreg.samreg.variants import VARIANTS, VariantSpec
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-"""What a folder of the transformers library holds."""
+"""File names of weights in a folder of the transformers library."""
 
 OPTIMISERS = ("torch.optim.adam.Adam", "torch.optim.adamw.AdamW", "torch.optim.sgd.SGD")
-"""SAM-Med2D's training pickles the optimiser beside the weights; it is read past, not rebuilt."""
+"""SAM-Med2D's checkpoint also contains a pickled optimiser, which is skipped."""
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -36,16 +36,16 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
         The weights in float32, and the file's sha256.
 
     Raises:
-        WeightsError: missing, damaged, no checkpoint, or one that holds a program.
+        WeightsError: missing, damaged, not a checkpoint, or one that contains a program.
     """
     file = _file(path)
-    named = our_names(_state(_read(file), file))
-    whole = {k: v.float() if v.is_floating_point() else v for k, v in named.items()}
-    return whole, checksum(file)
+    weights = our_names(_state_dict(_read(file), file))
+    weights = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+    return weights, checksum(file)
 
 
 def checksum(file: Path) -> str:
-    """A file's sha256.
+    """Compute a file's sha256.
 
     Raises:
         WeightsError: it cannot be read.
@@ -58,10 +58,10 @@ def checksum(file: Path) -> str:
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], spec: VariantSpec, path: Path) -> None:
-    """Give a model its weights, all of them and nothing else.
+    """Fill a model with its weights, which must match exactly.
 
     Raises:
-        WeightsError: a weight is missing, superfluous, or of another shape.
+        WeightsError: a weight is missing, unknown, or of another shape.
     """
     expected = {key: value.shape for key, value in model.state_dict().items()}
     missing = [key for key in expected if key not in state]
@@ -92,14 +92,14 @@ def _file(path: Path) -> Path:
 
 
 class _Skipped:
-    """Stands for an object in a checkpoint that is no weight."""
+    """Replaces an object in a checkpoint that is not a weight."""
 
     def __setstate__(self, state: Any) -> None:
-        """Forget it."""
+        """Ignore the object's state."""
 
 
 def _plain_dict(*_: Any) -> dict[Any, Any]:
-    """An optimiser keeps its state in a ``defaultdict``, which torch does not fill safely."""
+    """Replace an optimiser's ``defaultdict``, which torch does not load safely."""
     return {}
 
 
@@ -117,36 +117,34 @@ def _read(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception as error:  # A damaged file fails in too many ways to name them.
+    except Exception as error:  # A damaged file can raise almost anything.
         program = re.search(r"Unsupported (?:global|class): GLOBAL ([\w.]+)", str(error))
         if program:
             raise WeightsError(
-                f"{file}: refused: it holds a pickled program ({program[1]}), not weights alone; "
+                f"{file}: refused: it contains a pickled program ({program[1]}), not only weights; "
                 "save its state dict, or use the authors' file with weights only"
             ) from error
         raise WeightsError(
-            f"{file}: expected a checkpoint, got a file that is damaged, cut short or something "
-            "else"
+            f"{file}: expected a checkpoint, got a file that is damaged, truncated or of another "
+            "kind"
         ) from error
 
 
-def _state(loaded: Any, file: Path) -> dict[str, Tensor]:
+def _state_dict(loaded: Any, file: Path) -> dict[str, Tensor]:
     for key in ("model", "state_dict"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not loaded:
         raise WeightsError(f"{file}: expected weights by name, got {type(loaded).__name__}")
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()):
-        raise WeightsError(f"{file}: expected weights by name, got other things among them")
+        raise WeightsError(f"{file}: expected weights by name, got other objects among them")
     return dict(loaded)
 
 
 def _guess(state: Mapping[str, Tensor]) -> str:
-    """Which variant a state dict looks like, in words."""
-    found = [spec.name for spec in VARIANTS.values() if _looks_like(state, spec)]
-    if found:
-        return f"; it looks like {' or '.join(found)}"
-    return ""
+    """Name the variants that a state dict looks like, in words."""
+    names = [spec.name for spec in VARIANTS.values() if _looks_like(state, spec)]
+    return f"; it looks like {' or '.join(names)}" if names else ""
 
 
 def _looks_like(state: Mapping[str, Tensor], spec: VariantSpec) -> bool:
@@ -159,7 +157,7 @@ def _looks_like(state: Mapping[str, Tensor], spec: VariantSpec) -> bool:
         return any_of(["image_encoder.stages."])
     if any_of([".mlp.adapter."]) != spec.adapters:
         return False
-    place = state.get("image_encoder.pos_embed")
-    if place is None:
+    pos_embed = state.get("image_encoder.pos_embed")
+    if pos_embed is None:
         return False
-    return tuple(place.shape) == (1, spec.grid_px, spec.grid_px, spec.encoder.width)
+    return tuple(pos_embed.shape) == (1, spec.grid_px, spec.grid_px, spec.encoder.width)

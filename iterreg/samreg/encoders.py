@@ -1,6 +1,6 @@
-"""The image encoders of the variants, under the names that the authors' checkpoints use.
+"""The image encoders of the variants, with modules named as in the authors' checkpoints.
 
-Vision transformers are made of segment-anything's blocks, MobileSAM's of timm's TinyViT.
+Vision transformers consist of segment-anything's blocks; MobileSAM's encoder is timm's TinyViT.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ class VitEncoder(nn.Module):
     """Segment Anything's vision transformer.
 
     Args:
-        size: its sizes.
+        size: widths and depth.
         input_px: side of its input.
-        adapters: add SAM-Med2D's to each block.
+        adapters: add SAM-Med2D's adapter to each block.
 
     Source:
         Kirillov et al., Segment Anything, ICCV 2023; Cheng et al., SAM-Med2D, 2023, figure 3.
     """
 
     def __init__(self, size: VitSize, input_px: int, adapters: bool = False) -> None:
-        """Build it with random weights."""
+        """Build the layers with random weights."""
         from segment_anything.modeling import ImageEncoderViT
 
         super().__init__()
@@ -61,8 +61,8 @@ class VitEncoder(nn.Module):
             x: (B, 3, S, S).
 
         Returns:
-            The embedding (B, 256, S / 16, S / 16), and what the first block with global attention
-            gives (B, width, S / 16, S / 16), which HQ-SAM's decoder looks at.
+            The embedding (B, 256, S / 16, S / 16), and the output of the first block with global
+            attention (B, width, S / 16, S / 16), which HQ-SAM's decoder uses.
         """
         x = self.patch_embed(x) + self.pos_embed
         early = None
@@ -75,33 +75,33 @@ class VitEncoder(nn.Module):
 
 
 class AdaptedMlp(nn.Module):
-    """A block's perceptron with SAM-Med2D's adapter beside it.
+    """A block's perceptron with SAM-Med2D's adapter in parallel.
 
     The block computes x + mlp(norm2(x)); with the adapter inside, that is
     x + mlp(n) + adapter(n), n = norm2(x).
     """
 
     def __init__(self, mlp: Any, width: int) -> None:
-        """Take over the perceptron's layers."""
+        """Reuse the perceptron's layers."""
         super().__init__()
         self.lin1, self.act, self.lin2 = mlp.lin1, mlp.act, mlp.lin2
         self.adapter = Adapter(width)
 
     def forward(self, n: Tensor) -> Tensor:
-        """(B, H, W, C) to the same."""
+        """Map (B, H, W, C) to the same shape."""
         result: Tensor = self.lin2(self.act(self.lin1(n))) + self.adapter(n)
         return result
 
 
 class Adapter(nn.Module):
-    """A gate for each channel, then a coarser look around each position, added and normalised.
+    """Gate the channels, add a convolution at half resolution, and normalise.
 
     Source:
         Cheng et al., SAM-Med2D, 2023, section 3.2.
     """
 
     def __init__(self, width: int) -> None:
-        """Build it with random weights."""
+        """Build the layers with random weights."""
         super().__init__()
         inner = width // 4
         self.channel = nn.Sequential(
@@ -119,7 +119,7 @@ class Adapter(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, n: Tensor) -> Tensor:
-        """(B, H, W, C) to the same."""
+        """Map (B, H, W, C) to the same shape."""
         x = n.permute(0, 3, 1, 2)
         gate = self.channel(x.mean((2, 3)))
         x = x + self.spatial(gate[:, :, None, None] * x)
@@ -128,19 +128,19 @@ class Adapter(nn.Module):
 
 
 class TinyVitEncoder(nn.Module):
-    """MobileSAM's encoder: TinyViT 5M whose last stage does not halve the resolution; SAM's neck.
+    """MobileSAM's encoder: TinyViT 5M, whose last stage keeps the resolution, and SAM's neck.
 
     Source:
         Zhang et al., Faster Segment Anything, 2023; Wu et al., TinyViT, ECCV 2022.
     """
 
     def __init__(self) -> None:
-        """Build it with random weights."""
+        """Build the layers with random weights."""
         from segment_anything.modeling.common import LayerNorm2d
         from timm.models.tiny_vit import TinyVit
 
         super().__init__()
-        # Its attention keeps tables that are no weights: they need a real device from the start.
+        # Its attention holds tables that are not weights and need a real device from the start.
         with torch.device("cpu"):
             body: Any = TinyVit(
                 embed_dims=(64, 128, 160, 320),
@@ -159,13 +159,13 @@ class TinyVitEncoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, 1024, 1024) to the embedding (B, 256, 64, 64) and the last stage's output."""
+        """Map (B, 3, 1024, 1024) to the embedding (B, 256, 64, 64) and the last stage's output."""
         x = self.stages(self.patch_embed(x))
         return self.neck(x), x
 
 
 def build_encoder(spec: VariantSpec) -> VitEncoder | TinyVitEncoder:
-    """The encoder of a variant, with random weights."""
+    """Build a variant's encoder with random weights."""
     if isinstance(spec.encoder, VitSize):
         return VitEncoder(spec.encoder, spec.input_px, spec.adapters)
     return TinyVitEncoder()

@@ -1,8 +1,8 @@
-"""Everything mode: a grid of points, each answered by masks, of which the trustworthy ones survive.
+"""Everything mode: decode masks for a grid of points, and keep the reliable ones.
 
-A mask that survives leaves its run-length form and its prototype: the mean embedding of its pixels,
-each cell of the embedding weighed by how much of it the mask covers (the padding around the picture
-covers nothing). The embedding itself is not kept.
+Each mask that is kept is stored in run-length form with its prototype, the mean embedding of its
+pixels. Each cell of the embedding is weighted by the area that the mask covers (the padding around
+the picture does not count). The embedding itself is not kept.
 
 Source: Segment Anything (arXiv 2304.02643), appendix B; SAMReg (arXiv 2410.14083), eq. 3-5 and
 "Implementation Details".
@@ -22,20 +22,22 @@ from iterreg.samreg.rle import RunLengthMask, encode_mask
 from iterreg.samreg.segmenter import Embedding, Segmenter
 
 BLANK_LEVELS = 4
-"""A point is skipped where its cell of the grid differs by no more than this (of 255) from the
-picture's border colour: nothing is there but background."""
+"""A point is skipped if its cell of the grid shows only background: no pixel differs from the
+picture's border colour by more than this (of 255)."""
 
 
 @dataclass(frozen=True)
 class EverythingSettings:
-    """What decides which masks survive.
+    """Settings that decide which masks are kept.
 
     Args:
-        points: of the grid, along each side of the picture.
-        predicted_iou: least judgement of the decoder itself; the papers' 0.90.
-        stability: least overlap of the mask with itself when its threshold moves by +-
-            ``stability_offset``; the papers' 0.90.
-        nms: of two masks whose boxes overlap more than this, the one judged worse goes.
+        points: points of the grid along each side of the picture.
+        predicted_iou: least IoU that the decoder predicts for its own mask; 0.90 in the papers.
+        stability: least IoU between the mask at a threshold raised by ``stability_offset`` and at
+            one lowered by it; 0.90 in the papers.
+        stability_offset: of the logits' threshold.
+        nms: if the boxes of two masks overlap more than this, the one with the lower predicted IoU
+            is dropped (non-maximum suppression).
         batch: points decoded at once.
     """
 
@@ -49,15 +51,16 @@ class EverythingSettings:
 
 @dataclass(frozen=True)
 class Rois:
-    """The masks of one slice, and what matching needs to know of them.
+    """The masks of one slice, with what the matching needs.
 
     Args:
-        masks: on the slice's own voxels.
+        masks: N masks on the slice's own voxels.
         prototypes: (N, C) float32, mean embedding of each.
         predicted_iou: (N,).
         mean: (C,) float32, mean embedding of the whole slice.
-        points: how many points were decoded, and ``candidates``: masks before any filter.
-        seconds: spent encoding and decoding; zeros for a blank slice or one out of the cache.
+        points: number of points decoded.
+        candidates: number of masks before any filter.
+        seconds: spent on encode and decode; empty for a slice from the cache.
     """
 
     masks: tuple[RunLengthMask, ...]
@@ -72,7 +75,7 @@ class Rois:
         return len(self.masks)
 
     def only(self, chosen: Sequence[int]) -> Rois:
-        """Some of the masks, in the order given."""
+        """Select masks by index, in the order given."""
         index = torch.tensor(chosen, dtype=torch.long)
         return replace(
             self,
@@ -82,13 +85,13 @@ class Rois:
         )
 
 
-def everything(
+def segment_everything(
     segmenter: Segmenter,
     embedding: Embedding,
     picture: Tensor,
     shape: tuple[int, int],
     settings: EverythingSettings,
-    progress: Callable[[float], None] = lambda share: None,
+    on_fraction: Callable[[float], None] = lambda fraction: None,
 ) -> Rois:
     """Segment everything in one encoded picture.
 
@@ -96,35 +99,36 @@ def everything(
         segmenter: decodes the points.
         embedding: of the picture.
         picture: (H, W, 3) uint8.
-        shape: rows and columns that the masks shall have, the slice's own voxels.
-        settings: what survives.
-        progress: told the share of the points that are decoded.
+        shape: rows and columns of the masks, those of the slice's own voxels.
+        settings: which masks to keep.
+        on_fraction: called with the fraction of the points that are decoded.
 
     Returns:
-        The masks, best judged first, with their prototypes.
+        The masks, highest predicted IoU first, with their prototypes.
     """
     points = grid_points(picture, settings.points)
-    survivors, scores, candidates, whole = [], [], 0, (0, 0)
+    all_logits, all_iou, candidates, decoded_hw = [], [], 0, (0, 0)
     for begin, batch in _batches(points, settings.batch):
-        answer = segmenter.decode(embedding, batch.to(segmenter.device))
-        candidates += answer.predicted_iou.numel()
-        whole = (answer.logits.shape[-2], answer.logits.shape[-1])
-        kept, score = _trusted(answer.logits, answer.predicted_iou, embedding, settings)
-        survivors.append(kept)
-        scores.append(score)
-        progress((begin + len(batch)) / len(points))
-    features = _valid(embedding.features, embedding)
+        masks = segmenter.decode(embedding, batch.to(segmenter.device))
+        candidates += masks.predicted_iou.numel()
+        decoded_hw = (masks.logits.shape[-2], masks.logits.shape[-1])
+        logits, iou = _reliable(masks.logits, masks.predicted_iou, embedding, settings)
+        all_logits.append(logits)
+        all_iou.append(iou)
+        on_fraction((begin + len(batch)) / len(points))
+    features = _crop_padding(embedding.features, embedding)
     mean = features.flatten(1).mean(1).float().cpu()
-    if not survivors:
+    if not all_logits:
         empty = torch.zeros(0, len(mean))
         return Rois((), empty, torch.zeros(0), mean)
-    logits, score = torch.cat(survivors), torch.cat(scores)
-    chosen = _suppressed(logits > 0, score, settings.nms)
-    logits, score = logits[chosen], score[chosen]
+    logits, iou = torch.cat(all_logits), torch.cat(all_iou)
+    chosen = _non_maximum_suppression(logits > 0, iou, settings.nms)
+    logits, iou = logits[chosen], iou[chosen]
+    resized = _masks_at_size(logits, embedding, decoded_hw, shape)
     return Rois(
-        tuple(encode_mask(m.cpu().numpy()) for m in _at_size(logits, embedding, whole, shape)),
-        _prototypes(logits > 0, embedding, whole).float().cpu(),
-        score.float().cpu(),
+        tuple(encode_mask(mask.cpu().numpy()) for mask in resized),
+        _prototypes(logits > 0, embedding, decoded_hw).float().cpu(),
+        iou.float().cpu(),
         mean,
         len(points),
         candidates,
@@ -132,22 +136,22 @@ def everything(
 
 
 def grid_points(picture: Tensor, side: int) -> Tensor:
-    """Points of a regular grid that see more than blank background: (N, 2), x before y."""
+    """Make a regular grid of points, without those on blank background: (N, 2), x before y."""
     height, width = picture.shape[:2]
-    shown = differs_from_border(picture)
+    foreground = differs_from_border(picture)
     rows = np.linspace(0, height, side + 1).round().astype(int)
     columns = np.linspace(0, width, side + 1).round().astype(int)
     points = [
         ((k + 0.5) / side * width, (j + 0.5) / side * height)
         for j in range(side)
         for k in range(side)
-        if bool(shown[rows[j] : rows[j + 1] + 1, columns[k] : columns[k + 1] + 1].any())
+        if bool(foreground[rows[j] : rows[j + 1] + 1, columns[k] : columns[k + 1] + 1].any())
     ]
     return torch.tensor(points, dtype=torch.float32).reshape(-1, 2)
 
 
 def differs_from_border(picture: Tensor) -> Tensor:
-    """(H, W) bool, pixels that are not of the colour that most of the picture's border has."""
+    """(H, W) bool, pixels that differ from the most frequent colour of the picture's border."""
     border = torch.cat((picture[0], picture[-1], picture[:, 0], picture[:, -1]))
     blank = border.mode(0).values.int()
     return (picture.int() - blank).abs().amax(2) > BLANK_LEVELS
@@ -157,59 +161,66 @@ def _batches(points: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
     yield from zip(range(0, len(points), size), points.split(size), strict=False)
 
 
-def _trusted(
+def _reliable(
     logits: Tensor, predicted_iou: Tensor, embedding: Embedding, settings: EverythingSettings
 ) -> tuple[Tensor, Tensor]:
-    """Masks that the decoder trusts and that are stable, at its resolution, without padding."""
+    """Keep masks with a high predicted IoU that are stable, and crop the padding off them."""
     good = predicted_iou > settings.predicted_iou
-    kept, score = _valid(logits[good], embedding), predicted_iou[good]
+    kept, iou = _crop_padding(logits[good], embedding), predicted_iou[good]
     offset = settings.stability_offset
     inner = (kept > offset).sum((1, 2))
     stable = inner >= settings.stability * (kept > -offset).sum((1, 2)).clamp(min=1)
-    return kept[stable].half(), score[stable]
+    return kept[stable].half(), iou[stable]
 
 
-def _valid(maps: Tensor, embedding: Embedding) -> Tensor:
-    """The part of (..., h, w) maps that shows the picture, in whole cells."""
+def _crop_padding(maps: Tensor, embedding: Embedding) -> Tensor:
+    """Crop (..., h, w) maps to the part that shows the picture, in whole cells."""
     rows = math.ceil(embedding.valid_hw[0] * maps.shape[-2] - 1e-6)
     columns = math.ceil(embedding.valid_hw[1] * maps.shape[-1] - 1e-6)
     return maps[..., :rows, :columns]
 
 
-def _suppressed(masks: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """Indices of the masks that no better one resembles, best first."""
+def _non_maximum_suppression(masks: Tensor, scores: Tensor, threshold: float) -> Tensor:
+    """Return the indices of masks whose box overlaps no better one's too much, best first."""
     from torchvision.ops import masks_to_boxes, nms
 
-    whole = masks.flatten(1).any(1).nonzero().squeeze(1)
-    boxes = masks_to_boxes(masks[whole]) if len(whole) else torch.zeros(0, 4)
-    return whole[nms(boxes.to(scores.device), scores[whole].float(), threshold)]
+    nonempty = masks.flatten(1).any(1).nonzero().squeeze(1)
+    boxes = masks_to_boxes(masks[nonempty]) if len(nonempty) else torch.zeros(0, 4)
+    return nonempty[nms(boxes.to(scores.device), scores[nonempty].float(), threshold)]
 
 
-def _at_size(
-    logits: Tensor, embedding: Embedding, whole: tuple[int, int], shape: tuple[int, int]
+def _masks_at_size(
+    logits: Tensor, embedding: Embedding, decoded_hw: tuple[int, int], shape: tuple[int, int]
 ) -> Iterator[Tensor]:
-    """Each mask at the slice's own voxels, (H, W) bool: logits interpolated, then thresholded."""
+    """Yield each mask on the slice's own voxels, (H, W) bool: interpolate logits, then threshold.
+
+    Args:
+        logits: (N, h, w), cropped.
+        embedding: says which part of the decoder's output shows the picture.
+        decoded_hw: rows and columns of the decoder's output before cropping.
+        shape: rows and columns of the slice.
+    """
     rows, columns = (
-        (torch.arange(n, device=logits.device) + 0.5) * (share * size / n) - 0.5
-        for n, share, size in zip(shape, embedding.valid_hw, whole, strict=True)
+        (torch.arange(n, device=logits.device) + 0.5) * (valid * size / n) - 0.5
+        for n, valid, size in zip(shape, embedding.valid_hw, decoded_hw, strict=True)
     )
-    for one in logits:
-        yield _interpolated(_interpolated(one.float(), rows, 0), columns, 1) > 0
+    for mask_logits in logits:
+        yield _interpolate(_interpolate(mask_logits.float(), rows, 0), columns, 1) > 0
 
 
-def _interpolated(plane: Tensor, at: Tensor, axis: int) -> Tensor:
-    """Linear interpolation along one axis at fractional indices, the ends held."""
-    at = at.clamp(0, plane.shape[axis] - 1)
-    low = at.floor().long()
+def _interpolate(plane: Tensor, index: Tensor, axis: int) -> Tensor:
+    """Interpolate linearly along one axis at fractional indices, clamped at the ends."""
+    index = index.clamp(0, plane.shape[axis] - 1)
+    low = index.floor().long()
     high = (low + 1).clamp(max=plane.shape[axis] - 1)
-    share = (at - low).view(-1, 1) if axis == 0 else (at - low).view(1, -1)
-    return plane.index_select(axis, low) * (1 - share) + plane.index_select(axis, high) * share
+    t = (index - low).view(-1, 1) if axis == 0 else (index - low).view(1, -1)
+    return plane.index_select(axis, low) * (1 - t) + plane.index_select(axis, high) * t
 
 
-def _prototypes(masks: Tensor, embedding: Embedding, whole: tuple[int, int]) -> Tensor:
-    """(N, C): mean embedding of each mask, cells weighed by the share that it covers (eq. 5)."""
-    features = _valid(embedding.features, embedding).float()
-    cell = [n // m for n, m in zip(whole, embedding.features.shape[1:], strict=True)]
+def _prototypes(masks: Tensor, embedding: Embedding, decoded_hw: tuple[int, int]) -> Tensor:
+    """(N, C): mean embedding of each mask, cells weighted by the area that it covers (eq. 5)."""
+    features = _crop_padding(embedding.features, embedding).float()
+    cell = [n // m for n, m in zip(decoded_hw, embedding.features.shape[1:], strict=True)]
     missing = [m * k - n for m, k, n in zip(features.shape[1:], cell, masks.shape[1:], strict=True)]
     padded = torch.nn.functional.pad(masks.float(), (0, missing[1], 0, missing[0]))
     weights = torch.nn.functional.avg_pool2d(padded[:, None], cell).flatten(1)

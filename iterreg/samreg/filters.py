@@ -1,4 +1,4 @@
-"""Which masks may be regions of interest: neither specks nor background, each thing once."""
+"""Choose regions of interest among masks: neither specks nor background, nor duplicates."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from torch import Tensor
 
 from iterreg.errors import ConfigError
 from iterreg.samreg.everything import Rois, differs_from_border
-from iterreg.samreg.rle import stacked
+from iterreg.samreg.rle import stack_masks
 
 AREA_OF = ("picture", "body", "mm2")
 NESTED = ("keep", "outer", "inner")
 
-THINNED = 128
-"""Overlaps are counted on masks thinned to this many pixels along their longer side."""
+SUBSAMPLED_PX = 128
+"""Overlaps are counted on masks subsampled to this many pixels along their longer side."""
 
 
 @dataclass(frozen=True)
 class RoiFilter:
-    """What a region of interest is.
+    """Limits for a region of interest.
 
     Args:
-        area: least and most. The papers' 200 and 7000 pixels of pictures of 200 x 200 would be
-            shares of 0.005 and 0.175; the heart's apex is smaller where a chest fills the picture,
-            the pelvic organs together are larger, and both are worth matching.
-        area_of: what the limits are shares of: the ``picture``, or the ``body`` (what differs from
-            the picture's border colour); or ``mm2``.
-        overlap: two masks are one thing when they share more than this of their union; the papers'
-            0.8. One lies in the other when it shares more than this of itself.
-        nested: ``keep`` both, or only the ``outer`` or the ``inner`` one. The papers' own code
-            drops the inner one, and with it every organ inside a body.
+        area: least and most. The papers use 200 and 7000 pixels in pictures of 200 x 200, which are
+            fractions of 0.005 and 0.175. Our limits are wider: the apex of a heart is smaller if
+            the whole chest fills the picture, the pelvic organs together are larger.
+        area_of: unit of the limits: fractions of the ``picture``; fractions of the ``body`` (the
+            pixels that differ from the picture's border colour); or ``mm2``.
+        overlap: two masks are duplicates if their intersection over union exceeds this (0.8 in the
+            papers). One is nested in the other if more than this fraction of it lies inside.
+        nested: ``keep`` both, or only the ``outer`` or the ``inner`` one. The papers' code drops
+            the inner one, and with it every organ inside a body.
     """
 
     area: tuple[float, float] = (0.001, 0.3)
@@ -50,35 +50,34 @@ class RoiFilter:
             raise ConfigError(f"area: expected least < most, got {self.area}")
 
 
-def filtered(rois: Rois, wanted: RoiFilter, unit: float) -> Rois:
-    """The masks of a slice that pass.
+def filter_rois(rois: Rois, limits: RoiFilter, unit_voxels: float) -> Rois:
+    """Keep the masks of a slice that pass the limits.
 
     Args:
-        rois: of the slice, best judged first.
-        wanted: the limits.
-        unit: voxels that the limits count as 1: those of the picture, of its body, or of a mm^2.
+        rois: of the slice, highest predicted IoU first.
+        limits: the limits.
+        unit_voxels: voxels of one unit of area: of the picture, of its body, or of a mm^2.
 
     Returns:
-        What is left, in the same order.
+        The masks that pass, in the same order.
     """
-    low, high = wanted.area
-    fits = [k for k, m in enumerate(rois.masks) if low * unit <= m.area <= high * unit]
-    rois = rois.only(fits)
-    masks = torch.from_numpy(stacked(rois.masks, THINNED)).flatten(1).float()
-    shared = masks @ masks.T
-    own = shared.diagonal()
-    union = own[:, None] + own[None] - shared
-    twins = shared > wanted.overlap * union.clamp(min=1)
-    smaller = torch.minimum(own[:, None], own[None]).clamp(min=1)
-    nested = (shared > wanted.overlap * smaller) & ~twins
-    return rois.only(_left(twins, nested, own, wanted.nested))
+    low, high = (limit * unit_voxels for limit in limits.area)
+    rois = rois.only([k for k, m in enumerate(rois.masks) if low <= m.area <= high])
+    masks = torch.from_numpy(stack_masks(rois.masks, SUBSAMPLED_PX)).flatten(1).float()
+    intersection = masks @ masks.T
+    size = intersection.diagonal()
+    union = size[:, None] + size[None] - intersection
+    duplicates = intersection > limits.overlap * union.clamp(min=1)
+    smaller = torch.minimum(size[:, None], size[None]).clamp(min=1)
+    nested = (intersection > limits.overlap * smaller) & ~duplicates
+    return rois.only(_indices_to_keep(duplicates, nested, size, limits.nested))
 
 
-def _left(twins: Tensor, nested: Tensor, size: Tensor, rule: str) -> list[int]:
-    """Indices to keep: the first of twins, then the outer or inner of nested ones."""
+def _indices_to_keep(duplicates: Tensor, nested: Tensor, size: Tensor, rule: str) -> list[int]:
+    """Keep the first of duplicates, then the outer or inner of nested masks."""
     kept: list[int] = []
     for k in range(len(size)):
-        if not any(bool(twins[k, j]) for j in kept):
+        if not any(bool(duplicates[k, j]) for j in kept):
             kept.append(k)
     if rule == "keep":
         return kept
@@ -91,9 +90,10 @@ def _left(twins: Tensor, nested: Tensor, size: Tensor, rule: str) -> list[int]:
 
 
 def body_voxels(picture: Tensor, shape: tuple[int, int]) -> float:
-    """How many of a slice's voxels show something else than its border colour.
+    """Count the voxels of a slice that differ from its border colour.
 
     Args:
-        picture: (H, W, 3) uint8. shape: rows and columns of the slice's voxels.
+        picture: (H, W, 3) uint8.
+        shape: rows and columns of the slice's voxels.
     """
     return float(differs_from_border(picture).float().mean()) * shape[0] * shape[1]

@@ -1,9 +1,9 @@
-"""From matched regions of slices to matched regions of the volume.
+"""Link matched regions of slices into matched regions of the volume.
 
-Two pairs of neighbouring slices belong together when they overlap in both images; a volume's ROI
-pair is a chain of such pairs, with at most one in each fixed slice. A slice in which the structure
-was not found, or went to another partner, is filled from its neighbours: a hole would be taken for
-an end of the structure.
+Two matches in neighbouring slices belong to one structure if their regions overlap in both images.
+A chain of such matches, at most one per fixed slice, becomes an ROI pair of the volume. If the
+structure was not found in a slice, or was matched to something else there, the slice is filled from
+its neighbours; otherwise the gap would look like an end of the structure.
 
 Source: SAMReg (arXiv 2410.14083), section 6, "2D ROIs for 3D structures", leaves this open.
 """
@@ -17,22 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iterreg.samreg.matching import Match
-from iterreg.samreg.rle import RunLengthMask, stacked
+from iterreg.samreg.rle import RunLengthMask, stack_masks
 
 Bools = NDArray[np.bool_]
 
-OVERLAP = 0.5
-"""Least intersection over union of what is linked, in both images: the same organ one slice on,
-not the organ that holds it."""
+MIN_LINK_IOU = 0.5
+"""Least intersection over union of linked regions, in both images. It tells the same organ in the
+next slice from an organ that contains it."""
 
-GAP = 2
-"""Slices in a row that a chain may miss."""
+MAX_MISSING_SLICES = 2
+"""Most slices in a row that a chain may skip."""
 
-KNOWN = 0.7
-"""A region that was found in a missing slice takes its place if it overlaps the interpolated one by
-this much."""
+MIN_FILL_IOU = 0.7
+"""A gap is filled with a region that was found in its slice if that overlaps the interpolated mask
+at least this much; otherwise with the interpolated mask."""
 
-THINNED = 128
+SUBSAMPLED_PX = 128
+"""Overlaps are counted on masks subsampled to this many pixels along their longer side."""
 
 
 def link(
@@ -41,69 +42,71 @@ def link(
     slices: tuple[NDArray[np.int64], NDArray[np.int64]],
     spacing_mm: tuple[float, float],
 ) -> list[list[Match]]:
-    """Chains of matches that belong to one structure.
+    """Group matches that belong to one structure into chains.
 
     Args:
         matches: pairs of 2-D regions.
-        masks: of all fixed and all moving regions.
-        slices: the slice of each.
-        spacing_mm: distance of fixed and of moving slices.
+        masks: of all fixed and of all moving regions.
+        slices: slice numbers of all fixed and of all moving regions.
+        spacing_mm: distance between fixed and between moving slices.
 
     Returns:
-        Each match in one chain; a match without neighbours is a chain of its own. Chains of several
-        slices first, then the most similar first.
+        Chains: every match is in one of them, alone if it has no neighbours. Chains of several
+        slices come first, then the most similar.
     """
-    thin = [
-        stacked([side[getattr(m, name)] for m in matches], THINNED).reshape(len(matches), -1)
+    subsampled = [
+        stack_masks([side[getattr(m, name)] for m in matches], SUBSAMPLED_PX).reshape(
+            len(matches), -1
+        )
         for side, name in zip(masks, ("fixed", "moving"), strict=True)
     ]
-    places = [
-        np.array([where[getattr(m, name)] for m in matches])
-        for where, name in zip(slices, ("fixed", "moving"), strict=True)
+    numbers = [
+        np.array([side[getattr(m, name)] for m in matches])
+        for side, name in zip(slices, ("fixed", "moving"), strict=True)
     ]
     chain = list(range(len(matches)))
-    for _, a, b in sorted(_links(thin, places, spacing_mm), reverse=True):
+    for _, a, b in sorted(_links(subsampled, numbers, spacing_mm), reverse=True):
         first, second = chain[a], chain[b]
-        held = {int(places[0][k]) for k, c in enumerate(chain) if c == first}
-        more = {int(places[0][k]) for k, c in enumerate(chain) if c == second}
-        if first != second and not held & more:
+        of_first = {int(numbers[0][k]) for k, c in enumerate(chain) if c == first}
+        of_second = {int(numbers[0][k]) for k, c in enumerate(chain) if c == second}
+        if first != second and not of_first & of_second:
             chain = [first if c == second else c for c in chain]
-    named = list(zip(matches, chain, strict=True))
-    chains = [[m for m, c in named if c == k] for k in dict.fromkeys(chain)]
-    return sorted(chains, key=lambda c: (len(c) == 1, -similarity(c)))
+    labelled = list(zip(matches, chain, strict=True))
+    chains = [[m for m, c in labelled if c == k] for k in dict.fromkeys(chain)]
+    return sorted(chains, key=lambda c: (len(c) == 1, -chain_similarity(c)))
 
 
-def similarity(chain: Sequence[Match]) -> float:
-    """Of a chain: the mean over its slices."""
+def chain_similarity(chain: Sequence[Match]) -> float:
+    """Return the mean similarity of a chain's matches."""
     return float(np.mean([m.similarity for m in chain]))
 
 
-def filled(
-    chosen: Mapping[int, Bools], known: Callable[[int], Sequence[Bools]]
+def fill_gaps(
+    masks: Mapping[int, Bools], masks_of_slice: Callable[[int], Sequence[Bools]]
 ) -> dict[int, Bools]:
-    """The slices of a structure, those between them included.
+    """Fill the slices that a structure misses between its first and its last one.
 
     Args:
-        chosen: masks by slice.
-        known: everything that was found in a slice.
+        masks: of the structure, by slice number.
+        masks_of_slice: gives all masks that were found in a slice.
 
     Returns:
-        Masks by slice, without holes.
+        Masks by slice number, without gaps.
     """
-    whole = dict(chosen)
-    slices = sorted(chosen)
+    whole = dict(masks)
+    slices = sorted(masks)
     for first, last in pairwise(slices):
-        ends = [_signed_distance(chosen[k]) for k in (first, last)]
+        ends = [_signed_distance(masks[k]) for k in (first, last)]
         for k in range(first + 1, last):
-            share = (k - first) / (last - first)
-            between = (1 - share) * ends[0] + share * ends[1] > 0
-            found = max(known(k), key=lambda mask: _iou(mask, between), default=between)
-            whole[k] = found if _iou(found, between) >= KNOWN else between
+            t = (k - first) / (last - first)
+            between = (1 - t) * ends[0] + t * ends[1] > 0
+            best = max(masks_of_slice(k), key=lambda mask: _iou(mask, between), default=between)
+            whole[k] = best if _iou(best, between) >= MIN_FILL_IOU else between
     return whole
 
 
 def _signed_distance(mask: Bools) -> NDArray[np.float64]:
-    """In voxels of the slice, positive inside."""
+    """Distance to the boundary in voxels of the slice, positive inside."""
     from scipy.ndimage import distance_transform_edt
 
     inside, outside = distance_transform_edt(mask), distance_transform_edt(~mask)
@@ -111,22 +114,22 @@ def _signed_distance(mask: Bools) -> NDArray[np.float64]:
 
 
 def _links(
-    thin: list[Bools], places: list[NDArray[np.int64]], spacing_mm: tuple[float, float]
+    masks: list[Bools], numbers: list[NDArray[np.int64]], spacing_mm: tuple[float, float]
 ) -> Iterator[tuple[tuple[int, float], int, int]]:
-    """Pairs of matches a few steps apart in both images: nearness, then their lesser overlap."""
+    """Yield ((minus their distance in slices, the lesser overlap), one match, another match)."""
     step_mm = max(spacing_mm)
-    for a in range(len(places[0])):
-        ahead = (places[0] - places[0][a]) * spacing_mm[0]
-        beside = (places[1] - places[1][a]) * spacing_mm[1]
-        near = (ahead > 0) & (ahead <= (GAP + 1.01) * step_mm)
-        near &= (beside >= 0) & (np.abs(beside - ahead) <= 1.01 * step_mm)
+    for a in range(len(numbers[0])):
+        fixed_mm = (numbers[0] - numbers[0][a]) * spacing_mm[0]
+        moving_mm = (numbers[1] - numbers[1][a]) * spacing_mm[1]
+        near = (fixed_mm > 0) & (fixed_mm <= (MAX_MISSING_SLICES + 1.01) * step_mm)
+        near &= (moving_mm >= 0) & (np.abs(moving_mm - fixed_mm) <= 1.01 * step_mm)
         for b in np.flatnonzero(near):
-            least = min(_iou(side[a], side[b]) for side in thin)
-            if least >= OVERLAP:
-                steps = round(float(ahead[b]) / step_mm)
+            least = min(_iou(side[a], side[b]) for side in masks)
+            if least >= MIN_LINK_IOU:
+                steps = round(float(fixed_mm[b]) / step_mm)
                 yield (-steps, least), a, int(b)
 
 
 def _iou(one: Bools, other: Bools) -> float:
-    either = int((one | other).sum())
-    return int((one & other).sum()) / either if either else 0.0
+    union = int((one | other).sum())
+    return int((one & other).sum()) / union if union else 0.0

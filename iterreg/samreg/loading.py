@@ -1,4 +1,4 @@
-"""From a variant's name and its weights to a segmenter."""
+"""Load a variant with its weights."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from iterreg.samreg.segmenter import Segmenter
 from iterreg.samreg.variants import VariantSpec, find_variant
 from iterreg.samreg.weights import cached_weights
 
-ANSWERS = 1
-"""Part of the fingerprint: raised when a change here makes the same weights answer otherwise."""
+FINGERPRINT_VERSION = 1
+"""Part of the fingerprint. Raise it when a change of code changes the masks of the same weights."""
 
 
 def load_segmenter(
@@ -23,18 +23,18 @@ def load_segmenter(
     device: torch.device,
     precision: torch.dtype | None = None,
 ) -> Segmenter:
-    """A variant with its weights, on a device.
+    """Load a variant with its weights onto a device.
 
     Args:
         variant: a name of :data:`~iterreg.samreg.variants.VARIANTS`.
         checkpoint: its weights, a file or a folder of the transformers library; None takes them
             from the cache.
-        device: where it runs.
+        device: the device to run on.
         precision: see :class:`~iterreg.samreg.models.SamSegmenter`.
 
     Raises:
         ConfigError: unknown variant.
-        WeightsError: no weights, a damaged file, or the weights of something else.
+        WeightsError: no weights, a damaged file, or the weights of another model.
     """
     spec = find_variant(variant)
     path = checkpoint if checkpoint is not None else cached_weights(spec)
@@ -46,11 +46,11 @@ def load_segmenter(
         )
     model = empty_model(spec)
     fill(model, state, spec, path)
-    fingerprint = f"{spec.name}-{sha256[:16]}-{ANSWERS}"
+    fingerprint = f"{spec.name}-{sha256[:16]}-{FINGERPRINT_VERSION}"
     return SamSegmenter(spec, model, device, fingerprint, precision)
 
 
 def empty_model(spec: VariantSpec) -> SamModel:
-    """A variant's architecture with all names and shapes, before it has weights."""
+    """Build a variant's architecture with all names and shapes, but no weights."""
     with torch.device("meta"):
         return SamModel(spec)

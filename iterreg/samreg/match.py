@@ -6,7 +6,6 @@ Source: SAMReg (arXiv 2410.14083), algorithm 1, with each slice encoded once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,9 @@ from iterreg.devices import memory_errors_named, pick_device
 from iterreg.errors import GeometryError
 from iterreg.image import Image, RoiPair
 from iterreg.io import as_image
+from iterreg.progress import Progress, ProgressCallback, ignore_progress
 from iterreg.samreg.cache import RoiCache, default_folder
-from iterreg.samreg.candidates import RoiSettings, candidates
+from iterreg.samreg.candidates import Candidates, RoiSettings, find_candidates
 from iterreg.samreg.everything import EverythingSettings
 from iterreg.samreg.matching import MatchSettings
 from iterreg.samreg.pairing import RoiMatching, match_candidates
@@ -25,15 +25,14 @@ from iterreg.samreg.pictures import AXES, cut_axis, cut_pictures
 from iterreg.samreg.segmenter import Segmenter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import SimpleITK as sitk
 
     ImageLike = str | Path | sitk.Image | Image
 
-Progress = Callable[[str, float], None]
-"""Called with a stage in words and the share of the whole that is done, 0 to 1."""
-
-MATCHING_SHARE = 0.98
-"""Of the progress that encoding and decoding have."""
+SEGMENTING_FRACTION = 0.98
+"""Fraction of the progress bar for segmenting both images; matching gets the rest."""
 
 
 def match_rois(
@@ -52,44 +51,77 @@ def match_rois(
     points: int = 16,
     device: str = "auto",
     cache: str | Path | bool = True,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[RoiPair]:
     """Find regions of interest that both images show, with a Segment Anything model.
 
     Args:
-        fixed, moving: paths, SimpleITK images or :class:`iterreg.Image`; both volumes, or both
-            pictures, whose sizes may differ.
-        segmenter: a model that is loaded already; None loads ``variant`` from ``checkpoint``.
+        fixed, moving: paths, SimpleITK images or :class:`iterreg.Image`: two volumes, or two
+            pictures. Their sizes may differ.
+        segmenter: a loaded model; None loads ``variant`` from ``checkpoint``.
         variant: ``mobile_sam``, ``sam_vit_b`` ... (see ``iterreg weights list``).
-        checkpoint: the weights' file; None looks into the cache of weights.
+        checkpoint: file of the weights; None looks in the cache of weights.
         axis: z, y or x, the anatomical axis (S, P, L) that slices are cut across; None takes the
-            axis of the thickest voxels, z where they are alike.
-        slice_range: in volumes, slices on either side of the physically nearest one in which a
-            partner may lie.
+            axis along which voxels are longest, or z if they are about cubic.
+        slice_range: in volumes, a partner may lie up to this many slices from the physically
+            nearest one.
         threshold: least cosine similarity of a pair, -1 to 1.
-        match: ``one-to-one``, ``one-to-many``, ``mutual`` or ``optimal``.
-        pairs: most pairs, in the order of the result; None: all.
-        prior: how far partners may lie apart once the images are roughly aligned, as a share of
-            the picture's diagonal; 0: appearance alone.
-        points: of the grid of points, along each side of a picture.
+        match: ``one-to-one``, ``one-to-many``, ``mutual`` or ``optimal``; see
+            :class:`~iterreg.samreg.matching.MatchSettings`.
+        pairs: most pairs; None returns all.
+        prior: how far apart partners may lie after a rough alignment (standard deviation), as a
+            fraction of the picture's diagonal; 0 compares by appearance alone.
+        points: points of the grid along each side of a picture.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        cache: whether to keep what was found in each slice, so that a second run encodes nothing;
-            or the folder for it.
-        progress: called with a stage and the share that is done, 0 to 1.
+        cache: True or a folder stores the masks of each slice, so that a second run encodes
+            nothing; False stores nothing.
+        progress: called with :class:`iterreg.progress.Progress`.
 
     Returns:
-        The pairs, the most similar first; in volumes those that were found in several slices come
-        before the others. An empty list where no two regions are similar enough. They may overlap.
-        ``optimize_pair(..., roi_pairs=...)`` takes them.
+        The pairs, the most similar first; in volumes, pairs that span several slices come before
+        the others. Regions may overlap. The list is empty if no two regions are similar enough.
+        Pass it to ``optimize_pair(..., roi_pairs=...)``.
 
     Raises:
-        ImageReadError, ImageContentError, GeometryError: bad input, named; a picture smaller than
-            a patch.
-        ConfigError, WeightsError: an unknown variant or setting, weights that are not there.
-        DeviceError, OutOfMemoryError: the machine.
+        ImageReadError, ImageContentError, GeometryError: an input cannot be used, or a picture is
+            smaller than a patch of the model.
+        ConfigError, WeightsError: unknown variant or setting, or missing weights.
+        DeviceError, OutOfMemoryError: the device is not available or has too little memory.
 
     Source:
         SAMReg (arXiv 2410.14083), algorithm 1, eq. 3-9.
+
+    Example:
+        ``segmenter`` may be any object with the methods of
+        :class:`~iterreg.samreg.segmenter.Segmenter`. This one needs no weights: it segments the
+        dark square of a picture.
+
+        >>> import torch
+        >>> from iterreg.samreg.segmenter import Embedding, Masks
+        >>> class DarkSquare:
+        ...     name, fingerprint, device = "dark square", "dark-square-1", torch.device("cpu")
+        ...     def encode(self, pictures):
+        ...         grey = [p[:64, :64, 0].float()[None] for p in pictures]
+        ...         return [Embedding(torch.cat((g, 255 - g)), (64, 64), (1.0, 1.0)) for g in grey]
+        ...     def decode(self, embedding, points_xy):
+        ...         logits = 20 * (embedding.features[1] > 100).float() - 10
+        ...         count = len(points_xy)
+        ...         return Masks(logits.expand(count, 1, -1, -1), torch.full((count, 1), 0.95))
+        >>> def picture(row, column):
+        ...     data = torch.full((1, 64, 64), 200.0)
+        ...     data[:, row : row + 16, column : column + 16] = 20.0
+        ...     grid = Grid((64, 64), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        ...     return Image(data, grid, dtype="uint8")
+        >>> from iterreg.geometry import Grid
+        >>> fixed, moving = picture(16, 16), picture(24, 20)
+        >>> pairs = match_rois(fixed, moving, segmenter=DarkSquare(), cache=False)
+        >>> [int(mask.data.sum()) for mask in (pairs[0].fixed, pairs[0].moving)]
+        [256, 256]
+
+        With real weights, and a field fitted to the pairs::
+
+            pairs = iterreg.match_rois("a.png", "b.png", checkpoint="mobile_sam.pt")
+            run = iterreg.optimize_pair("a.png", "b.png", roi_pairs=pairs, preset="samreg")
     """
     settings = RoiSettings(
         everything=EverythingSettings(points=points),
@@ -101,7 +133,7 @@ def match_rois(
 
 
 def load(variant: str, checkpoint: str | Path | None, device: str) -> Segmenter:
-    """A variant with its weights, on the device asked for."""
+    """Load a variant with its weights onto a device, named as in :func:`match_rois`."""
     from iterreg.samreg.loading import load_segmenter
 
     path = None if checkpoint is None else Path(checkpoint)
@@ -114,10 +146,15 @@ def find_rois(
     segmenter: Segmenter,
     settings: RoiSettings | None = None,
     cache: str | Path | bool = True,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> RoiMatching:
-    """As :func:`match_rois`, with everything that was seen on the way."""
-    settings, tell = settings or RoiSettings(), progress or (lambda stage, share: None)
+    """Find pairs as :func:`match_rois` does, and return all intermediate results too.
+
+    Args:
+        fixed, moving, segmenter, cache, progress: as for :func:`match_rois`.
+        settings: of all steps; None takes the defaults.
+    """
+    settings, progress = settings or RoiSettings(), progress or ignore_progress
     images = (as_image(fixed, "fixed").checked(), as_image(moving, "moving").checked())
     if images[0].grid.rank != images[1].grid.rank:
         raise GeometryError(
@@ -127,28 +164,35 @@ def find_rois(
     axis = cut_axis(*images, settings.axis)
     stacks = [cut_pictures(image, axis, settings.window) for image in images]
     store = _cache(cache)
-    found = []
+    found: list[Candidates] = []
     for side, image, stack in zip(("fixed", "moving"), images, stacks, strict=True):
-        begun = 0.0 if side == "fixed" else MATCHING_SHARE / 2
-
-        def step(share: float, begun: float = begun, side: str = side) -> None:
-            tell(f"segmenting the {side} image", begun + share * MATCHING_SHARE / 2)
-
+        on_fraction = _segmenting(side, progress)
         with memory_errors_named(image.name):
-            found.append(candidates(stack, segmenter, settings, store, step))
-    tell("matching", MATCHING_SHARE)
+            found.append(find_candidates(stack, segmenter, settings, store, on_fraction))
+    progress(Progress("match", SEGMENTING_FRACTION, "matching regions"))
     matching = match_candidates(found[0], found[1], images, settings)
     return dataclasses.replace(matching, about=_about(matching, segmenter, settings))
 
 
+def _segmenting(side: str, progress: ProgressCallback) -> Callable[[float], None]:
+    """Turn fractions of one image's segmentation into progress events."""
+    before = 0.0 if side == "fixed" else SEGMENTING_FRACTION / 2
+
+    def on_fraction(fraction: float) -> None:
+        done = before + fraction * SEGMENTING_FRACTION / 2
+        progress(Progress(f"segment {side}", done, f"segmenting the {side} image"))
+
+    return on_fraction
+
+
 def fit_preset(fixed: Image, moving: Image) -> str:
-    """The preset for a fit: ``photograph`` for two pictures in colour, else ``samreg``."""
+    """Choose the preset for a fit: ``photograph`` for two colour pictures, else ``samreg``."""
     coloured = [bool((image.data != image.data[:1]).any()) for image in (fixed, moving)]
     return "photograph" if all(coloured) else "samreg"
 
 
 def _about(found: RoiMatching, segmenter: Segmenter, settings: RoiSettings) -> dict[str, Any]:
-    """What ``run.json`` says of the matching."""
+    """Make the section on matching of ``run.json``."""
     sides = (found.fixed, found.moving)
     seconds = {name: sum(s.seconds[name] for s in sides) for name in found.fixed.seconds}
     best = found.best_similarity
@@ -166,14 +210,14 @@ def _about(found: RoiMatching, segmenter: Segmenter, settings: RoiSettings) -> d
         "alignment": {
             "kind": found.alignment.kind,
             "affine_lps": found.alignment.affine_lps.tolist(),
-            "agree": int(found.alignment.inliers.sum()),
+            "agree": found.alignment.inlier_count,
             "of": int(found.alignment.inliers.size),
         },
         "seconds": {k: round(v, 4) for k, v in (seconds | found.seconds).items()},
     }
 
 
-def _cache(wanted: str | Path | bool) -> RoiCache:
-    if isinstance(wanted, bool):
-        return RoiCache(default_folder() if wanted else None)
-    return RoiCache(Path(wanted))
+def _cache(choice: str | Path | bool) -> RoiCache:
+    if isinstance(choice, bool):
+        return RoiCache(default_folder() if choice else None)
+    return RoiCache(Path(choice))

@@ -1,10 +1,11 @@
-"""Prototypes compared and matched: one matrix product, then an assignment.
+"""Compare prototypes with one matrix product, then assign partners.
 
 Source: SAMReg (arXiv 2410.14083), eq. 6-9 and algorithm 1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,24 +17,22 @@ from iterreg.errors import ConfigError
 
 Floats = NDArray[np.float64]
 
-RULES = ("one-to-one", "one-to-many", "mutual", "optimal")
-
 
 @dataclass(frozen=True)
 class MatchSettings:
-    """How regions of interest are matched.
+    """Settings that decide how regions of interest are matched.
 
     Args:
-        threshold: least cosine similarity of a pair, times its prior; the papers' 0.8.
-        rule: ``one-to-one`` takes the most similar pair, then the most similar of what is left
-            (the papers'); ``one-to-many`` gives each ROI of either image its most similar partner;
-            ``mutual`` keeps those that are each other's; ``optimal`` is one to one with the largest
-            sum of similarities above the threshold.
-        pairs: most pairs, of structures where slices are linked to such; None: all.
-        slice_range: slices on either side of the nearest one in which a partner may lie.
+        threshold: least cosine similarity, times the prior, of a pair; 0.8 in the papers.
+        rule: ``one-to-one`` repeatedly takes the most similar pair of the regions that are left (as
+            the papers do); ``one-to-many`` gives each region of either image its most similar
+            partner; ``mutual`` keeps pairs that are each other's most similar partner; ``optimal``
+            is one-to-one with the largest sum of similarities above the threshold.
+        pairs: most pairs; in volumes, most linked structures. None keeps all.
+        slice_range: a partner may lie up to this many slices from the physically nearest one.
         centre: subtract the mean embedding of both images first.
-        prior: standard deviation of how far partners lie apart once the images are roughly
-            aligned, as a share of the picture's diagonal; 0: no such prior.
+        prior: standard deviation of the distance between partners after a rough alignment, as a
+            fraction of the picture's diagonal; 0 compares by appearance alone.
     """
 
     threshold: float = 0.8
@@ -44,8 +43,10 @@ class MatchSettings:
     prior: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise ConfigError(f"match: expected one of {', '.join(RULES)}, got {self.rule!r}")
+        if self.rule not in MATCHING_RULES:
+            raise ConfigError(
+                f"match: expected one of {', '.join(MATCHING_RULES)}, got {self.rule!r}"
+            )
         if not -1 <= self.threshold <= 1:
             raise ConfigError(f"threshold: expected -1 to 1, got {self.threshold}")
         if self.pairs is not None and self.pairs < 1:
@@ -56,19 +57,24 @@ class MatchSettings:
 
 @dataclass(frozen=True)
 class Match:
-    """A pair: which fixed ROI, which moving ROI, how similar."""
+    """A pair: the indices of its fixed and its moving ROI, and their similarity."""
 
     fixed: int
     moving: int
     similarity: float
 
 
-def similarities(fixed: Tensor, moving: Tensor, mean: Tensor | None = None) -> Floats:
-    """Cosine similarity of all prototypes: (N, C) and (M, C) to (N, M).
+def cosine_similarities(fixed: Tensor, moving: Tensor, mean: Tensor | None = None) -> Floats:
+    """Compute the cosine similarity of all prototypes: (N, C) and (M, C) to (N, M).
 
     Args:
         fixed, moving: prototypes.
-        mean: (C,), subtracted first; None leaves them as they are.
+        mean: (C,), subtracted from both first; None subtracts nothing.
+
+    Example:
+        >>> fixed = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+        >>> cosine_similarities(fixed, torch.tensor([[0.0, 1.0]])).tolist()
+        [[0.0], [1.0]]
     """
     if mean is not None:
         fixed, moving = fixed - mean, moving - mean
@@ -82,36 +88,42 @@ def assign(
     settings: MatchSettings,
     weight: Floats | None = None,
 ) -> list[Match]:
-    """Pairs of ROIs.
+    """Choose pairs of ROIs.
 
     Args:
         similarity: (N, M) cosines.
-        allowed: (N, M), whether a pair may be at all.
+        allowed: (N, M), False for pairs that are excluded.
         settings: the rule and the threshold.
-        weight: (N, M) 0 to 1, the prior: multiplied into the similarity.
+        weight: (N, M) 0 to 1, the prior; scores are similarity times weight.
 
     Returns:
-        Matches, the most similar first.
+        Matches, the highest score first.
+
+    Example:
+        >>> similarity = np.array([[0.9, 0.85], [0.95, 0.2]])
+        >>> matches = assign(similarity, similarity > 0, MatchSettings(rule="one-to-one"))
+        >>> [(match.fixed, match.moving) for match in matches]
+        [(1, 0), (0, 1)]
     """
     score = similarity if weight is None else similarity * weight
     score = np.where(allowed & (score >= settings.threshold), score, -np.inf)
     if not np.isfinite(score).any():
         return []
-    found = _RULES[settings.rule](score)
-    found.sort(key=lambda pair: -score[pair])
-    return [Match(i, j, float(similarity[i, j])) for i, j in found]
+    pairs = MATCHING_RULES[settings.rule](score)
+    pairs.sort(key=lambda pair: -score[pair])
+    return [Match(i, j, float(similarity[i, j])) for i, j in pairs]
 
 
 def _greedy(score: Floats) -> list[tuple[int, int]]:
     rows, columns = np.nonzero(np.isfinite(score))
     free_rows, free_columns = (np.ones(n, bool) for n in score.shape)
-    found = []
+    pairs = []
     for k in np.argsort(-score[rows, columns], kind="stable"):
         i, j = int(rows[k]), int(columns[k])
         if free_rows[i] and free_columns[j]:
-            found.append((i, j))
+            pairs.append((i, j))
             free_rows[i] = free_columns[j] = False
-    return found
+    return pairs
 
 
 def _best_of_rows(score: Floats) -> set[tuple[int, int]]:
@@ -143,4 +155,10 @@ def _optimal(score: Floats) -> list[tuple[int, int]]:
     return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if finite[i, j]]
 
 
-_RULES = {"one-to-one": _greedy, "one-to-many": _many, "mutual": _mutual, "optimal": _optimal}
+MATCHING_RULES: dict[str, Callable[[Floats], list[tuple[int, int]]]] = {
+    "one-to-one": _greedy,
+    "one-to-many": _many,
+    "mutual": _mutual,
+    "optimal": _optimal,
+}
+"""The rules by name: each takes (N, M) scores, -inf for excluded pairs, and gives index pairs."""

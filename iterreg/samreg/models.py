@@ -1,4 +1,4 @@
-"""A Segment Anything variant with its weights: pictures in, embeddings and masks out."""
+"""A Segment Anything variant with its weights: takes pictures, gives embeddings and masks."""
 
 from __future__ import annotations
 
@@ -7,42 +7,43 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from iterreg.samreg.decoder import build_decoder, decode, ground, high_quality_features
+from iterreg.samreg.attention import image_terms
+from iterreg.samreg.decoder import build_decoder, decode, high_quality_features
 from iterreg.samreg.encoders import EMBEDDING, build_encoder
 from iterreg.samreg.prepare import input_points, prepare
 from iterreg.samreg.segmenter import Embedding, Masks
 from iterreg.samreg.variants import VariantSpec
 
 PICTURES_AT_ONCE = 8
-"""On CUDA, for encoders that are small. The CPU gains nothing from a batch, and a vision
-transformer's attention over 64 x 64 positions fills a GPU with one picture (and 3 GB of it)."""
+"""Batch size of small encoders on CUDA; 1 otherwise. The CPU gains nothing from a batch, and the
+attention of a vision transformer over 64 x 64 positions fills a GPU with one picture (3 GB)."""
 
 POINTS_AT_ONCE = {"cpu": 4, "cuda": 64}
-"""A point takes about 40 MB on its way. On the CPU, few points stay in the caches, and with too few
-the threads wait for each other."""
+"""Points per batch of the decoder, by device; a point takes about 40 MB. On the CPU a small batch
+stays in the caches, but with a smaller one the threads wait for each other."""
 
 
 def native_precision(device: torch.device) -> torch.dtype:
-    """bfloat16 on CPUs that multiply it natively: decoding then takes half the time. Else float32.
+    """Choose bfloat16 on CPUs that multiply it natively, which halves decoding; else float32.
 
-    Of all masks of a picture that pass as float32, about one in thirty changes.
+    With bfloat16 about one in thirty of the masks that pass the filters changes.
     """
     if device.type != "cpu":
         return torch.float32
-    able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    native = any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return torch.bfloat16 if native else torch.float32
 
 
 class SamModel(nn.Module):
-    """The three parts of Segment Anything, under the names that checkpoints use.
+    """The three parts of Segment Anything, named as in its checkpoints.
 
     Args:
         spec: the variant.
     """
 
     def __init__(self, spec: VariantSpec) -> None:
-        """Build it with random weights."""
+        """Build the model with random weights."""
         from segment_anything.modeling import PromptEncoder
 
         super().__init__()
@@ -60,7 +61,7 @@ class SamSegmenter:
         model: with its weights.
         device: where it runs.
         fingerprint: the variant and its weights' checksum.
-        precision: of what the decoder holds for each position and point; None:
+        precision: of the decoder's tensors with an entry per position and point; None takes
             :func:`native_precision`. Everything else is float32.
     """
 
@@ -78,7 +79,7 @@ class SamSegmenter:
         self._device = device
         self._precision = precision or native_precision(device)
         self._fingerprint = f"{fingerprint}-{str(self._precision).removeprefix('torch.')}"
-        self._encoding = model.prompt_encoder.get_dense_pe()[0].flatten(1).T.contiguous()
+        self._positional_encoding = model.prompt_encoder.get_dense_pe()[0].flatten(1).T.contiguous()
 
     @property
     def name(self) -> str:
@@ -87,12 +88,12 @@ class SamSegmenter:
 
     @property
     def spec(self) -> VariantSpec:
-        """What the variant expects."""
+        """The variant's specification."""
         return self._spec
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """The device that it runs on."""
         return self._device
 
     @property
@@ -110,8 +111,8 @@ class SamSegmenter:
         Raises:
             ImageContentError: a picture smaller than one patch of the encoder.
         """
-        light = self._spec.encoder == "tiny_vit" or self._spec.input_px < 1024
-        step = PICTURES_AT_ONCE if light and self._device.type == "cuda" else 1
+        small = self._spec.encoder == "tiny_vit" or self._spec.input_px < 1024
+        step = PICTURES_AT_ONCE if small and self._device.type == "cuda" else 1
         return [
             embedding
             for start in range(0, len(pictures), step)
@@ -120,7 +121,7 @@ class SamSegmenter:
 
     @torch.no_grad()
     def decode(self, embedding: Embedding, points_xy: Tensor) -> Masks:
-        """Decode one foreground point per mask.
+        """Decode masks, each from one foreground point.
 
         Args:
             embedding: of the picture, by this segmenter.
@@ -131,25 +132,28 @@ class SamSegmenter:
         labels = torch.ones(len(points), 1, device=self._device)
         prompts, _ = self._model.prompt_encoder((points[:, None], labels), None, None)
         features = embedding.features.to(self._device)
-        unmasked = self._model.prompt_encoder.no_mask_embed.weight
-        positions = features.flatten(1).T + unmasked
-        sharp = tuple(f.to(self._device) for f in embedding.intermediate)
+        no_mask = self._model.prompt_encoder.no_mask_embed.weight
+        positions = features.flatten(1).T + no_mask
+        hq_features = tuple(f.to(self._device) for f in embedding.intermediate)
         decoder = self._model.mask_decoder
-        picture = ground(decoder, positions, self._encoding, self._precision)
-        found = [
-            decode(decoder, picture, some, sharp)
-            for some in prompts.split(POINTS_AT_ONCE.get(self._device.type, 16))
+        encoding = self._positional_encoding
+        image = image_terms(decoder.transformer, positions, encoding, self._precision)
+        batches = [
+            decode(decoder, image, batch, hq_features)
+            for batch in prompts.split(POINTS_AT_ONCE.get(self._device.type, 16))
         ]
-        return Masks(torch.cat([m for m, _ in found]), torch.cat([iou for _, iou in found]))
+        return Masks(torch.cat([m for m, _ in batches]), torch.cat([iou for _, iou in batches]))
 
     def _encode(self, pictures: Sequence[Tensor]) -> list[Embedding]:
-        ready = [prepare(picture.to(self._device), self._spec) for picture in pictures]
-        features, early = self._model.image_encoder(torch.stack([x for x, _ in ready]))
-        sharp: Sequence[tuple[Tensor, ...]] = [()] * len(ready)
+        prepared = [prepare(picture.to(self._device), self._spec) for picture in pictures]
+        features, early = self._model.image_encoder(torch.stack([x for x, _ in prepared]))
+        hq_features: Sequence[tuple[Tensor, ...]] = [()] * len(prepared)
         if self._spec.high_quality:
             more = high_quality_features(self._model.mask_decoder, features, early)
-            sharp = [(f,) for f in more.unbind()]
+            hq_features = [(f,) for f in more.unbind()]
         return [
-            Embedding(features[k], (picture.shape[0], picture.shape[1]), ready[k][1], sharp[k])
+            Embedding(
+                features[k], (picture.shape[0], picture.shape[1]), prepared[k][1], hq_features[k]
+            )
             for k, picture in enumerate(pictures)
         ]

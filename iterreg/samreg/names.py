@@ -1,7 +1,7 @@
-"""The names that weights have in checkpoints, as the names that they have here.
+"""Rename the weights of checkpoints to the names used here.
 
-Here they are the authors' own, segment-anything's, but for TinyViT, which is timm's, and the
-adapters of SAM-Med2D, which sit inside a block's perceptron.
+Names here are segment-anything's, with two exceptions: TinyViT has timm's names, and SAM-Med2D's
+adapters are part of a block's perceptron.
 """
 
 from __future__ import annotations
@@ -45,23 +45,22 @@ _HUB: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (rf"{_MLP}proj_in\.", r"\1layers.0."),
     (rf"{_MLP}proj_out\.", r"\1layers.2."),
 )
-"""The transformers library's names, each rule applied after those before it."""
+"""Rules for the names of the transformers library, applied in this order."""
 
 
 def our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the weights of any checkpoint.
 
     Args:
-        state: weights by the names of the authors, or of the transformers library.
+        state: weights with the authors' names, or those of the transformers library.
 
     Returns:
-        Weights by the names of :class:`~iterreg.samreg.models.SamModel`. What is not recognised
-        keeps its name.
+        Weights with the names of :class:`~iterreg.samreg.models.SamModel`. Unknown names stay.
     """
     if any(key.startswith("vision_encoder.") for key in state):
         return {_from_hub(key): value for key, value in state.items()}
     if any(key.startswith("image_encoder.layers.") for key in state):
-        # The classifier that TinyViT was first trained with has no place here.
+        # TinyViT's classifier is not used.
         unused = ("image_encoder.norm_head.", "image_encoder.head.")
         return {_from_mobile_sam(k): v for k, v in state.items() if not k.startswith(unused)}
     return {key.replace(".Adapter.", ".mlp.adapter."): value for key, value in state.items()}
@@ -74,7 +73,7 @@ def _from_hub(key: str) -> str:
 
 
 def _from_mobile_sam(key: str) -> str:
-    """Its stages end with the halving of the resolution; timm's begin with it."""
+    """MobileSAM's stages end with the downsampling; timm's begin with it."""
     if not key.startswith("image_encoder."):
         return key
     key = re.sub(r"layers\.(\d)\.downsample", lambda m: f"stages.{int(m[1]) + 1}.downsample", key)

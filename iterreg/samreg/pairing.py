@@ -1,4 +1,4 @@
-"""From the regions of two images to their pairs: matched, aligned, linked into volumes."""
+"""Pair the regions of interest of two images: match, align, link slices into volumes."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from iterreg.geometry import apply_affine
 from iterreg.image import Image, LabelMap, RoiPair
 from iterreg.samreg.align import Alignment, align
 from iterreg.samreg.candidates import Candidates, RoiSettings
-from iterreg.samreg.linking import filled, link
-from iterreg.samreg.linking import similarity as chain_similarity
-from iterreg.samreg.matching import Match, MatchSettings, assign, similarities
+from iterreg.samreg.linking import chain_similarity, fill_gaps, link
+from iterreg.samreg.matching import Match, MatchSettings, assign, cosine_similarities
 from iterreg.samreg.rle import decode_mask
 
-AGREE = 0.05
-"""Matches agree on an alignment within this share of the fixed picture's diagonal."""
+INLIER_FRACTION = 0.05
+"""A match is an inlier of an alignment within this fraction of the fixed picture's diagonal."""
 
 
 @dataclass(frozen=True)
 class RoiMatching:
-    """What matching a pair of images gave.
+    """The result of matching a pair of images.
 
     Args:
-        pairs: those of several slices first, then the most similar first; may be empty.
-        chains: the matched 2-D regions that each pair is made of.
-        fixed, moving: everything that could have been matched.
-        alignment: the transform that the matches agree on.
-        best_similarity: the highest that any two ROIs reached; NaN without ROIs.
-        seconds: of matching and linking.
-        about: what a report says of it: variant, settings, counts, seconds.
+        pairs: those that span several slices first, then the most similar first; may be empty.
+        chains: the matched 2-D regions that each pair consists of.
+        fixed, moving: all candidates.
+        alignment: the transform that most matches agree on.
+        best_similarity: highest similarity of any two ROIs; NaN without ROIs.
+        threshold: least similarity of a pair.
+        seconds: spent on matching and linking.
+        about: the section on matching of ``run.json``: variant, settings, counts, seconds.
     """
 
     pairs: tuple[RoiPair, ...]
@@ -56,7 +56,7 @@ class RoiMatching:
 
     @property
     def start(self) -> Transform | None:
-        """The alignment as an initial transform; None where it is the identity or unused."""
+        """The alignment as an initial transform; None for the identity, or without pairs."""
         if self.alignment.kind == "identity" or not self.pairs:
             return None
         grid = self.pairs[0].fixed.grid
@@ -66,22 +66,22 @@ class RoiMatching:
     def guidance(self) -> tuple[RoiPair, ...]:
         """The pairs that a field should be fitted to.
 
-        A region of a volume that was matched in one slice alone does not say where it lies across
-        the slices; such pairs guide only where there are no others.
+        A region of a volume that was matched in one slice alone has no known extent across the
+        slices, so such pairs count only if there are no others.
         """
-        several = zip(self.pairs, self.chains, strict=True)
-        return tuple(pair for pair, chain in several if len(chain) > 1) or self.pairs
+        with_chains = zip(self.pairs, self.chains, strict=True)
+        return tuple(pair for pair, chain in with_chains if len(chain) > 1) or self.pairs
 
     @property
-    def why_none(self) -> str:
-        """What to say where there are no pairs."""
+    def reason_for_none(self) -> str:
+        """The error message if there are no pairs."""
         for side, found in (("fixed", self.fixed), ("moving", self.moving)):
             if not len(found):
-                seen = found.counts["survivors"]
+                segmented = found.counts["encoded"] + found.counts["cached"]
                 return (
                     f"expected regions of interest in the {side} image, got none: "
-                    f"{found.counts['encoded'] + found.counts['cached']} slices segmented, "
-                    f"{seen} masks, none of an allowed area"
+                    f"{segmented} slices segmented, {found.counts['survivors']} masks, "
+                    "none of an allowed area"
                 )
         return (
             f"expected two regions of interest with a similarity of at least {self.threshold:g}, "
@@ -93,30 +93,37 @@ class RoiMatching:
 def match_candidates(
     fixed: Candidates, moving: Candidates, images: tuple[Image, Image], settings: RoiSettings
 ) -> RoiMatching:
-    """Match, align, match again near the alignment, and link slices into volumes."""
+    """Match, align, match again close to the alignment, and link slices into volumes.
+
+    Args:
+        fixed, moving: candidates of the two images.
+        images: the two images.
+        settings: only those of the matching play a part.
+    """
     from scipy.spatial.distance import cdist
 
     begun = time.perf_counter()
     rules = settings.matching
     mean = (fixed.mean + moving.mean) / 2 if rules.centre and len(fixed) and len(moving) else None
     if len(fixed) and len(moving):
-        cosine = similarities(fixed.prototypes, moving.prototypes, mean)
+        cosine = cosine_similarities(fixed.prototypes, moving.prototypes, mean)
     else:
         cosine = np.zeros((len(fixed), len(moving)))
     allowed = _within_range(fixed, moving, rules.slice_range)
     diagonal = float(np.linalg.norm(np.multiply(fixed.stack.slice_shape, fixed.stack.pixel_mm)))
-    alignment = _alignment(cosine, allowed, fixed, moving, rules, AGREE * diagonal)
+    inlier_distance_mm = INLIER_FRACTION * diagonal
+    alignment = _alignment(cosine, allowed, fixed, moving, rules, inlier_distance_mm)
     weight = None
     if rules.prior:
-        landed = apply_affine(alignment.affine_lps, fixed.centroids_lps)
-        apart = cdist(landed, moving.centroids_lps)
-        weight = np.exp(-0.5 * (apart / (rules.prior * diagonal)) ** 2)
+        aligned_lps = apply_affine(alignment.affine_lps, fixed.centroids_lps)
+        distance_mm = cdist(aligned_lps, moving.centroids_lps)
+        weight = np.exp(-0.5 * (distance_mm / (rules.prior * diagonal)) ** 2)
     matches = assign(cosine, allowed, rules, weight)
     if not matches and weight is not None:
-        # Nothing similar lies near: then it is their looks alone that say where things went.
+        # No similar region lies close to the alignment, so appearance alone has to decide.
         matches = assign(cosine, allowed, rules)
-        ends = _ends(matches, fixed, moving)
-        alignment = align(*ends, AGREE * diagonal, "translation", least_support=0)
+        centroids = _centroids(matches, fixed, moving)
+        alignment = align(*centroids, inlier_distance_mm, "translation", min_extra_inliers=0)
     matched = time.perf_counter()
     chains = _chains(matches, fixed, moving)[: rules.pairs]
     pairs = tuple(
@@ -130,12 +137,13 @@ def match_candidates(
 
 
 def _within_range(fixed: Candidates, moving: Candidates, slice_range: int) -> NDArray[np.bool_]:
-    """(N, M), whether the moving ROI lies within the slices around the physically nearest one."""
+    """(N, M), whether the moving ROI lies in a slice close to the physically nearest one."""
     if fixed.stack.axis is None:
         return np.ones((len(fixed), len(moving)), bool)
     normal = fixed.stack.normal_lps
-    here, there = fixed.stack.positions_lps_mm @ normal, moving.stack.positions_lps_mm @ normal
-    nearest = np.abs(here[:, None] - there[None]).argmin(1)
+    fixed_mm = fixed.stack.positions_lps_mm @ normal
+    moving_mm = moving.stack.positions_lps_mm @ normal
+    nearest = np.abs(fixed_mm[:, None] - moving_mm[None]).argmin(1)
     steps = np.abs(nearest[fixed.slices][:, None] - moving.slices[None])
     return np.asarray(steps <= slice_range)
 
@@ -146,20 +154,20 @@ def _alignment(
     fixed: Candidates,
     moving: Candidates,
     rules: MatchSettings,
-    reach_mm: float,
+    inlier_distance_mm: float,
 ) -> Alignment:
-    """What the ROIs that are each other's most similar agree on."""
-    sure = assign(cosine, allowed, MatchSettings(rules.threshold, "mutual"))
+    """Align by the ROIs that are each other's most similar partner."""
+    mutual = assign(cosine, allowed, MatchSettings(rules.threshold, "mutual"))
     kind = "similarity" if fixed.stack.axis is None else "translation"
-    return align(*_ends(sure, fixed, moving), reach_mm, kind)
+    return align(*_centroids(mutual, fixed, moving), inlier_distance_mm, kind)
 
 
-def _ends(
+def _centroids(
     matches: list[Match], fixed: Candidates, moving: Candidates
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Centroids of both sides of some matches, LPS mm, (N, rank) each."""
-    ours = fixed.centroids_lps[[m.fixed for m in matches]]
-    return ours, moving.centroids_lps[[m.moving for m in matches]]
+    """Return the fixed and the moving centroids of matches, LPS mm, (N, rank) each."""
+    fixed_lps = fixed.centroids_lps[[m.fixed for m in matches]]
+    return fixed_lps, moving.centroids_lps[[m.moving for m in matches]]
 
 
 def _chains(matches: list[Match], fixed: Candidates, moving: Candidates) -> list[list[Match]]:
@@ -184,7 +192,7 @@ def _roi_pair(
 
 
 def _label_map(found: Candidates, chosen: set[int], image: Image, name: str) -> LabelMap:
-    """The union of some regions, on the image's own grid."""
+    """Draw the union of some regions on the image's own grid, gaps between slices filled."""
     stack = found.stack
     data = torch.zeros(stack.grid.shape_zyx, dtype=torch.int32)
     if stack.axis is None:
@@ -192,13 +200,13 @@ def _label_map(found: Candidates, chosen: set[int], image: Image, name: str) -> 
             data[torch.from_numpy(decode_mask(found.masks[k]))] = 1
         return LabelMap(stack.order.undo(data), image.grid, name=name)
 
-    def known(number: int) -> list[NDArray[np.bool_]]:
+    def masks_of_slice(number: int) -> list[NDArray[np.bool_]]:
         return [decode_mask(found.masks[k]) for k in np.flatnonzero(found.slices == number)]
 
     planes: dict[int, NDArray[np.bool_]] = {}
     for k in chosen:
         mask, number = decode_mask(found.masks[k]), int(found.slices[k])
         planes[number] = mask | planes[number] if number in planes else mask
-    for number, mask in filled(planes, known).items():
+    for number, mask in fill_gaps(planes, masks_of_slice).items():
         data.select(stack.axis, number)[torch.from_numpy(mask)] = 1
     return LabelMap(stack.order.undo(data), image.grid, name=name)

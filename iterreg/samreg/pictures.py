@@ -1,8 +1,8 @@
-"""From an image to what a Segment Anything model sees: 8-bit RGB pictures, one per slice.
+"""Turn an image into the input of a Segment Anything model: 8-bit RGB pictures, one per slice.
 
-How intensities become grey levels is stated per kind of image, and recorded: CT by a window in HU,
-8-bit pictures and photographs as they are, everything else (MR, 16-bit) by percentiles of the whole
-image, so that slices stay comparable and an empty slice stays empty.
+Grey levels depend on the kind of image, and the choice is recorded: CT uses a window in HU, 8-bit
+pictures and photographs stay as they are, and everything else (MR, 16-bit) uses percentiles of the
+whole image, so that slices stay comparable and an empty slice stays empty.
 """
 
 from __future__ import annotations
@@ -19,30 +19,32 @@ from iterreg.geometry import AxisOrder, Grid, apply_affine
 from iterreg.image import Image
 
 AXES = ("z", "y", "x")
-"""Slices across z are axial, across y coronal, across x sagittal: the axis nearest to that one."""
+"""Slices across z are axial, across y coronal, across x sagittal; oblique images use the array axis
+closest to it."""
 
 CT_WINDOW_HU = (-160.0, 240.0)
-"""Soft tissue, the window with which MedSAM's authors show CT; lung and bone saturate, and their
-outlines stay."""
+"""The soft-tissue window of MedSAM's authors; lung and bone saturate, but keep their outlines."""
 
 PERCENTILES = (1.0, 99.0)
+"""Percentiles that become black and white."""
+
 AIR_HU = -500.0
-"""An image of signed numbers that reaches below this, and above ``TISSUE_HU``, is a CT."""
 TISSUE_HU = 100.0
+"""A grey image with values below ``AIR_HU`` and above ``TISSUE_HU`` counts as CT."""
 
-THICK = 1.5
-"""Without a named axis slices are cut across the axis whose voxels are this much longer."""
+THICK_RATIO = 1.5
+"""Slices are cut across the axis along which voxels are at least this much longer."""
 
-LEAST_PIXELS = 16
-"""A patch of the vision transformer; a picture smaller than one shows it nothing."""
+MIN_PICTURE_PX = 16
+"""Least side of a picture: one patch of the vision transformer."""
 
 BLANK_LEVELS = 8
-"""A slice with no more contrast than this (of 255) is blank, and is not encoded."""
+"""A slice with no more contrast than this (of 255) is blank and is not encoded."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """How intensities became grey levels: clipped to low ... high, or kept."""
+    """How intensities become grey levels: ``low`` black, ``high`` white; ``kind`` says why."""
 
     kind: str
     low: float
@@ -54,12 +56,12 @@ class PictureStack:
     """An image as pictures, in canonical axis order.
 
     Args:
-        pixels: one (H, W, 3) uint8 per slice, pixels square; None where the slice is blank.
-        slice_shape: rows and columns of a slice's voxels, which masks are made for.
+        pixels: (H, W, 3) uint8 for each slice, with square pixels; None for a blank slice.
+        slice_shape: rows and columns of a slice's voxels, and of its masks.
         axis: array axis of the canonical image across which slices are cut; None for a picture.
         grid: of the canonical image.
-        order: from the image's own axes to the canonical ones.
-        window: how grey levels were made.
+        order: takes the image's own axes to the canonical ones.
+        window: of the grey levels.
     """
 
     pixels: tuple[Tensor | None, ...]
@@ -71,13 +73,13 @@ class PictureStack:
 
     @property
     def pixel_mm(self) -> tuple[float, float]:
-        """Height and width of a slice's voxel."""
+        """Height and width of a slice's voxels."""
         spacing = [s for k, s in enumerate(self.grid.spacing_zyx_mm) if k != self.axis]
         return spacing[0], spacing[1]
 
     @property
     def positions_lps_mm(self) -> NDArray[np.float64]:
-        """(slices, rank), the middle of each slice."""
+        """Centre of each slice, (slices, rank)."""
         middle = (np.asarray(self.grid.shape_zyx, np.float64) - 1) / 2
         index = np.repeat(middle[None], len(self.pixels), 0)
         if self.axis is not None:
@@ -86,36 +88,37 @@ class PictureStack:
 
     @property
     def normal_lps(self) -> NDArray[np.float64]:
-        """Unit vector from one slice to the next; zero for a picture."""
+        """Unit vector from a slice to the next one, (rank,); zero for a picture."""
         if self.axis is None:
             return np.zeros(self.grid.rank)
         column = self.grid.rank - 1 - self.axis
         return np.asarray(self.grid.direction_lps)[:, column]
 
 
-def cut_axis(fixed: Image, moving: Image, wanted: str | None) -> int | None:
-    """The canonical array axis across which both images are cut into slices.
+def cut_axis(fixed: Image, moving: Image, name: str | None) -> int | None:
+    """Choose the canonical array axis across which both images are cut into slices.
 
     Args:
-        fixed, moving: of one rank.
-        wanted: z, y or x; None takes the axis of the thickest voxels, z where they are alike.
+        fixed, moving: two images of the same rank.
+        name: z, y or x; None takes the axis along which voxels are longest, or z if they are about
+            cubic.
 
     Returns:
         0 for z, 1 for y, 2 for x; None for pictures.
 
     Raises:
-        GeometryError: an axis that is not one of these.
+        GeometryError: unknown axis.
     """
     if fixed.grid.rank == 2:
         return None
-    if wanted is not None:
-        if wanted not in AXES:
-            raise GeometryError(f"axis: expected one of {', '.join(AXES)}, got {wanted}")
-        return AXES.index(wanted)
+    if name is not None:
+        if name not in AXES:
+            raise GeometryError(f"axis: expected one of {', '.join(AXES)}, got {name}")
+        return AXES.index(name)
     for image in (fixed, moving):
         spacing = np.asarray(image.to_canonical()[0].grid.spacing_zyx_mm)
         thickest = int(spacing.argmax())
-        if spacing[thickest] >= THICK * np.delete(spacing, thickest).max():
+        if spacing[thickest] >= THICK_RATIO * np.delete(spacing, thickest).max():
             return thickest
     return 0
 
@@ -127,69 +130,66 @@ def cut_pictures(
 
     Args:
         image: rank 2 (1 or 3 channels) or rank 3.
-        axis: as :func:`cut_axis` gives it.
-        window: intensities shown black and white; None decides by the kind of image.
-
-    Returns:
-        The pictures.
+        axis: from :func:`cut_axis`.
+        window: intensities to show as black and white; None chooses by the kind of image.
 
     Raises:
         ImageContentError: pictures smaller than a patch.
     """
-    turned, order = image.to_canonical()
-    shown = _window(turned, window)
-    grey = _grey_levels(turned.data, shown)
+    canonical, order = image.to_canonical()
+    used = _window(canonical, window)
+    grey = _grey_levels(canonical.data, used)
     slices = [grey] if axis is None else list(grey.unbind(1 + axis))
     stack = PictureStack(
-        (), (slices[0].shape[1], slices[0].shape[2]), axis, turned.grid, order, shown
+        (), (slices[0].shape[1], slices[0].shape[2]), axis, canonical.grid, order, used
     )
     pixels = tuple(_picture(levels, stack.pixel_mm) for levels in slices)
     size = _square_size(stack.slice_shape, stack.pixel_mm)
-    if min(size) < LEAST_PIXELS:
+    if min(size) < MIN_PICTURE_PX:
         raise ImageContentError(
-            f"{image.name}: expected pictures of at least {LEAST_PIXELS} x {LEAST_PIXELS} pixels, "
-            f"got {size[1]} x {size[0]}"
+            f"{image.name}: expected pictures of at least {MIN_PICTURE_PX} x {MIN_PICTURE_PX} "
+            f"pixels, got {size[1]} x {size[0]}"
         )
     return replace(stack, pixels=pixels)
 
 
-def _window(image: Image, wanted: tuple[float, float] | None) -> Window:
+def _window(image: Image, given: tuple[float, float] | None) -> Window:
     data = image.data
     low, high = float(data.min()), float(data.max())
-    if wanted is not None:
-        return Window("given", *wanted)
+    if given is not None:
+        return Window("given", *given)
     if image.grid.rank == 2 and image.dtype == "uint8":
         return Window("as stored", 0.0, 255.0)
     if len(data) == 1 and low <= AIR_HU and high >= TISSUE_HU:
         return Window("CT window, HU", *CT_WINDOW_HU)
-    few, most = np.percentile(data.numpy(), PERCENTILES)
-    few, most = (float(few), float(most)) if most > few else (low, high)
-    return Window(f"percentiles {PERCENTILES[0]:g} to {PERCENTILES[1]:g}", few, most)
+    black, white = (float(v) for v in np.percentile(data.numpy(), PERCENTILES))
+    black, white = (black, white) if white > black else (low, high)
+    return Window(f"percentiles {PERCENTILES[0]:g} to {PERCENTILES[1]:g}", black, white)
 
 
 def _grey_levels(data: Tensor, window: Window) -> Tensor:
-    """(C, *shape) uint8."""
+    """Map intensities to (C, *shape) uint8."""
     width = max(window.high - window.low, 1e-6)
     return ((data - window.low) * (255 / width)).round().clamp(0, 255).to(torch.uint8)
 
 
 def _picture(levels: Tensor, pixel_mm: tuple[float, float]) -> Tensor | None:
-    """(H, W, 3) with square pixels, or None where there is nothing to see."""
-    spread = int(levels.max()) - int(levels.min())
-    if spread <= BLANK_LEVELS:
+    """Make a picture (H, W, 3) with square pixels; None for a blank slice."""
+    contrast = int(levels.max()) - int(levels.min())
+    if contrast <= BLANK_LEVELS:
         return None
     size = _square_size((levels.shape[1], levels.shape[2]), pixel_mm)
     if size != tuple(levels.shape[1:]):
-        smooth = torch.nn.functional.interpolate(
+        resized = torch.nn.functional.interpolate(
             levels[None].float(), size, mode="bilinear", align_corners=False
         )
-        levels = smooth[0].round().to(torch.uint8)
+        levels = resized[0].round().to(torch.uint8)
     return levels.expand(3, -1, -1).permute(1, 2, 0).contiguous()
 
 
 def _square_size(shape: tuple[int, int], pixel_mm: tuple[float, float]) -> tuple[int, int]:
-    """Rows and columns once pixels are as fine both ways as they are the finer way."""
-    fine = min(pixel_mm)
-    if max(pixel_mm) < 1.01 * fine:
+    """Return rows and columns after resampling to square pixels of the smaller side."""
+    side_mm = min(pixel_mm)
+    if max(pixel_mm) < 1.01 * side_mm:
         return shape
-    return round(shape[0] * pixel_mm[0] / fine), round(shape[1] * pixel_mm[1] / fine)
+    return round(shape[0] * pixel_mm[0] / side_mm), round(shape[1] * pixel_mm[1] / side_mm)

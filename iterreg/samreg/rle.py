@@ -1,4 +1,4 @@
-"""Run-length masks: what survives everything mode is kept, cached and written in this form."""
+"""Run-length masks, the form in which masks are kept, cached and written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class RunLengthMask:
 
     Args:
         shape: of the mask, 2 or 3 numbers.
-        runs: lengths of the runs, outside and inside in turn; the first is outside and may be 0.
+        runs: lengths of the runs, alternately outside and inside; the first is outside and may be
+            0.
 
     Raises:
         ImageContentError: the runs do not fill the shape.
@@ -39,12 +40,17 @@ class RunLengthMask:
 
     @property
     def area(self) -> int:
-        """How many voxels are inside."""
+        """Number of voxels inside."""
         return sum(self.runs[1::2])
 
 
 def encode_mask(mask: NDArray[np.bool_]) -> RunLengthMask:
-    """The run-length form of a mask, rank 2 or 3."""
+    """Encode a mask of rank 2 or 3.
+
+    Example:
+        >>> encode_mask(np.array([[True, True, False], [False, False, True]])).runs
+        (0, 2, 3, 1)
+    """
     flat = mask.reshape(-1)
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     ends = np.concatenate(([0], changes, [flat.size]))
@@ -53,19 +59,19 @@ def encode_mask(mask: NDArray[np.bool_]) -> RunLengthMask:
 
 
 def decode_mask(mask: RunLengthMask) -> NDArray[np.bool_]:
-    """The mask that :func:`encode_mask` was given."""
+    """Decode a mask; the inverse of :func:`encode_mask`."""
     inside = np.arange(len(mask.runs)) % 2 == 1
     return np.repeat(inside, mask.runs).reshape(mask.shape)
 
 
-def stacked(masks: Sequence[RunLengthMask], longest: int) -> NDArray[np.bool_]:
-    """Masks of one shape side by side, thinned so that no axis is longer than ``longest``.
+def stack_masks(masks: Sequence[RunLengthMask], longest: int) -> NDArray[np.bool_]:
+    """Stack masks of one shape, subsampled so that no axis is longer than ``longest``.
 
     Returns:
-        (N, *thinned shape).
+        (N, *subsampled shape).
     """
     if not masks:
         return np.zeros((0, 1, 1), bool)
     step = -(-max(masks[0].shape) // longest)
-    thin = (slice(step // 2, None, step),) * len(masks[0].shape)
-    return np.stack([decode_mask(m)[thin] for m in masks])
+    every_step = (slice(step // 2, None, step),) * len(masks[0].shape)
+    return np.stack([decode_mask(m)[every_step] for m in masks])

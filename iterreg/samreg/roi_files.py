@@ -1,9 +1,9 @@
-"""ROI pairs as files: lossless JSON, and a label view that any viewer shows.
+"""Write and read ROI pairs: lossless JSON, and label maps for any viewer.
 
-``roi_pairs.json`` holds, for each pair, both masks as runs over their whole image (outside and
-inside in turn, last array axis fastest, arrays in the order z, y, x), the similarity, and what
-follows from the masks: area or volume, centroid, slices. The two grids stand at its head, so that
-the masks can be read again without the images.
+``roi_pairs.json`` begins with the two grids, so that masks can be read without the images. For each
+pair it holds the similarity and both masks as runs over the whole image: alternately outside and
+inside, last array axis fastest, arrays in the order z, y, x. The area or volume, centroid and
+extent of each mask are added for people.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def write_roi_pairs(
     grids: tuple[Grid, Grid],
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ROI pairs; none is a result too.
+    """Write ROI pairs; the list may be empty.
 
     Args:
         pairs: the most similar first.
-        path: the file, ``roi_pairs.json`` by custom.
+        path: the file, usually ``roi_pairs.json``.
         grids: of the fixed and the moving image.
-        about: how they were found, kept under ``about``.
+        about: how they were found; stored under ``about``.
 
     Raises:
         OutputError: the file cannot be written.
@@ -63,16 +63,10 @@ def write_roi_pairs(
 
 
 def read_roi_pairs(path: str | Path) -> list[RoiPair]:
-    """Read what :func:`write_roi_pairs` wrote.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The same pairs, in the same order, with the same masks.
+    """Read a file of :func:`write_roi_pairs`: the same pairs, in the same order.
 
     Raises:
-        ImageReadError: missing, not JSON, another schema, or masks that do not fill their grid.
+        ImageReadError: missing, not JSON, of another schema, or masks that do not fill their grid.
     """
     try:
         tables = json.loads(Path(path).read_text("utf-8"))
@@ -97,10 +91,10 @@ def write_roi_files(
     grids: tuple[Grid, Grid],
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ``roi_pairs.json`` and both label views.
+    """Write ``roi_pairs.json`` and both label maps.
 
     Args:
-        folder: entered.
+        folder: open for writing (inside its ``with`` block).
         pairs, grids, about: as for :func:`write_roi_pairs`.
 
     Raises:
@@ -117,7 +111,7 @@ def write_roi_files(
 
 
 def label_views(pairs: Sequence[RoiPair]) -> tuple[LabelMap, LabelMap]:
-    """ROI pairs as label maps without overlap: pair k is label k, the smallest ROI on top."""
+    """Draw ROI pairs as label maps: pair k is label k; the smallest ROI wins where they overlap."""
     regions = regions_of_rois(pairs)
     return regions.fixed, regions.moving
 
@@ -146,16 +140,16 @@ def _grid(table: Mapping[str, Any]) -> Grid:
 
 def _mask_table(mask: Mask | LabelMap) -> dict[str, Any]:
     inside = np.asarray(mask.data.cpu().numpy()) != 0
-    where = np.stack(np.nonzero(inside), 1)
-    centre = apply_affine(mask.grid.index_to_lps, where.mean(0))
-    size = len(where) * mask.grid.voxel_volume_mm3
-    named = "volume_mm3" if mask.grid.rank == 3 else "area_mm2"
+    index_zyx = np.stack(np.nonzero(inside), 1)
+    centroid_lps = apply_affine(mask.grid.index_to_lps, index_zyx.mean(0))
+    size = len(index_zyx) * mask.grid.voxel_volume_mm3
+    size_name = "volume_mm3" if mask.grid.rank == 3 else "area_mm2"
     return {
-        "voxels": len(where),
-        named: round(size, 3),
-        "centroid_lps_mm": [round(float(v), 3) for v in centre],
-        "first_zyx": where.min(0).tolist(),
-        "last_zyx": where.max(0).tolist(),
+        "voxels": len(index_zyx),
+        size_name: round(size, 3),
+        "centroid_lps_mm": [round(float(v), 3) for v in centroid_lps],
+        "first_zyx": index_zyx.min(0).tolist(),
+        "last_zyx": index_zyx.max(0).tolist(),
         "runs": encode_mask(inside).runs,
     }
 

@@ -1,4 +1,4 @@
-"""What a Segment Anything model is to the rest: it encodes a picture once, then decodes points."""
+"""The interface of a Segment Anything model: encode a picture once, then decode points."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Embedding:
-    """What the encoder says of one picture.
+    """The encoder's result for one picture.
 
     Args:
-        features: (C, h, w) float32, of the model's whole input, padding included.
-        size_hw: the picture's height and width, pixels.
-        valid_hw: the part of the input that shows the picture, as shares (0, 1] of its height and
-            width, from the upper left corner; the rest is padding.
-        intermediate: further features that some decoders need (HQ-SAM); empty for the others.
+        features: (C, h, w) float32, of the model's whole input including padding.
+        size_hw: the picture's height and width in pixels.
+        valid_hw: the part of the input that shows the picture, as fractions (0, 1] of its height
+            and width from the upper left corner; the rest is padding.
+        intermediate: further features that HQ-SAM's decoder needs; empty for others.
     """
 
     features: Tensor
@@ -30,12 +30,12 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Masks:
-    """What the decoder says of N points: M candidate masks each.
+    """The decoder's result for N points: M candidate masks for each.
 
     Args:
         logits: (N, M, h, w), of the model's whole input at the decoder's resolution; positive
-            inside.
-        predicted_iou: (N, M), the decoder's own judgement of each mask.
+            inside the mask.
+        predicted_iou: (N, M), the IoU that the decoder predicts for each mask.
     """
 
     logits: Tensor
@@ -51,15 +51,15 @@ class Segmenter(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """The device that it runs on."""
 
     @property
     def fingerprint(self) -> str:
-        """What its answers depend on: the variant and its weights' checksum."""
+        """Identifies everything that its masks depend on: the variant and its weights."""
 
     def encode(self, pictures: Sequence[Tensor]) -> list[Embedding]:
         """Encode pictures, each (H, W, 3) uint8 RGB; sizes may differ."""
 
     def decode(self, embedding: Embedding, points_xy: Tensor) -> Masks:
-        """Decode one foreground point per mask: (N, 2) pixels of the picture, x before y, the
-        centre of the first pixel at (0.5, 0.5)."""
+        """Decode masks, each from one foreground point: (N, 2) pixels of the picture, x before y,
+        the centre of the first pixel at (0.5, 0.5)."""

@@ -1,6 +1,6 @@
-"""The Segment Anything variants: what each expects of a picture, and where its weights come from.
+"""A table of the Segment Anything variants: their architecture, input, and source of weights.
 
-A variant is a row of this table: the code that runs it reads the row and does not know its name.
+To add a variant, add a row: the code reads the row and never asks for a name.
 """
 
 from __future__ import annotations
@@ -11,10 +11,7 @@ from typing import Literal
 from iterreg.errors import ConfigError
 
 PATCH_PX = 16
-"""Side of the square that becomes one position of the embedding."""
-
-UPSCALING = 4
-"""Mask pixels per position of the embedding, along an axis."""
+"""Side of the square of the input that becomes one position of the embedding."""
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -27,10 +24,11 @@ class VitSize:
 
     Args:
         width: channels.
-        depth: blocks.
-        heads: of each attention.
-        mlp_width: channels inside a block's two-layer perceptron.
-        global_blocks: which blocks attend to the whole picture; the others to windows of 14 x 14.
+        depth: number of blocks.
+        heads: attention heads.
+        mlp_width: hidden channels of a block's two-layer perceptron.
+        global_blocks: indices of the blocks that attend to the whole picture; the others attend to
+            windows of 14 x 14.
     """
 
     width: int
@@ -45,24 +43,23 @@ class VariantSpec:
     """One variant.
 
     Args:
-        name: as users write it.
+        name: as users type it.
         encoder: ``tiny_vit``, or the sizes of a vision transformer.
-        file: name of its checkpoint in the cache, the authors' own.
+        file: file name of its checkpoint in the cache, the same as the authors'.
         project: where the authors publish it, in words.
-        url: the authors' download; None where they offer none that a program can use.
-        sha256: of that file; None where it is not known.
-        adapters: each block has SAM-Med2D's adapter.
-        high_quality: the decoder is HQ-SAM's, with one mask per point instead of three.
-        input_px: side of the square that the encoder takes.
-        resize: ``longest-side`` keeps the aspect and pads at the right and the bottom after the
+        url: the authors' download; None if they offer no direct link.
+        sha256: of that file; None if unknown.
+        adapters: whether each block has SAM-Med2D's adapter.
+        high_quality: whether the decoder is HQ-SAM's, with one mask per point instead of three.
+        input_px: side of the encoder's square input.
+        resize: ``longest-side`` keeps the aspect ratio and pads at the right and the bottom after
             normalisation; ``stretch`` fills the square.
-        interpolation: of the resizing; the first two are antialiased where it shrinks.
-        mean, std: per channel, of values 0 to 255. None: each picture's least and greatest value
-            become 0 and 1, and nothing else is done.
-        prompts: what it was trained to be asked with.
+        interpolation: of the resizing; bilinear and bicubic are antialiased when they shrink.
+        mean, std: per channel, of values 0 to 255. None scales each picture to 0 ... 1 instead.
+        prompts: the prompts that it was trained with.
         licence: of code and weights.
-        verified: it ran here with its real weights, and its masks were compared with labels.
-            Otherwise: the real architecture with random weights.
+        verified: whether its masks were compared with labels, with its real weights. The others
+            were tested with their real architecture and random weights.
     """
 
     name: str
@@ -84,13 +81,8 @@ class VariantSpec:
 
     @property
     def grid_px(self) -> int:
-        """Rows, and columns, of the embedding."""
+        """Number of rows, and of columns, of the embedding."""
         return self.input_px // PATCH_PX
-
-    @property
-    def mask_px(self) -> int:
-        """Rows, and columns, of the decoder's masks."""
-        return UPSCALING * self.grid_px
 
 
 _B = VitSize(768, 12, 12, 3072, (2, 5, 8, 11))
@@ -176,10 +168,14 @@ VARIANTS = {
 
 
 def find_variant(name: str) -> VariantSpec:
-    """The variant of this name.
+    """Find a variant by name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: unknown name.
+
+    Example:
+        >>> find_variant("mobile_sam").input_px
+        1024
     """
     if name not in VARIANTS:
         raise ConfigError(f"variant {name}: unknown; expected one of {', '.join(VARIANTS)}")

@@ -1,4 +1,4 @@
-"""The cache of weights: where it is, what lies in it, and fetching when asked to.
+"""The cache of weights: its folder, its contents, and downloads.
 
 Nothing is downloaded unless :func:`fetch` is called.
 """
@@ -21,12 +21,14 @@ from iterreg.errors import OutputError, WeightsError
 from iterreg.samreg.checkpoint import checksum
 from iterreg.samreg.variants import VARIANTS, VariantSpec
 
-PIECE_BYTES = 1 << 20
-PATIENCE_S = 60.0
-"""How long a server may be silent."""
+CHUNK_BYTES = 1 << 20
+"""Bytes that are read at once."""
 
-Progress = Callable[[int, int | None], None]
-"""Called with the bytes that are here and how many there are in all, where that is known."""
+TIMEOUT_S = 60.0
+"""Longest silence of a server before a download fails."""
+
+ByteCounter = Callable[[int, int | None], None]
+"""Called with the number of bytes received, and the total number if the server tells it."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class CachedFile:
 
     Args:
         spec: the variant.
-        path: where its weights are or would be.
-        sha256: what lies there; None where nothing does.
+        path: of its weights, whether they are there or not.
+        sha256: checksum of that file; None if it does not exist.
     """
 
     spec: VariantSpec
@@ -54,7 +56,7 @@ class CachedFile:
 
 
 def cache_folder() -> Path:
-    """Where weights are kept: ``ITERREG_WEIGHTS``, or the platform's folder for caches."""
+    """Return the folder of weights: ``ITERREG_WEIGHTS`` if set, else in the user's cache folder."""
     if chosen := os.environ.get("ITERREG_WEIGHTS"):
         return Path(chosen).expanduser()
     if sys.platform == "darwin":
@@ -67,10 +69,10 @@ def cache_folder() -> Path:
 
 
 def cached_weights(spec: VariantSpec) -> Path:
-    """A variant's weights in the cache.
+    """Return the path of a variant's weights in the cache.
 
     Raises:
-        WeightsError: they are not there; the message says what to do.
+        WeightsError: they are not there; the message says how to get them.
     """
     path = cache_folder() / spec.file
     if path.exists():
@@ -79,41 +81,41 @@ def cached_weights(spec: VariantSpec) -> Path:
 
 
 def how_to_get(spec: VariantSpec) -> str:
-    """What a user does to have a variant's weights, in words."""
+    """Explain in words how to get a variant's weights."""
     if spec.url is not None:
         get = f"run: iterreg weights fetch {spec.name}"
     else:
         get = (
-            f"get {spec.file} from {spec.project} and put it there, or, with a link to it, run: "
+            f"get {spec.file} from {spec.project} and put it there, or, if you have a link, run: "
             f"iterreg weights fetch {spec.name} --url URL"
         )
-    return f"{get} (licence {spec.licence}); or name a file that you have with --checkpoint"
+    return f"{get} (licence {spec.licence}); or pass a file that you have with --checkpoint"
 
 
 def inspect_cache() -> Iterator[CachedFile]:
-    """Every variant and what the cache holds for it; files that are there are read whole."""
+    """Yield every variant with its file in the cache; existing files are read to verify them."""
     for spec in VARIANTS.values():
         path = cache_folder() / spec.file
         yield CachedFile(spec, path, checksum(path) if path.is_file() else None)
 
 
-def fetch(spec: VariantSpec, url: str | None = None, progress: Progress | None = None) -> Path:
-    """Download a variant's weights into the cache, unless they are there.
+def fetch(spec: VariantSpec, url: str | None = None, on_bytes: ByteCounter | None = None) -> Path:
+    """Download a variant's weights into the cache, unless they are there already.
 
-    What arrives is kept in a ``.part`` file and takes its name once it is whole and its checksum
-    right; an interrupted download goes on where it stopped.
+    Data goes into a ``.part`` file, which is renamed when it is complete and its checksum is right.
+    An interrupted download is resumed.
 
     Args:
         spec: the variant.
-        url: http or https; None takes the authors'.
-        progress: called as it arrives.
+        url: http or https; None takes the authors' link.
+        on_bytes: called as data arrives.
 
     Returns:
-        Where the weights are.
+        The path of the weights.
 
     Raises:
-        WeightsError: no link is known, the server cannot be reached or has something else, the
-            connection broke, or the checksum is wrong.
+        WeightsError: no link is known, the server cannot be reached or sends something else, the
+            connection breaks, or the checksum is wrong.
         OutputError: the cache cannot be written.
     """
     path = cache_folder() / spec.file
@@ -124,71 +126,71 @@ def fetch(spec: VariantSpec, url: str | None = None, progress: Progress | None =
         raise WeightsError(f"{spec.name}: no link to its weights is known; {how_to_get(spec)}")
     if urlsplit(source).scheme not in ("http", "https"):
         raise WeightsError(f"{source}: expected a link that begins with http:// or https://")
-    # Another link's beginning must not be continued with this one's end.
+    # Part files are named by their link: never append one link's data to another's.
     part = path.with_name(f"{path.name}.{hashlib.sha256(source.encode()).hexdigest()[:8]}.part")
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if not (part.exists() and checksum(part) == spec.sha256):
-            _download(source, part, progress or (lambda done, total: None))
+            _download(source, part, on_bytes or (lambda done, total: None))
         got = checksum(part)
         if spec.sha256 not in (None, got):
             part.unlink()
             raise WeightsError(
                 f"{source}: not the weights of {spec.name}: expected sha256 {spec.sha256}, got "
-                f"{got}; nothing was kept"
+                f"{got}; the download was deleted"
             )
         part.replace(path)
     return path
 
 
-def _download(url: str, part: Path, progress: Progress) -> None:
-    """Bring ``part`` to its full length."""
+def _download(url: str, part: Path, on_bytes: ByteCounter) -> None:
+    """Download the rest of ``part``."""
     have = part.stat().st_size if part.exists() else 0
-    answer = _asked(url, have)
-    if answer is None:
+    response = _request(url, have)
+    if response is None:
         part.unlink()
-        have, answer = 0, _asked(url, 0)
-        assert answer is not None
-    with answer:
-        if answer.headers.get_content_type() == "text/html":
+        have, response = 0, _request(url, 0)
+        assert response is not None
+    with response:
+        if response.headers.get_content_type() == "text/html":
             raise WeightsError(f"{url}: expected a file, got a web page")
-        goes_on = answer.status == http.HTTPStatus.PARTIAL_CONTENT
-        have = have if goes_on else 0
-        coming = answer.headers.get("Content-Length") or ""
-        total = have + int(coming) if coming.isdigit() else None
-        with part.open("ab" if goes_on else "wb") as file:
-            for piece in _pieces(answer, url):
-                file.write(piece)
-                have += len(piece)
-                progress(have, total)
+        resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
+        have = have if resumed else 0
+        length = response.headers.get("Content-Length") or ""
+        total = have + int(length) if length.isdigit() else None
+        with part.open("ab" if resumed else "wb") as file:
+            for chunk in _chunks(response, url):
+                file.write(chunk)
+                have += len(chunk)
+                on_bytes(have, total)
     if total is not None and have < total:
         raise WeightsError(
-            f"{url}: the connection ended after {have} of {total} bytes; run it again to go on"
+            f"{url}: the connection ended after {have} of {total} bytes; run it again to resume"
         )
 
 
-def _asked(url: str, have: int) -> http.client.HTTPResponse | None:
-    """The server's answer from byte ``have`` on; None where it says that there is no such byte."""
+def _request(url: str, have: int) -> http.client.HTTPResponse | None:
+    """Request a file from byte ``have`` on; return None if it has no such byte."""
     request = urllib.request.Request(url, headers={"User-Agent": "iterreg"})
     if have:
         request.add_header("Range", f"bytes={have}-")
     with _network(url):
         try:
-            answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=PATIENCE_S)
-            return answer
+            response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+            return response
         except urllib.error.HTTPError as error:
             if have and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 return None
             raise
 
 
-def _pieces(answer: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
+def _chunks(response: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
     while True:
         with _network(url):
-            piece = answer.read(PIECE_BYTES)
-        if not piece:
+            chunk = response.read(CHUNK_BYTES)
+        if not chunk:
             return
-        yield piece
+        yield chunk
 
 
 @contextmanager
@@ -196,7 +198,7 @@ def _network(url: str) -> Iterator[None]:
     try:
         yield
     except urllib.error.HTTPError as error:
-        raise WeightsError(f"{url}: the server answers {error.code} {error.reason}") from error
+        raise WeightsError(f"{url}: the server answered {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error or type(error).__name__
         raise WeightsError(f"{url}: cannot be fetched: {reason}") from error

@@ -1,8 +1,8 @@
-"""Labels carried from one image to the other by ROI pairs alone, without a displacement field.
+"""Propagate labels from one image to the other by ROI pairs alone, without a displacement field.
 
-A voxel of a fixed ROI takes the label that lies at the same place of its moving ROI, after the
-two are laid centroid on centroid and scaled to one spread along each axis. The smallest ROI that
-holds a voxel has the word; outside all ROIs nothing is known.
+Each fixed ROI is mapped onto its moving partner by matching centroids and, along each axis, the
+standard deviations. Its voxels take the labels found there. If ROIs overlap, the smallest wins;
+voxels outside all ROIs get 0.
 
 Source: SAMReg (arXiv 2410.14083), section 3.1.5: correspondence without a dense field.
 """
@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 
 def propagate_labels(labels: LabelMap, pairs: Sequence[RoiPair]) -> LabelMap:
-    """The moving image's labels, as far as ROI pairs tell where they are in the fixed image.
+    """Propagate the moving image's labels to the fixed image.
 
     Args:
         labels: of the moving image.
@@ -33,13 +33,13 @@ def propagate_labels(labels: LabelMap, pairs: Sequence[RoiPair]) -> LabelMap:
         A label map on the fixed grid; 0 outside every ROI.
 
     Raises:
-        GeometryError: no pairs, or labels that do not lie on the moving grid.
+        GeometryError: no pairs, or labels on another grid than the moving image.
     """
     if not pairs:
         raise GeometryError(f"{labels.name}: expected at least one ROI pair to propagate by")
     require_same_space(labels, pairs[0].moving)
     grid = pairs[0].fixed.grid
-    carried = np.zeros(grid.shape_zyx, np.int32)
+    result = np.zeros(grid.shape_zyx, np.int32)
     source = labels.data.cpu().numpy()
     by_size = sorted(pairs, key=lambda pair: -int(pair.fixed.data.sum()))
     for pair in by_size:
@@ -51,8 +51,8 @@ def propagate_labels(labels: LabelMap, pairs: Sequence[RoiPair]) -> LabelMap:
         last = np.array(source.shape) - 1
         inside = ((index >= 0) & (index <= last)).all(1)
         taken = source[tuple(index.clip(0, last).T)] * inside
-        carried[tuple(here.T)] = taken
-    return LabelMap(torch.from_numpy(carried), grid, dict(labels.names), labels.name)
+        result[tuple(here.T)] = taken
+    return LabelMap(torch.from_numpy(result), grid, dict(labels.names), labels.name)
 
 
 def _indices(mask: Mask | LabelMap) -> NDArray[np.int64]:
@@ -60,7 +60,7 @@ def _indices(mask: Mask | LabelMap) -> NDArray[np.int64]:
 
 
 def _between(fixed: Floats, moving: Floats) -> Matrix:
-    """Centroid to centroid, spread to spread along the image's axes."""
+    """Match centroids, and standard deviations along the image's axes."""
     rank = fixed.shape[1]
     spread, other = fixed.std(0), moving.std(0)
     scale = np.where(spread > 1e-6, other / np.maximum(spread, 1e-6), 1.0)
