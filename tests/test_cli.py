@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner, Result
-from iterreg.evaluation import Measures
 
 from iterreg import outputs
 from iterreg.cli import iterreg
@@ -26,6 +25,7 @@ from iterreg.cli.options import COMMAND_OPTIONS, PairRequest, Setting
 from iterreg.cli.register import pair_command
 from iterreg.config import preset_names
 from iterreg.errors import ExitCode
+from iterreg.evaluation import Measures
 from iterreg.metrics import Folding
 from iterreg.outputs import FILES
 from iterreg.pair import optimize_pair
