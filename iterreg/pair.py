@@ -25,10 +25,10 @@ from iterreg.energy.similarity import normalise_intensities
 from iterreg.geometry import canonical
 from iterreg.image import Image, LabelMap, Mask, RoiPair
 from iterreg.inputs import FieldsOfView, Given, Inputs, find_regions
-from iterreg.optimize.pair import Guidance, Interfaces, Pair
+from iterreg.optimize.pair import Guidance, Pair
 from iterreg.optimize.register import Solution, register
 from iterreg.optimize.side import Side
-from iterreg.partition import Regions, interface_tables, rigid_values
+from iterreg.partition import Regions, interfaces_of, rigid_values
 from iterreg.progress import ProgressCallback, StageTimer, ignore_progress
 from iterreg.registration import Registration, Status
 from iterreg.transform import resample_transform
@@ -179,7 +179,6 @@ def _pair(
     config: Config, inputs: Inputs, views: FieldsOfView, regions: Regions, device: torch.device
 ) -> Pair:
     """The pair as tensors on the device, axes in canonical order."""
-    tangential, normal = interface_tables(config.smoothness, regions)
     guidance = Guidance(
         rois=_roi_regions(inputs.roi_pairs, device),
         by_labels=not inputs.roi_pairs or inputs.labels is not None,
@@ -188,7 +187,7 @@ def _pair(
     return Pair(
         _side(config, inputs.fixed, regions.compact(regions.fixed), views.fixed, device),
         _side(config, inputs.moving, regions.compact(regions.moving), views.moving, device),
-        Interfaces(tangential, normal, regions.empty_background).to(device),
+        interfaces_of(regions, config.smoothness).to(device),
         guidance,
         tuple(rigid_values(config.rigid, regions)),
     )

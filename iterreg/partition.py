@@ -12,6 +12,8 @@ from torch import Tensor
 from iterreg.config import Smoothness
 from iterreg.errors import ConfigError
 from iterreg.image import LabelMap, RoiPair
+from iterreg.labels import compact_labels
+from iterreg.optimize.pair import Interfaces
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,7 @@ class Regions:
 
     def compact(self, labels: LabelMap) -> Tensor:
         """Number labels 1 ... n in ascending order, (*shape) int32; background is 0."""
-        values = torch.tensor(self.values, dtype=torch.int32)
-        if len(values) == 0:
-            return torch.zeros_like(labels.data)
-        place = torch.bucketize(labels.data, values, out_int32=True).clamp(max=len(values) - 1)
-        return torch.where(values[place] == labels.data, place + 1, 0).to(torch.int32)
+        return compact_labels(labels.data, self.values)
 
 
 def regions_of_rois(pairs: Sequence[RoiPair]) -> Regions:
@@ -63,7 +61,7 @@ def regions_of_rois(pairs: Sequence[RoiPair]) -> Regions:
     return Regions(maps[0], maps[1])
 
 
-def interface_tables(config: Smoothness, regions: Regions) -> tuple[Tensor, Tensor]:
+def interfaces_of(regions: Regions, config: Smoothness) -> Interfaces:
     """Look up how every two regions move along each other, by their names.
 
     A pair of regions is *glued* (an edge across it weighs 1, as inside a region), *sliding* (an
@@ -76,16 +74,14 @@ def interface_tables(config: Smoothness, regions: Regions) -> tuple[Tensor, Tens
     4. any other pair is glued.
 
     Args:
-        config: the pairs of names; ``*`` stands for any.
         regions: of the pair of images.
+        config: the pairs of names; ``*`` stands for any.
 
     Returns:
-        Two tables over the compact labels, each (n + 1, n + 1) float32 and symmetric: the weight
-        of an edge, 1 on the diagonal; and the additional weight of the normal part of a jump, 0 on
-        the diagonal.
+        Two tables over the compact labels, each (n + 1, n + 1) float32.
     """
     names = ["background", *(regions.fixed.names.get(v, "") for v in regions.values)]
-    weights = torch.ones(len(names), len(names))
+    tangential = torch.ones(len(names), len(names))
     normal = torch.zeros(len(names), len(names))
     for a, first in enumerate(names):
         for b, second in enumerate(names):
@@ -93,11 +89,11 @@ def interface_tables(config: Smoothness, regions: Regions) -> tuple[Tensor, Tens
             if a == b or background or _named(config.glued, first, second):
                 continue
             if _named(config.free, first, second):
-                weights[a, b] = 0
+                tangential[a, b] = 0
             elif not (first and second) or _named(config.sliding, first, second):
-                weights[a, b] = config.sliding_weight
+                tangential[a, b] = config.sliding_weight
                 normal[a, b] = max(0, config.gap_weight - config.sliding_weight)
-    return weights, normal
+    return Interfaces(tangential, normal, regions.empty_background)
 
 
 def rigid_values(patterns: Sequence[str], regions: Regions) -> list[int]:

@@ -26,7 +26,7 @@ from iterreg.energy.terms import NormalEquations, SquaredDifference, Term
 from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap
 from iterreg.kernels import IndexMap, add_normal_jump, reference
-from iterreg.partition import Regions, interface_tables
+from iterreg.partition import Regions, interfaces_of
 
 SPACING = (2.5, 1.0, 1.7)
 
@@ -460,7 +460,7 @@ def test_interfaces_by_name():
     config = Smoothness(
         sliding_weight=0.05, sliding=(("*lung*", "*"),), glued=(("*lung*", "airways"),)
     )
-    weights, _ = interface_tables(config, regions(NAMES))
+    weights = interfaces_of(regions(NAMES), config).tangential
     slide, glue = pytest.approx(0.05), 1
     assert torch.equal(weights, weights.T)
     assert bool((weights.diagonal() == 1).all())
@@ -472,7 +472,8 @@ def test_interfaces_by_name():
 
 def test_empty_background_is_glued():
     config = Smoothness(sliding_weight=0.05, sliding=(("*", "*"),))
-    weights, normal = interface_tables(config, regions(NAMES, empty_background=True))
+    found = interfaces_of(regions(NAMES, empty_background=True), config)
+    weights, normal = found.tangential, found.normal
     assert bool((weights[0] == 1).all()) and bool((weights[:, 0] == 1).all())
     assert weights[1, 2] == pytest.approx(0.05)
     assert bool((normal[0] == 0).all())
@@ -486,7 +487,8 @@ def test_normal_weight_where_regions_slide_and_nowhere_else():
         glued=(("*lung*", "airways"),),
         free=(("bone", "*"),),
     )
-    weights, normal = interface_tables(config, regions(NAMES))
+    found = interfaces_of(regions(NAMES), config)
+    weights, normal = found.tangential, found.normal
     assert torch.equal(normal, normal.T) and bool((normal.diagonal() == 0).all())
     assert normal[1, 2] == pytest.approx(0.55)
     assert normal[1, 4] == 0, "glued"
@@ -495,7 +497,7 @@ def test_normal_weight_where_regions_slide_and_nowhere_else():
 
 def test_a_label_without_a_name_slides_along_everything():
     config = Smoothness(sliding_weight=0.2)
-    weights, _ = interface_tables(config, regions({1: "", 2: "a", 3: "b"}))
+    weights = interfaces_of(regions({1: "", 2: "a", 3: "b"}), config).tangential
     assert weights[1, 2] == pytest.approx(0.2) and weights[0, 1] == pytest.approx(0.2)
     assert weights[2, 3] == 1
 

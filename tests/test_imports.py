@@ -23,6 +23,7 @@ ROOMS = (
     "config",
     "geometry",
     "neighbourhood",
+    "labels",
     "image",
     "displacement",
     "kernels",

@@ -47,7 +47,7 @@ def test_the_configuration_and_the_command_line_read_the_table(monkeypatch):
     with pytest.raises(ConfigError, match="segmenter: expected one of none"):
         SEGMENTERS["best"]
 
-    @pair_options
+    @pair_options()
     def command(**options):
         """Hold the options."""
 

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from iterreg.metrics._shared import compact_labels, ratio, require_shape
+from iterreg.labels import compact_labels
+from iterreg.metrics._shared import ratio, require_shape
 from iterreg.neighbourhood import dilate
 
 PARTS_PER_AXIS = (2, 4)

@@ -17,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from iterreg.labels import compact_labels
 from iterreg.metrics._determinants import (
     central_determinant,
     corner_determinants,
     moving_axes,
     slabs,
 )
-from iterreg.metrics._shared import compact_labels, ratio, require_shape
+from iterreg.metrics._shared import ratio, require_shape
 from iterreg.neighbourhood import face_pairs
 
 LOG_FLOOR = 1e-9

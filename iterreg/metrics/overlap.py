@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from iterreg.metrics._shared import compact_labels, require_shape
+from iterreg.labels import compact_labels
+from iterreg.metrics._shared import require_shape
 
 
 def dice(fixed: Tensor, warped: Tensor, values: Iterable[int]) -> dict[int, float]:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iterreg.errors import GeometryError, MissingDependencyError
-from iterreg.metrics._shared import compact_labels, require_shape
+from iterreg.labels import compact_labels
+from iterreg.metrics._shared import require_shape
 from iterreg.neighbourhood import bounding_box
 
 Bools = NDArray[np.bool_]

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from iterreg.errors import ImageContentError
 from iterreg.image import LabelMap
+from iterreg.labels import relabel
 from iterreg.partition import Regions
-from iterreg.regions._label_numbers import listed, present_labels, relabel, with_name
+from iterreg.regions._label_numbers import listed, present_labels, with_name
 
 
 def match_labels(fixed: LabelMap, moving: LabelMap) -> Regions:

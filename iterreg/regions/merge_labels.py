@@ -10,7 +10,8 @@ import torch
 
 from iterreg.errors import ConfigError, ImageContentError
 from iterreg.image import LabelMap, require_same_space
-from iterreg.regions._label_numbers import listed, present_labels, relabel
+from iterreg.labels import relabel
+from iterreg.regions._label_numbers import listed, present_labels
 from iterreg.regions.label_tables import LabelTable, load_table
 
 TableLike = str | Path | LabelTable
