@@ -14,18 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from iterreg.atomic import OutputFolder
 from iterreg.config import SCHEMA, config_to_dict
 from iterreg.displacement import Transform, total_displacement_vox, warp_image, warp_labels
 from iterreg.evaluation import Measures, measure, on_cpu, without_nan
 from iterreg.geometry import Points
 from iterreg.image import Image
-from iterreg.io import (
-    OutputFolder,
-    write_displacement_mm,
-    write_image,
-    write_label_map,
-    write_scalar,
-)
+from iterreg.io import write_displacement_mm, write_image, write_label_map, write_scalar
 from iterreg.metrics import det_jacobian
 from iterreg.registration import Registration
 from iterreg.transform import write_transform

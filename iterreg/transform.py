@@ -15,17 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from iterreg.atomic import write_aside
 from iterreg.displacement import DisplacementField, Transform, sample
 from iterreg.errors import OutputError, TransformError
 from iterreg.geometry import Grid, Matrix
-from iterreg.io import (
-    VOLUME_EXTENSIONS,
-    extension_of,
-    grid_of,
-    read_vector_image,
-    to_itk,
-    write_aside,
-)
+from iterreg.io import VOLUME_EXTENSIONS, extension_of, grid_of, read_vector_image, to_itk
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

@@ -14,6 +14,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from iterreg.atomic import OutputFolder
 from iterreg.displacement import DisplacementField, Transform, total_displacement_mm
 from iterreg.errors import (
     GeometryError,
@@ -26,7 +27,6 @@ from iterreg.geometry import Grid, Points
 from iterreg.image import Image, LabelMap
 from iterreg.io import (
     GeometryWarning,
-    OutputFolder,
     as_image,
     as_label_map,
     read_image,
@@ -327,7 +327,7 @@ def test_four_axes(tmp_path):
     assert read_image(path).grid.shape_zyx == (2, 3, 4)
     vectors = sitk.GetImageFromArray(np.zeros((3, 4, 5, 3), np.float32), isVector=True)
     sitk.WriteImage(vectors, str(tmp_path / "v.mha"))
-    with pytest.raises(ImageContentError, match="one value a voxel"):
+    with pytest.raises(ImageContentError, match="one value per voxel"):
         read_image(tmp_path / "v.mha")
 
 
@@ -494,7 +494,7 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("iterreg.io._gzip", interrupt)
+    monkeypatch.setattr("iterreg.io.nifti._gzip", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_image(ramp(oblique(), scale=3.0), path)
     assert path.read_bytes() == before

@@ -813,7 +813,7 @@ def test_an_interruption_leaves_nothing_half_written(
     task_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(field: np.ndarray, path: Path, *more: object) -> None:
-        from iterreg.io import write_aside
+        from iterreg.atomic import write_aside
 
         def half(target: Path) -> None:
             target.write_bytes(b"half")

@@ -94,7 +94,7 @@ def _names_of_run(labels: Path) -> dict[int, str] | None:
 
 
 def _write_json(tables: dict[str, Any], path: Path) -> None:
-    from iterreg.io import write_aside
+    from iterreg.atomic import write_aside
 
     text = json.dumps(tables, indent=2, allow_nan=False) + "\n"
     write_aside(path, lambda target: _write_text(target, text))

@@ -10,8 +10,8 @@ import click
 from iterreg.cli.options import PairRequest, label_names, pair_options
 
 if TYPE_CHECKING:
+    from iterreg.atomic import OutputFolder
     from iterreg.config import Config
-    from iterreg.io import OutputFolder
     from iterreg.outputs import RunSummary
     from iterreg.progress import ProgressCallback
 
@@ -62,8 +62,8 @@ def run_pair(request: PairRequest, name: str) -> RunSummary:
         request: from the options.
         name: the command's name, for the table.
     """
+    from iterreg.atomic import OutputFolder
     from iterreg.cli.console import Console, portion
-    from iterreg.io import OutputFolder
     from iterreg.progress import Progress
 
     config = request.config()

@@ -13,9 +13,9 @@ import click
 from iterreg.cli.options import PATH, PairRequest, pair_options, run_options, together
 
 if TYPE_CHECKING:
+    from iterreg.atomic import OutputFolder
     from iterreg.cli.console import Console
     from iterreg.image import Image
-    from iterreg.io import OutputFolder
     from iterreg.outputs import RunSummary
     from iterreg.progress import ProgressCallback
     from iterreg.samreg.candidates import RoiSettings
@@ -207,8 +207,8 @@ def samreg(fit: bool, **values: Any) -> None:
     names = MatchRequest.__dataclass_fields__
     matching = MatchRequest(**{name: values.pop(name) for name in names})
     request = PairRequest.of(values)
+    from iterreg.atomic import OutputFolder
     from iterreg.cli.console import Console
-    from iterreg.io import OutputFolder
 
     console = Console(quiet=request.quiet, verbose=request.verbose)
     with console.progress() as report, OutputFolder(request.out, request.overwrite) as folder:

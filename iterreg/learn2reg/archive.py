@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from iterreg.atomic import write_aside
 from iterreg.errors import ImageReadError, IterregError
-from iterreg.io import write_aside
 from iterreg.learn2reg.fields import Shape
 from iterreg.learn2reg.files import FIELD_EXTENSIONS, check_field, copy_limited
 from iterreg.learn2reg.rules import Evaluation

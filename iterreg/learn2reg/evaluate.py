@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from iterreg.atomic import write_aside
 from iterreg.displacement import total_displacement_vox
 from iterreg.errors import GeometryError, ImageReadError
-from iterreg.io import write_aside
 from iterreg.learn2reg import scores
 from iterreg.learn2reg.fields import grid_of_file, l2r_to_transform
 from iterreg.learn2reg.files import read_field

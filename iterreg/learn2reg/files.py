@@ -13,9 +13,10 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from iterreg.atomic import write_aside
 from iterreg.errors import ImageContentError, ImageReadError, IterregError, OutputError
 from iterreg.geometry import Matrix
-from iterreg.io import GZIP_LEVEL, PIECE_BYTES, extension_of, write_aside
+from iterreg.io import GZIP_LEVEL, PIECE_BYTES, extension_of
 from iterreg.learn2reg.fields import Field, Shape, times
 
 FIELD_EXTENSIONS = (".nii.gz", ".npz")

@@ -15,11 +15,12 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from iterreg.atomic import write_aside
 from iterreg.config import SCHEMA, Config, config_to_dict, load_config
 from iterreg.errors import GeometryError
 from iterreg.geometry import Points, apply_affine
 from iterreg.image import Image
-from iterreg.io import read_image, write_aside, write_label_map
+from iterreg.io import read_image, write_label_map
 from iterreg.learn2reg.fields import times, transform_to_l2r
 from iterreg.learn2reg.files import FIELD_EXTENSIONS, write_field
 from iterreg.learn2reg.regions import find_regions, load_regions

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from iterreg.atomic import write_aside
 from iterreg.errors import OutputError
-from iterreg.io import write_aside
 from iterreg.samreg.everything import EverythingSettings, Rois
 from iterreg.samreg.rle import RunLengthMask
 

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from iterreg.atomic import OutputFolder, write_aside
 from iterreg.errors import ImageReadError, IterregError
 from iterreg.geometry import Grid, apply_affine
 from iterreg.image import LabelMap, Mask, RoiPair
-from iterreg.io import OutputFolder, write_aside, write_label_map
+from iterreg.io import write_label_map
 from iterreg.partition import regions_of_rois
 from iterreg.samreg.rle import RunLengthMask, decode_mask, encode_mask
 

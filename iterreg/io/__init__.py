@@ -1,0 +1,53 @@
+"""Reading and writing images, label maps and points.
+
+SimpleITK and nibabel are imported inside the functions that need them. Geometry is ITK's: LPS mm.
+ITK accepts some files that a user would not want (a cut file padded with zeros, a spacing of 0 read
+as 1); they are refused here.
+"""
+
+from iterreg.io.image_formats import (
+    IMAGE_FORMATS,
+    PICTURE_EXTENSIONS,
+    VOLUME_EXTENSIONS,
+    extension_of,
+)
+from iterreg.io.itk import GZIP_LEVEL, grid_of, silent_itk, to_itk
+from iterreg.io.nifti import PIECE_BYTES, GeometryWarning
+from iterreg.io.points import AXES, read_points, write_points
+from iterreg.io.reading import (
+    as_image,
+    as_label_map,
+    as_mask,
+    read_image,
+    read_label_map,
+    read_mask,
+    read_vector_image,
+)
+from iterreg.io.writing import write_displacement_mm, write_image, write_label_map, write_scalar
+
+__all__ = [
+    "AXES",
+    "GZIP_LEVEL",
+    "IMAGE_FORMATS",
+    "PICTURE_EXTENSIONS",
+    "PIECE_BYTES",
+    "VOLUME_EXTENSIONS",
+    "GeometryWarning",
+    "as_image",
+    "as_label_map",
+    "as_mask",
+    "extension_of",
+    "grid_of",
+    "read_image",
+    "read_label_map",
+    "read_mask",
+    "read_points",
+    "read_vector_image",
+    "silent_itk",
+    "to_itk",
+    "write_displacement_mm",
+    "write_image",
+    "write_label_map",
+    "write_points",
+    "write_scalar",
+]
