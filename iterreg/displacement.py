@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from iterreg.errors import GeometryError
+from iterreg.errors import GeometryError, TransformError
 from iterreg.geometry import Grid, Matrix, Points, apply_affine, fixed_to_moving_index
 from iterreg.image import Image, LabelMap
 
@@ -243,3 +244,53 @@ def _moving_index_slabs(transform: Transform, moving: Grid) -> Iterator[tuple[sl
     for first in range(0, grid.shape_zyx[0], rows_per_slab):
         rows = slice(first, min(first + rows_per_slab, grid.shape_zyx[0]))
         yield rows, _affine_of_index(matrix, matrix, vox[:, rows], first)
+
+
+ROWS_PER_SLAB = 16
+"""Rows of the first axis that are resampled together: bounds the memory of the coordinates."""
+
+
+def resample_transform(transform: Transform, reference: Grid) -> Transform:
+    """Return the same transform with its field on another grid.
+
+    The affine stays. The residual is sampled linearly, and is zero outside the old grid. At a jump
+    across an interface the two sides blend within one voxel of the old grid.
+
+    Args:
+        transform: fixed to moving.
+        reference: the new fixed grid, of the same rank.
+
+    Raises:
+        TransformError: the ranks differ.
+    """
+    old = transform.grid
+    if reference.rank != old.rank:
+        raise TransformError(
+            f"transform: expected a {old.rank}-D reference grid, got {reference.rank}-D"
+        )
+    if reference.same_space(old):
+        return Transform(transform.affine_lps, DisplacementField(transform.field.vox, reference))
+    rank = old.rank
+    to_old = old.lps_to_index @ reference.index_to_lps
+    turn = (reference.lps_to_index @ old.index_to_lps)[:rank, :rank]
+    vox = transform.field.vox.new_empty(rank, *reference.shape_zyx)
+    for start in range(0, reference.shape_zyx[0], ROWS_PER_SLAB):
+        rows = slice(start, min(start + ROWS_PER_SLAB, reference.shape_zyx[0]))
+        shape = (rows.stop - rows.start, *reference.shape_zyx[1:])
+        index = np.indices(shape, np.float64)
+        index[0] += start
+        at = torch.from_numpy(mix_components(to_old, index, shift=True)).float()
+        u = sample(transform.field.vox, at.to(vox.device), outside=0.0)
+        vox[:, rows] = torch.einsum("ij,j...->i...", u.new_tensor(turn.tolist()), u)
+    return Transform(transform.affine_lps, DisplacementField(vox, reference))
+
+
+def mix_components(
+    matrix: Matrix, vectors: NDArray[np.float64], shift: bool = False
+) -> NDArray[np.float64]:
+    """Apply the linear part (and the shift) of a homogeneous matrix to (rank, *shape)."""
+    rank = matrix.shape[0] - 1
+    mixed = (matrix[:rank, :rank] @ vectors.reshape(rank, -1)).reshape(vectors.shape)
+    if shift:
+        mixed += matrix[:rank, rank].reshape(-1, *[1] * (vectors.ndim - 1))
+    return np.asarray(mixed, np.float64)

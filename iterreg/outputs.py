@@ -18,12 +18,12 @@ from iterreg.atomic import OutputFolder
 from iterreg.config import SCHEMA, config_to_dict
 from iterreg.displacement import Transform, total_displacement_vox, warp_image, warp_labels
 from iterreg.evaluation import Measures, measure, on_cpu, without_nan
+from iterreg.formats.itk import write_transform
 from iterreg.geometry import Points
 from iterreg.image import Image
 from iterreg.io import write_displacement_mm, write_image, write_label_map, write_scalar
 from iterreg.metrics import det_jacobian
 from iterreg.registration import Registration
-from iterreg.transform import write_transform
 
 Progress = Callable[[str, float], None]
 """Called with a stage in words and the fraction of the writing that is done, 0 to 1."""

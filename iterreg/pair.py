@@ -18,7 +18,7 @@ from torch import Tensor
 
 from iterreg.config import Config, load_config
 from iterreg.devices import memory_errors_named, pick_device, threads_used
-from iterreg.displacement import Transform
+from iterreg.displacement import Transform, resample_transform
 from iterreg.energy.overlap import RegionPair
 from iterreg.energy.region import Region
 from iterreg.energy.similarity import normalise_intensities
@@ -31,7 +31,6 @@ from iterreg.optimize.side import Side
 from iterreg.partition import Regions, interfaces_of, rigid_values
 from iterreg.progress import ProgressCallback, StageTimer, ignore_progress
 from iterreg.registration import Registration, Status
-from iterreg.transform import resample_transform
 
 if TYPE_CHECKING:
     from iterreg.inputs import ImageLike, LabelsLike, PointsLike, TransformLike

@@ -38,7 +38,6 @@ ROOMS = (
     "atomic",
     "io",
     "formats",
-    "transform",
     "regions",
     "samreg",
     "figures",

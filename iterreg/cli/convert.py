@@ -1,4 +1,4 @@
-"""``iterreg convert``: a transform of one program for another."""
+"""``iterreg convert``: turn one program's transform into another's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from iterreg.cli.failures import debug_option
-from iterreg.cli.options import PATH
+from iterreg.cli.options import PATH, refuse_existing
+from iterreg.formats import TRANSFORM_FORMATS
 
 
 @click.command(short_help="Turn a transform of one program into another's.")
@@ -19,11 +20,11 @@ from iterreg.cli.options import PATH
     metavar="T",
     help="ITK transform (.h5, .tfm), ITK displacement field, or Learn2Reg field.",
 )
-@click.option("--fixed", type=PATH, required=True, help="Fixed image: its grid is the result's.")
+@click.option("--fixed", type=PATH, required=True, help="Fixed image. The result is on its grid.")
 @click.option(
     "--moving",
     type=PATH,
-    help="Moving image; needed unless both ends are ITK's and T is fixed to moving.",
+    help="Moving image; needed unless both formats are ITK's and T maps fixed to moving.",
 )
 @click.option(
     "--out",
@@ -34,7 +35,7 @@ from iterreg.cli.options import PATH
 @click.option(
     "--from",
     "source_kind",
-    type=click.Choice(["auto", "itk", "learn2reg"]),
+    type=click.Choice(["auto", *TRANSFORM_FORMATS]),
     default="auto",
     show_default=True,
     help="What T is; auto looks into the file.",
@@ -42,7 +43,7 @@ from iterreg.cli.options import PATH
 @click.option(
     "--to",
     "out_kind",
-    type=click.Choice(["auto", "itk", "learn2reg"]),
+    type=click.Choice(["auto", *TRANSFORM_FORMATS]),
     default="auto",
     show_default=True,
     help="What to write; needed for .nii.gz.",
@@ -52,9 +53,9 @@ from iterreg.cli.options import PATH
     type=click.Choice(["fixed-to-moving", "moving-to-fixed"]),
     default="fixed-to-moving",
     show_default=True,
-    help="Which points T maps to which; moving-to-fixed is inverted.",
+    help="The direction in which T maps points; moving-to-fixed is inverted.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a file that is there already.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @debug_option
 def convert(
@@ -68,21 +69,19 @@ def convert(
     overwrite: bool,
     quiet: bool,
 ) -> None:
-    """Convert a transform, so that any program's result can be applied and judged by the same code.
+    """Convert a transform, so that the same code can apply and measure any program's result.
 
-    What is written always maps points of the fixed image to the moving one, on the fixed image's
-    grid: the direction in which images are pulled.
+    The written transform always maps points of the fixed image to the moving image, on the fixed
+    image's grid. This is the direction in which images are pulled.
 
-    ITK's field holds displacements x, y, z in mm, LPS. Learn2Reg's holds, at each fixed voxel, the
-    moving index minus the fixed index in voxels, nibabel's order: the two differ by both images'
-    headers, so both images are asked for.
+    ITK's field holds displacements x, y, z in mm, LPS. Learn2Reg's field holds, at each fixed
+    voxel, the moving index minus the fixed index, in voxels and nibabel's order. The two differ
+    by both images' headers, so both images are needed.
     """
-    from iterreg.errors import OutputError
-    from iterreg.learn2reg.convert import convert_transform
+    from iterreg.formats.convert import convert_transform
 
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; --overwrite replaces it")
-    told = convert_transform(
+    refuse_existing(out, overwrite)
+    summary = convert_transform(
         source,
         out,
         fixed,
@@ -92,4 +91,4 @@ def convert(
         is_inverse=direction == "moving-to-fixed",
     )
     if not quiet:
-        click.echo(f"{told}\n{out}")
+        click.echo(f"{summary}\n{out}")

@@ -57,11 +57,12 @@ def evaluate(
     both_or_neither("--fixed-landmarks", "--moving-landmarks", fixed_landmarks, moving_landmarks)
     refuse_existing(json_path, overwrite)
     from iterreg.cli.console import Console
+    from iterreg.displacement import resample_transform
     from iterreg.evaluation import measure
+    from iterreg.formats.itk import read_transform
     from iterreg.inputs import read_landmarks
     from iterreg.io import read_label_map
     from iterreg.regions.match_labels import match_labels
-    from iterreg.transform import read_transform, resample_transform
 
     names = label_names(label_table)
     matched = match_labels(

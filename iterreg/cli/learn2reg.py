@@ -23,8 +23,8 @@ from iterreg.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from iterreg.formats.learn2reg_files import Shape
     from iterreg.learn2reg.evaluate import Scores
-    from iterreg.learn2reg.fields import Shape
     from iterreg.learn2reg.register import Outcome
     from iterreg.learn2reg.rules import Evaluation
     from iterreg.learn2reg.task import Pair, Task
@@ -300,7 +300,7 @@ def _split(cases: tuple[str, ...]) -> list[str]:
 
 def _shapes(task: Task, evaluation: Evaluation) -> Callable[[Pair], Shape | None]:
     """Make a function that gives a case's shape: the configuration's, else its fixed image's."""
-    from iterreg.learn2reg.fields import grid_of_file
+    from iterreg.io import grid_of_file
 
     def shape(pair: Pair) -> Shape | None:
         if evaluation.shape_ijk is not None:

@@ -80,10 +80,10 @@ def run_pair(request: PairRequest, name: str) -> RunSummary:
 
 def read_arguments(request: PairRequest) -> dict[str, Any]:
     """Read the files of a request: the arguments of ``optimize_pair``, masks left as paths."""
+    from iterreg.formats.itk import read_transform
     from iterreg.inputs import read_landmarks
     from iterreg.io import read_image, read_label_map
     from iterreg.samreg.roi_files import read_roi_pairs
-    from iterreg.transform import read_transform
 
     arguments = dict(request.arguments)
     for side in ("fixed", "moving"):

@@ -11,7 +11,7 @@ from iterreg.io.image_formats import (
     VOLUME_EXTENSIONS,
     extension_of,
 )
-from iterreg.io.itk import GZIP_LEVEL, grid_of, silent_itk, to_itk
+from iterreg.io.itk import GZIP_LEVEL, grid_of, grid_of_file, silent_itk, to_itk
 from iterreg.io.nifti import PIECE_BYTES, GeometryWarning
 from iterreg.io.points import AXES, read_points, write_points
 from iterreg.io.reading import (
@@ -38,6 +38,7 @@ __all__ = [
     "as_mask",
     "extension_of",
     "grid_of",
+    "grid_of_file",
     "read_image",
     "read_label_map",
     "read_mask",

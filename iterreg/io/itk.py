@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,6 +149,23 @@ def grid_of(loaded: sitk.Image) -> Grid:
         origin_lps_mm=tuple(loaded.GetOrigin()),
         direction_lps=tuple(tuple(row) for row in direction.tolist()),
     )
+
+
+def grid_of_file(path: str | Path) -> Grid:
+    """The grid of an image file, from its header alone.
+
+    Raises:
+        ImageReadError, GeometryError: the file cannot be read, or its grid cannot be used.
+    """
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        return grid_of(cast(sitk.Image, reader))
+    except RuntimeError as error:
+        raise ImageReadError(f"{path}: expected an image that can be read") from error
 
 
 def named_grid(loaded: sitk.Image, name: str) -> Grid:

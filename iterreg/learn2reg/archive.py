@@ -15,8 +15,7 @@ import numpy as np
 
 from iterreg.atomic import write_aside
 from iterreg.errors import ImageReadError, IterregError
-from iterreg.learn2reg.fields import Shape
-from iterreg.learn2reg.files import FIELD_EXTENSIONS, check_field, copy_limited
+from iterreg.formats.learn2reg_files import FIELD_EXTENSIONS, Shape, check_field, copy_limited
 from iterreg.learn2reg.rules import Evaluation
 from iterreg.learn2reg.task import Pair
 from iterreg.progress import Progress, ProgressCallback, ignore_progress

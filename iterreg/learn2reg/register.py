@@ -18,11 +18,11 @@ from typing import Any
 from iterreg.atomic import write_aside
 from iterreg.config import SCHEMA, Config, config_to_dict, load_config
 from iterreg.errors import GeometryError
+from iterreg.formats.learn2reg import transform_to_l2r
+from iterreg.formats.learn2reg_files import FIELD_EXTENSIONS, times, write_field
 from iterreg.geometry import Points, apply_affine
 from iterreg.image import Image
 from iterreg.io import read_image, write_label_map
-from iterreg.learn2reg.fields import times, transform_to_l2r
-from iterreg.learn2reg.files import FIELD_EXTENSIONS, write_field
 from iterreg.learn2reg.regions import find_regions, load_regions
 from iterreg.learn2reg.rules import preset_of, rules_of
 from iterreg.learn2reg.scores import read_points

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iterreg.atomic import write_aside
 from iterreg.errors import ImageContentError, ImageReadError, IterregError, OutputError
 from iterreg.geometry import Matrix
 from iterreg.io import GZIP_LEVEL, PIECE_BYTES, extension_of
-from iterreg.learn2reg.fields import Field, Shape, times
+
+Shape = tuple[int, int, int]
+Field = NDArray[np.floating[Any]]
 
 FIELD_EXTENSIONS = (".nii.gz", ".npz")
 """Extensions that the evaluator reads. It looks for .npz first."""
@@ -266,3 +269,8 @@ class _Limited:
         if self._left < 0:
             raise ImageContentError(f"{self._name}: larger than a field of this shape can be")
         return piece
+
+
+def times(shape: tuple[int, ...]) -> str:
+    """A shape for people, such as 390 x 280 x 300 x 3."""
+    return " x ".join(map(str, shape)) or "a single number"

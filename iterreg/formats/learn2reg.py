@@ -1,26 +1,25 @@
-"""``displacement_l2r``: what it means, to and from transforms.
+"""Learn2Reg's displacement fields, to and from transforms.
 
-An array (I, J, K, 3) in nibabel's order, voxels: at each fixed voxel i the moving index minus the
-fixed index, d(i) = inv(M_moving) T(M_fixed i) - i. Both matrices matter: the grids may differ.
+``displacement_l2r`` is an array (I, J, K, 3) in nibabel's order, voxels: at each fixed voxel i the
+moving index minus the fixed index, d(i) = inv(M_moving) T(M_fixed i) - i. Both matrices matter: the
+grids may differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from iterreg.displacement import DisplacementField, Transform
-from iterreg.errors import GeometryError, ImageReadError
+from iterreg.errors import GeometryError, TransformError
+from iterreg.formats.common import nifti_shape
+from iterreg.formats.learn2reg_files import Field, read_field, times, write_field
 from iterreg.geometry import Grid, Matrix, fixed_to_moving_index
-from iterreg.io import grid_of
-
-Shape = tuple[int, int, int]
-Field = NDArray[np.floating[Any]]
+from iterreg.io import extension_of
 
 
 def transform_to_l2r(transform: Transform, moving: Grid) -> NDArray[np.float32]:
@@ -93,23 +92,28 @@ def _linear(matrix: Matrix, vectors: NDArray[np.float64]) -> NDArray[np.float64]
     return np.asarray(turned.reshape(vectors.shape), np.float64)
 
 
-def times(shape: tuple[int, ...]) -> str:
-    """A shape for people, such as 390 x 280 x 300 x 3."""
-    return " x ".join(map(str, shape)) or "a single number"
+def is_learn2reg_file(path: Path) -> bool:
+    """Whether a file may hold a Learn2Reg field, by its extension and shape."""
+    if extension_of(path) == ".npz":
+        return True
+    if not extension_of(path).startswith(".nii"):
+        return False
+    shape = nifti_shape(path)
+    return len(shape) == 4 and shape[-1] == 3
 
 
-def grid_of_file(path: str | Path) -> Grid:
-    """The grid of an image file, from its header alone.
+def read_for(source: Path, start: Grid, end: Grid) -> Transform:
+    """Read a transform that maps points of one grid's image to another's."""
+    if start.rank != 3:
+        raise TransformError(f"{source}: Learn2Reg's fields are 3-D, the images are 2-D")
+    k, j, i = start.shape_zyx
+    return l2r_to_transform(read_field(source, (i, j, k)), start, end)
 
-    Raises:
-        ImageReadError, GeometryError: the file cannot be read, or its grid cannot be used.
-    """
-    import SimpleITK as sitk
 
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-        return grid_of(cast(sitk.Image, reader))
-    except RuntimeError as error:
-        raise ImageReadError(f"{path}: expected an image that can be read") from error
+def write_for(transform: Transform, out: Path, fixed: Path, moving: Grid) -> str:
+    """Write a transform as a field, and return in words what was written."""
+    import nibabel
+
+    affine_ras = getattr(nibabel.load(fixed), "affine")  # noqa: B009  its stub lacks it
+    write_field(transform_to_l2r(transform, moving), out, affine_ras)
+    return "Learn2Reg field, moving index minus fixed index in voxels, nibabel's order"

@@ -1,7 +1,7 @@
-"""Transforms in and out of ITK's files and objects.
+"""ITK's transforms: files, SimpleITK objects, and displacement fields in mm, LPS.
 
-On disk a transform is one ITK composite of an affine and a displacement field. ITK applies the
-transform that was added last first: ``[affine, field]`` is A(x + u(x)), as here.
+A file holds one ITK composite of an affine and a displacement field. ITK applies the transform that
+was added last first: ``[affine, field]`` is A(x + u(x)), as here.
 """
 
 from __future__ import annotations
@@ -13,22 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from iterreg.atomic import write_aside
-from iterreg.displacement import DisplacementField, Transform, sample
+from iterreg.atomic import last_line, write_aside
+from iterreg.displacement import DisplacementField, Transform, mix_components
 from iterreg.errors import OutputError, TransformError
+from iterreg.formats.common import COMPOSITE_EXTENSIONS, nifti_shape
 from iterreg.geometry import Grid, Matrix
-from iterreg.io import VOLUME_EXTENSIONS, extension_of, grid_of, read_vector_image, to_itk
+from iterreg.io import (
+    VOLUME_EXTENSIONS,
+    extension_of,
+    grid_of,
+    read_vector_image,
+    silent_itk,
+    to_itk,
+    write_displacement_mm,
+)
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
-
-COMPOSITE_EXTENSIONS = (".h5", ".hdf5", ".tfm", ".txt")
-"""Files that hold a composite; .h5 is the smallest."""
-
-ROWS_PER_SLAB = 16
-"""Rows of the first axis that are resampled together: bounds the coordinates' memory."""
 
 
 def write_transform(transform: Transform, path: str | Path) -> None:
@@ -42,6 +44,16 @@ def write_transform(transform: Transform, path: str | Path) -> None:
 
     Raises:
         OutputError: another extension, or a folder that is missing or not writable.
+
+    Example:
+        >>> from iterreg.geometry import Grid
+        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        >>> grid = Grid((4, 5, 6), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), axes)
+        >>> shift = np.eye(4)
+        >>> shift[:3, 3] = (5.0, 0.0, 0.0)
+        >>> write_transform(Transform(shift, DisplacementField.zero(grid)), "shift.h5")
+        >>> read_transform("shift.h5").affine_lps[0].tolist()
+        [1.0, 0.0, 0.0, 5.0]
     """
     import SimpleITK as sitk
 
@@ -56,14 +68,14 @@ def write_transform(transform: Transform, path: str | Path) -> None:
 
 
 def read_transform(path: str | Path, reference: Grid | None = None) -> Transform:
-    """Read a transform, whoever wrote it.
+    """Read a transform from an ITK transform file or a displacement field.
 
     Args:
         path: an ITK transform file (.h5, .tfm, .txt, .mat, .xfm), or the image file of a
             displacement field (components x, y, z, LPS mm).
-        reference: the fixed grid. Needed where the file has no grid of its own (an affine alone)
-            or is of a kind that has to be sampled (B-splines). A transform with a field keeps
-            that field's grid: :func:`resample_transform` changes it.
+        reference: the fixed grid. It is needed if the file has no grid of its own (an affine
+            alone) or is of a kind that has to be sampled (B-splines). A transform with a field
+            keeps the grid of its field; :func:`iterreg.displacement.resample_transform` changes it.
 
     Returns:
         The transform; one written by :func:`write_transform` comes back as it was.
@@ -72,6 +84,16 @@ def read_transform(path: str | Path, reference: Grid | None = None) -> Transform
         TransformError: missing, unreadable, not finite, of another rank than ``reference``, or
             ``reference`` is needed and None.
         ImageReadError, ImageContentError, GeometryError: a field's image file cannot be used.
+
+    Example:
+        >>> import SimpleITK
+        >>> from iterreg.geometry import Grid
+        >>> turn = SimpleITK.Euler3DTransform((0.0, 0.0, 0.0), 0.0, 0.0, 0.1)
+        >>> SimpleITK.WriteTransform(turn, "turn.tfm")
+        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        >>> grid = Grid((4, 5, 6), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), axes)
+        >>> np.round(read_transform("turn.tfm", grid).affine_lps[0], 3).tolist()
+        [0.995, -0.1, 0.0, 0.0]
     """
     import SimpleITK as sitk
 
@@ -89,11 +111,11 @@ def read_transform(path: str | Path, reference: Grid | None = None) -> Transform
 def as_transform(
     value: str | Path | sitk.Transform | Transform, name: str, reference: Grid | None = None
 ) -> Transform:
-    """A transform from a path, a SimpleITK transform, or a :class:`Transform` (as it is).
+    """Return a transform from a path, a SimpleITK transform, or a :class:`Transform` (as it is).
 
     Args:
-        value: what the caller was given.
-        name: the argument's name, used in messages where there is no path.
+        value: a path or a transform.
+        name: the argument's name, for messages about values without a path.
         reference: the fixed grid, as in :func:`read_transform`.
 
     Raises:
@@ -115,7 +137,7 @@ def as_transform(
 
 
 def transform_to_itk(transform: Transform) -> sitk.CompositeTransform:
-    """SimpleITK's composite ``[affine, field]``: the field is applied first."""
+    """Return SimpleITK's composite ``[affine, field]``, which applies the field first."""
     import SimpleITK as sitk
 
     rank = transform.grid.rank
@@ -123,7 +145,7 @@ def transform_to_itk(transform: Transform) -> sitk.CompositeTransform:
     affine.SetMatrix(transform.affine_lps[:rank, :rank].ravel().tolist())
     affine.SetTranslation(transform.affine_lps[:rank, rank].tolist())
     vox = transform.field.vox.detach().cpu().double().numpy()
-    mm = _mix_components(transform.grid.index_to_lps, vox)
+    mm = mix_components(transform.grid.index_to_lps, vox)
     field = sitk.DisplacementFieldTransform(
         to_itk(np.moveaxis(mm, 0, -1), transform.grid, vectors=True)
     )
@@ -133,7 +155,7 @@ def transform_to_itk(transform: Transform) -> sitk.CompositeTransform:
 def itk_to_transform(
     itk: sitk.Transform, reference: Grid | None = None, name: str = "transform"
 ) -> Transform:
-    """A SimpleITK transform as one of ours.
+    """Turn a SimpleITK transform into one of ours.
 
     Linear transforms (translation, rigid, affine and composites of them) become the affine, with
     a zero field on ``reference``. Linear transforms after at most one displacement field stay
@@ -162,55 +184,9 @@ def itk_to_transform(
         return Transform(affine, _field_from_itk(first_applied.GetDisplacementField(), name))
     if reference is None:
         raise TransformError(
-            f"{name}: expected a reference grid beside a linear transform, which has none"
+            f"{name}: expected a reference grid in addition to a linear transform, which has none"
         )
     return Transform(affine, DisplacementField.zero(reference))
-
-
-def resample_transform(transform: Transform, reference: Grid) -> Transform:
-    """The same transform with its field on another grid.
-
-    The affine is kept, the residual is sampled linearly: zero outside the old grid. Where the
-    motion jumps across an interface the two sides blend within one voxel of the old grid.
-
-    Args:
-        transform: fixed to moving.
-        reference: the new fixed grid, of the same rank.
-
-    Raises:
-        TransformError: the ranks differ.
-    """
-    old = transform.grid
-    if reference.rank != old.rank:
-        raise TransformError(
-            f"transform: expected a {old.rank}-D reference grid, got {reference.rank}-D"
-        )
-    if reference.same_space(old):
-        return Transform(transform.affine_lps, DisplacementField(transform.field.vox, reference))
-    rank = old.rank
-    to_old = old.lps_to_index @ reference.index_to_lps
-    turn = (reference.lps_to_index @ old.index_to_lps)[:rank, :rank]
-    vox = transform.field.vox.new_empty(rank, *reference.shape_zyx)
-    for start in range(0, reference.shape_zyx[0], ROWS_PER_SLAB):
-        rows = slice(start, min(start + ROWS_PER_SLAB, reference.shape_zyx[0]))
-        shape = (rows.stop - rows.start, *reference.shape_zyx[1:])
-        index = np.indices(shape, np.float64)
-        index[0] += start
-        at = torch.from_numpy(_mix_components(to_old, index, shift=True)).float()
-        u = sample(transform.field.vox, at.to(vox.device), outside=0.0)
-        vox[:, rows] = torch.einsum("ij,j...->i...", u.new_tensor(turn.tolist()), u)
-    return Transform(transform.affine_lps, DisplacementField(vox, reference))
-
-
-def _mix_components(
-    matrix: Matrix, vectors: NDArray[np.float64], shift: bool = False
-) -> NDArray[np.float64]:
-    """Apply the linear part (and the shift) of a homogeneous matrix to (rank, *shape)."""
-    rank = matrix.shape[0] - 1
-    mixed = (matrix[:rank, :rank] @ vectors.reshape(rank, -1)).reshape(vectors.shape)
-    if shift:
-        mixed += matrix[:rank, rank].reshape(-1, *[1] * (vectors.ndim - 1))
-    return np.asarray(mixed, np.float64)
 
 
 def _flatten(itk: Any) -> list[Any]:
@@ -259,7 +235,7 @@ def _field_from_itk(image: sitk.Image, name: str) -> DisplacementField:
     mm = np.moveaxis(sitk.GetArrayViewFromImage(image), -1, 0).astype(np.float64)
     if not np.all(np.isfinite(mm)):
         raise TransformError(f"{name}: expected a finite displacement, got NaN or infinite values")
-    vox = _mix_components(grid.lps_to_index, mm)
+    vox = mix_components(grid.lps_to_index, mm)
     return DisplacementField(torch.from_numpy(vox.astype(np.float32)), grid)
 
 
@@ -287,16 +263,31 @@ def _sampled(itk: sitk.Transform, reference: Grid | None, name: str) -> Transfor
 
 @contextmanager
 def _one_line(source: str | Path) -> Iterator[None]:
-    """Turn ITK's multi-line errors into one line; silence its console warnings."""
-    import SimpleITK as sitk
-
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    """Keep ITK from printing warnings, and turn its long errors into one line."""
     try:
-        yield
+        with silent_itk():
+            yield
     except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[-1] if lines else "no reason given"
+        reason = last_line(str(error))
         raise TransformError(f"{source}: expected an ITK transform, got: {reason}") from error
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+def is_itk_file(path: Path) -> bool:
+    """Whether a file may hold an ITK transform; a NIfTI file has to be a vector image."""
+    if extension_of(path).startswith(".nii"):
+        return len(nifti_shape(path)) == 5
+    return extension_of(path) != ".npz"
+
+
+def read_for(source: Path, start: Grid, end: Grid) -> Transform:
+    """Read a transform that maps points of one grid's image to another's."""
+    return read_transform(source, start)
+
+
+def write_for(transform: Transform, out: Path, fixed: Path, moving: Grid) -> str:
+    """Write a composite or a displacement field, by the extension; return which in words."""
+    if extension_of(out) in COMPOSITE_EXTENSIONS:
+        write_transform(transform, out)
+        return "ITK composite of affine and field (mm, LPS)"
+    write_displacement_mm(transform, out)
+    return "ITK displacement field, total, x y z in mm, LPS"
