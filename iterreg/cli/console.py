@@ -235,13 +235,13 @@ def _region_table(measures: Measures) -> tuple[Row, list[Row]]:
     for region in measures.regions:
         row: Row = (
             region.name.replace("_", " "),
-            f"{_number(region.dice_before, 3)} -> {_number(region.dice_after, 3)}",
-            f"{_number(region.hd95_before_mm, 1)} -> {_number(region.hd95_after_mm, 1)}",
+            f"{number(region.dice_before, 3)} -> {number(region.dice_after, 3)}",
+            f"{number(region.hd95_before_mm, 1)} -> {number(region.hd95_after_mm, 1)}",
         )
         if in_depth:
             reached = math.nan if region.coverage is None else 100 * region.coverage
             change = math.nan if region.volume_change is None else region.volume_change
-            row += (_number(reached, 1), f"x {_number(change, 3)}")
+            row += (number(reached, 1), f"x {number(change, 3)}")
         rows.append(row)
     return header, rows
 
@@ -259,9 +259,9 @@ def _field_facts(measures: Measures) -> list[Fact]:
             f"({100 * folds.share_interior:.0f} % of voxels are interior)",
         )
     )
-    sdlogj = f"{_number(measures.sdlogj_interior, 3)} interior, {_number(measures.sdlogj, 3)} whole"
+    sdlogj = f"{number(measures.sdlogj_interior, 3)} interior, {number(measures.sdlogj, 3)} whole"
     if measures.sdlogj_l2r is not None:
-        sdlogj += f", {_number(measures.sdlogj_l2r, 4)} by Learn2Reg's formula"
+        sdlogj += f", {number(measures.sdlogj_l2r, 4)} by Learn2Reg's formula"
     facts.append(("SDlogJ", sdlogj))
     if measures.without_partner:
         first, *others = measures.without_partner
@@ -282,5 +282,6 @@ def _share(folds: int, voxels: int) -> str:
     return f"{100 * folds / voxels:.2g} %"
 
 
-def _number(value: float, digits: int) -> str:
+def number(value: float, digits: int) -> str:
+    """Format a number; NaN and infinity become a dash."""
     return f"{value:.{digits}f}" if math.isfinite(value) else "-"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -21,13 +19,6 @@ from iterreg.cli.options import (
     set_option,
     together,
 )
-
-if TYPE_CHECKING:
-    from iterreg.formats.learn2reg_files import Shape
-    from iterreg.learn2reg.evaluate import Scores
-    from iterreg.learn2reg.register import Outcome
-    from iterreg.learn2reg.rules import Evaluation
-    from iterreg.learn2reg.task import Pair, Task
 
 
 @click.group(short_help="Make, check and score a Learn2Reg submission.")
@@ -161,6 +152,7 @@ def submit(
     every case of the split has its field. A record next to each field says how it was made.
     """
     from iterreg.cli.console import Console
+    from iterreg.cli.learn2reg_tables import print_outcomes
     from iterreg.errors import ExitCode, IterregError
     from iterreg.learn2reg.register import Settings
     from iterreg.learn2reg.submit import submit as run
@@ -190,7 +182,7 @@ def submit(
         )
         raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
     if not quiet:
-        _print_outcomes(task, outcomes)
+        print_outcomes(task, outcomes)
     failed = [outcome.case for outcome in outcomes if not outcome.ok]
     if failed:
         raise IterregError(
@@ -237,6 +229,8 @@ def evaluate(
     """
     refuse_existing(json_path, overwrite)
     from iterreg.cli.console import Console
+    from iterreg.cli.learn2reg_tables import print_scores
+    from iterreg.learn2reg.archive import open_fields
     from iterreg.learn2reg.evaluate import evaluate_task
     from iterreg.learn2reg.regions import find_regions
     from iterreg.learn2reg.rules import evaluation_of
@@ -246,10 +240,10 @@ def evaluate(
     evaluation = evaluation_of(task, config_path)
     console = Console(quiet=quiet)
     labels = None if regions is None else lambda pair: find_regions(regions, pair.fixed)
-    with console.progress() as report, _fields_of(fields, task, evaluation) as folder:
+    with console.progress() as report, open_fields(fields, task, evaluation) as folder:
         scores = evaluate_task(task, evaluation, folder, regions=labels, progress=report)
     if not quiet:
-        _print_scores(scores)
+        print_scores(scores)
     if json_path is not None:
         scores.write(json_path)
 
@@ -275,7 +269,7 @@ def check(
     """
     from iterreg.cli.console import Console
     from iterreg.errors import IterregError
-    from iterreg.learn2reg.archive import check_zip
+    from iterreg.learn2reg.archive import check_zip, field_shapes
     from iterreg.learn2reg.rules import evaluation_of
     from iterreg.learn2reg.task import read_task
 
@@ -283,7 +277,7 @@ def check(
     evaluation = evaluation_of(task, config_path)
     console = Console(quiet=quiet)
     with console.progress() as report:
-        checked = check_zip(archive, evaluation, _shapes(task, evaluation), report)
+        checked = check_zip(archive, evaluation, field_shapes(task, evaluation), report)
     for warning in checked.warnings:
         console.say(f"warning: {warning}", style="yellow")
     for refusal in checked.refusals:
@@ -296,96 +290,3 @@ def check(
 
 def _split(cases: tuple[str, ...]) -> list[str]:
     return [part.strip() for case in cases for part in case.split(",") if part.strip()]
-
-
-def _shapes(task: Task, evaluation: Evaluation) -> Callable[[Pair], Shape | None]:
-    """Make a function that gives a case's shape: the configuration's, else its fixed image's."""
-    from iterreg.io import grid_of_file
-
-    def shape(pair: Pair) -> Shape | None:
-        if evaluation.shape_ijk is not None:
-            return evaluation.shape_ijk
-        if not task.path(pair.fixed).is_file():
-            return None
-        k, j, i = grid_of_file(task.path(pair.fixed)).shape_zyx
-        return i, j, k
-
-    return shape
-
-
-@contextmanager
-def _fields_of(fields: Path, task: Task, evaluation: Evaluation) -> Iterator[Path]:
-    """Yield a folder of fields; a zip is checked and unpacked first."""
-    from iterreg.errors import IterregError
-    from iterreg.learn2reg.archive import check_zip, unpacked
-
-    if fields.is_dir():
-        yield fields
-        return
-    checked = check_zip(fields, evaluation, _shapes(task, evaluation))
-    if not checked.is_accepted:
-        raise IterregError(f"{fields}: would be refused: {checked.refusals[0]}")
-    with unpacked(fields, evaluation) as folder:
-        yield folder
-
-
-def _print_outcomes(task: Task, outcomes: tuple[Outcome, ...]) -> None:
-    first = next((o.used for o in outcomes if o.used), {})
-    facts = [f"{kind}: {what}" for kind, what in first.items()]
-    click.echo("; ".join([f"{task.name}, {task.split}", *facts]))
-    rows = [
-        (
-            o.case,
-            _number(o.seconds, 1),
-            _number(o.peak_mb / 1024, 2),
-            ("kept; " if o.kept else "") + ("" if o.ok else "FAILED: ") + o.message,
-        )
-        for o in outcomes
-    ]
-    _table(("case", "seconds", "peak GB", "status"), rows)
-
-
-def _print_scores(scores: Scores) -> None:
-    aggregates = scores.aggregates()
-    names = [m.name for m in scores.methods if any(m.name in c.values for c in scores.cases)]
-    header = ("case", *names, "folds inside", "at interfaces", "true SDlogJ inside")
-    rows = []
-    for case in scores.cases:
-        folds = case.true_folds.folding
-        cells = [_number(case.values[n][0], 4) if n in case.values else "-" for n in names]
-        rows.append(
-            (
-                case.case,
-                *cells,
-                f"{folds.interior_folds}",
-                f"{folds.interface_folds}",
-                _number(case.true_folds.sdlogj_interior, 3),
-            )
-        )
-    for title, key in (("mean", "mean"), ("std", "std"), ("30 %", "30")):
-        cells = [_number(aggregates[n][key], 4) if n in aggregates else "-" for n in names]
-        rows.append((title, *cells, "", "", ""))
-    _table(header, rows)
-    regions = dict.fromkeys(case.true_folds.regions for case in scores.cases)
-    click.echo(f"regions for the folds: {', '.join(regions)}")
-    for note in dict.fromkeys(n for case in scores.cases for n in case.notes):
-        click.echo(f"note: {note}")
-
-
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Print aligned columns: the first one and a last one called status to the left."""
-    last = len(header) - 1
-    widths = [max(len(row[k]) for row in (header, *rows)) for k in range(len(header))]
-    click.echo()
-    for row in (header, *rows):
-        words = header[last] == "status"
-        cells = [
-            f"{cell:<{width}}" if k == 0 or (k == last and words) else f"{cell:>{width}}"
-            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        click.echo("  ".join(cells).rstrip())
-    click.echo()
-
-
-def _number(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else "-"

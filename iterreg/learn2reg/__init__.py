@@ -5,6 +5,7 @@
     regions    segmentations from a folder           register   one case, from images to its field
     submit     all cases, and the zip                archive    write and check the zip
     scores     the evaluator's metrics of a case     evaluate   all cases, in its JSON layout
+    records    how a field was made             memory     peak memory of a case
     convert    other programs' transforms
 
 ``displacement_l2r`` is an array (I, J, K, 3) in nibabel's order: moving index minus fixed index at

@@ -16,8 +16,9 @@ import numpy as np
 from iterreg.atomic import write_aside
 from iterreg.errors import ImageReadError, IterregError
 from iterreg.formats.learn2reg_files import FIELD_EXTENSIONS, Shape, check_field, copy_limited
+from iterreg.io import grid_of_file
 from iterreg.learn2reg.rules import Evaluation
-from iterreg.learn2reg.task import Pair
+from iterreg.learn2reg.task import Pair, Task
 from iterreg.progress import Progress, ProgressCallback, ignore_progress
 
 SLACK_BYTES = 1 << 20
@@ -138,6 +139,38 @@ def unpacked(path: str | Path, evaluation: Evaluation) -> Iterator[Path]:
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise ImageReadError(f"{path}: not a zip that can be read: {error}") from error
         yield Path(folder)
+
+
+@contextmanager
+def open_fields(fields: Path, task: Task, evaluation: Evaluation) -> Iterator[Path]:
+    """Give the folder of fields for as long as the block runs; check and unpack a zip first.
+
+    Raises:
+        IterregError: the leaderboard would refuse the zip.
+        ImageReadError: it cannot be read.
+    """
+    if fields.is_dir():
+        yield fields
+        return
+    checked = check_zip(fields, evaluation, field_shapes(task, evaluation))
+    if not checked.is_accepted:
+        raise IterregError(f"{fields}: would be refused: {checked.refusals[0]}")
+    with unpacked(fields, evaluation) as folder:
+        yield folder
+
+
+def field_shapes(task: Task, evaluation: Evaluation) -> Callable[[Pair], Shape | None]:
+    """Make a function that gives a case's shape: the configuration's, else its fixed image's."""
+
+    def shape(pair: Pair) -> Shape | None:
+        if evaluation.shape_ijk is not None:
+            return evaluation.shape_ijk
+        if not task.path(pair.fixed).is_file():
+            return None
+        k, j, i = grid_of_file(task.path(pair.fixed)).shape_zyx
+        return i, j, k
+
+    return shape
 
 
 def _refuse_names(members: Sequence[zipfile.ZipInfo]) -> list[str]:

@@ -1,8 +1,4 @@
-"""Register one case of a task, unless its finished field is there already.
-
-A finished case is a field and a record next to it, ``disp_....json``. The record is written last,
-so a field without one is never mistaken for finished.
-"""
+"""Register one case of a task, unless its finished field is there already."""
 
 from __future__ import annotations
 
@@ -12,17 +8,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from iterreg.atomic import write_aside
 from iterreg.config import SCHEMA, Config, config_to_dict, load_config
 from iterreg.errors import GeometryError
 from iterreg.formats.learn2reg import transform_to_l2r
-from iterreg.formats.learn2reg_files import FIELD_EXTENSIONS, times, write_field
+from iterreg.formats.learn2reg_files import times, write_field
 from iterreg.geometry import Points, apply_affine
 from iterreg.image import Image
 from iterreg.io import read_image, write_label_map
+from iterreg.learn2reg.memory import peak_mb, reset_peak
+from iterreg.learn2reg.records import finished_record, remove_earlier, sha256_of, write_record
 from iterreg.learn2reg.regions import find_regions, load_regions
 from iterreg.learn2reg.rules import preset_of, rules_of
 from iterreg.learn2reg.scores import read_points
@@ -127,7 +124,7 @@ def register_case(
     inputs, used = _inputs(task, pair, settings)
     digest = _digest_of_inputs(pair, settings, config, inputs)
     target = field_path(settings, pair)
-    kept = _finished_record(target, digest)
+    kept = finished_record(target, digest)
     if kept is not None:
         return Outcome(
             pair.case,
@@ -138,7 +135,7 @@ def register_case(
             kept["used"],
             kept=True,
         )
-    _remove_earlier(target)
+    remove_earlier(target)
     begun = time.perf_counter()
     reset_peak()
     status, used = _register(task, pair, settings, config, inputs, used, target, progress)
@@ -147,7 +144,7 @@ def register_case(
         "schema": SCHEMA,
         "case": pair.case,
         "field": target.name,
-        "sha256": _sha256(target),
+        "sha256": sha256_of(target),
         "made_from": digest,
         "status": status,
         "seconds": round(seconds, 2),
@@ -155,7 +152,7 @@ def register_case(
         "used": used,
         "config": config_to_dict(config),
     }
-    write_aside(_record_of(target), lambda path: _write_json(path, record))
+    write_record(target, record)
     return Outcome(pair.case, True, status, seconds, peak, used)
 
 
@@ -281,53 +278,3 @@ def _version() -> str:
         return metadata.version("iterreg")
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _finished_record(target: Path, digest: str) -> dict[str, Any] | None:
-    """Read the record of a finished case; None if its inputs or its field have changed."""
-    try:
-        record: dict[str, Any] = json.loads(_record_of(target).read_text("utf-8"))
-        unchanged = record["made_from"] == digest and record["sha256"] == _sha256(target)
-        complete = {"status", "seconds", "peak_mb", "used"} <= set(record)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return record if unchanged and complete else None
-
-
-def _remove_earlier(target: Path) -> None:
-    """Remove an earlier field of the case in any format, because .npz is read before .nii.gz."""
-    record = _record_of(target)
-    for extension in FIELD_EXTENSIONS if record.is_file() else ():
-        record.with_suffix(extension).unlink(missing_ok=True)
-    record.unlink(missing_ok=True)
-
-
-def _record_of(target: Path) -> Path:
-    stem = PurePosixPath(target.name.removesuffix(".gz")).stem
-    return target.with_name(f"{stem}.json")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_json(path: Path, tables: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(tables, indent=2) + "\n", encoding="utf-8")
-
-
-def reset_peak() -> None:
-    """Reset the process's peak memory, if the system can (Linux)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
-def peak_mb() -> float:
-    """Return the peak memory since :func:`reset_peak`, or since the start; NaN if unknown."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(float(row.split()[1]) / 1024 for row in lines if row.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        return float("nan")

@@ -129,12 +129,10 @@ class Task:
             kind: ``keypoints`` or ``landmarks``.
         """
         kinds = [kind]
-        one, two = pair.fixed_modality, pair.moving_modality
-        if one != two and (one, two) != ("0000", "0001"):
-            low, high = sorted((one, two))
+        low, high = sorted((pair.fixed_modality, pair.moving_modality))
+        if low != high and pair.short_name is None:
             kinds = [f"{kind}{low}{high}", f"{kind}{int(low)}{int(high)}", kind]
-        found = (self._both(pair, k, ".csv") for k in kinds)
-        return next((both for both in found if both is not None), None)
+        return next((both for k in kinds if (both := self._both(pair, k, ".csv"))), None)
 
     def _both(self, pair: Pair, kind: str, extension: str = ".nii.gz") -> tuple[Path, Path] | None:
         fixed = self.companion(pair.fixed, kind, extension)
@@ -224,13 +222,13 @@ def _find_json(folder: Path) -> Path:
         return folder
     if not folder.is_dir():
         raise ImageReadError(f"{folder}: no such folder")
-    found = sorted(folder.glob("*_dataset.json"))
-    if not found:
+    files = sorted(folder.glob("*_dataset.json"))
+    if not files:
         raise ImageReadError(f"{folder}: expected a Learn2Reg task with a *_dataset.json, got none")
-    if len(found) > 1:
-        names = ", ".join(f.name for f in found)
+    if len(files) > 1:
+        names = ", ".join(f.name for f in files)
         raise ConfigError(f"{folder}: expected one *_dataset.json, got {names}: name the file")
-    return found[0]
+    return files[0]
 
 
 def _listed_pairs(content: Mapping[str, Any], split: str, path: Path) -> list[Any]:
