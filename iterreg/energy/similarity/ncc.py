@@ -63,7 +63,7 @@ class LocalNcc:
         return (self.weights.flatten() * cost).sum(dtype=torch.float64)
 
     def without_outside_cost(self) -> LocalNcc:
-        """See :class:`iterreg.energy.terms.Term`."""
+        """The same term: NCC keeps its outside cost, with which its results were measured."""
         return self
 
     def _standardised(self, volume: Tensor) -> tuple[Tensor, Tensor]:
