@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from iterreg.errors import OutputError
 
@@ -39,6 +41,37 @@ def write_aside(path: str | Path, write: Callable[[Path], None]) -> None:
         raise OutputError(f"{path}: cannot be written: {last_line(str(error))}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all.
+
+    Raises:
+        OutputError: as :func:`write_aside`.
+    """
+    write_aside(path, lambda target: _written(target, text))
+
+
+def write_json(path: str | Path, tables: Mapping[str, Any]) -> None:
+    """Write tables as indented JSON, whole or not at all.
+
+    Raises:
+        OutputError: as :func:`write_aside`.
+        ValueError: NaN or infinity, which JSON lacks.
+
+    Example:
+        >>> write_json("scores.json", {"dice": 0.9})
+        >>> print(Path("scores.json").read_text())
+        {
+          "dice": 0.9
+        }
+        <BLANKLINE>
+    """
+    write_text(path, json.dumps(tables, indent=2, allow_nan=False) + "\n")
+
+
+def _written(target: Path, text: str) -> None:
+    target.write_text(text, encoding="utf-8")
 
 
 def _make_staging(folder: Path, wanted: Path) -> Path:

@@ -1,20 +1,16 @@
-"""What a run writes: images, label maps, transforms, the picture, and ``run.json``.
+"""Write a run: images, label maps, transforms, the picture, and ``run.json``.
 
-The commands share it; a script that has a :class:`Registration` may call :func:`write_run` too.
+All commands use it. A script that has a :class:`Registration` may call :func:`write_run` too.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from iterreg.atomic import OutputFolder
+from iterreg.atomic import OutputFolder, write_json
 from iterreg.config import SCHEMA, config_to_dict
 from iterreg.displacement import Transform, total_displacement_vox, warp_image, warp_labels
 from iterreg.evaluation import Measures, measure, on_cpu, without_nan
@@ -23,27 +19,13 @@ from iterreg.geometry import Points
 from iterreg.image import Image
 from iterreg.io import write_displacement_mm, write_image, write_label_map, write_scalar
 from iterreg.metrics import det_jacobian
+from iterreg.progress import Progress, ProgressCallback, StageTimer, ignore_progress
 from iterreg.registration import Registration
-
-Progress = Callable[[str, float], None]
-"""Called with a stage in words and the fraction of the writing that is done, 0 to 1."""
-
-FILES = (
-    "warped.nii.gz",
-    "displacement_mm.nii.gz",
-    "transform.h5",
-    "fixed_regions.nii.gz",
-    "moving_regions.nii.gz",
-    "warped_regions.nii.gz",
-    "overlay.png",
-    "run.json",
-)
-"""Every run writes these; ``jacobian.nii.gz`` on request."""
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a person wants to know at the end of a run.
+    """The result of a run and its measures.
 
     Args:
         registration: the result.
@@ -65,7 +47,7 @@ def write_run(
     start: Transform | None = None,
     landmarks: tuple[Points, Points] | None = None,
     save_jacobian: bool = False,
-    progress: Progress = lambda stage, fraction: None,
+    progress: ProgressCallback = ignore_progress,
 ) -> RunSummary:
     """Measure a registration and write everything about it.
 
@@ -73,10 +55,10 @@ def write_run(
         folder: entered; its files appear when it is left.
         registration: the result.
         fixed, moving: the pair it was made from.
-        start: what "before" means; the identity when None.
+        start: the transform that "before" stands for; None for the identity.
         landmarks: fixed and moving, for the landmark error.
         save_jacobian: also write the determinant of the Jacobian.
-        progress: told what is going on.
+        progress: called at each stage.
 
     Returns:
         The summary.
@@ -84,21 +66,19 @@ def write_run(
     Raises:
         OutputError: a file cannot be written.
     """
-    clock = _Clock(dict(registration.timings_s))
+    timer = StageTimer(progress, seconds=dict(registration.timings_s))
     transform = on_cpu(registration.transform)
     fixed_labels, moving_labels = registration.fixed_labels, registration.moving_labels
-    # Compressing the volumes is most of the writing, and leaves the interpreter free meanwhile.
-    with ThreadPoolExecutor(1) as beside:
-        written = beside.submit(
+    # Compression takes most of the writing, and leaves the interpreter free meanwhile.
+    with ThreadPoolExecutor(1) as background:
+        written = background.submit(
             _write_volumes, folder, registration, transform, moving, save_jacobian
         )
-        progress("measuring", 0.0)
-        with clock.stage("measure"):
+        with timer.stage("measure", 0.0, "measuring"):
             measures = measure(
                 transform, fixed_labels, moving_labels, start=start, landmarks=landmarks
             )
-        progress("drawing", 0.5)
-        with clock.stage("draw"):
+        with timer.stage("draw", 0.5, "drawing"):
             from iterreg.figures import overlay
 
             overlay(
@@ -109,18 +89,16 @@ def write_run(
                 fixed_labels=fixed_labels,
                 start=start,
             )
-        progress("writing", 0.8)
-        with clock.stage("write"):
+        with timer.stage("write", 0.8, "writing"):
             written.result()
-    summary = RunSummary(registration, measures, clock.seconds)
-    text = json.dumps(run_tables(summary, fixed, moving), indent=2, allow_nan=False)
-    folder.path("run.json").write_text(text + "\n", encoding="utf-8")
-    progress("done", 1.0)
+    summary = RunSummary(registration, measures, timer.seconds)
+    write_json(folder.path("run.json"), run_tables(summary, fixed, moving))
+    progress(Progress("write", 1.0, "done"))
     return summary
 
 
 def run_tables(summary: RunSummary, fixed: Image, moving: Image) -> dict[str, Any]:
-    """What ``run.json`` holds, as plain tables; ``schema`` tells its version.
+    """Return the content of ``run.json`` as plain tables; ``schema`` is its version.
 
     Args:
         summary: the run.
@@ -182,16 +160,3 @@ def _about(image: Image) -> dict[str, Any]:
         "origin_lps_mm": grid.origin_lps_mm,
         "axes": grid.orientation,
     }
-
-
-class _Clock:
-    """Adds the seconds of named stages to those that are known already."""
-
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds = seconds
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun

@@ -6,10 +6,8 @@ tensors to :func:`iterreg.optimize.register.register`, and records how the resul
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +29,7 @@ from iterreg.optimize.side import Side
 from iterreg.partition import Regions, interfaces_of, rigid_values
 from iterreg.progress import ProgressCallback, StageTimer, ignore_progress
 from iterreg.registration import Registration, Status
+from iterreg.versions import versions
 
 if TYPE_CHECKING:
     from iterreg.inputs import ImageLike, LabelsLike, PointsLike, TransformLike
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
 UNGUIDED = (
     "no regions found or given: comparing raw intensities, which assumes that both images have the "
-    "same contrast. For different contrasts add --set similarity.kind=mind"
+    "same contrast. For different contrasts add --set similarity.kind=mind (or nmi)"
 )
 """The note of a run that a preset's table ``unguided`` decides."""
 
@@ -159,7 +158,7 @@ def optimize_pair(
         device=str(where),
         seed=seed,
         threads=used,
-        versions=_versions(),
+        versions=versions(),
     )
 
 
@@ -222,15 +221,3 @@ def _on_grid_of(side: Side, given: Transform | None) -> Transform | None:
     if given is None or not bool(given.field.vox.any()):
         return given
     return resample_transform(given, side.grid)
-
-
-def _versions() -> dict[str, str]:
-    versions = {name: metadata.version(name) for name in ("torch", "numpy")}
-    return {"iterreg": _own_version(), **versions, "python": platform.python_version()}
-
-
-def _own_version() -> str:
-    try:
-        return metadata.version("iterreg")
-    except metadata.PackageNotFoundError:
-        return "not installed"

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from iterreg.cli.failures import debug_option
-from iterreg.cli.options import PATH, refuse_existing
+from iterreg.cli.options import PATH, overwrite_option, quiet_option, refuse_existing
 from iterreg.formats import TRANSFORM_FORMATS
 
 
@@ -55,8 +55,8 @@ from iterreg.formats import TRANSFORM_FORMATS
     show_default=True,
     help="The direction in which T maps points; moving-to-fixed is inverted.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@overwrite_option
+@quiet_option
 @debug_option
 def convert(
     source: Path,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -56,6 +55,7 @@ def evaluate(
     """
     both_or_neither("--fixed-landmarks", "--moving-landmarks", fixed_landmarks, moving_landmarks)
     refuse_existing(json_path, overwrite)
+    from iterreg.atomic import write_json
     from iterreg.cli.console import Console
     from iterreg.displacement import resample_transform
     from iterreg.evaluation import measure
@@ -79,7 +79,7 @@ def evaluate(
         console.say(f"note: {note}", style="yellow")
     if json_path is not None:
         tables = {"schema": 1, "transform": str(transform_path), "notes": list(matched.notes)}
-        _write_json(tables | measures.to_dict(), json_path)
+        write_json(json_path, tables | measures.to_dict())
 
 
 def _names_of_run(labels: Path) -> dict[int, str] | None:
@@ -92,14 +92,3 @@ def _names_of_run(labels: Path) -> dict[int, str] | None:
         return {int(value): str(name) for value, name in regions.items()}
     except (OSError, ValueError, KeyError, AttributeError):
         return None
-
-
-def _write_json(tables: dict[str, Any], path: Path) -> None:
-    from iterreg.atomic import write_aside
-
-    text = json.dumps(tables, indent=2, allow_nan=False) + "\n"
-    write_aside(path, lambda target: _write_text(target, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

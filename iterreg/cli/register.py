@@ -119,7 +119,6 @@ def register_and_write(
     """
     from iterreg.outputs import write_run
     from iterreg.pair import optimize_pair
-    from iterreg.progress import Progress
 
     fitting, writing = progress
     fixed, moving = arguments["fixed"], arguments["moving"]
@@ -133,7 +132,7 @@ def register_and_write(
         start=arguments.get("initial_transform"),
         landmarks=None if landmarks[0] is None else landmarks,
         save_jacobian=request.save_jacobian,
-        progress=lambda stage, fraction: writing(Progress("write", fraction, stage)),
+        progress=writing,
     )
 
 

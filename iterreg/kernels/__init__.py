@@ -87,7 +87,8 @@ upsample = _dispatched(reference.upsample)
 
 def set_threads(threads: int) -> None:
     """Use this many CPU threads, here and in torch."""
-    torch.set_num_threads(threads)
     backend = _backend(torch.device("cpu"))
     if backend is not reference:
+        # On its first use numba sets OpenMP's number of threads, so torch has the last word.
         backend.set_numba_threads(threads)
+    torch.set_num_threads(threads)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from iterreg.atomic import write_aside
+from iterreg.atomic import write_text
 from iterreg.displacement import total_displacement_vox
 from iterreg.errors import GeometryError, ImageReadError
 from iterreg.formats.learn2reg import l2r_to_transform
@@ -122,11 +122,7 @@ class Scores:
     def write(self, path: str | Path) -> None:
         """Write the tables as the evaluator does, with Python's NaN and Infinity."""
         text = json.dumps(self.to_dict(), indent=4, allow_nan=True) + "\n"
-        write_aside(path, lambda target: _write_text(target, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+        write_text(path, text)
 
 
 def _case_table(case: CaseScores, methods: Sequence[Method]) -> dict[str, Any]:

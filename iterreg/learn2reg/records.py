@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from iterreg.atomic import write_aside
+from iterreg.atomic import write_json
 from iterreg.formats.learn2reg_files import FIELD_EXTENSIONS
 
 
@@ -53,9 +53,4 @@ def write_record(target: Path, record: Mapping[str, Any]) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    text = json.dumps(record, indent=2) + "\n"
-    write_aside(record_path(target), lambda path: _write_text(path, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_json(record_path(target), record)

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from iterreg.learn2reg.scores import read_points
 from iterreg.learn2reg.task import Pair, Task
 from iterreg.pair import optimize_pair
 from iterreg.progress import Progress, ProgressCallback
+from iterreg.versions import own_version
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ def _digest_of_inputs(
     about: dict[str, Any] = {
         "case": pair.case,
         "config": config_to_dict(config),
-        "version": _version(),
+        "version": own_version(),
         "format": [settings.extension, settings.dtype],
         "seed": settings.seed,
         "label_table": settings.label_table,
@@ -271,10 +271,3 @@ def _digest_of_inputs(
             status = path.stat()
             about["inputs"][kind] = [path.name, status.st_size, status.st_mtime_ns]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-
-
-def _version() -> str:
-    try:
-        return metadata.version("iterreg")
-    except metadata.PackageNotFoundError:
-        return "not installed"

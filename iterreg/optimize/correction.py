@@ -19,7 +19,7 @@ from iterreg.geometry import Matrix
 from iterreg.neighbourhood import dilate
 from iterreg.optimize.field import Field
 from iterreg.optimize.pair import Pair
-from iterreg.optimize.problem import Problem, overlap_frame, row_spans, visible_boundaries
+from iterreg.optimize.problem import Problem, active_rows, overlap_frame, visible_boundaries
 from iterreg.optimize.solver import solve
 
 STEPS = 5
@@ -81,7 +81,7 @@ def correct_boundaries(config: Config, level: Pair, affine_lps: Matrix, field: F
         edges=edge_weights(fixed.labels, level.interfaces.tangential, fixed.spacing_mm),
         mapping=mapping,
         voxels=max(1, int(common_fov.sum())),
-        spans=row_spans(dilate(sampled, reach), common_fov),
+        active_rows=active_rows(dilate(sampled, reach), common_fov),
         base=field.u_mm,
         screening=1 / correction.length_mm**2,
     )

@@ -21,6 +21,7 @@ from iterreg.energy.smoothness import edge_weights
 from iterreg.features import mind_ssc
 from iterreg.geometry import Matrix
 from iterreg.kernels import IndexMap, cheapest, cost_volume, edge_degree, laplacian
+from iterreg.neighbourhood import box_mean
 from iterreg.optimize.field import Field, Nodes, upsample_nodes
 from iterreg.optimize.pair import Guidance, Pair
 from iterreg.optimize.side import Side
@@ -175,16 +176,5 @@ def _offsets(moving: Side, reach_mm: float, node_count: int) -> Tensor:
 
 
 def _blurred(features: Tensor) -> Tensor:
-    """Features (Z, Y, X, C) averaged over three voxels an axis, the border repeated.
-
-    A node then speaks for its block.
-    """
-    for axis in range(3):
-        n = features.shape[axis]
-        if n == 1:
-            continue
-        at = torch.arange(n, device=features.device)
-        ahead = features.index_select(axis, (at + 1).clamp(max=n - 1))
-        behind = features.index_select(axis, (at - 1).clamp(min=0))
-        features = (features + ahead + behind) / 3
-    return features.contiguous()
+    """Features (Z, Y, X, C) averaged over three voxels an axis, for a node to represent its block."""
+    return box_mean(features, [min(1, n - 1) for n in features.shape[:3]], "repeat").contiguous()

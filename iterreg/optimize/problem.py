@@ -43,7 +43,7 @@ class Problem:
         edges: (3, Z, Y, X), the regulariser's edge weights over squared length, times its weight.
         mapping: from fixed voxels to moving voxels.
         voxels: how many fixed voxels carry evidence: the energy is reported per such voxel.
-        spans: (Z * Y, 2) int32, the part of each row that may move; the rest keeps its place.
+        active_rows: (Z * Y, 2) int32, the part of each row that may move; the rest keeps its place.
         base: (3, Z, Y, X) mm, what the displacement is a correction of, or None.
         screening: weight of a squared mm of the displacement itself. With edges of weight 1 a
             correction then dies out over a length of ``1 / sqrt(screening)`` mm.
@@ -55,7 +55,7 @@ class Problem:
     edges: Tensor
     mapping: IndexMap
     voxels: int
-    spans: Tensor
+    active_rows: Tensor
     base: Tensor | None = None
     screening: float = 0.0
     normal_jump: NormalJump | None = None
@@ -92,7 +92,7 @@ class Problem:
             edges * weight,
             mapping,
             max(1, int(common_fov.sum())),
-            row_spans(moves, common_fov),
+            active_rows(moves, common_fov),
             normal_jump=normal_jump(fixed.labels, interfaces.normal * weight, fixed.spacing_mm),
         )
 
@@ -129,7 +129,7 @@ class Problem:
             torch.zeros(3, *level.fixed.shape, device=level.fixed.device),
             mapping,
             max(1, int(common_fov.sum())),
-            row_spans(None, common_fov),
+            active_rows(None, common_fov),
         )
 
     def evaluate(self, u_mm: Tensor) -> tuple[EnergyTerms, NormalEquations]:
@@ -186,7 +186,7 @@ def visible_boundaries(where: str, fixed: Side, label_count: int) -> Tensor:
     return ~hidden_boundaries(fixed.image, fixed.labels, label_count, fixed.spacing_mm)
 
 
-def row_spans(moves: Tensor | None, like: Tensor) -> Tensor:
+def active_rows(moves: Tensor | None, like: Tensor) -> Tensor:
     """(Z * Y, 2) int32: first and one past the last voxel that moves in each row.
 
     Args:
@@ -194,13 +194,13 @@ def row_spans(moves: Tensor | None, like: Tensor) -> Tensor:
         like: a tensor (Z, Y, X) on the device.
     """
     nz, ny, nx = like.shape
-    spans = torch.tensor([0, nx], dtype=torch.int32, device=like.device).repeat(nz * ny, 1)
+    rows = torch.tensor([0, nx], dtype=torch.int32, device=like.device).repeat(nz * ny, 1)
     if moves is not None:
-        rows = moves.view(nz * ny, nx).byte()
-        some = rows.bool().any(1)
-        spans[:, 0] = torch.where(some, rows.argmax(1), 0)
-        spans[:, 1] = torch.where(some, nx - rows.flip(1).argmax(1), 0)
-    return spans
+        marks = moves.view(nz * ny, nx).byte()
+        some = marks.bool().any(1)
+        rows[:, 0] = torch.where(some, marks.argmax(1), 0)
+        rows[:, 1] = torch.where(some, nx - marks.flip(1).argmax(1), 0)
+    return rows
 
 
 def _with_anatomy(level: Pair, common_fov: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from iterreg.geometry import Matrix, apply_affine
 from iterreg.kernels import LinearSystem, Workspace, conjugate_gradient
 from iterreg.optimize.field import Field
 from iterreg.optimize.pair import Interfaces
-from iterreg.optimize.problem import row_spans
+from iterreg.optimize.problem import active_rows
 
 FALLOFF_MM = 10.0
 """Over this length the surroundings make room."""
@@ -105,7 +105,7 @@ def hold_rigid(field: Field, bodies: RigidBodies, interfaces: Interfaces) -> Fie
     for entry in (0, 3, 5):
         curvature[entry] = 1 / FALLOFF_MM**2
         curvature[entry, z, y, x] = RIGID_STIFFNESS
-    system = LinearSystem(curvature, edges, row_spans(None, side.fov))
+    system = LinearSystem(curvature, edges, active_rows(None, side.fov))
     u_mm = u_mm + conjugate_gradient(system, residual, CG_STEPS, 0.0, Workspace())
     bodies.impose(u_mm)
     return Field(u_mm, side)

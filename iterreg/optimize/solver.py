@@ -72,7 +72,7 @@ def step(problem: Problem, state: State) -> State:
     """One Gauss-Newton step, or half the last one if that did not lower the energy."""
     if state.halvings == 0 or state.step is None:
         system = LinearSystem(
-            state.equations.curvature, problem.edges, problem.spans, problem.normal_jump
+            state.equations.curvature, problem.edges, problem.active_rows, problem.normal_jump
         )
         residual = state.equations.gradient.neg_()
         move = conjugate_gradient(system, residual, CG_STEPS, DAMPING, problem.workspace)
