@@ -28,6 +28,13 @@ class DisplacementField:
     Args:
         vox: (rank, *shape) float32, components in array order (z, y, x), voxels of the fixed grid.
         grid: the fixed grid.
+
+    Example:
+        >>> from iterreg.geometry import Grid
+        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        >>> grid = Grid((2, 3, 4), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), axes)
+        >>> DisplacementField.zero(grid).vox.shape
+        torch.Size([3, 2, 3, 4])
     """
 
     vox: torch.Tensor
@@ -58,6 +65,16 @@ class Transform:
     Args:
         affine_lps: homogeneous (rank + 1, rank + 1) matrix on (x, y, z, 1), LPS mm.
         field: the residual u, on the fixed grid.
+
+    Example:
+        >>> from iterreg.geometry import Grid
+        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        >>> grid = Grid((2, 3, 4), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), axes)
+        >>> shift = np.eye(4)
+        >>> shift[:3, 3] = (5.0, 0.0, -1.0)
+        >>> transform = Transform(shift, DisplacementField.zero(grid))
+        >>> transform.map_points(Points([[1.0, 1.0, 1.0]])).lps.tolist()
+        [[6.0, 1.0, 0.0]]
     """
 
     affine_lps: Matrix

@@ -26,7 +26,12 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of the ``iterreg`` command."""
+    """Exit codes of the ``iterreg`` command.
+
+    Example:
+        >>> int(ExitCode.GEOMETRY), ExitCode(5).name
+        (5, 'GEOMETRY')
+    """
 
     OK = 0
     ERROR = 1
@@ -47,7 +52,15 @@ class ExitCode(IntEnum):
 
 
 class IterregError(Exception):
-    """Base of every error that iterreg raises on purpose."""
+    """Base of every error that iterreg raises on purpose.
+
+    Example:
+        >>> try:
+        ...     raise GeometryError("labels.nii.gz: expected the space of ct.nii.gz")
+        ... except IterregError as error:
+        ...     print(int(error.exit_code), error)
+        5 labels.nii.gz: expected the space of ct.nii.gz
+    """
 
     exit_code = ExitCode.ERROR
 

@@ -37,6 +37,14 @@ class Grid:
     Raises:
         GeometryError: sizes that disagree, a spacing that is not positive and finite, or a
             direction that is not a rotation or reflection.
+
+    Example:
+        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        >>> grid = Grid((10, 20, 30), (1.0, 1.5, 3.0), (-5.0, 0.0, 40.0), axes)
+        >>> grid.spacing_zyx_mm, grid.orientation
+        ((3.0, 1.5, 1.0), 'LPS')
+        >>> apply_affine(grid.index_to_lps, np.array([[1.0, 0.0, 2.0]])).tolist()
+        [[-3.0, 0.0, 43.0]]
     """
 
     shape_zyx: tuple[int, ...]
@@ -271,6 +279,11 @@ class Points:
 
     Args:
         lps: (n, rank) float64, components (x, y, z), LPS mm.
+
+    Example:
+        >>> points = Points([[12.0, -40.5, 210.0], [0.0, 3.0, 200.0]])
+        >>> len(points), points.lps[0].tolist()
+        (2, [12.0, -40.5, 210.0])
     """
 
     lps: Matrix

@@ -21,6 +21,14 @@ class Image:
         dtype: NumPy name of the type that the file stores, written back on saving.
         slope, intercept: stored value * slope + intercept = intensity.
         name: the file or argument it came from; used in messages.
+
+    Example:
+        >>> from iterreg.geometry import Grid
+        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        >>> grid = Grid((2, 3, 4), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), axes)
+        >>> image = Image(torch.arange(24.0).view(1, 2, 3, 4), grid, dtype="int16")
+        >>> image.dtype, tuple(image.data.shape)
+        ('int16', (1, 2, 3, 4))
     """
 
     data: torch.Tensor
@@ -76,6 +84,16 @@ class LabelMap:
         grid: where its voxels are.
         names: name of each label, where known.
         name: the file or argument it came from; used in messages.
+
+    Example:
+        >>> from iterreg.geometry import Grid
+        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        >>> grid = Grid((2, 3, 4), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), axes)
+        >>> data = torch.zeros(2, 3, 4, dtype=torch.int32)
+        >>> data[0], data[1] = 7, 3
+        >>> labels = LabelMap(data, grid, {7: "lung"})
+        >>> labels.values, labels.title(7), labels.title(3)
+        ([3, 7], 'lung', 'label 3')
     """
 
     data: torch.Tensor
@@ -125,6 +143,16 @@ class Mask:
         first_zyx: index of the box's first voxel.
         grid: of the whole image.
         name: the file or argument it came from; used in messages.
+
+    Example:
+        >>> from iterreg.geometry import Grid
+        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        >>> grid = Grid((2, 3, 4), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), axes)
+        >>> data = torch.zeros(2, 3, 4, dtype=torch.int32)
+        >>> data[1, 1:, 2] = 1
+        >>> mask = Mask.of(LabelMap(data, grid))
+        >>> mask.first_zyx, tuple(mask.inside.shape)
+        ((1, 1, 2), (1, 2, 1))
     """
 
     inside: torch.Tensor
@@ -173,6 +201,15 @@ class RoiPair:
 
     Raises:
         ImageContentError: an empty ROI, or a similarity outside 0 to 1.
+
+    Example:
+        >>> from iterreg.geometry import Grid
+        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        >>> grid = Grid((2, 3, 4), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), axes)
+        >>> data = torch.zeros(2, 3, 4, dtype=torch.int32)
+        >>> data[1, 1:, 2] = 1
+        >>> RoiPair(LabelMap(data, grid), LabelMap(data.flip(2), grid), similarity=0.9)
+        RoiPair(2 and 2 voxels, similarity 0.900)
     """
 
     fixed: Mask | LabelMap
