@@ -361,7 +361,7 @@ def test_the_hd95_of_a_shifted_plane_is_its_shift_in_mm(tmp_path, axis, spacing_
 def test_the_landmark_error_is_measured_in_mm(files, points, tmp_path):
     landed = np.array([files.transform.TransformPoint(point.tolist()) for point in points])
     here = written_points(tmp_path / "here.csv", points)
-    there = written_points(tmp_path / "there.csv", landed + [0.3, 0.0, -0.4])
+    there = written_points(tmp_path / "there.csv", landed + np.array([0.3, 0.0, -0.4]))
     out = tmp_path / "measures.json"
     ok(
         *("evaluate", "--transform", files.out / "transform.h5", "--json", out),
