@@ -1,4 +1,4 @@
-"""Values that flow through iterreg: images and label maps on their grids. Plain and frozen."""
+"""Images, label maps and masks on their grids: frozen values."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from iterreg.errors import GeometryError, ImageContentError
 from iterreg.geometry import AxisOrder, Grid, canonical
+from iterreg.neighbourhood import bounding_box
 
 
 @dataclass(frozen=True)
@@ -16,19 +17,23 @@ class Image:
     """An image with intensities.
 
     Args:
-        data: (C, *shape) float32; C is 1 for medical images, 3 for RGB pictures.
+        data: (C, *shape) float32; C is 1, or 3 for RGB pictures.
         grid: where its voxels are.
-        dtype: NumPy name of the type that the file stores, written back on saving.
+        dtype: NumPy name of the type in which files store it.
         slope, intercept: stored value * slope + intercept = intensity.
-        name: the file or argument it came from; used in messages.
+        name: the file or argument it came from; messages use it.
+
+    Raises:
+        GeometryError: data and grid have different shapes.
+        ImageContentError: data are not float32.
 
     Example:
-        >>> from iterreg.geometry import Grid
-        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-        >>> grid = Grid((2, 3, 4), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), axes)
-        >>> image = Image(torch.arange(24.0).view(1, 2, 3, 4), grid, dtype="int16")
-        >>> image.dtype, tuple(image.data.shape)
-        ('int16', (1, 2, 3, 4))
+        >>> import torch
+        >>> from iterreg import Grid, Image
+        >>> grid = Grid((2, 3), (0.5, 2.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> image = Image(torch.arange(6.0).view(1, 2, 3), grid, dtype="int16", name="slice")
+        >>> image.data.shape, image.grid.spacing_xyz_mm
+        (torch.Size([1, 2, 3]), (0.5, 2.0))
     """
 
     data: torch.Tensor
@@ -52,7 +57,7 @@ class Image:
         return f"Image({self.name}: {self.grid!r}, {self.dtype}, {low:.5g} to {high:.5g})"
 
     def checked(self) -> Image:
-        """This image, once it is known to be registrable.
+        """Return this image if it can be registered.
 
         Raises:
             ImageContentError: a voxel is NaN or infinite, or all voxels are equal.
@@ -70,30 +75,33 @@ class Image:
         return self
 
     def to_canonical(self) -> tuple[Image, AxisOrder]:
-        """The image with its axes nearest to (S, P, L), and the order that takes it there."""
+        """Return the image with its axes nearest to (S, P, L), and the reordering applied."""
         grid, order = canonical(self.grid)
         return replace(self, data=order.apply(self.data), grid=grid), order
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Integers per voxel; 0 is background.
+    """One label per voxel, an integer; 0 is background.
 
     Args:
         data: (*shape) int32.
         grid: where its voxels are.
-        names: name of each label, where known.
-        name: the file or argument it came from; used in messages.
+        names: names of labels; labels without a name are allowed.
+        name: the file or argument it came from; messages use it.
+
+    Raises:
+        GeometryError: data and grid have different shapes.
+        ImageContentError: data are not int32.
 
     Example:
-        >>> from iterreg.geometry import Grid
-        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-        >>> grid = Grid((2, 3, 4), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), axes)
-        >>> data = torch.zeros(2, 3, 4, dtype=torch.int32)
-        >>> data[0], data[1] = 7, 3
-        >>> labels = LabelMap(data, grid, {7: "lung"})
-        >>> labels.values, labels.title(7), labels.title(3)
-        ([3, 7], 'lung', 'label 3')
+        >>> import torch
+        >>> from iterreg import Grid, LabelMap
+        >>> grid = Grid((2, 3), (0.5, 2.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> data = torch.tensor([[0, 5, 5], [0, 7, 7]], dtype=torch.int32)
+        >>> labels = LabelMap(data, grid, {5: "liver"})
+        >>> labels.values, labels.title(5), labels.title(7)
+        ([5, 7], 'liver', 'label 7')
     """
 
     data: torch.Tensor
@@ -117,42 +125,41 @@ class LabelMap:
 
     @property
     def values(self) -> list[int]:
-        """The labels that occur, background left out, ascending."""
+        """The labels that occur, without background, in ascending order."""
         return [int(v) for v in torch.unique(self.data).tolist() if v != 0]
 
     def title(self, value: int) -> str:
-        """The name of a label, or ``label N`` where it has none."""
+        """Return the name of a label, or ``label N`` if it has none."""
         return self.names.get(value, f"label {value}")
 
     def mask(self, value: int) -> torch.Tensor:
-        """(*shape) bool, one label's voxels."""
+        """Return one label's voxels, (*shape) bool."""
         return self.data == value
 
     def to_canonical(self) -> tuple[LabelMap, AxisOrder]:
-        """The label map with its axes nearest to (S, P, L), and the order that takes it there."""
+        """Return the label map with its axes nearest to (S, P, L), and the reordering applied."""
         grid, order = canonical(self.grid)
         return replace(self, data=order.apply(self.data), grid=grid), order
 
 
 @dataclass(frozen=True)
 class Mask:
-    """A region of interest, kept as the box that it fills: hundreds of them fit into memory.
+    """A region of interest. It stores only its bounding box: hundreds of masks fit into memory.
 
     Args:
         inside: (*box) bool.
         first_zyx: index of the box's first voxel.
         grid: of the whole image.
-        name: the file or argument it came from; used in messages.
+        name: the file or argument it came from; messages use it.
 
     Example:
-        >>> from iterreg.geometry import Grid
-        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-        >>> grid = Grid((2, 3, 4), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), axes)
-        >>> data = torch.zeros(2, 3, 4, dtype=torch.int32)
-        >>> data[1, 1:, 2] = 1
+        >>> import torch
+        >>> from iterreg import Grid, LabelMap, Mask
+        >>> grid = Grid((2, 3), (0.5, 2.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> data = torch.tensor([[0, 0, 1], [0, 1, 1]], dtype=torch.int32)
         >>> mask = Mask.of(LabelMap(data, grid))
-        >>> mask.first_zyx, tuple(mask.inside.shape)
-        ((1, 1, 2), (1, 2, 1))
+        >>> mask.first_zyx, mask.inside.shape, mask.data.shape
+        ((0, 1), torch.Size([2, 2]), torch.Size([2, 3]))
     """
 
     inside: torch.Tensor
@@ -162,21 +169,21 @@ class Mask:
 
     @classmethod
     def of(cls, labels: LabelMap) -> Mask:
-        """Where a label map is not zero.
+        """Make the mask of all voxels that are not 0 in a label map.
 
         Raises:
-            ImageContentError: nowhere.
+            ImageContentError: all voxels are 0.
         """
-        where = (labels.data != 0).nonzero()
-        if len(where) == 0:
+        inside = labels.data != 0
+        box = bounding_box(inside)
+        if box is None:
             raise ImageContentError(f"{labels.name}: expected a ROI with voxels, got none")
-        first, last = where.min(0).values.tolist(), where.max(0).values.tolist()
-        box = tuple(slice(a, b + 1) for a, b in zip(first, last, strict=True))
-        return cls(labels.data[box] != 0, tuple(first), labels.grid, labels.name)
+        # A clone, because a view would keep the whole image's voxels in memory.
+        return cls(inside[box].clone(), tuple(s.start for s in box), labels.grid, labels.name)
 
     @property
     def data(self) -> torch.Tensor:
-        """(*shape) bool, on the whole grid; made anew at every call."""
+        """The mask on the whole grid, (*shape) bool; computed at every call."""
         whole = torch.zeros(self.grid.shape_zyx, dtype=torch.bool, device=self.inside.device)
         box = tuple(
             slice(first, first + n)
@@ -185,31 +192,26 @@ class Mask:
         whole[box] = self.inside
         return whole
 
-    def as_labels(self) -> LabelMap:
-        """The label map that is 1 inside and 0 outside."""
-        return LabelMap(self.data.int(), self.grid, name=self.name)
-
 
 @dataclass(frozen=True)
 class RoiPair:
-    """Two matched regions of interest; those of several pairs may overlap.
+    """Two matching regions of interest. Regions of different pairs may overlap.
 
     Args:
-        fixed, moving: each on its image's grid; a label map stands for where it is not zero, and
-            is kept as a :class:`Mask`.
-        similarity: how alike they are, 0 to 1; the pair's weight in the energy.
+        fixed, moving: each on its image's grid. A label map is converted to the :class:`Mask` of
+            its voxels that are not 0.
+        similarity: of the two regions, 0 to 1; the pair's weight in the energy.
 
     Raises:
-        ImageContentError: an empty ROI, or a similarity outside 0 to 1.
+        ImageContentError: a ROI is empty, or the similarity is outside 0 to 1.
 
     Example:
-        >>> from iterreg.geometry import Grid
-        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-        >>> grid = Grid((2, 3, 4), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), axes)
-        >>> data = torch.zeros(2, 3, 4, dtype=torch.int32)
-        >>> data[1, 1:, 2] = 1
-        >>> RoiPair(LabelMap(data, grid), LabelMap(data.flip(2), grid), similarity=0.9)
-        RoiPair(2 and 2 voxels, similarity 0.900)
+        >>> import torch
+        >>> from iterreg import Grid, LabelMap, RoiPair
+        >>> grid = Grid((2, 3), (0.5, 2.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> data = torch.tensor([[0, 0, 1], [0, 1, 1]], dtype=torch.int32)
+        >>> RoiPair(LabelMap(data, grid), LabelMap(data.flip(1), grid), similarity=0.9)
+        RoiPair(3 and 3 voxels, similarity 0.900)
     """
 
     fixed: Mask | LabelMap
@@ -232,7 +234,7 @@ class RoiPair:
 
 
 class OnGrid(Protocol):
-    """Anything that lies on a grid and knows its name."""
+    """Anything that has a grid and a name."""
 
     @property
     def grid(self) -> Grid:
@@ -244,14 +246,14 @@ class OnGrid(Protocol):
 
 
 def require_same_space(first: OnGrid, second: OnGrid) -> None:
-    """Refuse two values that should share a space and do not.
+    """Refuse two values that should be in the same space but are not.
 
     Args:
-        first: the value that is in doubt (a label map, a mask).
-        second: the value whose space it should have (its image).
+        first: the value to check (a label map, a mask).
+        second: the value whose space it should share (its image).
 
     Raises:
-        GeometryError: naming both, and what differs.
+        GeometryError: they differ; the message names both and the difference.
     """
     a, b = first.grid, second.grid
     if a.same_space(b):

@@ -214,13 +214,13 @@ def test_boundaries_that_the_image_does_not_show_guide_only_where_asked(table, s
     follows = {}
     for contrast in (0.0, 3.0):
         pair = ball_pair(contrast, shift_mm)
-        for where in ("everywhere", "edges"):
+        for where in ("everywhere", "visible"):
             settings = {f"{table}.weight": weight, f"{table}.where": where}
             found = run(pair, BOUNDARIES | settings, **pair.labels)
             follows[where, contrast] = ball_follows_mm(found) / shift_mm
     assert follows["everywhere", 0.0] > 0.3
-    assert follows["edges", 3.0] > 0.3
-    assert abs(follows["edges", 0.0]) < 0.2
+    assert follows["visible", 3.0] > 0.3
+    assert abs(follows["visible", 0.0]) < 0.2
 
 
 def test_correction_where_given_means_label_maps_that_somebody_gave():

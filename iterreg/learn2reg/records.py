@@ -53,4 +53,4 @@ def write_record(target: Path, record: Mapping[str, Any]) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    write_json(record_path(target), record)
+    write_json(record, record_path(target))
