@@ -31,6 +31,8 @@ from synthetic import (
     moving_grid,
     noise,
     places_lps,
+    rotation,
+    turned,
 )
 
 from iterreg import (
