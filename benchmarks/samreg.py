@@ -40,7 +40,7 @@ from iterreg.samreg.matching import MatchSettings
 from iterreg.samreg.pairing import RoiMatching, match_candidates
 from iterreg.samreg.pictures import cut_axis, cut_pictures
 from iterreg.samreg.propagate import propagate_labels
-from iterreg.transform import as_transform
+from iterreg.formats.itk import as_transform
 
 DATA = Path(os.environ.get("ITERREG_DATA", Path(__file__).parents[2] / "shared" / "data"))
 WEIGHTS = DATA.parent / "weights" / "mobile_sam.pt"

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from iterreg.displacement import Transform as Transform
     from iterreg.errors import ExitCode as ExitCode
     from iterreg.errors import IterregError as IterregError
+    from iterreg.formats.itk import read_transform as read_transform
+    from iterreg.formats.itk import write_transform as write_transform
     from iterreg.geometry import Grid as Grid
     from iterreg.geometry import Points as Points
     from iterreg.image import Image as Image
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
     from iterreg.registration import Registration as Registration
     from iterreg.registration import Status as Status
     from iterreg.samreg.match import match_rois as match_rois
-    from iterreg.transform import read_transform as read_transform
-    from iterreg.transform import write_transform as write_transform
 
 # A thread that waits by spinning slows a run many times where processors are shared. OpenMP reads
 # this when torch is loaded, so it is set before. A value that the user has set stays.
@@ -60,8 +60,8 @@ _HOMES = {
     "read_image": "io",
     "read_label_map": "io",
     "read_points": "io",
-    "read_transform": "transform",
-    "write_transform": "transform",
+    "read_transform": "formats.itk",
+    "write_transform": "formats.itk",
 }
 """The module of each public name."""
 

@@ -28,7 +28,7 @@ from iterreg.io import (
 from iterreg.metrics import det_jacobian
 from iterreg.registration import Registration
 from iterreg.report.measures import Measures, measure, on_cpu, without_nan
-from iterreg.transform import write_transform
+from iterreg.formats.itk import write_transform
 
 Progress = Callable[[str, float], None]
 """Called with a stage in words and the fraction of the writing that is done, 0 to 1."""

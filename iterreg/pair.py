@@ -18,7 +18,7 @@ from torch import Tensor
 
 from iterreg.config import Config, load_config
 from iterreg.devices import memory_errors_named, pick_device, threads_used
-from iterreg.displacement import Transform
+from iterreg.displacement import Transform, resample_transform
 from iterreg.energy.overlap import RegionPair
 from iterreg.energy.region import Region
 from iterreg.energy.similarity import prepared
@@ -31,7 +31,7 @@ from iterreg.optimize.side import Side
 from iterreg.partition import Regions, interface_tables, rigid_values
 from iterreg.progress import ProgressCallback, StageTimer, ignore_progress
 from iterreg.registration import Registration, Status
-from iterreg.transform import resample_transform
+from iterreg.versions import own_version
 
 if TYPE_CHECKING:
     from iterreg.inputs import ImageLike, LabelsLike, PointsLike, TransformLike
@@ -226,11 +226,4 @@ def _on_grid_of(side: Side, given: Transform | None) -> Transform | None:
 
 def _versions() -> dict[str, str]:
     versions = {name: metadata.version(name) for name in ("torch", "numpy")}
-    return {"iterreg": _own_version(), **versions, "python": platform.python_version()}
-
-
-def _own_version() -> str:
-    try:
-        return metadata.version("iterreg")
-    except metadata.PackageNotFoundError:
-        return "not installed"
+    return {"iterreg": own_version(), **versions, "python": platform.python_version()}

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 ROOMS = (
     "errors",
+    "versions",
     "tables",
     "progress",
     "config",
@@ -37,7 +38,6 @@ ROOMS = (
     "atomic",
     "io",
     "formats",
-    "transform",
     "regions",
     "samreg",
     "report",

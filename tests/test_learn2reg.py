@@ -23,6 +23,9 @@ from iterreg.cli import iterreg
 from iterreg.config import preset_names
 from iterreg.displacement import DisplacementField, Transform, warp_labels
 from iterreg.errors import ConfigError, ImageContentError, ImageReadError, OutputError
+from iterreg.formats.itk import transform_to_itk
+from iterreg.formats.learn2reg import l2r_to_transform, transform_to_l2r
+from iterreg.formats.learn2reg_files import check_field, read_field, write_field
 from iterreg.geometry import Grid
 from iterreg.image import LabelMap
 from iterreg.io import read_image, read_label_map
@@ -30,14 +33,11 @@ from iterreg.learn2reg import register as register_module
 from iterreg.learn2reg import scores
 from iterreg.learn2reg.archive import check_zip, write_zip
 from iterreg.learn2reg.evaluate import CaseScores, Honest, Scores, evaluate_task
-from iterreg.learn2reg.fields import l2r_to_transform, transform_to_l2r
-from iterreg.learn2reg.files import check_field, read_field, write_field
 from iterreg.learn2reg.regions import find_regions, load_regions
 from iterreg.learn2reg.rules import RULES, Evaluation, Method, evaluation_of, preset_of
 from iterreg.learn2reg.task import pair_of, read_task
 from iterreg.metrics import folding
 from iterreg.pair import optimize_pair
-from iterreg.transform import transform_to_itk
 
 SHAPE = (20, 18, 16)
 """Of the small tasks, nibabel's order."""

@@ -9,18 +9,22 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from iterreg.displacement import DisplacementField, Transform, total_displacement_vox
+from iterreg.displacement import (
+    DisplacementField,
+    Transform,
+    resample_transform,
+    total_displacement_vox,
+)
 from iterreg.errors import ImageReadError, OutputError, TransformError
-from iterreg.geometry import Grid, Points, apply_affine
-from iterreg.io import write_displacement_mm
-from iterreg.transform import (
+from iterreg.formats.itk import (
     as_transform,
     itk_to_transform,
     read_transform,
-    resample_transform,
     transform_to_itk,
     write_transform,
 )
+from iterreg.geometry import Grid, Points, apply_affine
+from iterreg.io import write_displacement_mm
 
 
 def grid_of_rank(rank: int, count: int = 20) -> Grid:

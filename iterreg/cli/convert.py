@@ -1,4 +1,4 @@
-"""``iterreg convert``: a transform of one program for another."""
+"""``iterreg convert``: turn a transform of one program into another's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import click
 
 from iterreg.cli.failures import debug_option
 from iterreg.cli.options import PATH
+from iterreg.formats import TRANSFORM_FORMATS
+
+FORMAT = click.Choice(["auto", *TRANSFORM_FORMATS])
 
 
 @click.command(short_help="Turn a transform of one program into another's.")
@@ -19,11 +22,11 @@ from iterreg.cli.options import PATH
     metavar="T",
     help="ITK transform (.h5, .tfm), ITK displacement field, or Learn2Reg field.",
 )
-@click.option("--fixed", type=PATH, required=True, help="Fixed image: its grid is the result's.")
+@click.option("--fixed", type=PATH, required=True, help="Fixed image. The result is on its grid.")
 @click.option(
     "--moving",
     type=PATH,
-    help="Moving image; needed unless both ends are ITK's and T is fixed to moving.",
+    help="Moving image. Not needed from ITK to ITK if T maps fixed to moving.",
 )
 @click.option(
     "--out",
@@ -33,28 +36,28 @@ from iterreg.cli.options import PATH
 )
 @click.option(
     "--from",
-    "source_kind",
-    type=click.Choice(["auto", "itk", "learn2reg"]),
+    "source_format",
+    type=FORMAT,
     default="auto",
     show_default=True,
-    help="What T is; auto looks into the file.",
+    help="Format of T; auto looks into the file.",
 )
 @click.option(
     "--to",
-    "out_kind",
-    type=click.Choice(["auto", "itk", "learn2reg"]),
+    "out_format",
+    type=FORMAT,
     default="auto",
     show_default=True,
-    help="What to write; needed for .nii.gz.",
+    help="Format to write; auto goes by the suffix. Needed for .nii.gz, which can hold several.",
 )
 @click.option(
     "--direction",
     type=click.Choice(["fixed-to-moving", "moving-to-fixed"]),
     default="fixed-to-moving",
     show_default=True,
-    help="Which points T maps to which; moving-to-fixed is inverted.",
+    help="Direction in which T maps points. A moving-to-fixed transform is inverted.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a file that is there already.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @debug_option
 def convert(
@@ -62,34 +65,32 @@ def convert(
     fixed: Path,
     moving: Path | None,
     out: Path,
-    source_kind: str,
-    out_kind: str,
+    source_format: str,
+    out_format: str,
     direction: str,
     overwrite: bool,
     quiet: bool,
 ) -> None:
-    """Convert a transform, so that any program's result can be applied and judged by the same code.
+    """Convert a transform, so that iterreg can apply and evaluate other programs' results.
 
-    What is written always maps points of the fixed image to the moving one, on the fixed image's
-    grid: the direction in which images are pulled.
+    The result always maps points of the fixed image to the moving image, on the fixed image's
+    grid. Warping an image needs this direction.
 
-    ITK's field holds displacements x, y, z in mm, LPS. Learn2Reg's holds, at each fixed voxel, the
-    moving index minus the fixed index in voxels, nibabel's order: the two differ by both images'
-    headers, so both images are asked for.
+    An ITK field holds displacements x, y, z in mm, LPS. A Learn2Reg field holds, at each fixed
+    voxel, the moving index minus the fixed index in voxels, in nibabel's axis order. It depends on
+    the headers of both images, so both are needed.
     """
     from iterreg.errors import OutputError
-    from iterreg.learn2reg.convert import convert_transform
+    from iterreg.formats.convert import TransformFile, convert_transform
 
     if out.exists() and not overwrite:
         raise OutputError(f"{out}: exists already; --overwrite replaces it")
-    told = convert_transform(
-        source,
-        out,
+    report = convert_transform(
+        TransformFile(source, source_format),
+        TransformFile(out, out_format),
         fixed,
         moving,
-        source_kind=source_kind,
-        out_kind=out_kind,
         is_inverse=direction == "moving-to-fixed",
     )
     if not quiet:
-        click.echo(f"{told}\n{out}")
+        click.echo(f"{report}\n{out}")

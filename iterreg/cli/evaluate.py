@@ -50,7 +50,8 @@ def evaluate(
     from iterreg.io import read_label_map
     from iterreg.regions.label_tables import match_labels
     from iterreg.report.measures import measure
-    from iterreg.transform import read_transform, resample_transform
+    from iterreg.displacement import resample_transform
+    from iterreg.formats.itk import read_transform
 
     names = label_names(label_table)
     matched = match_labels(

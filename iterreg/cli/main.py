@@ -56,12 +56,9 @@ def _own_command(name: str) -> click.Command:
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
-    from importlib.metadata import PackageNotFoundError, version
+    from iterreg.versions import own_version
 
-    try:
-        click.echo(f"iterreg {version('iterreg')}")
-    except PackageNotFoundError:
-        click.echo("iterreg (not installed: run from its source)")
+    click.echo(f"iterreg {own_version()}")
     ctx.exit()
 
 

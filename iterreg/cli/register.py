@@ -98,7 +98,7 @@ def _register_and_write(
     from iterreg.io import read_image
     from iterreg.outputs import write_run
     from iterreg.pair import optimize_pair
-    from iterreg.transform import read_transform
+    from iterreg.formats.itk import read_transform
 
     report.stage("reading", 0.0)
     fixed, moving = read_image(request.fixed), read_image(request.moving)

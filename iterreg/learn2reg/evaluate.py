@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from iterreg.displacement import total_displacement_vox
 from iterreg.errors import GeometryError, ImageReadError
+from iterreg.formats.itk import grid_of_file
+from iterreg.formats.learn2reg import l2r_to_transform
+from iterreg.formats.learn2reg_files import read_field
 from iterreg.io import write_aside
 from iterreg.learn2reg import scores
-from iterreg.learn2reg.fields import grid_of_file, l2r_to_transform
-from iterreg.learn2reg.files import read_field
 from iterreg.learn2reg.register import regions_path
 from iterreg.learn2reg.rules import Evaluation, Method
 from iterreg.learn2reg.task import Pair, Task

@@ -11,23 +11,24 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from iterreg.config import SCHEMA, Config, config_to_dict, load_config
 from iterreg.errors import GeometryError
+from iterreg.formats.learn2reg import transform_to_l2r
+from iterreg.formats.learn2reg_files import FIELD_EXTENSIONS, write_field
+from iterreg.formats.types import shape_text
 from iterreg.geometry import Points, apply_affine
 from iterreg.image import Image
 from iterreg.io import read_image, write_aside, write_label_map
-from iterreg.learn2reg.fields import times, transform_to_l2r
-from iterreg.learn2reg.files import FIELD_EXTENSIONS, write_field
 from iterreg.learn2reg.regions import find_regions, load_regions
 from iterreg.learn2reg.rules import preset_of, rules_of
 from iterreg.learn2reg.scores import read_points
 from iterreg.learn2reg.task import Pair, Task
 from iterreg.pair import optimize_pair
 from iterreg.progress import Progress
+from iterreg.versions import own_version
 
 Report = Callable[[str, float], None]
 
@@ -173,7 +174,7 @@ def _register(
     shape = tuple(reversed(fixed.grid.shape_zyx))
     if task.shape_ijk is not None and shape != task.shape_ijk:
         raise GeometryError(
-            f"{fixed.name}: expected {times(task.shape_ijk)} as the task says, got {times(shape)}"
+            f"{fixed.name}: expected {shape_text(task.shape_ijk)} as the task says, got {shape_text(shape)}"
         )
     labels: dict[str, Any] = {}
     for side in ("fixed", "moving"):
@@ -262,7 +263,7 @@ def _mark(
     about: dict[str, Any] = {
         "case": pair.case,
         "config": config_to_dict(config),
-        "version": _version(),
+        "version": own_version(),
         "format": [settings.extension, settings.dtype],
         "seed": settings.seed,
         "label_table": settings.label_table,
@@ -273,13 +274,6 @@ def _mark(
             told = path.stat()
             about["inputs"][kind] = [path.name, told.st_size, told.st_mtime_ns]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-
-
-def _version() -> str:
-    try:
-        return metadata.version("iterreg")
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _finished(target: Path, mark: str) -> dict[str, Any] | None:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from iterreg.devices import pick_device
 from iterreg.errors import DeviceError, IterregError, OutputError
+from iterreg.formats.learn2reg_files import check_format
 from iterreg.learn2reg.archive import write_zip
-from iterreg.learn2reg.files import check_format
 from iterreg.learn2reg.register import (
     Outcome,
     Report,

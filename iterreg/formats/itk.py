@@ -1,7 +1,8 @@
-"""Transforms in and out of ITK's files and objects.
+"""The ITK convention: transform files, displacement field images and SimpleITK objects.
 
-On disk a transform is one ITK composite of an affine and a displacement field. ITK applies the
-transform that was added last first: ``[affine, field]`` is A(x + u(x)), as here.
+:func:`write_transform` stores a transform as one ITK composite of an affine and a displacement
+field. ITK applies the last transform of a composite first, so ``[affine, field]`` is A(x + u(x)),
+as in :class:`~iterreg.displacement.Transform`. ITK's numbers are LPS mm.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from iterreg.displacement import DisplacementField, Transform, sample
-from iterreg.errors import OutputError, TransformError
-from iterreg.geometry import Grid, Matrix
+from iterreg.displacement import DisplacementField, Transform
+from iterreg.errors import ImageReadError, OutputError, TransformError
+from iterreg.formats.types import TransformFormat, nifti_shape
+from iterreg.geometry import Grid, Matrix, apply_linear
 from iterreg.io import (
     VOLUME_EXTENSIONS,
     extension_of,
@@ -25,16 +27,16 @@ from iterreg.io import (
     read_vector_image,
     to_itk,
     write_aside,
+    write_displacement_mm,
 )
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
 COMPOSITE_EXTENSIONS = (".h5", ".hdf5", ".tfm", ".txt")
-"""Files that hold a composite; .h5 is the smallest."""
+"""Suffixes of the composites that iterreg writes; .h5 files are the smallest."""
 
-ROWS_PER_SLAB = 16
-"""Rows of the first axis that are resampled together: bounds the coordinates' memory."""
+READ_EXTENSIONS = (*COMPOSITE_EXTENSIONS, ".mat", ".xfm", *VOLUME_EXTENSIONS)
 
 
 def write_transform(transform: Transform, path: str | Path) -> None:
@@ -47,7 +49,11 @@ def write_transform(transform: Transform, path: str | Path) -> None:
         path: .h5 (or .hdf5, .tfm, .txt, which are larger).
 
     Raises:
-        OutputError: another extension, or a folder that is missing or not writable.
+        OutputError: unknown extension, or a folder that is missing or not writable.
+
+    Example:
+        >>> grid = Grid((4, 5), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> write_transform(Transform(np.eye(3), DisplacementField.zero(grid)), "identity.h5")
     """
     import SimpleITK as sitk
 
@@ -62,22 +68,28 @@ def write_transform(transform: Transform, path: str | Path) -> None:
 
 
 def read_transform(path: str | Path, reference: Grid | None = None) -> Transform:
-    """Read a transform, whoever wrote it.
+    """Read a transform that follows the ITK convention, from any program.
 
     Args:
         path: an ITK transform file (.h5, .tfm, .txt, .mat, .xfm), or the image file of a
             displacement field (components x, y, z, LPS mm).
-        reference: the fixed grid. Needed where the file has no grid of its own (an affine alone)
-            or is of a kind that has to be sampled (B-splines). A transform with a field keeps
-            that field's grid: :func:`resample_transform` changes it.
+        reference: the fixed grid. Needed if the file has no grid (an affine alone) or holds a
+            transform that has to be sampled (B-splines). A displacement field keeps its own grid:
+            :func:`~iterreg.displacement.resample_transform` changes it.
 
     Returns:
-        The transform; one written by :func:`write_transform` comes back as it was.
+        The transform; a file of :func:`write_transform` gives back the same transform.
 
     Raises:
-        TransformError: missing, unreadable, not finite, of another rank than ``reference``, or
-            ``reference`` is needed and None.
+        TransformError: the file is missing, unreadable or not finite, its rank differs from
+            ``reference``, or ``reference`` is needed and None.
         ImageReadError, ImageContentError, GeometryError: a field's image file cannot be used.
+
+    Example:
+        >>> grid = Grid((4, 5), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> write_transform(Transform(np.eye(3), DisplacementField.zero(grid)), "identity.h5")
+        >>> read_transform("identity.h5").grid
+        Grid(5 x 4 voxels (x first) of 1 x 1 mm, axes LP)
     """
     import SimpleITK as sitk
 
@@ -95,15 +107,15 @@ def read_transform(path: str | Path, reference: Grid | None = None) -> Transform
 def as_transform(
     value: str | Path | sitk.Transform | Transform, name: str, reference: Grid | None = None
 ) -> Transform:
-    """A transform from a path, a SimpleITK transform, or a :class:`Transform` (as it is).
+    """Return a transform, given a path, a SimpleITK transform, or a :class:`Transform` (as it is).
 
     Args:
-        value: what the caller was given.
-        name: the argument's name, used in messages where there is no path.
+        value: the path or object.
+        name: the argument's name, used in messages if there is no path.
         reference: the fixed grid, as in :func:`read_transform`.
 
     Raises:
-        TypeError: anything else.
+        TypeError: the value has another type.
         TransformError: as :func:`read_transform`.
     """
     import SimpleITK as sitk
@@ -121,7 +133,7 @@ def as_transform(
 
 
 def transform_to_itk(transform: Transform) -> sitk.CompositeTransform:
-    """SimpleITK's composite ``[affine, field]``: the field is applied first."""
+    """Return SimpleITK's composite ``[affine, field]``; the field is applied first."""
     import SimpleITK as sitk
 
     rank = transform.grid.rank
@@ -129,7 +141,7 @@ def transform_to_itk(transform: Transform) -> sitk.CompositeTransform:
     affine.SetMatrix(transform.affine_lps[:rank, :rank].ravel().tolist())
     affine.SetTranslation(transform.affine_lps[:rank, rank].tolist())
     vox = transform.field.vox.detach().cpu().double().numpy()
-    mm = _mix_components(transform.grid.index_to_lps, vox)
+    mm = apply_linear(transform.grid.index_to_lps, vox)
     field = sitk.DisplacementFieldTransform(
         to_itk(np.moveaxis(mm, 0, -1), transform.grid, vectors=True)
     )
@@ -139,16 +151,16 @@ def transform_to_itk(transform: Transform) -> sitk.CompositeTransform:
 def itk_to_transform(
     itk: sitk.Transform, reference: Grid | None = None, name: str = "transform"
 ) -> Transform:
-    """A SimpleITK transform as one of ours.
+    """Return a SimpleITK transform as a :class:`Transform`.
 
     Linear transforms (translation, rigid, affine and composites of them) become the affine, with
-    a zero field on ``reference``. Linear transforms after at most one displacement field stay
-    apart: affine and residual. Everything else is sampled on ``reference`` as one field, and is
-    then the identity outside it.
+    a zero field on ``reference``. A displacement field that is followed by linear transforms
+    becomes the residual field, and their product the affine. Any other transform is sampled on
+    ``reference`` as one field and is the identity outside it.
 
     Args:
         itk: any transform of rank 2 or 3.
-        reference: the fixed grid, where one is needed.
+        reference: the fixed grid, if one is needed.
         name: used in messages.
 
     Raises:
@@ -168,59 +180,13 @@ def itk_to_transform(
         return Transform(affine, _field_from_itk(first_applied.GetDisplacementField(), name))
     if reference is None:
         raise TransformError(
-            f"{name}: expected a reference grid beside a linear transform, which has none"
+            f"{name}: expected a reference grid, because a linear transform has none"
         )
     return Transform(affine, DisplacementField.zero(reference))
 
 
-def resample_transform(transform: Transform, reference: Grid) -> Transform:
-    """The same transform with its field on another grid.
-
-    The affine is kept, the residual is sampled linearly: zero outside the old grid. Where the
-    motion jumps across an interface the two sides blend within one voxel of the old grid.
-
-    Args:
-        transform: fixed to moving.
-        reference: the new fixed grid, of the same rank.
-
-    Raises:
-        TransformError: the ranks differ.
-    """
-    old = transform.grid
-    if reference.rank != old.rank:
-        raise TransformError(
-            f"transform: expected a {old.rank}-D reference grid, got {reference.rank}-D"
-        )
-    if reference.same_space(old):
-        return Transform(transform.affine_lps, DisplacementField(transform.field.vox, reference))
-    rank = old.rank
-    to_old = old.lps_to_index @ reference.index_to_lps
-    turn = (reference.lps_to_index @ old.index_to_lps)[:rank, :rank]
-    vox = transform.field.vox.new_empty(rank, *reference.shape_zyx)
-    for start in range(0, reference.shape_zyx[0], ROWS_PER_SLAB):
-        rows = slice(start, min(start + ROWS_PER_SLAB, reference.shape_zyx[0]))
-        shape = (rows.stop - rows.start, *reference.shape_zyx[1:])
-        index = np.indices(shape, np.float64)
-        index[0] += start
-        at = torch.from_numpy(_mix_components(to_old, index, shift=True)).float()
-        u = sample(transform.field.vox, at.to(vox.device), outside=0.0)
-        vox[:, rows] = torch.einsum("ij,j...->i...", u.new_tensor(turn.tolist()), u)
-    return Transform(transform.affine_lps, DisplacementField(vox, reference))
-
-
-def _mix_components(
-    matrix: Matrix, vectors: NDArray[np.float64], shift: bool = False
-) -> NDArray[np.float64]:
-    """Apply the linear part (and the shift) of a homogeneous matrix to (rank, *shape)."""
-    rank = matrix.shape[0] - 1
-    mixed = (matrix[:rank, :rank] @ vectors.reshape(rank, -1)).reshape(vectors.shape)
-    if shift:
-        mixed += matrix[:rank, rank].reshape(-1, *[1] * (vectors.ndim - 1))
-    return np.asarray(mixed, np.float64)
-
-
 def _flatten(itk: Any) -> list[Any]:
-    """The parts of a possibly nested composite, the one that is applied first at the end."""
+    """Return the parts of a possibly nested composite; the last one is applied first."""
     itk = itk.Downcast()
     if itk.GetName() != "CompositeTransform":
         return [itk]
@@ -265,7 +231,7 @@ def _field_from_itk(image: sitk.Image, name: str) -> DisplacementField:
     mm = np.moveaxis(sitk.GetArrayViewFromImage(image), -1, 0).astype(np.float64)
     if not np.all(np.isfinite(mm)):
         raise TransformError(f"{name}: expected a finite displacement, got NaN or infinite values")
-    vox = _mix_components(grid.lps_to_index, mm)
+    vox = apply_linear(grid.lps_to_index, mm)
     return DisplacementField(torch.from_numpy(vox.astype(np.float32)), grid)
 
 
@@ -293,7 +259,7 @@ def _sampled(itk: sitk.Transform, reference: Grid | None, name: str) -> Transfor
 
 @contextmanager
 def _one_line(source: str | Path) -> Iterator[None]:
-    """Turn ITK's multi-line errors into one line; silence its console warnings."""
+    """Turn ITK's multi-line errors into one line, and silence its console warnings."""
     import SimpleITK as sitk
 
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
@@ -306,3 +272,48 @@ def _one_line(source: str | Path) -> Iterator[None]:
         raise TransformError(f"{source}: expected an ITK transform, got: {reason}") from error
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+def grid_of_file(path: str | Path) -> Grid:
+    """Return the grid of an image file; reads the header alone.
+
+    Raises:
+        ImageReadError, GeometryError: the file cannot be read, or its grid cannot be used.
+    """
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        return grid_of(cast(sitk.Image, reader))
+    except RuntimeError as error:
+        raise ImageReadError(f"{path}: expected an image that can be read") from error
+
+
+def _recognises(path: Path) -> bool:
+    shape = nifti_shape(path)
+    return shape is None or len(shape) == 5
+
+
+def _read(path: Path, fixed: Grid, moving: Grid) -> Transform:
+    return read_transform(path, fixed)
+
+
+def _write(transform: Transform, path: Path, moving: Grid) -> str:
+    if extension_of(path) in COMPOSITE_EXTENSIONS:
+        write_transform(transform, path)
+        return "ITK composite of affine and field (mm, LPS)"
+    write_displacement_mm(transform, path)
+    return "ITK displacement field, total, x y z in mm, LPS"
+
+
+ITK = TransformFormat(
+    meaning="ITK transform (mm, LPS)",
+    read_suffixes=READ_EXTENSIONS,
+    write_suffixes=(*COMPOSITE_EXTENSIONS, *VOLUME_EXTENSIONS),
+    recognises=_recognises,
+    read=_read,
+    write=_write,
+    needs_moving=False,
+)

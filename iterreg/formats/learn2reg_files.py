@@ -1,9 +1,8 @@
-"""Fields in files: written whole or not at all, and checked piece by piece without loading."""
+"""Files of Learn2Reg fields: written whole or not at all, checked in pieces without loading."""
 
 from __future__ import annotations
 
 import gzip
-import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -12,40 +11,44 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iterreg.errors import ImageContentError, ImageReadError, IterregError, OutputError
+from iterreg.formats.types import shape_text
 from iterreg.geometry import Matrix
 from iterreg.io import GZIP_LEVEL, PIECE_BYTES, extension_of, write_aside
-from iterreg.learn2reg.fields import Field, Shape, times
+
+Shape = tuple[int, int, int]
+Field = NDArray[np.floating[Any]]
 
 FIELD_EXTENSIONS = (".nii.gz", ".npz")
-"""What the evaluator reads; it looks for .npz first."""
+"""Suffixes that the evaluator reads; it looks for .npz first."""
 
 DTYPES = ("float32", "float16")
-"""float16 steps by 1/16 voxel above 64; NIfTI has none."""
+"""Types of the numbers. float16 is exact to 1/16 voxel above 64 voxels; NIfTI does not have it."""
 
 
 def write_field(
     displacement_l2r: Field, path: str | Path, affine_ras: Matrix, dtype: str = "float32"
 ) -> None:
-    """Write a field as the evaluator reads it; the file appears whole or not at all.
+    """Write a field in the evaluator's format; the file appears whole or not at all.
 
-    Equal fields are equal files. What was written is read once before it appears.
+    Equal fields give equal files. The new file is checked before it takes its final name.
 
     Args:
         displacement_l2r: (I, J, K, 3) voxels.
         path: .nii.gz or .npz.
-        affine_ras: (4, 4), nibabel's matrix of the fixed image; for people who look at the file,
-            the evaluator does not use it.
+        affine_ras: (4, 4), nibabel's matrix of the fixed image. The evaluator does not use it; viewers
+            do.
         dtype: float32, or float16 in .npz.
 
     Raises:
-        OutputError: another extension or type, or the file cannot be written.
+        OutputError: unknown extension or type, or the file cannot be written.
         ImageContentError: the field holds NaN or infinite values, in its type.
     """
     extension = extension_of(path)
     check_format(extension, dtype)
-    with np.errstate(over="ignore"):  # what float16 cannot hold is refused below, as infinite
+    with np.errstate(over="ignore"):  # overflow becomes infinite, which check_field refuses
         field = np.asarray(displacement_l2r, dtype)
     shape: Shape = (field.shape[0], field.shape[1], field.shape[2])
 
@@ -60,10 +63,10 @@ def write_field(
 
 
 def check_format(extension: str, dtype: str) -> None:
-    """Refuse what the evaluator or the format cannot hold.
+    """Refuse an extension or a type that the evaluator cannot read.
 
     Raises:
-        OutputError: extension or type are not possible.
+        OutputError: the extension, the type, or the two together are not possible.
     """
     if extension not in FIELD_EXTENSIONS:
         raise OutputError(
@@ -72,14 +75,14 @@ def check_format(extension: str, dtype: str) -> None:
     if dtype not in DTYPES:
         raise OutputError(f"field: expected {' or '.join(DTYPES)}, got {dtype}")
     if extension == ".nii.gz" and dtype == "float16":
-        raise OutputError("field: float16: NIfTI has no such type: take .npz, or float32")
+        raise OutputError("field: NIfTI cannot hold float16: use .npz, or float32")
 
 
 def _write_npz(field: Field, target: Path) -> None:
     entry = zipfile.ZipInfo("displacement.npy")
     entry.compress_type = zipfile.ZIP_DEFLATED
     with zipfile.ZipFile(target, "w", compresslevel=GZIP_LEVEL) as packed:
-        # Without a level of its own an entry is packed at the default, three times slower.
+        # An entry without its own level gets the default, which is three times slower.
         entry._compresslevel = GZIP_LEVEL  # type: ignore[attr-defined]
         with packed.open(entry, "w", force_zip64=True) as file:
             np.lib.format.write_array(file, field, allow_pickle=False)
@@ -92,7 +95,7 @@ def _write_nifti(field: Field, target: Path, affine_ras: Matrix) -> None:
     image.header.set_xyzt_units("mm")
     plain = target.with_suffix("")
     nibabel.save(image, plain)
-    # Floats hardly repeat: looking for runs alone is twice as fast and no larger.
+    # Floats hardly repeat, so run-length matching is twice as fast and no larger.
     deflate = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31, 9, zlib.Z_RLE)
     with plain.open("rb") as source, target.open("wb") as packed:
         while piece := source.read(1 << 22):
@@ -102,18 +105,18 @@ def _write_nifti(field: Field, target: Path, affine_ras: Matrix) -> None:
 
 
 def read_field(path: str | Path, shape_ijk: Shape | None = None) -> Field:
-    """Read a field, in the type that the evaluator would have it in.
+    """Read a field in the type that the evaluator would use.
 
     Args:
         path: .nii.gz or .npz.
-        shape_ijk: what it must be, without the components.
+        shape_ijk: the expected shape without the components; any if None.
 
     Returns:
         (I, J, K, 3) float32 voxels, or float64 where the file stores that.
 
     Raises:
-        ImageReadError: missing, truncated, of another format.
-        ImageContentError: pickled, more than one array, another shape, NaN or infinite.
+        ImageReadError: the file is missing, truncated, or in another format.
+        ImageContentError: pickled data, several arrays, a wrong shape, NaN or infinite values.
     """
     path = Path(path)
     check_field(path, shape_ijk)
@@ -128,18 +131,18 @@ def read_field(path: str | Path, shape_ijk: Shape | None = None) -> Field:
 
 
 def check_field(path: str | Path, shape_ijk: Shape | None = None) -> float:
-    """Read a field piece by piece and refuse what the leaderboard would, or should, refuse.
+    """Read a field in pieces and refuse what the leaderboard would, or should, refuse.
 
     Args:
         path: .nii.gz or .npz.
-        shape_ijk: what it must be, without the components; any when None.
+        shape_ijk: the expected shape without the components; any if None.
 
     Returns:
-        The largest component, voxels.
+        The largest absolute component, voxels.
 
     Raises:
-        ImageReadError: missing, truncated, of another format.
-        ImageContentError: pickled, more than one array, another shape, NaN or infinite.
+        ImageReadError: the file is missing, truncated, or in another format.
+        ImageContentError: pickled data, several arrays, a wrong shape, NaN or infinite values.
     """
     path = Path(path)
     extension = extension_of(path)
@@ -151,7 +154,7 @@ def check_field(path: str | Path, shape_ijk: Shape | None = None) -> float:
 
 @contextmanager
 def _unreadable_named(path: Path) -> Iterator[None]:
-    """Whatever zip, gzip, numpy and nibabel raise on a broken file, in one line."""
+    """Turn the errors of zip, gzip, numpy and nibabel into one ImageReadError."""
     try:
         yield
     except IterregError:
@@ -186,8 +189,8 @@ def _check_npz(path: Path, shape_ijk: Shape | None) -> float:
             shape, _, dtype = header(file)
             if dtype.hasobject:
                 raise ImageContentError(
-                    f"{path.name}: holds pickled Python objects, which are never loaded: "
-                    "expected an array of numbers"
+                    f"{path.name}: expected an array of numbers, got pickled Python objects, "
+                    "which are never loaded"
                 )
             _require_field(path, shape, dtype, shape_ijk)
             return _largest(path, file, dtype, int(np.prod(shape)))
@@ -216,18 +219,18 @@ def _require_field(
 ) -> None:
     if len(shape) == 5 and shape[-1] == 3:
         raise ImageContentError(
-            f"{path.name}: is ITK's 5-D vector image (mm, LPS), expected I x J x K x 3 voxels: "
-            "iterreg convert makes one of the other"
+            f"{path.name}: expected I x J x K x 3 (voxels), got ITK's 5-D vector image (mm, LPS): "
+            "iterreg convert turns one into the other"
         )
     if len(shape) != 4 or shape[-1] != 3 or (shape_ijk and shape[:3] != shape_ijk):
-        wanted = times((*shape_ijk, 3)) if shape_ijk else "I x J x K x 3"
-        raise ImageContentError(f"{path.name}: expected {wanted}, got {times(shape)}")
+        wanted = shape_text((*shape_ijk, 3)) if shape_ijk else "I x J x K x 3"
+        raise ImageContentError(f"{path.name}: expected {wanted}, got {shape_text(shape)}")
     if dtype.kind not in "fiu":
         raise ImageContentError(f"{path.name}: expected real numbers, got {dtype}")
 
 
 def _largest(path: Path, file: IO[bytes], dtype: np.dtype[Any], count: int) -> float:
-    """Read ``count`` numbers, and to the end, where checksums are verified."""
+    """Return the largest of ``count`` numbers; reads to the end, where checksums are verified."""
     largest, left = 0.0, count * dtype.itemsize
     step = PIECE_BYTES // dtype.itemsize * dtype.itemsize
     while left > 0:
@@ -242,25 +245,3 @@ def _largest(path: Path, file: IO[bytes], dtype: np.dtype[Any], count: int) -> f
     if len(file.read(PIECE_BYTES)) == PIECE_BYTES:
         raise ImageReadError(f"{path.name}: longer than its header says")
     return largest
-
-
-def copy_limited(source: IO[bytes], target: Path, limit: int) -> None:
-    """Copy a stream to a file, but never more than ``limit`` bytes.
-
-    Raises:
-        ImageContentError: there is more.
-    """
-    with target.open("wb") as file:
-        shutil.copyfileobj(_Limited(source, limit, target.name), file, 1 << 20)
-
-
-class _Limited:
-    def __init__(self, source: IO[bytes], limit: int, name: str) -> None:
-        self._source, self._left, self._name = source, limit, name
-
-    def read(self, size: int = -1) -> bytes:
-        piece = self._source.read(size)
-        self._left -= len(piece)
-        if self._left < 0:
-            raise ImageContentError(f"{self._name}: larger than a field of this shape can be")
-        return piece
