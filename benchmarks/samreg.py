@@ -30,6 +30,7 @@ import torch
 
 import iterreg
 from iterreg.displacement import DisplacementField, Transform, total_displacement_vox, warp_labels
+from iterreg.formats.itk import as_transform
 from iterreg.geometry import apply_affine
 from iterreg.image import Image, LabelMap
 from iterreg.metrics import dice, folding
@@ -40,7 +41,6 @@ from iterreg.samreg.matching import MatchSettings
 from iterreg.samreg.pairing import RoiMatching, match_candidates
 from iterreg.samreg.pictures import cut_axis, cut_pictures
 from iterreg.samreg.propagate import propagate_labels
-from iterreg.formats.itk import as_transform
 
 DATA = Path(os.environ.get("ITERREG_DATA", Path(__file__).parents[2] / "shared" / "data"))
 WEIGHTS = DATA.parent / "weights" / "mobile_sam.pt"

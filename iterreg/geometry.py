@@ -123,8 +123,7 @@ class Grid:
     @cached_property
     def lps_to_index(self) -> Matrix:
         """Homogeneous matrix from a point (x, y, z, 1) in LPS mm to an index (z, y, x, 1)."""
-        matrix: Matrix = np.asarray(np.linalg.inv(self.index_to_lps), np.float64)
-        return matrix
+        return np.asarray(np.linalg.inv(self.index_to_lps), np.float64)
 
     @cached_property
     def corners_lps_mm(self) -> Matrix:
@@ -136,8 +135,7 @@ class Grid:
     @property
     def centre_lps_mm(self) -> Matrix:
         """Centre of the grid."""
-        centre: Matrix = np.asarray(self.corners_lps_mm.mean(0), np.float64)
-        return centre
+        return np.asarray(self.corners_lps_mm.mean(0), np.float64)
 
     def same_space(self, other: Grid) -> bool:
         """Whether both grids have the same voxel centres, up to rounding."""

@@ -13,12 +13,12 @@ from torch import Tensor
 from iterreg.config import Config
 from iterreg.displacement import Transform
 from iterreg.errors import GeometryError, ImageContentError
+from iterreg.formats.itk import as_transform
 from iterreg.geometry import Grid, Points, apply_affine
 from iterreg.image import Image, LabelMap, RoiPair, require_same_space
 from iterreg.io import as_image, as_label_map, as_mask, read_points
 from iterreg.partition import Regions, regions_of_rois
 from iterreg.regions.field_of_view import field_of_view
-from iterreg.formats.itk import as_transform
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

@@ -16,6 +16,7 @@ from typing import Any
 
 from iterreg.config import SCHEMA, config_to_dict
 from iterreg.displacement import Transform, total_displacement_vox, warp_image, warp_labels
+from iterreg.formats.itk import write_transform
 from iterreg.geometry import Points
 from iterreg.image import Image
 from iterreg.io import (
@@ -28,7 +29,6 @@ from iterreg.io import (
 from iterreg.metrics import det_jacobian
 from iterreg.registration import Registration
 from iterreg.report.measures import Measures, measure, on_cpu, without_nan
-from iterreg.formats.itk import write_transform
 
 Progress = Callable[[str, float], None]
 """Called with a stage in words and the fraction of the writing that is done, 0 to 1."""

@@ -128,8 +128,8 @@ def _forward_on(reference: Grid, path: Path) -> Transform:
 
 
 def _inverse_on(moving: Grid, fixed: Grid, options: dict[str, Any]) -> tuple[Transform, str]:
-    from iterreg.inverse import InverseStatus, invert_to_grid
     from iterreg.formats.itk import read_transform
+    from iterreg.inverse import InverseStatus, invert_to_grid
 
     transform = read_transform(options["transform_path"], fixed)
     inverse, status = invert_to_grid(transform, moving, *_regions(options, transform.grid))
@@ -141,9 +141,9 @@ def _inverse_on(moving: Grid, fixed: Grid, options: dict[str, Any]) -> tuple[Tra
 
 
 def _points(options: dict[str, Any]) -> str:
+    from iterreg.formats.itk import read_transform
     from iterreg.inverse import invert_points
     from iterreg.io import read_image, read_points, write_points
-    from iterreg.formats.itk import read_transform
 
     points = read_points(options["points"])
     # An affine alone has no grid of its own; any will do for points.

@@ -46,12 +46,12 @@ def evaluate(
     both_or_neither("--fixed-landmarks", "--moving-landmarks", fixed_landmarks, moving_landmarks)
     from iterreg.cli.console import Console
     from iterreg.cli.register import label_names
+    from iterreg.displacement import resample_transform
+    from iterreg.formats.itk import read_transform
     from iterreg.inputs import read_landmarks
     from iterreg.io import read_label_map
     from iterreg.regions.label_tables import match_labels
     from iterreg.report.measures import measure
-    from iterreg.displacement import resample_transform
-    from iterreg.formats.itk import read_transform
 
     names = label_names(label_table)
     matched = match_labels(

@@ -14,8 +14,8 @@ from iterreg.cli.failures import debug_option
 from iterreg.cli.options import PATH, Decorator, Setting
 
 if TYPE_CHECKING:
-    from iterreg.learn2reg.evaluate import Scores
     from iterreg.formats.learn2reg_files import Shape
+    from iterreg.learn2reg.evaluate import Scores
     from iterreg.learn2reg.register import Outcome
     from iterreg.learn2reg.rules import Evaluation
     from iterreg.learn2reg.task import Pair, Task
@@ -303,7 +303,7 @@ def _split(cases: tuple[str, ...]) -> list[str]:
 
 def _shapes(task: Task, evaluation: Evaluation) -> Callable[[Pair], Shape | None]:
     """A case's shape: the configuration's, else that of its fixed image."""
-    from iterreg.formats.itk import grid_of_file
+    from iterreg.formats.headers import grid_of_file
 
     def shape(pair: Pair) -> Shape | None:
         if evaluation.shape_ijk is not None:

@@ -94,11 +94,11 @@ def run_pair(request: PairRequest, name: str) -> RunSummary:
 def _register_and_write(
     request: PairRequest, config: Config, folder: OutputFolder, report: Reporter
 ) -> RunSummary:
+    from iterreg.formats.itk import read_transform
     from iterreg.inputs import read_landmarks
     from iterreg.io import read_image
     from iterreg.outputs import write_run
     from iterreg.pair import optimize_pair
-    from iterreg.formats.itk import read_transform
 
     report.stage("reading", 0.0)
     fixed, moving = read_image(request.fixed), read_image(request.moving)

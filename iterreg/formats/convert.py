@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from iterreg.displacement import Transform, resample_transform
 from iterreg.errors import OutputError, TransformError
 from iterreg.formats import TRANSFORM_FORMATS
-from iterreg.formats.itk import grid_of_file
-from iterreg.formats.types import TransformFormat, nifti_shape, shape_text
+from iterreg.formats.headers import grid_of_file, nifti_shape, shape_text
+from iterreg.formats.types import TransformFormat
 from iterreg.geometry import Grid
 from iterreg.io import extension_of
 

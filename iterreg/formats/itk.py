@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from iterreg.displacement import DisplacementField, Transform
-from iterreg.errors import ImageReadError, OutputError, TransformError
-from iterreg.formats.types import TransformFormat, nifti_shape
+from iterreg.errors import OutputError, TransformError
+from iterreg.formats.headers import nifti_shape
+from iterreg.formats.types import TransformFormat
 from iterreg.geometry import Grid, Matrix, apply_linear
 from iterreg.io import (
     VOLUME_EXTENSIONS,
@@ -272,23 +272,6 @@ def _one_line(source: str | Path) -> Iterator[None]:
         raise TransformError(f"{source}: expected an ITK transform, got: {reason}") from error
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
-
-
-def grid_of_file(path: str | Path) -> Grid:
-    """Return the grid of an image file; reads the header alone.
-
-    Raises:
-        ImageReadError, GeometryError: the file cannot be read, or its grid cannot be used.
-    """
-    import SimpleITK as sitk
-
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-        return grid_of(cast(sitk.Image, reader))
-    except RuntimeError as error:
-        raise ImageReadError(f"{path}: expected an image that can be read") from error
 
 
 def _recognises(path: Path) -> bool:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from iterreg.displacement import DisplacementField, Transform
 from iterreg.errors import GeometryError, TransformError
+from iterreg.formats.headers import nifti_shape, shape_text
 from iterreg.formats.learn2reg_files import FIELD_EXTENSIONS, Field, read_field, write_field
-from iterreg.formats.types import TransformFormat, nifti_shape, shape_text
+from iterreg.formats.types import TransformFormat
 from iterreg.geometry import Grid, Matrix, apply_linear, fixed_to_moving_index
 
 MEANING = "Learn2Reg field, moving index minus fixed index in voxels, nibabel's order"
@@ -123,7 +124,7 @@ def _affine_ras(grid: Grid) -> Matrix:
 
 LEARN2REG = TransformFormat(
     meaning=MEANING,
-    read_suffixes=(".nii", *FIELD_EXTENSIONS),
+    read_suffixes=FIELD_EXTENSIONS,
     write_suffixes=FIELD_EXTENSIONS,
     recognises=_recognises,
     read=_read,

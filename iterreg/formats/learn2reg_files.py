@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iterreg.errors import ImageContentError, ImageReadError, IterregError, OutputError
-from iterreg.formats.types import shape_text
+from iterreg.formats.headers import shape_text
 from iterreg.geometry import Matrix
 from iterreg.io import GZIP_LEVEL, PIECE_BYTES, extension_of, write_aside
 
@@ -38,8 +38,8 @@ def write_field(
     Args:
         displacement_l2r: (I, J, K, 3) voxels.
         path: .nii.gz or .npz.
-        affine_ras: (4, 4), nibabel's matrix of the fixed image. The evaluator does not use it; viewers
-            do.
+        affine_ras: (4, 4), nibabel's matrix of the fixed image. Viewers use it; the
+            evaluator does not.
         dtype: float32, or float16 in .npz.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import IO
 
 import numpy as np
 
-from iterreg.errors import ImageReadError, IterregError
+from iterreg.errors import ImageContentError, ImageReadError, IterregError
 from iterreg.formats.learn2reg_files import FIELD_EXTENSIONS, Shape, check_field
 from iterreg.io import write_aside
 from iterreg.learn2reg.rules import Evaluation

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from iterreg.displacement import total_displacement_vox
 from iterreg.errors import GeometryError, ImageReadError
-from iterreg.formats.itk import grid_of_file
+from iterreg.formats.headers import grid_of_file
 from iterreg.formats.learn2reg import l2r_to_transform
 from iterreg.formats.learn2reg_files import read_field
 from iterreg.io import write_aside
