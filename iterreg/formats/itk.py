@@ -231,8 +231,8 @@ def _field_from_itk(image: sitk.Image, name: str) -> DisplacementField:
     mm = np.moveaxis(sitk.GetArrayViewFromImage(image), -1, 0).astype(np.float64)
     if not np.all(np.isfinite(mm)):
         raise TransformError(f"{name}: expected a finite displacement, got NaN or infinite values")
-    vox = apply_linear(grid.lps_to_index, mm)
-    return DisplacementField(torch.from_numpy(vox.astype(np.float32)), grid)
+    vox = apply_linear(grid.lps_to_index, mm).astype(np.float32)
+    return DisplacementField(torch.from_numpy(vox), grid)
 
 
 def _sampled(itk: sitk.Transform, reference: Grid | None, name: str) -> Transform:
@@ -253,8 +253,8 @@ def _sampled(itk: sitk.Transform, reference: Grid | None, name: str) -> Transfor
             reference.spacing_xyz_mm,
             np.asarray(reference.direction_lps).ravel().tolist(),
         )
-    field = _field_from_itk(image, name)
-    return Transform(np.eye(reference.rank + 1), DisplacementField(field.vox, reference))
+    vox = _field_from_itk(image, name).vox
+    return Transform(np.eye(reference.rank + 1), DisplacementField(vox, reference))
 
 
 @contextmanager
@@ -267,8 +267,7 @@ def _one_line(source: str | Path) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[-1] if lines else "no reason given"
+        reason = (str(error).strip() or "no reason given").splitlines()[-1].strip()
         raise TransformError(f"{source}: expected an ITK transform, got: {reason}") from error
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
