@@ -20,7 +20,7 @@ FORMAT = click.Choice(["auto", *TRANSFORM_FORMATS])
     type=PATH,
     required=True,
     metavar="T",
-    help="ITK transform (.h5, .tfm), ITK displacement field, or Learn2Reg field.",
+    help="Transform to read, in one of the formats of --from.",
 )
 @click.option("--fixed", type=PATH, required=True, help="Fixed image. The result is on its grid.")
 @click.option(
@@ -32,7 +32,7 @@ FORMAT = click.Choice(["auto", *TRANSFORM_FORMATS])
     "--out",
     type=PATH,
     required=True,
-    help=".h5 or .tfm: ITK composite. .nii.gz: see --to. .mha, .nrrd: ITK field. .npz: Learn2Reg.",
+    help="File to write. Its suffix chooses the format: .h5 is an ITK transform, for example.",
 )
 @click.option(
     "--from",

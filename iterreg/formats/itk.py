@@ -142,10 +142,8 @@ def transform_to_itk(transform: Transform) -> sitk.CompositeTransform:
     affine.SetTranslation(transform.affine_lps[:rank, rank].tolist())
     vox = transform.field.vox.detach().cpu().double().numpy()
     mm = apply_linear(transform.grid.index_to_lps, vox)
-    field = sitk.DisplacementFieldTransform(
-        to_itk(np.moveaxis(mm, 0, -1), transform.grid, vectors=True)
-    )
-    return sitk.CompositeTransform([affine, field])
+    image = to_itk(np.moveaxis(mm, 0, -1), transform.grid, vectors=True)
+    return sitk.CompositeTransform([affine, sitk.DisplacementFieldTransform(image)])
 
 
 def itk_to_transform(
