@@ -1,23 +1,23 @@
-"""Everything iterreg refuses to do, and the exit code that goes with it.
+"""Errors that iterreg raises on purpose, and the exit code of each.
 
 The tree::
 
-    IterregError                 1   anything not named below
+    IterregError                 1   any other error
     ├── ImageReadError           3   missing, truncated, not an image, unsupported format
     ├── ImageContentError        4   4-D, NaN, constant, empty label map, empty mask
-    ├── GeometryError            5   another space, no overlap, bad spacing or direction
+    ├── GeometryError            5   different spaces, no overlap, bad spacing or direction
     ├── ConfigError              6   unknown preset, unknown key, value out of range
-    ├── OutputError              7   not writable, exists already
-    ├── DeviceError              8   device asked for that is not there
-    ├── OutOfMemoryError         9   the pair does not fit the device
-    ├── SegmentationError       10   the segmenter found no such anatomy
+    ├── OutputError              7   not writable, or exists already
+    ├── DeviceError              8   requested device not available
+    ├── OutOfMemoryError         9   the pair does not fit into the memory of the device
+    ├── SegmentationError       10   the segmenter did not find the anatomy
     ├── MissingDependencyError  11   an optional package is not installed
     ├── TransformError          12   transform file unreadable or of an unknown kind
-    ├── WeightsError            13   weights missing, damaged, or of another model
+    ├── WeightsError            13   weights missing, damaged, or for another model
     └── NoRoiPairsError         14   no two regions of interest are similar enough
 
-Exit code 2 is a mistake in the command line itself, 130 is Ctrl-C. Each message is one line that
-names the file or argument, what was expected, and what came.
+Exit code 2 means a wrong command line, 130 means Ctrl-C. Each message is one line that names the
+file or argument, what was expected, and what was found.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class ExitCode(IntEnum):
     """Exit codes of the ``iterreg`` command.
 
     Example:
-        >>> int(ExitCode.GEOMETRY), ExitCode(5).name
-        (5, 'GEOMETRY')
+        >>> ExitCode(7).name
+        'OUTPUT'
     """
 
     OK = 0
@@ -56,10 +56,10 @@ class IterregError(Exception):
 
     Example:
         >>> try:
-        ...     raise GeometryError("labels.nii.gz: expected the space of ct.nii.gz")
+        ...     raise OutputError("result.h5: exists already")
         ... except IterregError as error:
-        ...     print(int(error.exit_code), error)
-        5 labels.nii.gz: expected the space of ct.nii.gz
+        ...     print(error, int(error.exit_code))
+        result.h5: exists already 7
     """
 
     exit_code = ExitCode.ERROR
@@ -72,13 +72,13 @@ class ImageReadError(IterregError):
 
 
 class ImageContentError(IterregError):
-    """An image was read, but its content cannot be registered."""
+    """An image can be read, but not registered."""
 
     exit_code = ExitCode.IMAGE_CONTENT
 
 
 class GeometryError(IterregError):
-    """Two things that must share a space do not, or a space makes no sense."""
+    """Two inputs do not share a space, or a grid is not valid."""
 
     exit_code = ExitCode.GEOMETRY
 
@@ -96,7 +96,7 @@ class OutputError(IterregError):
 
 
 class DeviceError(IterregError):
-    """The device asked for is not available."""
+    """The requested device is not available."""
 
     exit_code = ExitCode.DEVICE
 
@@ -108,7 +108,7 @@ class OutOfMemoryError(IterregError):
 
 
 class SegmentationError(IterregError):
-    """The segmenter did not find the anatomy that the preset is made for."""
+    """The segmenter did not find the anatomy that the preset needs."""
 
     exit_code = ExitCode.SEGMENTATION
 
@@ -120,18 +120,18 @@ class MissingDependencyError(IterregError):
 
 
 class TransformError(IterregError):
-    """A transform cannot be read, or is of a kind that iterreg cannot use."""
+    """A transform cannot be read, or iterreg does not support its kind."""
 
     exit_code = ExitCode.TRANSFORM
 
 
 class WeightsError(IterregError):
-    """A model's weights are missing, damaged, of another model, or cannot be fetched."""
+    """A model's weights are missing, damaged, for another model, or cannot be fetched."""
 
     exit_code = ExitCode.WEIGHTS
 
 
 class NoRoiPairsError(IterregError):
-    """Everything ran, and no two regions of interest are similar enough to be a pair."""
+    """No two regions of interest are similar enough to be a pair."""
 
     exit_code = ExitCode.NO_ROI_PAIRS

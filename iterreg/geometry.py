@@ -1,7 +1,7 @@
-"""Where voxels are: grids, axes, points. The one module that turns (z, y, x) into (x, y, z).
+"""Grids, axis orders and points.
 
-Array indices run (z, y, x) (rank 3) or (y, x) (rank 2); physical points run (x, y, z) or (x, y), in
-mm, in ITK's LPS frame. Every change between the two is a matrix made here.
+Array indices run (z, y, x) (rank 3) or (y, x) (rank 2). Physical points run (x, y, z) or (x, y), in
+LPS mm. The matrices of a :class:`Grid` convert between the two; no other module reorders axes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from iterreg.errors import GeometryError
 Matrix = NDArray[np.float64]
 
 SPACE_TOLERANCE = 1e-3
-"""Two grids are the same space when their corners agree within this share of a voxel (0.1 %), the
-rounding that a float32 header leaves; label maps resaved by other programs stay within it."""
+"""Two grids are the same space if their corners agree within this share of a voxel. Rounding of
+float32 headers, as in label maps that other programs save, stays below it."""
 
 
 @dataclass(frozen=True)
@@ -30,21 +30,21 @@ class Grid:
 
     Args:
         shape_zyx: voxels along each array axis, slowest first; 2 or 3 numbers.
-        spacing_xyz_mm: distance of neighbouring voxel centres, x first.
+        spacing_xyz_mm: distance between neighbouring voxel centres, x first.
         origin_lps_mm: centre of the voxel with index 0.
         direction_lps: rows of the direction matrix; column k is the axis of index k (x first).
 
     Raises:
-        GeometryError: sizes that disagree, a spacing that is not positive and finite, or a
-            direction that is not a rotation or reflection.
+        GeometryError: the ranks disagree, the spacing is not positive and finite, or the
+            direction is not a rotation or reflection.
 
     Example:
-        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-        >>> grid = Grid((10, 20, 30), (1.0, 1.5, 3.0), (-5.0, 0.0, 40.0), axes)
-        >>> grid.spacing_zyx_mm, grid.orientation
-        ((3.0, 1.5, 1.0), 'LPS')
-        >>> apply_affine(grid.index_to_lps, np.array([[1.0, 0.0, 2.0]])).tolist()
-        [[-3.0, 0.0, 43.0]]
+        >>> identity = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        >>> grid = Grid((40, 64, 64), (1.5, 1.5, 3.0), (0.0, 0.0, 0.0), identity)
+        >>> grid
+        Grid(64 x 64 x 40 voxels (x first) of 1.5 x 1.5 x 3 mm, axes LPS)
+        >>> apply_affine(grid.index_to_lps, np.array([1.0, 0.0, 2.0])).tolist()
+        [3.0, 0.0, 3.0]
     """
 
     shape_zyx: tuple[int, ...]
@@ -81,7 +81,7 @@ class Grid:
 
     @property
     def rank(self) -> int:
-        """2 for a picture, 3 for a volume."""
+        """Number of axes: 2 for a picture, 3 for a volume."""
         return len(self.shape_zyx)
 
     @property
@@ -91,7 +91,7 @@ class Grid:
 
     @property
     def voxel_count(self) -> int:
-        """How many voxels the grid has."""
+        """Number of voxels."""
         return int(np.prod(self.shape_zyx))
 
     @property
@@ -101,7 +101,7 @@ class Grid:
 
     @property
     def orientation(self) -> str:
-        """Where each index axis points, x first, as letters: LPS for an axial CT."""
+        """Direction of each index axis as a letter, x first: LPS for an axial CT."""
         letters = ("RL", "AP", "IS")
         direction = np.asarray(self.direction_lps)
         word = ""
@@ -123,8 +123,7 @@ class Grid:
     @cached_property
     def lps_to_index(self) -> Matrix:
         """Homogeneous matrix from a point (x, y, z, 1) in LPS mm to an index (z, y, x, 1)."""
-        matrix: Matrix = np.asarray(np.linalg.inv(self.index_to_lps), np.float64)
-        return matrix
+        return np.asarray(np.linalg.inv(self.index_to_lps), np.float64)
 
     @cached_property
     def corners_lps_mm(self) -> Matrix:
@@ -136,11 +135,10 @@ class Grid:
     @property
     def centre_lps_mm(self) -> Matrix:
         """Centre of the grid."""
-        centre: Matrix = np.asarray(self.corners_lps_mm.mean(0), np.float64)
-        return centre
+        return np.asarray(self.corners_lps_mm.mean(0), np.float64)
 
     def same_space(self, other: Grid) -> bool:
-        """Whether both grids put every voxel at the same place, rounding tolerated."""
+        """Whether both grids have the same voxel centres, up to rounding."""
         if self.shape_zyx != other.shape_zyx:
             return False
         index = apply_affine(self.lps_to_index, other.corners_lps_mm)
@@ -149,7 +147,7 @@ class Grid:
         return bool(np.abs(index - mine).max() <= allowed)
 
     def pooled(self, factor_zyx: Sequence[float]) -> Grid:
-        """The grid whose voxels are blocks of ``factor_zyx`` voxels of this one, rounded up."""
+        """Return the grid whose voxels are blocks of ``factor_zyx`` voxels, rounded up."""
         blocks = zip(self.shape_zyx, factor_zyx, strict=True)
         shape = tuple(block_count(n, f) for n, f in blocks)
         first = apply_affine(self.index_to_lps, (np.asarray(factor_zyx) - 1) / 2)
@@ -160,62 +158,55 @@ class Grid:
 
 
 TOUCHING = 1e-6
-"""Of a voxel: blocks and voxels that share no more than this only touch."""
+"""Voxels. A block that overlaps the image by less than this only touches it."""
 
 
 def block_count(length: float, factor: float) -> int:
-    """How many blocks of ``factor`` voxels cover so many voxels, the last one perhaps in part."""
+    """Return how many blocks of ``factor`` voxels cover ``length`` voxels."""
     return math.ceil(length / factor - TOUCHING)
 
 
 @dataclass(frozen=True)
 class AxisOrder:
-    """A permutation and flip of array axes: how a stored array becomes a canonical one.
+    """The permutation and flips that turn a stored array into a canonical one.
 
-    ``axes[k]`` is the stored axis that becomes canonical axis k, ``flipped[k]`` says whether it
-    is reversed.
+    ``axes[k]`` is the stored axis that becomes canonical axis k. It is reversed if ``flipped[k]``.
     """
 
     axes: tuple[int, ...]
     flipped: tuple[bool, ...]
 
-    @property
-    def is_identity(self) -> bool:
-        """Whether applying it changes nothing."""
-        return self.axes == tuple(range(len(self.axes))) and not any(self.flipped)
-
     def apply(self, array: torch.Tensor) -> torch.Tensor:
-        """Reorder the last ``rank`` axes of a tensor; scalars per voxel."""
+        """Reorder the last ``rank`` axes of a tensor of scalars."""
         lead = array.ndim - len(self.axes)
         array = array.permute(*range(lead), *[lead + a for a in self.axes])
         return array.flip([lead + k for k, f in enumerate(self.flipped) if f]).contiguous()
 
     def undo(self, array: torch.Tensor) -> torch.Tensor:
-        """The inverse of :meth:`apply`."""
+        """Invert :meth:`apply`."""
         lead = array.ndim - len(self.axes)
         array = array.flip([lead + k for k, f in enumerate(self.flipped) if f])
         order = [self.axes.index(k) for k in range(len(self.axes))]
         return array.permute(*range(lead), *[lead + a for a in order]).contiguous()
 
     def undo_vectors(self, vox: torch.Tensor) -> torch.Tensor:
-        """The inverse for a vector per voxel, (rank, *shape), components in axis order."""
+        """Invert :meth:`apply_vectors`."""
         signs = vox.new_tensor([-1.0 if f else 1.0 for f in self.flipped])
         signed = vox * signs.view(-1, *[1] * len(self.axes))
         order = [self.axes.index(k) for k in range(len(self.axes))]
         return self.undo(signed)[order].contiguous()
 
     def apply_vectors(self, vox: torch.Tensor) -> torch.Tensor:
-        """Reorder a vector per voxel, (rank, *shape), components in axis order."""
+        """Reorder a vector field, (rank, *shape), with its components in axis order."""
         signs = vox.new_tensor([-1.0 if f else 1.0 for f in self.flipped])
         reordered = self.apply(vox)[list(self.axes)]
         return (reordered * signs.view(-1, *[1] * len(self.axes))).contiguous()
 
 
 def canonical(grid: Grid) -> tuple[Grid, AxisOrder]:
-    """The same lattice with its array axes nearest to (S, P, L), and how to get there.
+    """Return the same lattice with array axes closest to (S, P, L), and the axis order.
 
-    An image and its flipped copy become the same array, so that what is computed on it is the
-    same physical answer.
+    An image and its flipped copy become the same array, so both give the same physical result.
 
     Args:
         grid: any grid.
@@ -257,18 +248,25 @@ def apply_affine(matrix: Matrix, points: NDArray[np.floating]) -> Matrix:
 
     Args:
         matrix: (rank + 1, rank + 1).
-        points: (..., rank), in the order that the matrix takes.
+        points: (..., rank), components in the matrix's input order.
 
     Returns:
-        (..., rank), in the order that the matrix gives.
+        (..., rank), components in the matrix's output order.
     """
     rank = matrix.shape[0] - 1
     result: Matrix = np.asarray(points, np.float64) @ matrix[:rank, :rank].T + matrix[:rank, rank]
     return result
 
 
+def apply_linear(matrix: Matrix, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Apply the linear part of a homogeneous matrix to vectors (rank, *shape)."""
+    rank = matrix.shape[0] - 1
+    linear = matrix[:rank, :rank] @ vectors.reshape(rank, -1)
+    return np.asarray(linear.reshape(vectors.shape), np.float64)
+
+
 def fixed_to_moving_index(fixed: Grid, affine_lps: Matrix, moving: Grid) -> Matrix:
-    """Homogeneous matrix from a fixed index (z, y, x, 1) to a moving index, through an affine."""
+    """Return the matrix from a fixed index (z, y, x, 1) to a moving index, through an affine."""
     matrix: Matrix = moving.lps_to_index @ affine_lps @ fixed.index_to_lps
     return matrix
 
@@ -281,9 +279,8 @@ class Points:
         lps: (n, rank) float64, components (x, y, z), LPS mm.
 
     Example:
-        >>> points = Points([[12.0, -40.5, 210.0], [0.0, 3.0, 200.0]])
-        >>> len(points), points.lps[0].tolist()
-        (2, [12.0, -40.5, 210.0])
+        >>> Points(np.array([[10.0, 20.0, 30.0]]))
+        Points(1 points, 3-D, LPS mm)
     """
 
     lps: Matrix

@@ -12,6 +12,11 @@ from click.testing import CliRunner, Result
 from scipy.ndimage import gaussian_filter
 
 from iterreg.cli import iterreg
+from iterreg.displacement import DisplacementField, Transform
+from iterreg.formats import TRANSFORM_FORMATS
+from iterreg.formats.convert import TransformFile, convert_transform
+from iterreg.formats.types import TransformFormat
+from iterreg.geometry import Grid
 
 
 def run(*arguments: object) -> Result:
@@ -206,3 +211,83 @@ def test_what_cannot_be_told_is_asked_for(images: tuple[Path, Path], tmp_path: P
         "--transform", tmp_path / "u.nii.gz", "--fixed", moving, "--out", tmp_path / "t.png"
     )
     assert wrong.exit_code == 7
+
+
+# The table of formats -------------------------------------------------------------------------
+
+
+def test_the_command_offers_the_formats_of_the_table() -> None:
+    options = {o.name: o.type for o in iterreg.get_command(None, "convert").params}
+    for name in ("source_format", "out_format"):
+        assert list(options[name].choices) == ["auto", *TRANSFORM_FORMATS]
+
+
+@pytest.mark.parametrize("chosen", ["auto", "itk", "learn2reg"])
+def test_an_unknown_suffix_to_write_is_refused_with_the_known_ones(
+    images: tuple[Path, Path], tmp_path: Path, chosen: str
+) -> None:
+    fixed, moving = images
+    itk_field(tmp_path / "u.nii.gz", fixed)
+    out = tmp_path / "t.xyz"
+    files = ("--transform", tmp_path / "u.nii.gz", "--fixed", fixed, "--moving", moving)
+    result = run(*files, "--out", out, "--to", chosen)
+    assert result.exit_code == 7 and not out.exists()
+    rows = TRANSFORM_FORMATS if chosen == "auto" else [chosen]
+    for suffix in (s for name in rows for s in TRANSFORM_FORMATS[name].write_suffixes):
+        assert suffix in result.stderr
+    assert "got .xyz" in result.stderr
+
+
+def test_an_unknown_suffix_to_read_is_refused_with_the_known_ones(
+    images: tuple[Path, Path], tmp_path: Path
+) -> None:
+    fixed, moving = images
+    source = tmp_path / "t.xyz"
+    source.write_bytes(b"something")
+    result = run(
+        "--transform", source, "--fixed", fixed, "--moving", moving, "--out", tmp_path / "t.h5"
+    )
+    assert result.exit_code == 12
+    for row in TRANSFORM_FORMATS.values():
+        assert all(suffix in result.stderr for suffix in row.read_suffixes)
+
+
+def test_learn2reg_fields_carry_the_fixed_images_matrix(
+    images: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The images may be in formats that nibabel does not read."""
+    fixed, moving = images
+    for path in images:
+        sitk.WriteImage(sitk.ReadImage(str(path)), str(path).replace(".nii.gz", ".mha"))
+    itk_field(tmp_path / "u.nrrd", moving)
+    as_mha = [str(path).replace(".nii.gz", ".mha") for path in (moving, fixed)]
+    out = tmp_path / "disp.nii.gz"
+    files = ("--transform", tmp_path / "u.nrrd", "--fixed", as_mha[0], "--moving", as_mha[1])
+    result = run(*files, "--out", out, "--to", "learn2reg")
+    assert result.exit_code == 0, result.output
+    np.testing.assert_allclose(nibabel.load(out).affine, nibabel.load(moving).affine, atol=1e-5)
+
+
+def test_a_new_format_is_one_row(
+    images: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path, fixed: Grid, moving: Grid) -> Transform:
+        affine = np.eye(4)
+        affine[:3, 3] = [float(number) for number in path.read_text().split()]
+        return Transform(affine, DisplacementField.zero(fixed))
+
+    def write(transform: Transform, path: Path, moving: Grid) -> str:
+        path.write_text(" ".join(map(str, transform.affine_lps[:3, 3])))
+        return "shift in mm"
+
+    shift = TransformFormat(
+        "shift in mm", (".shift",), (".shift",), Path.is_file, read, write, False
+    )
+    rows = {name: TRANSFORM_FORMATS[name] for name in TRANSFORM_FORMATS} | {"shift": shift}
+    monkeypatch.setattr(TRANSFORM_FORMATS, "_rows", rows)
+    first, middle, last = (tmp_path / name for name in ("a.shift", "b.h5", "c.shift"))
+    first.write_text("1 2 3")
+    for source, out in ((first, middle), (middle, last)):
+        report = convert_transform(TransformFile(source), TransformFile(out), images[0], None)
+        assert "shift in mm" in report
+    assert [float(number) for number in last.read_text().split()] == [1, 2, 3]
