@@ -36,7 +36,7 @@ class Honest:
     """What the evaluator's SDlogJ and its fold count, always 0, do not tell.
 
     Args:
-        folding: true folds of the total map, interior and interface.
+        folding: true folds of the total map, interior and interface, and their volume.
         sdlogj, sdlogj_interior: of the whole image and of the regions' interior.
         regions: what splits interior from interface.
     """
@@ -52,6 +52,8 @@ class Honest:
             "folds_interior": self.folding.interior_folds,
             "folds_interface": self.folding.interface_folds,
             "share_interior": self.folding.share_interior,
+            "ndv_vox": self.folding.ndv_vox,
+            "ndv_percent": self.folding.ndv_percent,
             "sdlogj": self.sdlogj,
             "sdlogj_interior": self.sdlogj_interior,
             "regions": self.regions,
