@@ -117,17 +117,8 @@ def simplex_volume(rank: int) -> float:
 
 def _corners(block: Tensor) -> Iterator[Tensor]:
     """Determinants of the corners of a block's inner voxels."""
-    differences = []
-    for axis in range(len(block)):
-        row = block
-        for other in range(len(block)):
-            if other != axis:
-                row = row.narrow(other + 1, 1, row.shape[other + 1] - 2)
-        behind, ahead = face_pairs(row, axis + 1)
-        steps = ahead - behind
-        steps[axis] += 1
-        backward, forward = face_pairs(steps, axis + 1)
-        differences.append((forward, backward))
+    axes = range(len(block))
+    differences = [_edges(block, [int(k == axis) for k in axes]) for axis in axes]
     if len(differences) != 3:
         for columns in itertools.product(*differences):
             yield _determinant(columns)
@@ -141,19 +132,27 @@ def _corners(block: Tensor) -> Iterator[Tensor]:
 
 def _inner_tetrahedra(block: Tensor) -> Iterator[Tensor]:
     """Determinants of the two inner tetrahedra of a block's inner voxels."""
-    here = block[:, 1:-1, 1:-1, 1:-1]
-    sizes = here.shape[1:]
-    for sign in (1, -1):
-        edges = []
-        for still in range(3):
-            offset = [0 if axis == still else sign for axis in range(3)]
-            window = tuple(slice(1 + k, 1 + k + n) for k, n in zip(offset, sizes, strict=True))
-            edge = (block[(slice(None), *window)] - here).mul_(sign)
-            for axis in range(3):
-                if axis != still:
-                    edge[axis] += 1
-            edges.append(edge)
-        yield _determinant(edges)
+    edges = [_edges(block, [int(k != axis) for k in range(3)]) for axis in range(3)]
+    for columns in zip(*edges, strict=True):
+        yield _determinant(columns)
+
+
+def _edges(block: Tensor, offset: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Edges of x + d(x) from a block's inner voxels ahead by an offset of 0 and 1, and behind."""
+    behind = ahead = block
+    for axis, step in enumerate(offset, 1):
+        inner = block.shape[axis] - 2
+        behind = behind.narrow(axis, 1 - step, inner + step)
+        ahead = ahead.narrow(axis, 1, inner + step)
+    edges = ahead - behind
+    forward = backward = edges
+    for axis, step in enumerate(offset, 1):
+        if step:
+            edges[axis - 1] += 1
+        inner = block.shape[axis] - 2
+        forward = forward.narrow(axis, step, inner)
+        backward = backward.narrow(axis, 0, inner)
+    return forward, backward
 
 
 def central_determinant(field: Tensor, labels: Tensor | None) -> Tensor:

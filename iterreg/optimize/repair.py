@@ -42,12 +42,10 @@ ROUNDS_UNTIL_AVERAGED = 10
 neighbours."""
 
 ROUNDS_PER_REACH = 20
-"""After so many rounds the averaging reaches one voxel farther: an inverted flap has to be spread
-out."""
+"""After so many rounds the averaging reaches one voxel farther, to spread an inverted flap out."""
 
 ROUNDING = 1e-4
-"""A voxel that the metric says folds is repaired if a determinant here is below this: the two
-round differently."""
+"""A voxel that folds by the metric has a determinant below this here: the two round differently."""
 
 Offset = tuple[int, int, int]
 Simplex = tuple[Offset, Offset, Offset]
@@ -72,69 +70,123 @@ INNER_DET = 2.0
 
 @dataclass(frozen=True)
 class Lattice:
-    """The field under repair, voxel by voxel.
-
-    Beyond the image the displacement goes on with its value at the border.
+    """The field under repair.
 
     Args:
         u_mm: (3, voxels), a view of the field, changed in place.
         shape: (Z, Y, X).
         labels: (voxels,).
-        glued: (labels, labels) bool, regions that may not move along each other.
+        glued: (labels, labels) bool, which regions move as one; None: all.
         scale: (3,) voxels per mm.
     """
 
     u_mm: Tensor
     shape: tuple[int, ...]
     labels: Tensor
-    glued: Tensor
+    glued: Tensor | None
     scale: Tensor
+
+    @classmethod
+    def of(cls, field: Field, interfaces: Interfaces) -> Lattice:
+        """A view of a field."""
+        u_mm, glued = field.u_mm, interfaces.tangential >= 1
+        scale = u_mm.new_tensor([1 / s for s in field.side.spacing_mm])
+        labels = field.side.labels.flatten()
+        table = None if bool(glued.all()) else glued
+        return cls(u_mm.view(3, -1), tuple(u_mm.shape[1:]), labels, table, scale)
 
     @property
     def simplices(self) -> tuple[Simplex, ...]:
-        """Ten, or the four corners of a picture, which has one slice."""
+        """Ten, the inner ones last, or the four corners of a picture, which has one slice."""
         sides = [side if n > 1 else side[1:] for side, n in zip(FACES, self.shape, strict=True)]
         corners = tuple(itertools.product(*sides))
         return corners + (INNER if min(self.shape) > 1 else ())
 
-    @property
-    def offsets(self) -> tuple[Offset, ...]:
-        """The vertices of all simplices, once each."""
-        return tuple(dict.fromkeys(itertools.chain(*self.simplices)))
+    def are_glued(self, at: Tensor, there: Tensor) -> Tensor:
+        """(n,) bool, whether some voxels are glued to others."""
+        if self.glued is None:
+            return torch.ones_like(at, dtype=torch.bool)
+        return self.glued[self.labels[at].long(), self.labels[there].long()]
 
-    def neighbours(self, at: Tensor, offset: Offset) -> tuple[Tensor, Tensor]:
-        """The neighbours of some voxels, or what stands in for them beyond the border.
 
-        Args:
-            at: (n,) flat indices.
-            offset: from each voxel to its neighbour.
+@dataclass(frozen=True)
+class Neighbourhoods:
+    """Some voxels and the vertices of their simplices.
+
+    Beyond the image the displacement goes on: voxels of the border stand in for what lies there.
+
+    Args:
+        lattice: the field.
+        at: (n,) flat indices of the voxels, once each.
+        steps: by axis, what takes an index one voxel behind and ahead, (n,) each; 0 at the border.
+    """
+
+    lattice: Lattice
+    at: Tensor
+    steps: tuple[tuple[Tensor, Tensor], ...]
+
+    @classmethod
+    def of(cls, lattice: Lattice, at: Tensor) -> Neighbourhoods:
+        """The neighbourhoods of some voxels."""
+        steps, stride = [], 1
+        for n in reversed(lattice.shape):
+            index = at // stride % n
+            steps.append(((index > 0) * -stride, (index < n - 1) * stride))
+            stride *= n
+        return cls(lattice, at, tuple(reversed(steps)))
+
+    def _moves(self, offset: Offset) -> list[Tensor]:
+        return [pair[step > 0] for pair, step in zip(self.steps, offset, strict=True) if step]
+
+    def there(self, offset: Offset) -> Tensor:
+        """(n,) flat indices of the neighbours at an offset."""
+        index = self.at
+        for move in self._moves(offset):
+            index = index + move
+        return index
+
+    def inside(self, offset: Offset) -> Tensor:
+        """(n,) bool, where the image has the neighbour at an offset."""
+        first, *rest = (move != 0 for move in self._moves(offset))
+        return first & rest[0] if rest else first
+
+    def edges(self) -> dict[Offset, Tensor]:
+        """(3, n) each, the edges of x + u(x) to the vertices, turned ahead, in voxels."""
+        u_mm, scale = self.lattice.u_mm, self.lattice.scale.unsqueeze(1)
+        here, found = u_mm[:, self.at], {}
+        for offset in dict.fromkeys(itertools.chain(*self.lattice.simplices)):
+            there = u_mm[:, self.there(offset)]
+            edge = (there - here if _sign(offset) > 0 else here - there).mul_(scale)
+            for axis, step in enumerate(offset):
+                if step:
+                    edge[axis] += 1
+            found[offset] = edge
+        return found
+
+    def low(self, edges: dict[Offset, Tensor], limit: float) -> tuple[Tensor, Tensor]:
+        """Find the glued simplices with a determinant below a limit.
 
         Returns:
-            (n,) flat indices, and (n,) bool, where the image has that neighbour.
+            (simplices, n) bool, and their determinants, 1 if nothing moves.
         """
-        there, inside, stride = at, torch.ones_like(at, dtype=torch.bool), 1
-        for step, n in zip(reversed(offset), reversed(self.shape), strict=True):
-            if step:
-                index = at // stride % n + step
-                within = (index >= 0) & (index < n)
-                there = there + within * (step * stride)
-                inside &= within
-            stride *= n
-        return there, inside
-
-    def edge(self, at: Tensor, offset: Offset) -> Tensor:
-        """(3, n), the edge of x + u(x) between some voxels and a neighbour, ahead, in voxels."""
-        there, _ = self.neighbours(at, offset)
-        edge = (self.u_mm[:, there] - self.u_mm[:, at]) * _sign(offset) * self.scale.unsqueeze(1)
-        for axis, step in enumerate(offset):
-            if step:
-                edge[axis] += 1
-        return edge
-
-    def is_glued(self, at: Tensor, offset: Offset) -> Tensor:
-        """(n,) bool, whether some voxels are glued to a neighbour."""
-        there, _ = self.neighbours(at, offset)
-        return self.glued[self.labels[at].long(), self.labels[there].long()]
+        crosses: dict[tuple[Offset, Offset], Tensor] = {}
+        found = []
+        for simplex in self.lattice.simplices:
+            first, *pair = simplex
+            if simplex[1:] not in crosses:
+                crosses[simplex[1:]] = torch.linalg.cross(*(edges[o] for o in pair), dim=0)
+            found.append((edges[first] * crosses[simplex[1:]]).sum(0))
+        determinants = torch.stack(found)
+        if self.lattice.simplices[-1] in INNER:
+            determinants[-len(INNER) :] /= INNER_DET
+        low = determinants < limit
+        if self.lattice.glued is not None:
+            some = low.any(0).nonzero().flatten()
+            at = self.at[some]
+            glued = {o: self.lattice.are_glued(at, self.there(o)[some]) for o in edges}
+            for row, simplex in zip(low, self.lattice.simplices, strict=True):
+                row[some] &= glued[simplex[0]] & glued[simplex[1]] & glued[simplex[2]]
+        return low, determinants
 
 
 def repair_folds(field: Field, interfaces: Interfaces) -> tuple[Field, int]:
@@ -147,10 +199,7 @@ def repair_folds(field: Field, interfaces: Interfaces) -> tuple[Field, int]:
     Returns:
         The field, and how many voxels still have a glued simplex that folds.
     """
-    u_mm, spacing_mm = field.u_mm, field.side.spacing_mm
-    scale = u_mm.new_tensor([1 / s for s in spacing_mm])
-    shape, labels = tuple(u_mm.shape[1:]), field.side.labels.flatten()
-    lattice = Lattice(u_mm.view(3, -1), shape, labels, interfaces.tangential >= 1, scale)
+    lattice = Lattice.of(field, interfaces)
     folds = _all_folds(lattice)
     for attempt in range(1, ROUNDS + 1):
         if len(folds) == 0:
@@ -158,9 +207,9 @@ def repair_folds(field: Field, interfaces: Interfaces) -> tuple[Field, int]:
         reach = 0
         if attempt % ROUNDS_UNTIL_AVERAGED == 0:
             reach = attempt // ROUNDS_PER_REACH
-            _average(lattice, _around(folds, shape, reach), 2 * reach + 1)
+            _average(lattice, _around(folds, lattice.shape, reach), 2 * reach + 1)
         _unfold(lattice, folds)
-        folds = _folds(lattice, _around(folds, shape, reach + 2), LEAST_DET)
+        folds = _folds(lattice, _around(folds, lattice.shape, reach + 2), LEAST_DET)
     if len(folds):
         folds = _all_folds(lattice)
     return field, len(folds)
@@ -175,26 +224,9 @@ def _all_folds(lattice: Lattice) -> Tensor:
 
 def _folds(lattice: Lattice, at: Tensor, limit: float) -> Tensor:
     """Those of some voxels that have a glued simplex with a determinant below a limit."""
-    below = _determinants(lattice, at) < limit
-    some = below.any(0)
-    at, below = at[some], below[:, some]
-    for row, simplex in zip(below, lattice.simplices, strict=True):
-        for offset in simplex:
-            row &= lattice.is_glued(at, offset)
-    return at[below.any(0)]
-
-
-def _determinants(lattice: Lattice, at: Tensor) -> Tensor:
-    """(simplices, n), determinants at some voxels, 1 if nothing moves."""
-    edges = {offset: lattice.edge(at, offset) for offset in lattice.offsets}
-    crosses: dict[tuple[Offset, Offset], Tensor] = {}
-    found = []
-    for first, *rest in lattice.simplices:
-        pair = (rest[0], rest[1])
-        if pair not in crosses:
-            crosses[pair] = torch.linalg.cross(edges[pair[0]], edges[pair[1]], dim=0)
-        found.append((edges[first] * crosses[pair]).sum(0) / _rest_det((first, *pair)))
-    return torch.stack(found)
+    voxels = Neighbourhoods.of(lattice, at)
+    low, _ = voxels.low(voxels.edges(), limit)
+    return at[low.any(0)]
 
 
 def _unfold(lattice: Lattice, at: Tensor) -> None:
@@ -204,59 +236,45 @@ def _unfold(lattice: Lattice, at: Tensor) -> None:
         lattice: changed.
         at: (n,) flat indices of voxels, once each.
     """
-    ends = {offset: lattice.neighbours(at, offset) for offset in lattice.offsets}
-    members = torch.cat([at, *(there for there, _ in ends.values())])
-    voxels, place = torch.unique(members, return_inverse=True)
-    own, *others = place.view(1 + len(ends), -1)
-    places = dict(zip(ends, others, strict=True))
-    move, count = lattice.u_mm.new_zeros(3, len(voxels)), lattice.u_mm.new_zeros(len(voxels))
-    for simplex in lattice.simplices:
-        slopes, det = _slopes(lattice, at, simplex)
-        bad = det < LEAST_DET
-        for offset in simplex:
-            bad &= lattice.is_glued(at, offset)
-        slopes = [slope[:, bad] for slope in slopes]
-        # Beyond the border a neighbour's stand-in may be the voxel itself: that edge is fixed.
-        first, second, third = (
-            slope * (ends[offset][0] != at)[bad]
-            for slope, offset in zip(slopes, simplex, strict=True)
-        )
-        # Of the other stand-ins none moves, so that each voxel occurs once.
-        slopes = [
-            slope * ends[offset][1][bad] for slope, offset in zip(slopes, simplex, strict=True)
-        ]
-        slopes.append(-first - second - third)
+    voxels = Neighbourhoods.of(lattice, at)
+    edges = voxels.edges()
+    low, determinants = voxels.low(edges, LEAST_DET)
+    members = torch.cat([at, *(voxels.there(offset) for offset in edges)])
+    moved, place = torch.unique(members, return_inverse=True)
+    own, *others = place.view(1 + len(edges), -1)
+    places = dict(zip(edges, others, strict=True))
+    move, count = lattice.u_mm.new_zeros(3, len(moved)), lattice.u_mm.new_zeros(len(moved))
+    for simplex, row, det in zip(lattice.simplices, low, determinants, strict=True):
+        bad = row.nonzero().flatten()
+        if len(bad) == 0:
+            continue
+        slopes = _slopes([edges[o][:, bad] for o in simplex], simplex, lattice.scale)
+        # An edge to a stand-in that is the voxel itself is fixed. Other stand-ins do not move, so
+        # that no voxel moves twice for one simplex.
+        turns = [s * (voxels.there(o) != at)[bad] for s, o in zip(slopes, simplex, strict=True)]
+        slopes = [s * voxels.inside(o)[bad] for s, o in zip(slopes, simplex, strict=True)]
+        slopes.append(-turns[0] - turns[1] - turns[2])
         length = torch.stack([slope.square().sum(0) for slope in slopes]).sum(0)
         step = (WANTED_DET - det[bad]) / length.clamp(min=1e-2)
-        for row, slope in zip([*(places[o] for o in simplex), own], slopes, strict=True):
-            move.index_add_(1, row[bad], step * slope)
-            count.index_add_(0, row[bad], slope.any(0).to(count.dtype))
-    lattice.u_mm[:, voxels] += OVERSHOOT * move / count.clamp(min=1)
+        for index, slope in zip([*(places[o] for o in simplex), own], slopes, strict=True):
+            move.index_add_(1, index[bad], step * slope)
+            count.index_add_(0, index[bad], slope.any(0).to(count.dtype))
+    lattice.u_mm[:, moved] += OVERSHOOT * move / count.clamp(min=1)
 
 
-def _slopes(lattice: Lattice, at: Tensor, simplex: Simplex) -> tuple[list[Tensor], Tensor]:
-    """Derivatives of a simplex's determinant by its vertices' displacements in mm.
-
-    Returns:
-        Three of (3, n), one a vertex, and the determinant itself, (n,), 1 if nothing moves.
-    """
-    a, b, c = (lattice.edge(at, offset) for offset in simplex)
-    first = torch.linalg.cross(b, c, dim=0)
-    cofactors = first, torch.linalg.cross(c, a, dim=0), torch.linalg.cross(a, b, dim=0)
-    rest = _rest_det(simplex)
-    slopes = [
-        cofactor * (_sign(offset) / rest) * lattice.scale.unsqueeze(1)
-        for cofactor, offset in zip(cofactors, simplex, strict=True)
-    ]
-    return slopes, (a * first).sum(0) / rest
+def _slopes(edges: list[Tensor], simplex: Simplex, scale: Tensor) -> list[Tensor]:
+    """Derivatives of a simplex's determinant by the displacements of three vertices in mm."""
+    a, b, c = edges
+    cofactors = [torch.linalg.cross(*pair, dim=0) for pair in ((b, c), (c, a), (a, b))]
+    factors = [_sign(offset) / _rest_det(simplex) for offset in simplex]
+    return [c * f * scale.unsqueeze(1) for c, f in zip(cofactors, factors, strict=True)]
 
 
 def _average(lattice: Lattice, at: Tensor, times: int) -> None:
     """Move voxels half way to the mean of the neighbours that they are glued to, in place."""
-    sides = []
-    for offset in itertools.chain(*FACES):
-        there, _ = lattice.neighbours(at, offset)
-        sides.append(torch.where(lattice.is_glued(at, offset), there, at))
+    voxels = Neighbourhoods.of(lattice, at)
+    sides = [voxels.there(offset) for offset in itertools.chain(*FACES)]
+    sides = [torch.where(lattice.are_glued(at, there), there, at) for there in sides]
     for _ in range(times):
         mean = torch.stack([lattice.u_mm[:, there] for there in sides]).mean(0)
         lattice.u_mm[:, at] = torch.lerp(lattice.u_mm[:, at], mean, 0.5)
