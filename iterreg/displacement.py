@@ -1,12 +1,13 @@
-"""The displacement field and the transform: sampling, conversion, warping. The only grid_sample.
+"""The displacement field and the transform: sampling, conversion, warping, resampling.
 
 A :class:`Transform` maps a fixed point x to A(x + u(x)): the field first, on the fixed grid, then
-the affine. Outside the fixed grid u is zero, ITK's rule. Images are pulled with it.
+the affine. As in ITK, u is zero outside the fixed grid. Images are pulled onto the fixed grid. No
+other module calls ``grid_sample``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,10 @@ from iterreg.geometry import Grid, Matrix, Points, apply_affine, fixed_to_moving
 from iterreg.image import Image, LabelMap
 
 SLAB_VOXELS = 4_000_000
-"""Volumes are warped in slabs of about this many voxels, so that coordinates stay small."""
+"""Volumes are warped in slabs of about this many voxels, which bounds the coordinates' memory."""
+
+ROWS_PER_SLAB = 16
+"""Fields are resampled in slabs of this many rows, which bounds the coordinates' memory."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,16 @@ class DisplacementField:
     Args:
         vox: (rank, *shape) float32, components in array order (z, y, x), voxels of the fixed grid.
         grid: the fixed grid.
+
+    Raises:
+        GeometryError: the shapes differ.
+
+    Example:
+        >>> grid = Grid((4, 5), (2.0, 3.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> field = DisplacementField.zero(grid)
+        >>> field.vox[0] = 1.5  # rows: 1.5 voxels of 3 mm along y
+        >>> field
+        DisplacementField(Grid(5 x 4 voxels (x first) of 2 x 3 mm, axes LP), longest 4.5 mm)
     """
 
     vox: torch.Tensor
@@ -53,11 +67,21 @@ class DisplacementField:
 
 @dataclass(frozen=True)
 class Transform:
-    """Maps a fixed point x to A(x + u(x)), all in LPS mm.
+    """The map from a fixed point x to the moving point A(x + u(x)), in LPS mm.
 
     Args:
-        affine_lps: homogeneous (rank + 1, rank + 1) matrix on (x, y, z, 1), LPS mm.
+        affine_lps: A as a homogeneous (rank + 1, rank + 1) matrix on (x, y, z, 1), LPS mm.
         field: the residual u, on the fixed grid.
+
+    Raises:
+        GeometryError: the affine has another rank than the field.
+
+    Example:
+        >>> grid = Grid((4, 5), (2.0, 3.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> shift = np.array([[1.0, 0.0, 10.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+        >>> transform = Transform(shift, DisplacementField.zero(grid))
+        >>> transform.map_points(Points(np.array([[2.0, 6.0]]))).lps.tolist()
+        [[12.0, 6.0]]
     """
 
     affine_lps: Matrix
@@ -76,13 +100,13 @@ class Transform:
         return self.field.grid
 
     def map_points(self, points: Points) -> Points:
-        """Where fixed points land in the moving image.
+        """Map points of the fixed image to the moving image.
 
         Args:
-            points: in fixed space.
+            points: in fixed space, LPS mm.
 
         Returns:
-            The same number of points in moving space.
+            As many points in moving space, LPS mm.
         """
         index = torch.from_numpy(apply_affine(self.grid.lps_to_index, points.lps).T)
         u = sample(self.field.vox, index.float(), outside=0.0).double()
@@ -91,11 +115,11 @@ class Transform:
 
 
 def displacement_vox_to_mm(vox: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """Displacement in voxels of a grid to LPS mm.
+    """Convert a displacement from voxels of a grid to LPS mm.
 
     Args:
         vox: (rank, ...), components (z, y, x), voxels.
-        grid: the grid whose voxels are meant.
+        grid: the grid whose voxels are the unit.
 
     Returns:
         (rank, ...), components (x, y, z), LPS mm.
@@ -104,14 +128,8 @@ def displacement_vox_to_mm(vox: torch.Tensor, grid: Grid) -> torch.Tensor:
     return torch.einsum("ij,j...->i...", linear, vox)
 
 
-def displacement_mm_to_vox(mm: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """Displacement in LPS mm to voxels of a grid: the inverse of :func:`displacement_vox_to_mm`."""
-    linear = mm.new_tensor(grid.lps_to_index[: grid.rank, : grid.rank].tolist())
-    return torch.einsum("ij,j...->i...", linear, mm)
-
-
 def total_displacement_vox(transform: Transform) -> torch.Tensor:
-    """The whole transform as a displacement on the fixed grid, A(x + u(x)) - x.
+    """Compute the total displacement A(x + u(x)) - x on the fixed grid.
 
     Returns:
         (rank, *shape) float32, components (z, y, x), voxels of the fixed grid.
@@ -120,17 +138,17 @@ def total_displacement_vox(transform: Transform) -> torch.Tensor:
     matrix = fixed_to_moving_index(grid, transform.affine_lps, grid)
     if np.allclose(matrix, np.eye(grid.rank + 1), atol=1e-12):
         return transform.field.vox.clone()
-    # A(i + u) - i = (A - 1) i + A u: small numbers, so that float32 loses nothing that matters.
+    # A(i + u) - i = (A - 1) i + A u: the terms are small, so float32 is precise enough.
     return _affine_of_index(matrix - np.eye(grid.rank + 1), matrix, transform.field.vox)
 
 
 def total_displacement_mm(transform: Transform) -> torch.Tensor:
-    """As :func:`total_displacement_vox`, but components (x, y, z) in LPS mm: ITK's vector field."""
+    """Compute the total displacement as ITK's vector field: components (x, y, z), LPS mm."""
     return displacement_vox_to_mm(total_displacement_vox(transform), transform.grid)
 
 
 def moving_index(transform: Transform, moving: Grid) -> torch.Tensor:
-    """Where each fixed voxel lands, in voxel indices of the moving grid.
+    """Map each fixed voxel to voxel indices of the moving grid.
 
     Returns:
         (rank, *fixed shape) float32, components (z, y, x).
@@ -140,15 +158,22 @@ def moving_index(transform: Transform, moving: Grid) -> torch.Tensor:
 
 
 def warp_image(image: Image, transform: Transform, fill: float) -> Image:
-    """Pull a moving image onto the fixed grid, linearly.
+    """Pull a moving image onto the fixed grid by linear interpolation.
 
     Args:
         image: in moving space.
         transform: fixed to moving.
-        fill: intensity where the transform leaves the moving image.
+        fill: intensity outside the moving image.
 
     Returns:
-        The image on the fixed grid; the stored type and intensity scale are kept.
+        The image on the fixed grid, with the same stored type and intensity scale.
+
+    Example:
+        >>> grid = Grid((1, 3), (2.0, 2.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> shift = np.array([[1.0, 0.0, 2.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+        >>> image = Image(torch.tensor([[[1.0, 2.0, 3.0]]]), grid)
+        >>> warp_image(image, Transform(shift, DisplacementField.zero(grid)), fill=-1.0).data
+        tensor([[[ 2.,  3., -1.]]])
     """
     data = image.data.new_empty(image.data.shape[0], *transform.grid.shape_zyx)
     for rows, index in _moving_index_slabs(transform, image.grid):
@@ -157,7 +182,7 @@ def warp_image(image: Image, transform: Transform, fill: float) -> Image:
 
 
 def warp_labels(labels: LabelMap, transform: Transform) -> LabelMap:
-    """Pull a label map onto the fixed grid: the nearest voxel's label, 0 outside."""
+    """Pull a label map onto the fixed grid: the label of the nearest voxel, 0 outside."""
     data = labels.data.new_empty(transform.grid.shape_zyx)
     for rows, index in _moving_index_slabs(transform, labels.grid):
         data[rows] = sample_nearest(labels.data, index.to(data.device))
@@ -165,12 +190,13 @@ def warp_labels(labels: LabelMap, transform: Transform) -> LabelMap:
 
 
 def sample(volume: torch.Tensor, index: torch.Tensor, outside: float | None = None) -> torch.Tensor:
-    """Linear interpolation.
+    """Interpolate linearly.
 
     Args:
         volume: (C, *shape) float.
         index: (rank, ...) voxel indices, components in array order.
-        outside: value more than half a voxel outside; None repeats the border.
+        outside: the value outside the voxels' extent (see :func:`is_inside`); None repeats the
+            border.
 
     Returns:
         (C, ...) of the volume's type.
@@ -186,33 +212,46 @@ def sample(volume: torch.Tensor, index: torch.Tensor, outside: float | None = No
         volume.unsqueeze(0), lattice, padding_mode="border", align_corners=True
     ).reshape(volume.shape[0], -1)
     if outside is not None:
-        values = torch.where(_inside(flat, size), values, values.new_tensor(outside))
+        inside = is_inside(flat, volume.shape[1:])
+        values = torch.where(inside, values, values.new_tensor(outside))
     return values.reshape(volume.shape[0], *index.shape[1:])
 
 
 def sample_nearest(labels: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """The value of the nearest voxel, 0 (False) more than half a voxel outside.
+    """Take the value of the nearest voxel, 0 (False) outside the voxels' extent.
 
     Args:
         labels: (*shape), any type.
         index: (rank, ...) voxel indices, components in array order.
     """
     size = index.new_tensor(labels.shape).view(-1, *[1] * (index.ndim - 1))
-    inside = _inside(index, size)
     nearest = torch.minimum((index + 0.5).floor().clamp(min=0), size - 1).long()
     values = labels[tuple(nearest)]
-    return torch.where(inside, values, torch.zeros_like(values))
+    return torch.where(is_inside(index, labels.shape), values, torch.zeros_like(values))
 
 
-def _inside(index: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
-    """Within the voxels' own extent: half a voxel beyond the outermost centres, as in ITK."""
+def is_inside(index: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Tell which indices lie in the voxels' extent: at most half a voxel beyond the outer centres.
+
+    Args:
+        index: (rank, ...) voxel indices, components in array order.
+        shape: of the array, rank numbers.
+
+    Returns:
+        (...) bool.
+
+    Example:
+        >>> is_inside(torch.tensor([[-0.6, -0.5, 2.5, 2.6]]), (3,))
+        tensor([False,  True,  True, False])
+    """
+    size = index.new_tensor(tuple(shape)).view(-1, *[1] * (index.ndim - 1))
     return ((index >= -0.5) & (index <= size - 0.5)).all(0)
 
 
 def _affine_of_index(
     of_index: Matrix, of_vox: Matrix, vox: torch.Tensor, first_row: int = 0
 ) -> torch.Tensor:
-    """``of_index`` applied to voxel indices plus the linear part of ``of_vox`` to a field.
+    """Apply ``of_index`` to voxel indices, and add the linear part of ``of_vox`` of a field.
 
     Args:
         of_index, of_vox: homogeneous, (rank + 1, rank + 1).
@@ -237,17 +276,13 @@ def _affine_of_index(
 
 
 def _moving_index_slabs(transform: Transform, moving: Grid) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Slices of the first axis with the moving indices (rank, rows, ...) of their voxels."""
+    """Yield slices of the first axis with the moving indices (rank, rows, ...) of their voxels."""
     grid, vox = transform.grid, transform.field.vox
     matrix = fixed_to_moving_index(grid, transform.affine_lps, moving)
     rows_per_slab = max(1, SLAB_VOXELS * grid.shape_zyx[0] // grid.voxel_count)
     for first in range(0, grid.shape_zyx[0], rows_per_slab):
         rows = slice(first, min(first + rows_per_slab, grid.shape_zyx[0]))
         yield rows, _affine_of_index(matrix, matrix, vox[:, rows], first)
-
-
-ROWS_PER_SLAB = 16
-"""Rows of the first axis that are resampled together: bounds the memory of the coordinates."""
 
 
 def resample_transform(transform: Transform, reference: Grid) -> Transform:
@@ -262,6 +297,13 @@ def resample_transform(transform: Transform, reference: Grid) -> Transform:
 
     Raises:
         TransformError: the ranks differ.
+
+    Example:
+        >>> coarse = Grid((3, 3), (2.0, 2.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> fine = Grid((5, 5), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> field = DisplacementField(torch.ones(2, 3, 3), coarse)
+        >>> resample_transform(Transform(np.eye(3), field), fine).field
+        DisplacementField(Grid(5 x 5 voxels (x first) of 1 x 1 mm, axes LP), longest 2.83 mm)
     """
     old = transform.grid
     if reference.rank != old.rank:

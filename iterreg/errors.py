@@ -1,23 +1,23 @@
-"""Everything iterreg refuses to do, and the exit code that goes with it.
+"""The exceptions that iterreg raises on purpose, and the exit code of each.
 
 The tree::
 
-    IterregError                 1   anything not named below
+    IterregError                 1   anything else
     ├── ImageReadError           3   missing, truncated, not an image, unsupported format
     ├── ImageContentError        4   4-D, NaN, constant, empty label map, empty mask
-    ├── GeometryError            5   another space, no overlap, bad spacing or direction
+    ├── GeometryError            5   different spaces, no overlap, bad spacing or direction
     ├── ConfigError              6   unknown preset, unknown key, value out of range
     ├── OutputError              7   not writable, exists already
-    ├── DeviceError              8   device asked for that is not there
-    ├── OutOfMemoryError         9   the pair does not fit the device
-    ├── SegmentationError       10   the segmenter found no such anatomy
+    ├── DeviceError              8   the requested device is not available
+    ├── OutOfMemoryError         9   the pair does not fit into the device's memory
+    ├── SegmentationError       10   the segmenter did not find the anatomy
     ├── MissingDependencyError  11   an optional package is not installed
-    ├── TransformError          12   transform file unreadable or of an unknown kind
+    ├── TransformError          12   a transform that cannot be read, or of an unknown kind
     ├── WeightsError            13   weights missing, damaged, or of another model
     └── NoRoiPairsError         14   no two regions of interest are similar enough
 
-Exit code 2 is a mistake in the command line itself, 130 is Ctrl-C. Each message is one line that
-names the file or argument, what was expected, and what came.
+Exit code 2 stands for a mistake in the command line itself, 130 for Ctrl-C. Each message is one
+line that names the file or argument, what was expected, and what was found.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of the ``iterreg`` command."""
+    """Exit codes of the ``iterreg`` command.
+
+    Example:
+        >>> int(ExitCode.GEOMETRY), ExitCode(130).name
+        (5, 'INTERRUPTED')
+    """
 
     OK = 0
     ERROR = 1
@@ -47,7 +52,16 @@ class ExitCode(IntEnum):
 
 
 class IterregError(Exception):
-    """Base of every error that iterreg raises on purpose."""
+    """Base of every error that iterreg raises on purpose.
+
+    Example:
+        >>> import iterreg
+        >>> try:
+        ...     iterreg.read_image("missing.nii.gz")
+        ... except IterregError as error:
+        ...     print(f"{error} (exit code {error.exit_code})")
+        missing.nii.gz: no such file or folder (exit code 3)
+    """
 
     exit_code = ExitCode.ERROR
 
@@ -65,7 +79,7 @@ class ImageContentError(IterregError):
 
 
 class GeometryError(IterregError):
-    """Two things that must share a space do not, or a space makes no sense."""
+    """Two values do not share a space, or a grid is not valid."""
 
     exit_code = ExitCode.GEOMETRY
 
@@ -83,19 +97,19 @@ class OutputError(IterregError):
 
 
 class DeviceError(IterregError):
-    """The device asked for is not available."""
+    """The requested device is not available."""
 
     exit_code = ExitCode.DEVICE
 
 
 class OutOfMemoryError(IterregError):
-    """The pair does not fit into the memory of the device."""
+    """The pair does not fit into the device's memory."""
 
     exit_code = ExitCode.OUT_OF_MEMORY
 
 
 class SegmentationError(IterregError):
-    """The segmenter did not find the anatomy that the preset is made for."""
+    """The segmenter did not find the anatomy that the preset expects."""
 
     exit_code = ExitCode.SEGMENTATION
 
@@ -119,6 +133,6 @@ class WeightsError(IterregError):
 
 
 class NoRoiPairsError(IterregError):
-    """Everything ran, and no two regions of interest are similar enough to be a pair."""
+    """Matching ran, but no two regions of interest are similar enough to form a pair."""
 
     exit_code = ExitCode.NO_ROI_PAIRS

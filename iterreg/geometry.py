@@ -1,7 +1,7 @@
-"""Where voxels are: grids, axes, points. The one module that turns (z, y, x) into (x, y, z).
+"""Grids, axes and points: the one module that turns (z, y, x) into (x, y, z).
 
-Array indices run (z, y, x) (rank 3) or (y, x) (rank 2); physical points run (x, y, z) or (x, y), in
-mm, in ITK's LPS frame. Every change between the two is a matrix made here.
+Array indices run (z, y, x) in rank 3 and (y, x) in rank 2. Physical points run (x, y, z) or (x, y),
+in mm, in ITK's LPS frame. Every conversion between the two is a matrix that is made here.
 """
 
 from __future__ import annotations
@@ -20,8 +20,13 @@ from iterreg.errors import GeometryError
 Matrix = NDArray[np.float64]
 
 SPACE_TOLERANCE = 1e-3
-"""Two grids are the same space when their corners agree within this share of a voxel (0.1 %), the
-rounding that a float32 header leaves; label maps resaved by other programs stay within it."""
+"""Two grids are the same space if their corners agree within this share of a voxel.
+
+A float32 header rounds positions by less, also in label maps that other programs saved again.
+"""
+
+TOUCHING = 1e-6
+"""Overlaps below this share of a voxel count as zero (rounding)."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +34,22 @@ class Grid:
     """A regular lattice of voxel centres in physical space.
 
     Args:
-        shape_zyx: voxels along each array axis, slowest first; 2 or 3 numbers.
-        spacing_xyz_mm: distance of neighbouring voxel centres, x first.
+        shape_zyx: number of voxels along each array axis, slowest first; 2 or 3 numbers.
+        spacing_xyz_mm: distance between neighbouring voxel centres, x first.
         origin_lps_mm: centre of the voxel with index 0.
         direction_lps: rows of the direction matrix; column k is the axis of index k (x first).
 
     Raises:
         GeometryError: sizes that disagree, a spacing that is not positive and finite, or a
             direction that is not a rotation or reflection.
+
+    Example:
+        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        >>> grid = Grid((40, 50, 60), (1.5, 1.5, 3.0), (-45.0, -37.5, 0.0), axes)
+        >>> grid
+        Grid(60 x 50 x 40 voxels (x first) of 1.5 x 1.5 x 3 mm, axes LPS)
+        >>> apply_affine(grid.index_to_lps, np.array([10, 0, 2])).tolist()
+        [-42.0, -37.5, 30.0]
     """
 
     shape_zyx: tuple[int, ...]
@@ -83,17 +96,17 @@ class Grid:
 
     @property
     def voxel_count(self) -> int:
-        """How many voxels the grid has."""
+        """The number of voxels."""
         return int(np.prod(self.shape_zyx))
 
     @property
     def voxel_volume_mm3(self) -> float:
-        """Volume of a voxel (mm^2 for a picture)."""
+        """Volume of a voxel; its area in mm^2 for a picture."""
         return float(np.prod(self.spacing_xyz_mm))
 
     @property
     def orientation(self) -> str:
-        """Where each index axis points, x first, as letters: LPS for an axial CT."""
+        """The direction of each index axis as a letter, x first: LPS for an axial CT."""
         letters = ("RL", "AP", "IS")
         direction = np.asarray(self.direction_lps)
         word = ""
@@ -119,6 +132,14 @@ class Grid:
         return matrix
 
     @cached_property
+    def ijk_to_ras(self) -> Matrix:
+        """nibabel's homogeneous matrix: from an index, x first, to a point in RAS mm."""
+        reorder = [*range(self.rank - 1, -1, -1), self.rank]
+        flip = np.diag([-1.0, -1.0, 1.0][: self.rank] + [1.0])
+        matrix: Matrix = flip @ self.index_to_lps[:, reorder]
+        return matrix
+
+    @cached_property
     def corners_lps_mm(self) -> Matrix:
         """Centres of the corner voxels, (2 ** rank, rank)."""
         last = np.asarray(self.shape_zyx) - 1
@@ -127,12 +148,12 @@ class Grid:
 
     @property
     def centre_lps_mm(self) -> Matrix:
-        """Centre of the grid."""
+        """Centre of the grid, (rank,)."""
         centre: Matrix = np.asarray(self.corners_lps_mm.mean(0), np.float64)
         return centre
 
     def same_space(self, other: Grid) -> bool:
-        """Whether both grids put every voxel at the same place, rounding tolerated."""
+        """Whether both grids place every voxel alike, up to rounding."""
         if self.shape_zyx != other.shape_zyx:
             return False
         index = apply_affine(self.lps_to_index, other.corners_lps_mm)
@@ -141,7 +162,7 @@ class Grid:
         return bool(np.abs(index - mine).max() <= allowed)
 
     def pooled(self, factor_zyx: Sequence[float]) -> Grid:
-        """The grid whose voxels are blocks of ``factor_zyx`` voxels of this one, rounded up."""
+        """A coarser grid: each voxel is a block of ``factor_zyx`` voxels; the last may be partial."""
         blocks = zip(self.shape_zyx, factor_zyx, strict=True)
         shape = tuple(block_count(n, f) for n, f in blocks)
         first = apply_affine(self.index_to_lps, (np.asarray(factor_zyx) - 1) / 2)
@@ -151,69 +172,72 @@ class Grid:
         return Grid(shape, spacing, tuple(first.tolist()), self.direction_lps)
 
 
-TOUCHING = 1e-6
-"""Of a voxel: blocks and voxels that share no more than this only touch."""
-
-
 def block_count(length: float, factor: float) -> int:
-    """How many blocks of ``factor`` voxels cover so many voxels, the last one perhaps in part."""
+    """Count the blocks of ``factor`` voxels that cover ``length`` voxels; the last may be partial.
+
+    Example:
+        >>> block_count(10, 4), block_count(10, 2.5)
+        (3, 4)
+    """
     return math.ceil(length / factor - TOUCHING)
 
 
 @dataclass(frozen=True)
 class AxisOrder:
-    """A permutation and flip of array axes: how a stored array becomes a canonical one.
+    """A permutation and flip of array axes, which turns a stored array into a canonical one.
 
-    ``axes[k]`` is the stored axis that becomes canonical axis k, ``flipped[k]`` says whether it
-    is reversed.
+    Args:
+        axes: ``axes[k]`` is the stored axis that becomes canonical axis k.
+        flipped: ``flipped[k]`` says whether canonical axis k is reversed.
     """
 
     axes: tuple[int, ...]
     flipped: tuple[bool, ...]
 
-    @property
-    def is_identity(self) -> bool:
-        """Whether applying it changes nothing."""
-        return self.axes == tuple(range(len(self.axes))) and not any(self.flipped)
-
     def apply(self, array: torch.Tensor) -> torch.Tensor:
-        """Reorder the last ``rank`` axes of a tensor; scalars per voxel."""
+        """Reorder the last ``rank`` axes of a tensor that holds scalars."""
         lead = array.ndim - len(self.axes)
         array = array.permute(*range(lead), *[lead + a for a in self.axes])
         return array.flip([lead + k for k, f in enumerate(self.flipped) if f]).contiguous()
 
     def undo(self, array: torch.Tensor) -> torch.Tensor:
-        """The inverse of :meth:`apply`."""
+        """Invert :meth:`apply`."""
         lead = array.ndim - len(self.axes)
         array = array.flip([lead + k for k, f in enumerate(self.flipped) if f])
         order = [self.axes.index(k) for k in range(len(self.axes))]
         return array.permute(*range(lead), *[lead + a for a in order]).contiguous()
 
     def undo_vectors(self, vox: torch.Tensor) -> torch.Tensor:
-        """The inverse for a vector per voxel, (rank, *shape), components in axis order."""
+        """Invert :meth:`apply_vectors`."""
         signs = vox.new_tensor([-1.0 if f else 1.0 for f in self.flipped])
         signed = vox * signs.view(-1, *[1] * len(self.axes))
         order = [self.axes.index(k) for k in range(len(self.axes))]
         return self.undo(signed)[order].contiguous()
 
     def apply_vectors(self, vox: torch.Tensor) -> torch.Tensor:
-        """Reorder a vector per voxel, (rank, *shape), components in axis order."""
+        """Reorder a tensor of vectors, (rank, *shape), with components in axis order."""
         signs = vox.new_tensor([-1.0 if f else 1.0 for f in self.flipped])
         reordered = self.apply(vox)[list(self.axes)]
         return (reordered * signs.view(-1, *[1] * len(self.axes))).contiguous()
 
 
 def canonical(grid: Grid) -> tuple[Grid, AxisOrder]:
-    """The same lattice with its array axes nearest to (S, P, L), and how to get there.
+    """Reorder and flip a grid's array axes to be nearest to (S, P, L).
 
-    An image and its flipped copy become the same array, so that what is computed on it is the
-    same physical answer.
+    An image and its flipped copy become the same array, so that the same computation gives the
+    same physical answer for both.
 
     Args:
         grid: any grid.
 
     Returns:
         The reordered grid, and the axis order that turns arrays of ``grid`` into arrays of it.
+
+    Example:
+        >>> grid = Grid((4, 5), (1.0, 2.0), (0.0, 0.0), ((-1.0, 0.0), (0.0, 1.0)))
+        >>> reordered, order = canonical(grid)
+        >>> grid.orientation, reordered.orientation, order
+        ('RP', 'LP', AxisOrder(axes=(0, 1), flipped=(False, True)))
     """
     rank = grid.rank
     direction = np.asarray(grid.direction_lps)
@@ -249,10 +273,10 @@ def apply_affine(matrix: Matrix, points: NDArray[np.floating]) -> Matrix:
 
     Args:
         matrix: (rank + 1, rank + 1).
-        points: (..., rank), in the order that the matrix takes.
+        points: (..., rank), components in the order of the matrix's input.
 
     Returns:
-        (..., rank), in the order that the matrix gives.
+        (..., rank), components in the order of the matrix's output.
     """
     rank = matrix.shape[0] - 1
     result: Matrix = np.asarray(points, np.float64) @ matrix[:rank, :rank].T + matrix[:rank, rank]
@@ -260,7 +284,7 @@ def apply_affine(matrix: Matrix, points: NDArray[np.floating]) -> Matrix:
 
 
 def fixed_to_moving_index(fixed: Grid, affine_lps: Matrix, moving: Grid) -> Matrix:
-    """Homogeneous matrix from a fixed index (z, y, x, 1) to a moving index, through an affine."""
+    """Homogeneous matrix from a fixed index to a moving index, both (z, y, x, 1), via an affine."""
     matrix: Matrix = moving.lps_to_index @ affine_lps @ fixed.index_to_lps
     return matrix
 
@@ -271,6 +295,13 @@ class Points:
 
     Args:
         lps: (n, rank) float64, components (x, y, z), LPS mm.
+
+    Raises:
+        GeometryError: another shape, or a coordinate that is not finite.
+
+    Example:
+        >>> Points(np.array([[12.5, -80.0, 41.0], [10.0, -75.5, 38.0]]))
+        Points(2 points, 3-D, LPS mm)
     """
 
     lps: Matrix

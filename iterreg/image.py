@@ -1,4 +1,4 @@
-"""Values that flow through iterreg: images and label maps on their grids. Plain and frozen."""
+"""Images, label maps, masks and ROI pairs: frozen values that know their grids."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from iterreg.errors import GeometryError, ImageContentError
 from iterreg.geometry import AxisOrder, Grid, canonical
+from iterreg.neighbourhood import bounding_box
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,20 @@ class Image:
 
     Args:
         data: (C, *shape) float32; C is 1 for medical images, 3 for RGB pictures.
-        grid: where its voxels are.
-        dtype: NumPy name of the type that the file stores, written back on saving.
+        grid: of the voxels.
+        dtype: NumPy name of the file's number type; the image is saved in it again.
         slope, intercept: stored value * slope + intercept = intensity.
-        name: the file or argument it came from; used in messages.
+        name: the file or argument it came from, for messages.
+
+    Raises:
+        GeometryError: the data does not fill the grid.
+        ImageContentError: the data is not float32.
+
+    Example:
+        >>> from iterreg import Grid
+        >>> grid = Grid((2, 3), (0.5, 0.5), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> Image(torch.arange(6.0).view(1, 2, 3), grid, "uint8", name="ramp.png")
+        Image(ramp.png: Grid(3 x 2 voxels (x first) of 0.5 x 0.5 mm, axes LP), uint8, 0 to 5)
     """
 
     data: torch.Tensor
@@ -44,7 +55,7 @@ class Image:
         return f"Image({self.name}: {self.grid!r}, {self.dtype}, {low:.5g} to {high:.5g})"
 
     def checked(self) -> Image:
-        """This image, once it is known to be registrable.
+        """Return this image after checking that it can be registered.
 
         Raises:
             ImageContentError: a voxel is NaN or infinite, or all voxels are equal.
@@ -62,20 +73,32 @@ class Image:
         return self
 
     def to_canonical(self) -> tuple[Image, AxisOrder]:
-        """The image with its axes nearest to (S, P, L), and the order that takes it there."""
+        """The image with its axes nearest to (S, P, L), and the axis order that was applied."""
         grid, order = canonical(self.grid)
         return replace(self, data=order.apply(self.data), grid=grid), order
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Integers per voxel; 0 is background.
+    """An integer label per voxel; 0 is background.
 
     Args:
         data: (*shape) int32.
-        grid: where its voxels are.
-        names: name of each label, where known.
-        name: the file or argument it came from; used in messages.
+        grid: of the voxels.
+        names: name of each label that has one.
+        name: the file or argument it came from, for messages.
+
+    Raises:
+        GeometryError: the data does not fill the grid.
+        ImageContentError: the data is not int32.
+
+    Example:
+        >>> from iterreg import Grid
+        >>> grid = Grid((2, 3), (0.5, 0.5), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> data = torch.tensor([[0, 1, 1], [0, 0, 7]], dtype=torch.int32)
+        >>> labels = LabelMap(data, grid, {1: "lung"})
+        >>> labels.values, labels.title(1), labels.title(7), int(labels.mask(1).sum())
+        ([1, 7], 'lung', 'label 7', 2)
     """
 
     data: torch.Tensor
@@ -93,17 +116,17 @@ class LabelMap:
             raise ImageContentError(f"{self.name}: expected int32 labels, got {self.data.dtype}")
 
     def __repr__(self) -> str:
-        known = ", ".join(f"{v} {self.title(v)}" for v in self.values[:8])
+        titles = ", ".join(f"{v} {self.title(v)}" for v in self.values[:8])
         more = ", ..." if len(self.values) > 8 else ""
-        return f"LabelMap({self.name}: {self.grid!r}, labels {known}{more})"
+        return f"LabelMap({self.name}: {self.grid!r}, labels {titles}{more})"
 
     @property
     def values(self) -> list[int]:
-        """The labels that occur, background left out, ascending."""
+        """The labels that occur, ascending, without the background."""
         return [int(v) for v in torch.unique(self.data).tolist() if v != 0]
 
     def title(self, value: int) -> str:
-        """The name of a label, or ``label N`` where it has none."""
+        """The name of a label, or ``label N`` if it has none."""
         return self.names.get(value, f"label {value}")
 
     def mask(self, value: int) -> torch.Tensor:
@@ -111,20 +134,30 @@ class LabelMap:
         return self.data == value
 
     def to_canonical(self) -> tuple[LabelMap, AxisOrder]:
-        """The label map with its axes nearest to (S, P, L), and the order that takes it there."""
+        """The label map with its axes nearest to (S, P, L), and the axis order that was applied."""
         grid, order = canonical(self.grid)
         return replace(self, data=order.apply(self.data), grid=grid), order
 
 
 @dataclass(frozen=True)
 class Mask:
-    """A region of interest, kept as the box that it fills: hundreds of them fit into memory.
+    """A region of interest, cropped to its bounding box so that hundreds of them fit into memory.
 
     Args:
         inside: (*box) bool.
         first_zyx: index of the box's first voxel.
         grid: of the whole image.
-        name: the file or argument it came from; used in messages.
+        name: the file or argument it came from, for messages.
+
+    Example:
+        >>> from iterreg import Grid
+        >>> grid = Grid((2, 3), (0.5, 0.5), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> data = torch.tensor([[0, 1, 1], [0, 0, 0]], dtype=torch.int32)
+        >>> mask = Mask.of(LabelMap(data, grid))
+        >>> mask.first_zyx, mask.inside.tolist()
+        ((0, 1), [[True, True]])
+        >>> mask.data.shape
+        torch.Size([2, 3])
     """
 
     inside: torch.Tensor
@@ -134,21 +167,20 @@ class Mask:
 
     @classmethod
     def of(cls, labels: LabelMap) -> Mask:
-        """Where a label map is not zero.
+        """The mask of a label map's non-zero voxels.
 
         Raises:
-            ImageContentError: nowhere.
+            ImageContentError: there are none.
         """
-        where = (labels.data != 0).nonzero()
-        if len(where) == 0:
+        box = bounding_box(labels.data != 0)
+        if box is None:
             raise ImageContentError(f"{labels.name}: expected a ROI with voxels, got none")
-        first, last = where.min(0).values.tolist(), where.max(0).values.tolist()
-        box = tuple(slice(a, b + 1) for a, b in zip(first, last, strict=True))
-        return cls(labels.data[box] != 0, tuple(first), labels.grid, labels.name)
+        first_zyx = tuple(part.start for part in box)
+        return cls(labels.data[box] != 0, first_zyx, labels.grid, labels.name)
 
     @property
     def data(self) -> torch.Tensor:
-        """(*shape) bool, on the whole grid; made anew at every call."""
+        """(*shape) bool on the whole grid; computed at every access."""
         whole = torch.zeros(self.grid.shape_zyx, dtype=torch.bool, device=self.inside.device)
         box = tuple(
             slice(first, first + n)
@@ -157,22 +189,26 @@ class Mask:
         whole[box] = self.inside
         return whole
 
-    def as_labels(self) -> LabelMap:
-        """The label map that is 1 inside and 0 outside."""
-        return LabelMap(self.data.int(), self.grid, name=self.name)
-
 
 @dataclass(frozen=True)
 class RoiPair:
-    """Two matched regions of interest; those of several pairs may overlap.
+    """Two matched regions of interest. Regions of different pairs may overlap.
 
     Args:
-        fixed, moving: each on its image's grid; a label map stands for where it is not zero, and
-            is kept as a :class:`Mask`.
-        similarity: how alike they are, 0 to 1; the pair's weight in the energy.
+        fixed, moving: each on its image's grid. A label map stands for its non-zero voxels, and is
+            stored as a :class:`Mask`.
+        similarity: 0 to 1; the pair's weight in the energy.
 
     Raises:
         ImageContentError: an empty ROI, or a similarity outside 0 to 1.
+
+    Example:
+        >>> from iterreg import Grid
+        >>> grid = Grid((2, 3), (0.5, 0.5), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> left = LabelMap(torch.tensor([[1, 0, 0], [1, 0, 0]], dtype=torch.int32), grid)
+        >>> right = LabelMap(torch.tensor([[0, 1, 1], [0, 1, 0]], dtype=torch.int32), grid)
+        >>> RoiPair(left, right, 0.9)
+        RoiPair(2 and 3 voxels, similarity 0.900)
     """
 
     fixed: Mask | LabelMap
@@ -195,26 +231,26 @@ class RoiPair:
 
 
 class OnGrid(Protocol):
-    """Anything that lies on a grid and knows its name."""
+    """Any value with a grid and a name."""
 
     @property
     def grid(self) -> Grid:
-        """Where its voxels are."""
+        """The grid of its voxels."""
 
     @property
     def name(self) -> str:
-        """The file or argument it came from."""
+        """The file or argument it came from, for messages."""
 
 
 def require_same_space(first: OnGrid, second: OnGrid) -> None:
-    """Refuse two values that should share a space and do not.
+    """Check that two values share a space.
 
     Args:
-        first: the value that is in doubt (a label map, a mask).
-        second: the value whose space it should have (its image).
+        first: the value to check, such as a label map or a mask.
+        second: the value whose space it must have, such as its image.
 
     Raises:
-        GeometryError: naming both, and what differs.
+        GeometryError: they do not; the message names both and the difference.
     """
     a, b = first.grid, second.grid
     if a.same_space(b):

@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from iterreg.displacement import DisplacementField, Transform, sample_nearest
+from iterreg.displacement import DisplacementField, Transform, is_inside, sample_nearest
 from iterreg.errors import GeometryError
 from iterreg.geometry import Grid, Matrix, Points, apply_affine
 from iterreg.image import LabelMap
-from iterreg.inverse.branches import TOLERANCE_VOX, InverseStatus, is_inside, solve_branches
+from iterreg.inverse.branches import TOLERANCE_VOX, InverseStatus, solve_branches
 
 __all__ = ["TOLERANCE_VOX", "InversePoints", "InverseStatus", "invert_points", "invert_to_grid"]
 

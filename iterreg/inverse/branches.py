@@ -12,7 +12,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from iterreg.displacement import Transform, sample, sample_nearest
+from iterreg.displacement import Transform, is_inside, sample, sample_nearest
 from iterreg.errors import GeometryError
 from iterreg.image import LabelMap
 from iterreg.inverse.mapped_regions import NO_REGION, MappedRegions, flat_nearest
@@ -87,12 +87,6 @@ def solve_branches(
         valid = (residual < TOLERANCE_VOX) & is_inside(x, vox.shape[1:])
         answers.offer(rest, x, torch.where(valid, OTHER_BRANCH, UNSOLVED))
     return _finish(answers, vox, z, regions)
-
-
-def is_inside(index: Tensor, shape: torch.Size) -> Tensor:
-    """(n,) bool: whether (rank, n) indices lie within the extent of a grid's voxels."""
-    size = index.new_tensor(list(shape)).unsqueeze(1)
-    return ((index >= -0.5) & (index <= size - 0.5)).all(0)
 
 
 class _Answers:
