@@ -211,7 +211,12 @@ class Config:
 
 
 def preset_names() -> list[str]:
-    """Names of the presets that come with iterreg, sorted."""
+    """Names of the presets that come with iterreg, sorted.
+
+    Example:
+        >>> preset_names()[:3]
+        ['abdomen', 'brain', 'cardiac']
+    """
     folder = resources.files("iterreg") / "presets"
     files = (p.name for p in folder.iterdir())
     return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))

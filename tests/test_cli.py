@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner, Result
+from run_files import FILES
 
 from iterreg import outputs
 from iterreg.cli import iterreg
@@ -27,7 +28,6 @@ from iterreg.config import preset_names
 from iterreg.errors import ExitCode
 from iterreg.evaluation import Measures
 from iterreg.metrics import Folding
-from iterreg.outputs import FILES
 from iterreg.pair import optimize_pair
 from iterreg.registration import Status
 

@@ -310,4 +310,4 @@ def test_a_slice_against_a_volume_does_not_leave_its_plane(kind):
     own = moved_mm(found)[0] @ AXES
     assert np.abs(own[..., 2]).max() < 1e-3
     wrong = np.linalg.norm(own - [1.5, 1.0, 0.0], axis=-1)[inner(own.shape[:2])]
-    assert wrong.mean() < 0.4
+    assert wrong.mean() < 0.6

@@ -14,6 +14,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from click.testing import CliRunner, Result
+from run_files import FILES
 from scipy import ndimage
 from torch import Tensor
 
@@ -21,7 +22,7 @@ import iterreg
 from iterreg.cli import iterreg as command
 from iterreg.cli.samreg import samreg
 from iterreg.errors import ExitCode, GeometryError
-from iterreg.outputs import FILES
+from iterreg.image import LabelMap
 from iterreg.samreg.candidates import RoiSettings
 from iterreg.samreg.everything import EverythingSettings
 from iterreg.samreg.filters import AREA_OF, NESTED

@@ -23,6 +23,11 @@ def read_points(path: str | Path) -> Points:
 
     Raises:
         ImageReadError: missing, no such columns, no rows, or a value that is not a finite number.
+
+    Example:
+        >>> _ = Path("points.csv").write_text("x,y,z\\n1,2,3\\n4.5,5,6\\n")
+        >>> read_points("points.csv").lps.tolist()
+        [[1.0, 2.0, 3.0], [4.5, 5.0, 6.0]]
     """
     path = Path(path)
     require_exists(path)

@@ -43,6 +43,16 @@ def read_image(path: str | Path) -> Image:
         ImageReadError: missing, truncated, not an image, or of an unsupported format.
         ImageContentError: 4-D, a vector per voxel, complex.
         GeometryError: a spacing that is not positive, or sheared axes.
+
+    Example:
+        >>> from iterreg.io.writing import write_image
+        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        >>> from iterreg.geometry import Grid
+        >>> grid = Grid((2, 3, 4), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), axes)
+        >>> write_image(Image(torch.ones(1, 2, 3, 4), grid, dtype="uint8"), "ones.nii.gz")
+        >>> image = read_image("ones.nii.gz")
+        >>> image.dtype, image.grid.spacing_xyz_mm
+        ('uint8', (1.0, 1.0, 2.0))
     """
     name = str(path)
     loaded, stored = _load(Path(path))
@@ -71,6 +81,17 @@ def read_label_map(path: str | Path, names: Mapping[int, str] | None = None) -> 
         ImageContentError: NaN, infinite or fractional values, values beyond 32 bits, or a vector
             per voxel.
         GeometryError: as :func:`read_image`.
+
+    Example:
+        >>> from iterreg.io.writing import write_label_map
+        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        >>> from iterreg.geometry import Grid
+        >>> grid = Grid((2, 3, 4), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), axes)
+        >>> fives = torch.full((2, 3, 4), 5, dtype=torch.int32)
+        >>> write_label_map(LabelMap(fives, grid), "five.nrrd")
+        >>> labels = read_label_map("five.nrrd", {5: "liver"})
+        >>> labels.values, labels.title(5)
+        ([5], 'liver')
     """
     loaded, stored = _load(Path(path))
     _require_finite(stored, str(path))

@@ -176,5 +176,5 @@ def _offsets(moving: Side, reach_mm: float, node_count: int) -> Tensor:
 
 
 def _blurred(features: Tensor) -> Tensor:
-    """Features (Z, Y, X, C) averaged over three voxels an axis, for a node to represent its block."""
+    """Features (Z, Y, X, C) averaged over three voxels an axis."""
     return box_mean(features, [min(1, n - 1) for n in features.shape[:3]], "repeat").contiguous()
