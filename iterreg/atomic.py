@@ -52,12 +52,20 @@ def write_text(path: str | Path, text: str) -> None:
     write_aside(path, lambda target: _written(target, text))
 
 
-def write_json(path: str | Path, tables: Mapping[str, Any]) -> None:
+def write_json(
+    path: str | Path, tables: Mapping[str, Any], *, indent: int = 2, allow_nan: bool = False
+) -> None:
     """Write tables as indented JSON, whole or not at all.
+
+    Args:
+        path: the file.
+        tables: plain values.
+        indent: spaces per level.
+        allow_nan: write NaN and infinity as Python spells them; JSON itself has neither.
 
     Raises:
         OutputError: as :func:`write_aside`.
-        ValueError: NaN or infinity, which JSON lacks.
+        ValueError: NaN or infinity without ``allow_nan``.
 
     Example:
         >>> write_json("scores.json", {"dice": 0.9})
@@ -67,7 +75,7 @@ def write_json(path: str | Path, tables: Mapping[str, Any]) -> None:
         }
         <BLANKLINE>
     """
-    write_text(path, json.dumps(tables, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(tables, indent=indent, allow_nan=allow_nan) + "\n")
 
 
 def _written(target: Path, text: str) -> None:

@@ -135,7 +135,7 @@ class Grid:
     def ijk_to_ras(self) -> Matrix:
         """nibabel's homogeneous matrix: from an index, x first, to a point in RAS mm."""
         reorder = [*range(self.rank - 1, -1, -1), self.rank]
-        flip = np.diag([-1.0, -1.0, 1.0][: self.rank] + [1.0])
+        flip = np.diag([*(-1.0, -1.0, 1.0)[: self.rank], 1.0])
         matrix: Matrix = flip @ self.index_to_lps[:, reorder]
         return matrix
 
@@ -162,7 +162,7 @@ class Grid:
         return bool(np.abs(index - mine).max() <= allowed)
 
     def pooled(self, factor_zyx: Sequence[float]) -> Grid:
-        """A coarser grid: each voxel is a block of ``factor_zyx`` voxels; the last may be partial."""
+        """A coarser grid: a voxel is a block of ``factor_zyx`` voxels; the last may be partial."""
         blocks = zip(self.shape_zyx, factor_zyx, strict=True)
         shape = tuple(block_count(n, f) for n, f in blocks)
         first = apply_affine(self.index_to_lps, (np.asarray(factor_zyx) - 1) / 2)

@@ -12,6 +12,9 @@ from click.testing import CliRunner, Result
 from scipy.ndimage import gaussian_filter
 
 from iterreg.cli import iterreg
+from iterreg.formats import TRANSFORM_FORMATS
+from iterreg.formats.common import COMPOSITE_EXTENSIONS
+from iterreg.io import VOLUME_EXTENSIONS
 
 
 def run(*arguments: object) -> Result:
@@ -206,3 +209,42 @@ def test_what_cannot_be_told_is_asked_for(images: tuple[Path, Path], tmp_path: P
         "--transform", tmp_path / "u.nii.gz", "--fixed", moving, "--out", tmp_path / "t.png"
     )
     assert wrong.exit_code == 7
+
+
+def test_an_image_that_nibabel_cannot_read_will_do(
+    images: tuple[Path, Path], tmp_path: Path
+) -> None:
+    fixed, moving = images
+    itk_field(tmp_path / "u.nrrd", fixed)
+    other = tmp_path / "fixed.mha"
+    sitk.WriteImage(sitk.ReadImage(str(fixed)), str(other))
+    fields = []
+    for n, image in enumerate((fixed, other)):
+        out = tmp_path / f"{n}.nii.gz"
+        files = ("--transform", tmp_path / "u.nrrd", "--fixed", image, "--moving", moving)
+        result = run(*files, "--to", "learn2reg", "--out", out)
+        assert result.exit_code == 0, result.output
+        fields.append(nibabel.load(out))
+    np.testing.assert_allclose(fields[0].affine, nibabel.load(fixed).affine, atol=1e-5)
+    np.testing.assert_allclose(fields[1].affine, fields[0].affine, atol=1e-5)
+    np.testing.assert_allclose(fields[1].dataobj, fields[0].dataobj, atol=1e-4)
+
+
+def test_unknown_files_are_refused_by_the_list_of_formats(
+    images: tuple[Path, Path], tmp_path: Path
+) -> None:
+    fixed, moving = images
+    (tmp_path / "t.lta").write_text("type = 1")
+    both = ("--fixed", fixed, "--moving", moving)
+    source = run("--transform", tmp_path / "t.lta", *both, "--out", tmp_path / "t.h5")
+    assert source.exit_code == 12
+    assert all(f"{name}: {row.means}" in source.stderr for name, row in TRANSFORM_FORMATS.items())
+    itk_field(tmp_path / "u.nrrd", fixed)
+    target = run("--transform", tmp_path / "u.nrrd", *both, "--out", tmp_path / "v.lta")
+    assert target.exit_code == 7
+    assert all(s in target.stderr for row in TRANSFORM_FORMATS.values() for s in row.writes)
+
+
+def test_the_row_of_itk_lists_every_volume_format() -> None:
+    """The table may not import ``iterreg.io``, which loads torch."""
+    assert set(VOLUME_EXTENSIONS) == set(TRANSFORM_FORMATS["itk"].writes) - {*COMPOSITE_EXTENSIONS}

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from iterreg.optimize.pyramid import Scene
 from synthetic import CENTRE_MM, LOCAL, Pair, World, grid_around, rotation, texture
 from torch import Tensor
 
@@ -21,7 +22,6 @@ from iterreg.kernels import IndexMap
 from iterreg.metrics import folding_mask
 from iterreg.optimize.discrete import search
 from iterreg.optimize.problem import row_spans
-from iterreg.optimize.pyramid import Scene
 from iterreg.optimize.solver import HALVINGS, Problem, init, step, terminated
 
 # The solver -----------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ class TransformFormat:
         needs_both_images: whether a file can be understood only with both images' grids.
         recogniser: reference of ``(path) -> bool``.
         reader: reference of ``(path, start: Grid, end: Grid) -> Transform``.
-        writer: reference of ``(transform, path, fixed: Path, moving: Grid) -> str``.
+        writer: reference of ``(transform, path, moving: Grid) -> str``, which returns in words
+            what it wrote.
     """
 
     means: str

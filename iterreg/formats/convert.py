@@ -60,7 +60,7 @@ def convert_transform(
         transform, shares = _inverted(transform, fixed_grid)
         lines.append(f"inverted; voxels: {shares}")
     transform = resample_transform(transform, fixed_grid)
-    what = load(writes.writer)(transform, out, fixed, moving_grid)
+    what = load(writes.writer)(transform, out, moving_grid)
     lines.append(f"wrote: {what}, fixed to moving, on the grid of {fixed.name}")
     return "\n".join(lines)
 

@@ -32,6 +32,9 @@ from iterreg.io import (
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
+READ_ONLY_EXTENSIONS = (".mat", ".xfm")
+"""ITK also reads these files of transforms; they cannot hold a displacement field."""
+
 
 def write_transform(transform: Transform, path: str | Path) -> None:
     """Write a transform as one ITK composite of its affine and its residual field.
@@ -274,9 +277,10 @@ def _one_line(source: str | Path) -> Iterator[None]:
 
 def is_itk_file(path: Path) -> bool:
     """Whether a file may hold an ITK transform; a NIfTI file has to be a vector image."""
-    if extension_of(path).startswith(".nii"):
+    extension = extension_of(path)
+    if extension.startswith(".nii"):
         return len(nifti_shape(path)) == 5
-    return extension_of(path) != ".npz"
+    return extension in (*COMPOSITE_EXTENSIONS, *READ_ONLY_EXTENSIONS, *VOLUME_EXTENSIONS)
 
 
 def read_for(source: Path, start: Grid, end: Grid) -> Transform:
@@ -284,7 +288,7 @@ def read_for(source: Path, start: Grid, end: Grid) -> Transform:
     return read_transform(source, start)
 
 
-def write_for(transform: Transform, out: Path, fixed: Path, moving: Grid) -> str:
+def write_for(transform: Transform, out: Path, moving: Grid) -> str:
     """Write a composite or a displacement field, by the extension; return which in words."""
     if extension_of(out) in COMPOSITE_EXTENSIONS:
         write_transform(transform, out)

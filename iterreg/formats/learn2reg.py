@@ -110,10 +110,7 @@ def read_for(source: Path, start: Grid, end: Grid) -> Transform:
     return l2r_to_transform(read_field(source, (i, j, k)), start, end)
 
 
-def write_for(transform: Transform, out: Path, fixed: Path, moving: Grid) -> str:
+def write_for(transform: Transform, out: Path, moving: Grid) -> str:
     """Write a transform as a field, and return in words what was written."""
-    import nibabel
-
-    affine_ras = getattr(nibabel.load(fixed), "affine")  # noqa: B009  its stub lacks it
-    write_field(transform_to_l2r(transform, moving), out, affine_ras)
+    write_field(transform_to_l2r(transform, moving), out, transform.grid.ijk_to_ras)
     return "Learn2Reg field, moving index minus fixed index in voxels, nibabel's order"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from iterreg.atomic import write_text
+from iterreg.atomic import write_json
 from iterreg.displacement import total_displacement_vox
 from iterreg.errors import GeometryError, ImageReadError
 from iterreg.formats.learn2reg import l2r_to_transform
@@ -121,8 +120,7 @@ class Scores:
 
     def write(self, path: str | Path) -> None:
         """Write the tables as the evaluator does, with Python's NaN and Infinity."""
-        text = json.dumps(self.to_dict(), indent=4, allow_nan=True) + "\n"
-        write_text(path, text)
+        write_json(path, self.to_dict(), indent=4, allow_nan=True)
 
 
 def _case_table(case: CaseScores, methods: Sequence[Method]) -> dict[str, Any]:
