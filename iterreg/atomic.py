@@ -1,4 +1,8 @@
-"""Output that appears whole or not at all: files and folders are completed aside, then moved."""
+"""Write files so that they appear whole or not at all. Nothing here knows about images.
+
+A file is completed in a hidden folder on the same disk and then moved into place, which the file
+system does in one step.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,26 @@ from typing import Any
 from iterreg.errors import OutputError
 
 STAGING_PREFIX = ".iterreg-"
-"""Names of the hidden folders in which files are completed before they appear."""
+"""Start of the names of the hidden folders in which files are completed."""
 
 
 def write_aside(path: str | Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` make a file in a hidden folder, then move it in place; failure leaves nothing.
+    """Call ``write`` to make a file in a hidden folder, then move the file into place.
+
+    If ``write`` fails, nothing of the new file is left and an old file stays as it was.
 
     Args:
         path: the final file. Its folder must exist.
         write: called with a path of the same name in the hidden folder. Companion files that it
-            makes there (the .raw of an .mhd) move too.
+            makes there (the .raw of an .mhd) are moved too.
 
     Raises:
         OutputError: the folder is missing or not writable, or the file cannot be made.
+
+    Example:
+        >>> write_aside("greeting.txt", lambda new: new.write_bytes(b"hello"))
+        >>> Path("greeting.txt").read_text()
+        'hello'
     """
     path = Path(path)
     if path.is_dir():
@@ -34,7 +45,7 @@ def write_aside(path: str | Path, write: Callable[[Path], None]) -> None:
     staging = _make_staging(path.parent, path)
     try:
         write(staging / path.name)
-        # The header goes last: while it is absent, nobody reads a half-moved pair.
+        # The header goes last: as long as it is absent, nobody reads a half-moved pair of files.
         for file in sorted(staging.iterdir(), key=lambda f: f.name == path.name):
             os.replace(file, path.parent / file.name)
     except (OSError, RuntimeError) as error:
@@ -43,56 +54,51 @@ def write_aside(path: str | Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_text(text: str, path: str | Path) -> None:
     """Write a text file in UTF-8, whole or not at all.
 
     Raises:
         OutputError: as :func:`write_aside`.
     """
-    write_aside(path, lambda target: _written(target, text))
+
+    def write(target: Path) -> None:
+        target.write_text(text, encoding="utf-8")
+
+    write_aside(path, write)
 
 
 def write_json(
-    path: str | Path, tables: Mapping[str, Any], *, indent: int = 2, allow_nan: bool = False
+    tables: Mapping[str, Any], path: str | Path, *, indent: int | None = 2, allow_nan: bool = False
 ) -> None:
-    """Write tables as indented JSON, whole or not at all.
+    """Write tables as JSON, whole or not at all.
 
     Args:
+        tables: what to write.
         path: the file.
-        tables: plain values.
-        indent: spaces per level.
-        allow_nan: write NaN and infinity as Python spells them; JSON itself has neither.
+        indent: spaces for each level; None writes everything in one line without spaces.
+        allow_nan: write NaN and Infinity as Python spells them. They are not JSON.
 
     Raises:
         OutputError: as :func:`write_aside`.
-        ValueError: NaN or infinity without ``allow_nan``.
+        ValueError: the tables hold NaN or Infinity, and ``allow_nan`` is False.
 
     Example:
-        >>> write_json("scores.json", {"dice": 0.9})
-        >>> print(Path("scores.json").read_text())
-        {
-          "dice": 0.9
-        }
-        <BLANKLINE>
+        >>> write_json({"cases": 3}, "cases.json", indent=None)
+        >>> Path("cases.json").read_text()
+        '{"cases":3}\\n'
     """
-    write_text(path, json.dumps(tables, indent=indent, allow_nan=allow_nan) + "\n")
-
-
-def _written(target: Path, text: str) -> None:
-    target.write_text(text, encoding="utf-8")
-
-
-def _make_staging(folder: Path, wanted: Path) -> Path:
-    if not folder.is_dir():
-        raise OutputError(f"{wanted}: cannot be written: the folder {folder} does not exist")
-    try:
-        return Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=folder))
-    except OSError as error:
-        raise OutputError(f"{wanted}: cannot be written: {error.strerror or error}") from error
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(tables, indent=indent, allow_nan=allow_nan, separators=separators)
+    write_text(text + "\n", path)
 
 
 def last_line(message: str) -> str:
-    """The last line of a message that says anything."""
+    """Return the last line with text: the one in which ITK gives the reason.
+
+    Example:
+        >>> last_line("Exception thrown in ITK:\\n  disk full\\n")
+        'disk full'
+    """
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return lines[-1] if lines else "no reason given"
 
@@ -100,22 +106,24 @@ def last_line(message: str) -> str:
 class OutputFolder:
     """A folder of results that appears whole or not at all.
 
-    Used as a context manager::
-
-        with OutputFolder("out") as out:
-            write_image(warped, out.path("warped.nii.gz"))
-
-    Files are made in a hidden folder inside it and move in place when the block ends. After an
-    exception or Ctrl-C none of them is left, and earlier content of the folder is untouched.
+    Use it as a context manager. Files are made in a hidden folder inside it and moved into place
+    when the block ends. After an exception or Ctrl-C none of them is left, and the files that were
+    in the folder before are untouched.
 
     Args:
-        folder: created, with its parents, if it does not exist.
-        overwrite: allow a folder that holds files already: files of the same name are replaced,
-            others stay.
+        folder: made, with its parents, if it does not exist.
+        overwrite: accept a folder that already holds files. Files of the same name are replaced,
+            the others stay.
 
     Raises:
         OutputError: on entering, if the folder cannot be written, is a file, or holds files and
-            ``overwrite`` is False; on leaving, if the files cannot be moved in place.
+            ``overwrite`` is False; on leaving, if the files cannot be moved into place.
+
+    Example:
+        >>> with OutputFolder("results") as out:
+        ...     write_text("3 cases", out.path("report.txt"))
+        >>> Path("results/report.txt").read_text()
+        '3 cases'
     """
 
     def __init__(self, folder: str | Path, overwrite: bool = False) -> None:
@@ -140,13 +148,13 @@ class OutputFolder:
         return self
 
     def path(self, name: str) -> Path:
-        """Where to write the result called ``name``; folders in the name are made.
+        """Return where to write the result called ``name``; folders in the name are made.
 
         Raises:
-            OutputError: outside the ``with`` block, or a name that leaves the folder.
+            OutputError: called outside the ``with`` block, or the name leads out of the folder.
         """
         if self._staging is None:
-            raise OutputError(f"{self.folder}: results are written inside the with block only")
+            raise OutputError(f"{self.folder}: results can only be written inside the with block")
         target = self._staging / "new" / name
         if ".." in Path(name).parts or Path(name).is_absolute():
             raise OutputError(f"{self.folder}: expected a name inside the folder, got {name}")
@@ -163,7 +171,7 @@ class OutputFolder:
         try:
             if not failed:
                 failed = True
-                self._move_in_place()
+                self._move_into_place()
                 failed = False
         except OSError as problem:
             raise OutputError(f"{self.folder}: cannot be written: {problem}") from problem
@@ -177,11 +185,11 @@ class OutputFolder:
     def _require_free(self) -> None:
         if self._overwrite or not self.folder.exists():
             return
-        held = [f.name for f in self.folder.iterdir() if not f.name.startswith(STAGING_PREFIX)]
-        if held:
+        entries = [f.name for f in self.folder.iterdir() if not f.name.startswith(STAGING_PREFIX)]
+        if entries:
             raise OutputError(
-                f"{self.folder}: expected an empty folder, got one with {len(held)} entries "
-                f"({min(held)}); ask for overwriting to replace files of the same name"
+                f"{self.folder}: expected an empty folder, got one with {len(entries)} entries "
+                f"({min(entries)}); ask for overwriting to replace files of the same name"
             )
 
     def _make_folders(self) -> None:
@@ -198,8 +206,8 @@ class OutputFolder:
                 return
         self._made.clear()
 
-    def _move_in_place(self) -> None:
-        """Move each file, keeping what it replaces until all are moved; undo all on failure."""
+    def _move_into_place(self) -> None:
+        """Move each file; keep what it replaces until all are moved, and undo all on failure."""
         assert self._staging is not None
         new, old = self._staging / "new", self._staging / "old"
         moves = [(f, f.relative_to(new)) for f in sorted(new.rglob("*")) if f.is_file()]
@@ -228,3 +236,12 @@ class OutputFolder:
             os.replace(kept, target)
         elif not source.exists():
             target.unlink(missing_ok=True)
+
+
+def _make_staging(folder: Path, target: Path) -> Path:
+    if not folder.is_dir():
+        raise OutputError(f"{target}: cannot be written: the folder {folder} does not exist")
+    try:
+        return Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=folder))
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""Images, label maps, masks and ROI pairs: frozen values that know their grids."""
+"""Images, label maps and masks on their grids: frozen values."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ class Image:
     """An image with intensities.
 
     Args:
-        data: (C, *shape) float32; C is 1 for medical images, 3 for RGB pictures.
-        grid: of the voxels.
-        dtype: NumPy name of the file's number type; the image is saved in it again.
+        data: (C, *shape) float32; C is 1, or 3 for RGB pictures.
+        grid: where its voxels are.
+        dtype: NumPy name of the type in which files store it.
         slope, intercept: stored value * slope + intercept = intensity.
-        name: the file or argument it came from, for messages.
+        name: the file or argument it came from; messages use it.
 
     Raises:
-        GeometryError: the data does not fill the grid.
-        ImageContentError: the data is not float32.
+        GeometryError: data and grid have different shapes.
+        ImageContentError: data are not float32.
 
     Example:
-        >>> from iterreg import Grid
-        >>> grid = Grid((2, 3), (0.5, 0.5), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
-        >>> Image(torch.arange(6.0).view(1, 2, 3), grid, "uint8", name="ramp.png")
-        Image(ramp.png: Grid(3 x 2 voxels (x first) of 0.5 x 0.5 mm, axes LP), uint8, 0 to 5)
+        >>> import torch
+        >>> from iterreg import Grid, Image
+        >>> grid = Grid((2, 3), (0.5, 2.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> image = Image(torch.arange(6.0).view(1, 2, 3), grid, dtype="int16", name="slice")
+        >>> image.data.shape, image.grid.spacing_xyz_mm
+        (torch.Size([1, 2, 3]), (0.5, 2.0))
     """
 
     data: torch.Tensor
@@ -55,7 +57,7 @@ class Image:
         return f"Image({self.name}: {self.grid!r}, {self.dtype}, {low:.5g} to {high:.5g})"
 
     def checked(self) -> Image:
-        """Return this image after checking that it can be registered.
+        """Return this image if it can be registered.
 
         Raises:
             ImageContentError: a voxel is NaN or infinite, or all voxels are equal.
@@ -73,32 +75,33 @@ class Image:
         return self
 
     def to_canonical(self) -> tuple[Image, AxisOrder]:
-        """The image with its axes nearest to (S, P, L), and the axis order that was applied."""
+        """Return the image with its axes nearest to (S, P, L), and the reordering applied."""
         grid, order = canonical(self.grid)
         return replace(self, data=order.apply(self.data), grid=grid), order
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """An integer label per voxel; 0 is background.
+    """One label per voxel, an integer; 0 is background.
 
     Args:
         data: (*shape) int32.
-        grid: of the voxels.
-        names: name of each label that has one.
-        name: the file or argument it came from, for messages.
+        grid: where its voxels are.
+        names: names of labels; labels without a name are allowed.
+        name: the file or argument it came from; messages use it.
 
     Raises:
-        GeometryError: the data does not fill the grid.
-        ImageContentError: the data is not int32.
+        GeometryError: data and grid have different shapes.
+        ImageContentError: data are not int32.
 
     Example:
-        >>> from iterreg import Grid
-        >>> grid = Grid((2, 3), (0.5, 0.5), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
-        >>> data = torch.tensor([[0, 1, 1], [0, 0, 7]], dtype=torch.int32)
-        >>> labels = LabelMap(data, grid, {1: "lung"})
-        >>> labels.values, labels.title(1), labels.title(7), int(labels.mask(1).sum())
-        ([1, 7], 'lung', 'label 7', 2)
+        >>> import torch
+        >>> from iterreg import Grid, LabelMap
+        >>> grid = Grid((2, 3), (0.5, 2.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> data = torch.tensor([[0, 5, 5], [0, 7, 7]], dtype=torch.int32)
+        >>> labels = LabelMap(data, grid, {5: "liver"})
+        >>> labels.values, labels.title(5), labels.title(7)
+        ([5, 7], 'liver', 'label 7')
     """
 
     data: torch.Tensor
@@ -116,48 +119,47 @@ class LabelMap:
             raise ImageContentError(f"{self.name}: expected int32 labels, got {self.data.dtype}")
 
     def __repr__(self) -> str:
-        titles = ", ".join(f"{v} {self.title(v)}" for v in self.values[:8])
+        known = ", ".join(f"{v} {self.title(v)}" for v in self.values[:8])
         more = ", ..." if len(self.values) > 8 else ""
-        return f"LabelMap({self.name}: {self.grid!r}, labels {titles}{more})"
+        return f"LabelMap({self.name}: {self.grid!r}, labels {known}{more})"
 
     @property
     def values(self) -> list[int]:
-        """The labels that occur, ascending, without the background."""
+        """The labels that occur, without background, in ascending order."""
         return [int(v) for v in torch.unique(self.data).tolist() if v != 0]
 
     def title(self, value: int) -> str:
-        """The name of a label, or ``label N`` if it has none."""
+        """Return the name of a label, or ``label N`` if it has none."""
         return self.names.get(value, f"label {value}")
 
     def mask(self, value: int) -> torch.Tensor:
-        """(*shape) bool, one label's voxels."""
+        """Return one label's voxels, (*shape) bool."""
         return self.data == value
 
     def to_canonical(self) -> tuple[LabelMap, AxisOrder]:
-        """The label map with its axes nearest to (S, P, L), and the axis order that was applied."""
+        """Return the label map with its axes nearest to (S, P, L), and the reordering applied."""
         grid, order = canonical(self.grid)
         return replace(self, data=order.apply(self.data), grid=grid), order
 
 
 @dataclass(frozen=True)
 class Mask:
-    """A region of interest, cropped to its bounding box so that hundreds of them fit into memory.
+    """A region of interest. It stores only its bounding box: hundreds of masks fit into memory.
 
     Args:
         inside: (*box) bool.
         first_zyx: index of the box's first voxel.
         grid: of the whole image.
-        name: the file or argument it came from, for messages.
+        name: the file or argument it came from; messages use it.
 
     Example:
-        >>> from iterreg import Grid
-        >>> grid = Grid((2, 3), (0.5, 0.5), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
-        >>> data = torch.tensor([[0, 1, 1], [0, 0, 0]], dtype=torch.int32)
+        >>> import torch
+        >>> from iterreg import Grid, LabelMap, Mask
+        >>> grid = Grid((2, 3), (0.5, 2.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> data = torch.tensor([[0, 0, 1], [0, 1, 1]], dtype=torch.int32)
         >>> mask = Mask.of(LabelMap(data, grid))
-        >>> mask.first_zyx, mask.inside.tolist()
-        ((0, 1), [[True, True]])
-        >>> mask.data.shape
-        torch.Size([2, 3])
+        >>> mask.first_zyx, mask.inside.shape, mask.data.shape
+        ((0, 1), torch.Size([2, 2]), torch.Size([2, 3]))
     """
 
     inside: torch.Tensor
@@ -167,20 +169,21 @@ class Mask:
 
     @classmethod
     def of(cls, labels: LabelMap) -> Mask:
-        """The mask of a label map's non-zero voxels.
+        """Make the mask of all voxels that are not 0 in a label map.
 
         Raises:
-            ImageContentError: there are none.
+            ImageContentError: all voxels are 0.
         """
-        box = bounding_box(labels.data != 0)
+        inside = labels.data != 0
+        box = bounding_box(inside)
         if box is None:
             raise ImageContentError(f"{labels.name}: expected a ROI with voxels, got none")
-        first_zyx = tuple(part.start for part in box)
-        return cls(labels.data[box] != 0, first_zyx, labels.grid, labels.name)
+        # A clone, because a view would keep the whole image's voxels in memory.
+        return cls(inside[box].clone(), tuple(s.start for s in box), labels.grid, labels.name)
 
     @property
     def data(self) -> torch.Tensor:
-        """(*shape) bool on the whole grid; computed at every access."""
+        """The mask on the whole grid, (*shape) bool; computed at every call."""
         whole = torch.zeros(self.grid.shape_zyx, dtype=torch.bool, device=self.inside.device)
         box = tuple(
             slice(first, first + n)
@@ -192,23 +195,23 @@ class Mask:
 
 @dataclass(frozen=True)
 class RoiPair:
-    """Two matched regions of interest. Regions of different pairs may overlap.
+    """Two matching regions of interest. Regions of different pairs may overlap.
 
     Args:
-        fixed, moving: each on its image's grid. A label map stands for its non-zero voxels, and is
-            stored as a :class:`Mask`.
-        similarity: 0 to 1; the pair's weight in the energy.
+        fixed, moving: each on its image's grid. A label map is converted to the :class:`Mask` of
+            its voxels that are not 0.
+        similarity: of the two regions, 0 to 1; the pair's weight in the energy.
 
     Raises:
-        ImageContentError: an empty ROI, or a similarity outside 0 to 1.
+        ImageContentError: a ROI is empty, or the similarity is outside 0 to 1.
 
     Example:
-        >>> from iterreg import Grid
-        >>> grid = Grid((2, 3), (0.5, 0.5), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
-        >>> left = LabelMap(torch.tensor([[1, 0, 0], [1, 0, 0]], dtype=torch.int32), grid)
-        >>> right = LabelMap(torch.tensor([[0, 1, 1], [0, 1, 0]], dtype=torch.int32), grid)
-        >>> RoiPair(left, right, 0.9)
-        RoiPair(2 and 3 voxels, similarity 0.900)
+        >>> import torch
+        >>> from iterreg import Grid, LabelMap, RoiPair
+        >>> grid = Grid((2, 3), (0.5, 2.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> data = torch.tensor([[0, 0, 1], [0, 1, 1]], dtype=torch.int32)
+        >>> RoiPair(LabelMap(data, grid), LabelMap(data.flip(1), grid), similarity=0.9)
+        RoiPair(3 and 3 voxels, similarity 0.900)
     """
 
     fixed: Mask | LabelMap
@@ -231,26 +234,26 @@ class RoiPair:
 
 
 class OnGrid(Protocol):
-    """Any value with a grid and a name."""
+    """Anything that has a grid and a name."""
 
     @property
     def grid(self) -> Grid:
-        """The grid of its voxels."""
+        """Where its voxels are."""
 
     @property
     def name(self) -> str:
-        """The file or argument it came from, for messages."""
+        """The file or argument it came from."""
 
 
 def require_same_space(first: OnGrid, second: OnGrid) -> None:
-    """Check that two values share a space.
+    """Refuse two values that should be in the same space but are not.
 
     Args:
-        first: the value to check, such as a label map or a mask.
-        second: the value whose space it must have, such as its image.
+        first: the value to check (a label map, a mask).
+        second: the value whose space it should share (its image).
 
     Raises:
-        GeometryError: they do not; the message names both and the difference.
+        GeometryError: they differ; the message names both and the difference.
     """
     a, b = first.grid, second.grid
     if a.same_space(b):

@@ -92,7 +92,7 @@ def write_run(
         with timer.stage("write", 0.8, "writing"):
             written.result()
     summary = RunSummary(registration, measures, timer.seconds)
-    write_json(folder.path("run.json"), run_tables(summary, fixed, moving))
+    write_json(run_tables(summary, fixed, moving), folder.path("run.json"))
     progress(Progress("write", 1.0, "done"))
     return summary
 

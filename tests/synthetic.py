@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -248,7 +249,7 @@ def ball(grid: Grid, centre_lps: Array, radius_mm: float) -> LabelMap:
     return LabelMap(torch.from_numpy(apart < radius_mm).int(), grid)
 
 
-def turned(image: Image, by: Array) -> Image:
+def turned(image: Image | LabelMap, by: Array) -> Any:
     """The same voxels under a header that is moved rigidly in space."""
     grid, rank = image.grid, image.grid.rank
     axes = by[:rank, :rank] @ np.asarray(grid.direction_lps)

@@ -501,65 +501,6 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_output_folder_appears_whole(tmp_path):
-    target = tmp_path / "new" / "out"
-    with OutputFolder(target) as out:
-        write_image(ramp(oblique()), out.path("warped.nii.gz"))
-        out.path("figures/a.txt").write_text("a")
-        assert [f for f in target.iterdir() if not f.name.startswith(".iterreg-")] == []
-    assert sorted(f.name for f in target.iterdir()) == ["figures", "warped.nii.gz"]
-    assert (target / "figures" / "a.txt").read_text() == "a"
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_output_folder_leaves_nothing_behind(tmp_path, error):
-    with pytest.raises(error), OutputFolder(tmp_path / "new" / "out") as out:
-        out.path("a.txt").write_text("a")
-        raise error
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_output_folder_overwriting(tmp_path):
-    (tmp_path / "a.txt").write_text("old")
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(OutputError, match="empty folder"), OutputFolder(tmp_path):
-        pass
-    with pytest.raises(ValueError), OutputFolder(tmp_path, overwrite=True) as out:
-        out.path("a.txt").write_text("new")
-        raise ValueError
-    assert (tmp_path / "a.txt").read_text() == "old"
-    with OutputFolder(tmp_path, overwrite=True) as out:
-        out.path("a.txt").write_text("new")
-    assert (tmp_path / "a.txt").read_text() == "new"
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["a.txt", "mine.txt"]
-
-
-def test_output_folder_undoes_a_half_finished_move(tmp_path, monkeypatch):
-    (tmp_path / "a.txt").write_text("old")
-    real = os.replace
-
-    def replace(source: object, target: object) -> None:
-        if str(source).endswith("new/c.txt"):
-            raise OSError("disk full")
-        real(source, target)
-
-    with pytest.raises(OutputError), OutputFolder(tmp_path, overwrite=True) as out:
-        for name in ("a.txt", "b/b.txt", "c.txt"):
-            out.path(name).write_text("new")
-        monkeypatch.setattr(os, "replace", replace)
-    monkeypatch.undo()
-    assert (tmp_path / "a.txt").read_text() == "old"
-    assert [f.name for f in tmp_path.iterdir()] == ["a.txt"]
-
-
-def test_output_folder_refuses_names_outside(tmp_path):
-    with pytest.raises(OutputError, match="inside the folder"), OutputFolder(tmp_path / "o") as out:
-        out.path("../x")
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match="got a file"), OutputFolder(tmp_path / "file"):
-        pass
-
-
 # ------------------------------------------------------------------------------------- real files
 
 

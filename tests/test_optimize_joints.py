@@ -10,19 +10,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from iterreg.optimize.pyramid import Scene
 from synthetic import CENTRE_MM, LOCAL, Pair, World, grid_around, rotation, texture
 from torch import Tensor
 
 from iterreg import Points, optimize_pair
-from iterreg import pair as main_path
 from iterreg.energy.terms import NormalEquations
 from iterreg.geometry import Grid
 from iterreg.kernels import IndexMap
 from iterreg.metrics import folding_mask
+from iterreg.optimize import levels
 from iterreg.optimize.discrete import search
-from iterreg.optimize.problem import row_spans
-from iterreg.optimize.solver import HALVINGS, Problem, init, step, terminated
+from iterreg.optimize.pair import Interfaces
+from iterreg.optimize.pair import Pair as TensorPair
+from iterreg.optimize.problem import Problem, active_rows
+from iterreg.optimize.side import Side
+from iterreg.optimize.solver import HALVINGS, State, init, step, terminated
 
 # The solver -----------------------------------------------------------------------------------
 
@@ -50,7 +52,12 @@ def problem(factor: float) -> Problem:
     mapping = IndexMap(torch.eye(3), torch.zeros(3), torch.eye(3))
     voxels = int(np.prod(SHAPE))
     return Problem(
-        [Overshooting(factor)], [], torch.zeros(3, *SHAPE), mapping, voxels, row_spans(None, whole)
+        [Overshooting(factor)],
+        [],
+        torch.zeros(3, *SHAPE),
+        mapping,
+        voxels,
+        active_rows(None, whole),
     )
 
 
@@ -84,15 +91,15 @@ def test_no_level_starts_from_a_field_that_folds(monkeypatch):
     pair = Pair.of(World(slide_mm=0.0))
     points = CENTRE_MM[3] + 3.0 * np.stack((pair.world.axes[:, 0], -pair.world.axes[:, 0]))
     begun = []
-    solve = main_path.solve
+    solve = levels.solve
 
-    def watched(problem: Problem, u_mm: Tensor, *more: object) -> object:
+    def watched(problem: Problem, u_mm: Tensor, steps: int, tolerance: float) -> State:
         begun.append((u_mm.clone(), problem.edges.shape[1:]))
-        found = solve(problem, u_mm, *more)
-        begun.append((found[0].clone(), problem.edges.shape[1:]))
+        found = solve(problem, u_mm, steps, tolerance)
+        begun.append((found.u_mm.clone(), problem.edges.shape[1:]))
         return found
 
-    monkeypatch.setattr(main_path, "solve", watched)
+    monkeypatch.setattr(levels, "solve", watched)
     optimize_pair(
         **pair.images,
         fixed_landmarks=Points(points),
@@ -131,13 +138,13 @@ def straight(origin_mm: float) -> Grid:
 @pytest.mark.parametrize("apart_mm", [-1.6, 1.6])
 def test_the_search_knows_that_its_voxels_lie_between_those_of_the_other_image(apart_mm):
     """Everything moves by 1.6 mm along each axis, and the moving voxels lie just there."""
-    scenes = []
+    sides = []
     for origin_mm in (0.0, apart_mm):
         grid = straight(origin_mm)
         places = np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape_zyx], indexing="ij"), -1)
         image = torch.from_numpy(texture(4.0 * places, 3)).float().unsqueeze(0)
         labels = torch.zeros(grid.shape_zyx, dtype=torch.int32)
-        scenes.append(Scene(image, labels, torch.ones_like(labels, dtype=torch.bool), grid))
-    u_mm = search(scenes[0], scenes[1], np.eye(4), 8.0, torch.ones(1, 1))
+        sides.append(Side(image, labels, torch.ones_like(labels, dtype=torch.bool), grid))
+    u_mm = search(TensorPair(*sides, Interfaces.glued(1)), np.eye(4), 8.0).u_mm
     inside = u_mm[:, 3:-3, 3:-3, 3:-3]
     assert float((inside - apart_mm).abs().mean()) < 0.3

@@ -79,7 +79,7 @@ def evaluate(
         console.say(f"note: {note}", style="yellow")
     if json_path is not None:
         tables = {"schema": 1, "transform": str(transform_path), "notes": list(matched.notes)}
-        write_json(json_path, tables | measures.to_dict())
+        write_json(tables | measures.to_dict(), json_path)
 
 
 def _names_of_run(labels: Path) -> dict[int, str] | None:

@@ -264,7 +264,7 @@ def _add_matching(run: Path, found: RoiMatching) -> None:
 
     tables = json.loads(run.read_text("utf-8")) if run.exists() else {"schema": SCHEMA}
     tables["matching"] = found.about
-    write_json(run, tables)
+    write_json(tables, run)
 
 
 def _print(

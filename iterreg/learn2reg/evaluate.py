@@ -120,7 +120,7 @@ class Scores:
 
     def write(self, path: str | Path) -> None:
         """Write the tables as the evaluator does, with Python's NaN and Infinity."""
-        write_json(path, self.to_dict(), indent=4, allow_nan=True)
+        write_json(self.to_dict(), path, indent=4, allow_nan=True)
 
 
 def _case_table(case: CaseScores, methods: Sequence[Method]) -> dict[str, Any]:

@@ -53,5 +53,5 @@ def write_record(target: Path, record: Mapping[str, Any]) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    # The peak of memory is NaN on systems that do not tell it.
-    write_json(record_path(target), record, allow_nan=True)
+    # Peak memory is NaN on systems that do not report it.
+    write_json(record, record_path(target), allow_nan=True)

@@ -45,8 +45,10 @@ class RoiCache:
         if self.folder is None:
             return None
         try:
-            with np.load(self.folder / f"{key}.npz", allow_pickle=False) as file:
-                return _unpack({name: file[name] for name in file.files})
+            # np.load leaves the file open if it is damaged.
+            path = self.folder / f"{key}.npz"
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return _unpack({name: arrays[name] for name in arrays.files})
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return None
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from iterreg.atomic import OutputFolder, write_text
+from iterreg.atomic import OutputFolder, write_json
 from iterreg.errors import ImageReadError, IterregError
 from iterreg.geometry import Grid, apply_affine
 from iterreg.image import LabelMap, Mask, RoiPair
@@ -59,8 +59,7 @@ def write_roi_pairs(
             for pair in pairs
         ],
     }
-    text = json.dumps(tables, allow_nan=False, separators=(",", ":"))
-    write_text(path, text + "\n")
+    write_json(tables, path, indent=None)
 
 
 def read_roi_pairs(path: str | Path) -> list[RoiPair]:
