@@ -8,12 +8,15 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from click.testing import CliRunner, Result
 from scipy.ndimage import gaussian_filter
 
 from iterreg.cli import iterreg
-from iterreg.formats import TRANSFORM_FORMATS
+from iterreg.displacement import DisplacementField, Transform, total_displacement_vox
+from iterreg.formats import TRANSFORM_FORMATS, TransformFormat
 from iterreg.formats.common import COMPOSITE_EXTENSIONS
+from iterreg.geometry import Grid
 from iterreg.io import VOLUME_EXTENSIONS
 
 
@@ -243,6 +246,41 @@ def test_unknown_files_are_refused_by_the_list_of_formats(
     target = run("--transform", tmp_path / "u.nrrd", *both, "--out", tmp_path / "v.lta")
     assert target.exit_code == 7
     assert all(s in target.stderr for row in TRANSFORM_FORMATS.values() for s in row.writes)
+
+
+def is_numpy(path: Path) -> bool:
+    """Recognise the format that the next test adds."""
+    return path.suffix == ".npy"
+
+
+def read_numpy(path: Path, start: Grid, end: Grid) -> Transform:
+    """Read a field in voxels."""
+    return Transform(np.eye(4), DisplacementField(torch.from_numpy(np.load(path)), start))
+
+
+def write_numpy(transform: Transform, path: Path, moving: Grid) -> str:
+    """Write a field in voxels."""
+    np.save(path, total_displacement_vox(transform).numpy())
+    return "voxels as NumPy saves them"
+
+
+def test_a_format_is_one_row(
+    images: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    references = [f"{__name__}:{f.__name__}" for f in (is_numpy, read_numpy, write_numpy)]
+    row = TransformFormat("field in voxels", (".npy",), False, *references)
+    monkeypatch.setitem(TRANSFORM_FORMATS._rows, "numpy", row)
+    transform = itk_field(tmp_path / "u.nrrd", images[0])
+    there = ("--transform", tmp_path / "u.nrrd", "--fixed", images[0], "--out", tmp_path / "u.npy")
+    back = ("--transform", tmp_path / "u.npy", "--fixed", images[0], "--out", tmp_path / "t.h5")
+    assert run(*there).stdout.splitlines()[1].startswith("wrote: voxels as NumPy saves them")
+    assert run(*back).stdout.startswith("read: field in voxels, fixed to moving")
+    again = sitk.ReadTransform(str(tmp_path / "t.h5"))
+    for index in voxels(images[0]):
+        point = sitk.ReadImage(str(images[0])).TransformIndexToPhysicalPoint(index)
+        np.testing.assert_allclose(
+            again.TransformPoint(point), transform.TransformPoint(point), atol=1e-4
+        )
 
 
 def test_the_row_of_itk_lists_every_volume_format() -> None:

@@ -10,6 +10,10 @@ from iterreg.cli.failures import debug_option
 from iterreg.cli.options import PATH, overwrite_option, quiet_option, refuse_existing
 from iterreg.formats import TRANSFORM_FORMATS
 
+MEANINGS = "; ".join(f"{name}: {row.means}" for name, row in TRANSFORM_FORMATS.items())
+SUFFIXES = "; ".join(f"{name}: {' '.join(row.writes)}" for name, row in TRANSFORM_FORMATS.items())
+NEED_BOTH = ", ".join(name for name, row in TRANSFORM_FORMATS.items() if row.needs_both_images)
+
 
 @click.command(short_help="Turn a transform of one program into another's.")
 @click.option(
@@ -18,27 +22,20 @@ from iterreg.formats import TRANSFORM_FORMATS
     type=PATH,
     required=True,
     metavar="T",
-    help="ITK transform (.h5, .tfm), ITK displacement field, or Learn2Reg field.",
+    help=f"Transform to read. {MEANINGS}.",
 )
 @click.option("--fixed", type=PATH, required=True, help="Fixed image. The result is on its grid.")
 @click.option(
-    "--moving",
-    type=PATH,
-    help="Moving image; needed unless both formats are ITK's and T maps fixed to moving.",
+    "--moving", type=PATH, help=f"Moving image; needed by {NEED_BOTH} and by moving-to-fixed."
 )
-@click.option(
-    "--out",
-    type=PATH,
-    required=True,
-    help=".h5 or .tfm: ITK composite. .nii.gz: see --to. .mha, .nrrd: ITK field. .npz: Learn2Reg.",
-)
+@click.option("--out", type=PATH, required=True, help=f"File to write. {SUFFIXES}.")
 @click.option(
     "--from",
     "source_kind",
     type=click.Choice(["auto", *TRANSFORM_FORMATS]),
     default="auto",
     show_default=True,
-    help="What T is; auto looks into the file.",
+    help="Format of T; auto looks into the file.",
 )
 @click.option(
     "--to",
@@ -46,7 +43,7 @@ from iterreg.formats import TRANSFORM_FORMATS
     type=click.Choice(["auto", *TRANSFORM_FORMATS]),
     default="auto",
     show_default=True,
-    help="What to write; needed for .nii.gz.",
+    help="Format to write; auto goes by the suffix of the file.",
 )
 @click.option(
     "--direction",
