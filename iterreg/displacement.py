@@ -1,8 +1,9 @@
-"""The displacement field and the transform: sampling, conversion, warping, resampling.
+"""Displacement fields and transforms: sampling, conversion and warping.
 
-A :class:`Transform` maps a fixed point x to A(x + u(x)): the field first, on the fixed grid, then
-the affine. As in ITK, u is zero outside the fixed grid. Images are pulled onto the fixed grid. No
-other module calls ``grid_sample``.
+A :class:`Transform` maps a fixed point x to A(x + u(x)): first the displacement u, defined on the
+fixed grid, then the affine A. Outside the fixed grid u is zero, as in ITK. Warping pulls: each
+fixed voxel takes the moving value at its mapped point. This is the only module that calls
+``grid_sample``.
 """
 
 from __future__ import annotations
@@ -12,36 +13,30 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from iterreg.errors import GeometryError, TransformError
-from iterreg.geometry import Grid, Matrix, Points, apply_affine, fixed_to_moving_index
+from iterreg.geometry import Grid, Matrix, Points, apply_affine, apply_linear, fixed_to_moving_index
 from iterreg.image import Image, LabelMap
 
 SLAB_VOXELS = 4_000_000
-"""Volumes are warped in slabs of about this many voxels, which bounds the coordinates' memory."""
+"""Voxels that are warped at once, about; bounds the memory for coordinates."""
 
 ROWS_PER_SLAB = 16
-"""Fields are resampled in slabs of this many rows, which bounds the coordinates' memory."""
+"""Rows of the first axis that are resampled at once; bounds the memory for coordinates."""
 
 
 @dataclass(frozen=True)
 class DisplacementField:
-    """A displacement per voxel of the fixed grid.
+    """One displacement per voxel of the fixed grid.
 
     Args:
         vox: (rank, *shape) float32, components in array order (z, y, x), voxels of the fixed grid.
         grid: the fixed grid.
 
-    Raises:
-        GeometryError: the shapes differ.
-
     Example:
-        >>> grid = Grid((4, 5), (2.0, 3.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
-        >>> field = DisplacementField.zero(grid)
-        >>> field.vox[0] = 1.5  # rows: 1.5 voxels of 3 mm along y
-        >>> field
-        DisplacementField(Grid(5 x 4 voxels (x first) of 2 x 3 mm, axes LP), longest 4.5 mm)
+        >>> grid = Grid((4, 5), (2.0, 2.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> DisplacementField(torch.ones(2, 4, 5), grid)
+        DisplacementField(Grid(5 x 4 voxels (x first) of 2 x 2 mm, axes LP), longest 2.83 mm)
     """
 
     vox: torch.Tensor
@@ -61,27 +56,24 @@ class DisplacementField:
 
     @classmethod
     def zero(cls, grid: Grid) -> DisplacementField:
-        """The field that moves nothing."""
+        """Return the field of zero displacements."""
         return cls(torch.zeros(grid.rank, *grid.shape_zyx), grid)
 
 
 @dataclass(frozen=True)
 class Transform:
-    """The map from a fixed point x to the moving point A(x + u(x)), in LPS mm.
+    """The map of a fixed point x to the moving point A(x + u(x)), in LPS mm.
 
     Args:
-        affine_lps: A as a homogeneous (rank + 1, rank + 1) matrix on (x, y, z, 1), LPS mm.
+        affine_lps: A, homogeneous (rank + 1, rank + 1) matrix on (x, y, z, 1), LPS mm.
         field: the residual u, on the fixed grid.
 
-    Raises:
-        GeometryError: the affine has another rank than the field.
-
     Example:
-        >>> grid = Grid((4, 5), (2.0, 3.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
-        >>> shift = np.array([[1.0, 0.0, 10.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-        >>> transform = Transform(shift, DisplacementField.zero(grid))
-        >>> transform.map_points(Points(np.array([[2.0, 6.0]]))).lps.tolist()
-        [[12.0, 6.0]]
+        >>> grid = Grid((4, 5), (2.0, 2.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> one_voxel_in_x = torch.stack([torch.zeros(4, 5), torch.ones(4, 5)])
+        >>> transform = Transform(np.eye(3), DisplacementField(one_voxel_in_x, grid))
+        >>> transform.map_points(Points(np.array([[4.0, 2.0]]))).lps.tolist()
+        [[6.0, 2.0]]
     """
 
     affine_lps: Matrix
@@ -100,13 +92,13 @@ class Transform:
         return self.field.grid
 
     def map_points(self, points: Points) -> Points:
-        """Map points of the fixed image to the moving image.
+        """Map fixed points to the moving image.
 
         Args:
-            points: in fixed space, LPS mm.
+            points: in fixed space.
 
         Returns:
-            As many points in moving space, LPS mm.
+            The same number of points in moving space.
         """
         index = torch.from_numpy(apply_affine(self.grid.lps_to_index, points.lps).T)
         u = sample(self.field.vox, index.float(), outside=0.0).double()
@@ -115,11 +107,11 @@ class Transform:
 
 
 def displacement_vox_to_mm(vox: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """Convert a displacement from voxels of a grid to LPS mm.
+    """Convert displacements from voxels of a grid to LPS mm.
 
     Args:
         vox: (rank, ...), components (z, y, x), voxels.
-        grid: the grid whose voxels are the unit.
+        grid: the grid that defines the voxels.
 
     Returns:
         (rank, ...), components (x, y, z), LPS mm.
@@ -129,7 +121,7 @@ def displacement_vox_to_mm(vox: torch.Tensor, grid: Grid) -> torch.Tensor:
 
 
 def total_displacement_vox(transform: Transform) -> torch.Tensor:
-    """Compute the total displacement A(x + u(x)) - x on the fixed grid.
+    """Return the total displacement on the fixed grid, A(x + u(x)) - x.
 
     Returns:
         (rank, *shape) float32, components (z, y, x), voxels of the fixed grid.
@@ -138,17 +130,17 @@ def total_displacement_vox(transform: Transform) -> torch.Tensor:
     matrix = fixed_to_moving_index(grid, transform.affine_lps, grid)
     if np.allclose(matrix, np.eye(grid.rank + 1), atol=1e-12):
         return transform.field.vox.clone()
-    # A(i + u) - i = (A - 1) i + A u: the terms are small, so float32 is precise enough.
+    # A(i + u) - i = (A - 1) i + A u: the numbers stay small, so float32 is exact enough.
     return _affine_of_index(matrix - np.eye(grid.rank + 1), matrix, transform.field.vox)
 
 
 def total_displacement_mm(transform: Transform) -> torch.Tensor:
-    """Compute the total displacement as ITK's vector field: components (x, y, z), LPS mm."""
+    """As :func:`total_displacement_vox`, with components (x, y, z) in LPS mm, as in ITK."""
     return displacement_vox_to_mm(total_displacement_vox(transform), transform.grid)
 
 
 def moving_index(transform: Transform, moving: Grid) -> torch.Tensor:
-    """Map each fixed voxel to voxel indices of the moving grid.
+    """Map each fixed voxel to a voxel index of the moving grid.
 
     Returns:
         (rank, *fixed shape) float32, components (z, y, x).
@@ -157,23 +149,51 @@ def moving_index(transform: Transform, moving: Grid) -> torch.Tensor:
     return _affine_of_index(matrix, matrix, transform.field.vox)
 
 
+def resample_transform(transform: Transform, reference: Grid) -> Transform:
+    """Return the same transform with its field on another grid.
+
+    The affine stays. The residual is interpolated linearly and is zero outside the old grid. If the
+    motion jumps at an interface, both sides blend within one voxel of the old grid.
+
+    Args:
+        transform: fixed to moving.
+        reference: the new fixed grid, of the same rank.
+
+    Raises:
+        TransformError: the ranks differ.
+    """
+    old = transform.grid
+    if reference.rank != old.rank:
+        raise TransformError(
+            f"transform: expected a {old.rank}-D reference grid, got {reference.rank}-D"
+        )
+    if reference.same_space(old):
+        return Transform(transform.affine_lps, DisplacementField(transform.field.vox, reference))
+    rank = old.rank
+    to_old = old.lps_to_index @ reference.index_to_lps
+    turn = (reference.lps_to_index @ old.index_to_lps)[:rank, :rank]
+    shift = to_old[:rank, rank].reshape(-1, *[1] * rank)
+    vox = transform.field.vox.new_empty(rank, *reference.shape_zyx)
+    for start in range(0, reference.shape_zyx[0], ROWS_PER_SLAB):
+        rows = slice(start, min(start + ROWS_PER_SLAB, reference.shape_zyx[0]))
+        index = np.indices((rows.stop - start, *reference.shape_zyx[1:]), np.float64)
+        index[0] += start
+        at = torch.from_numpy(apply_linear(to_old, index) + shift).float()
+        u = sample(transform.field.vox, at.to(vox.device), outside=0.0)
+        vox[:, rows] = torch.einsum("ij,j...->i...", u.new_tensor(turn.tolist()), u)
+    return Transform(transform.affine_lps, DisplacementField(vox, reference))
+
+
 def warp_image(image: Image, transform: Transform, fill: float) -> Image:
-    """Pull a moving image onto the fixed grid by linear interpolation.
+    """Warp a moving image onto the fixed grid with linear interpolation.
 
     Args:
         image: in moving space.
         transform: fixed to moving.
-        fill: intensity outside the moving image.
+        fill: intensity of fixed voxels that map outside the moving image.
 
     Returns:
         The image on the fixed grid, with the same stored type and intensity scale.
-
-    Example:
-        >>> grid = Grid((1, 3), (2.0, 2.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
-        >>> shift = np.array([[1.0, 0.0, 2.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-        >>> image = Image(torch.tensor([[[1.0, 2.0, 3.0]]]), grid)
-        >>> warp_image(image, Transform(shift, DisplacementField.zero(grid)), fill=-1.0).data
-        tensor([[[ 2.,  3., -1.]]])
     """
     data = image.data.new_empty(image.data.shape[0], *transform.grid.shape_zyx)
     for rows, index in _moving_index_slabs(transform, image.grid):
@@ -182,7 +202,7 @@ def warp_image(image: Image, transform: Transform, fill: float) -> Image:
 
 
 def warp_labels(labels: LabelMap, transform: Transform) -> LabelMap:
-    """Pull a label map onto the fixed grid: the label of the nearest voxel, 0 outside."""
+    """Warp a label map onto the fixed grid: the nearest voxel's label, 0 outside."""
     data = labels.data.new_empty(transform.grid.shape_zyx)
     for rows, index in _moving_index_slabs(transform, labels.grid):
         data[rows] = sample_nearest(labels.data, index.to(data.device))
@@ -190,13 +210,12 @@ def warp_labels(labels: LabelMap, transform: Transform) -> LabelMap:
 
 
 def sample(volume: torch.Tensor, index: torch.Tensor, outside: float | None = None) -> torch.Tensor:
-    """Interpolate linearly.
+    """Sample a volume with linear interpolation.
 
     Args:
         volume: (C, *shape) float.
         index: (rank, ...) voxel indices, components in array order.
-        outside: the value outside the voxels' extent (see :func:`is_inside`); None repeats the
-            border.
+        outside: value more than half a voxel outside; None repeats the border.
 
     Returns:
         (C, ...) of the volume's type.
@@ -212,46 +231,39 @@ def sample(volume: torch.Tensor, index: torch.Tensor, outside: float | None = No
         volume.unsqueeze(0), lattice, padding_mode="border", align_corners=True
     ).reshape(volume.shape[0], -1)
     if outside is not None:
-        inside = is_inside(flat, volume.shape[1:])
-        values = torch.where(inside, values, values.new_tensor(outside))
+        values = torch.where(is_inside(flat, volume.shape[1:]), values, values.new_tensor(outside))
     return values.reshape(volume.shape[0], *index.shape[1:])
 
 
 def sample_nearest(labels: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Take the value of the nearest voxel, 0 (False) outside the voxels' extent.
+    """Sample the nearest voxel; 0 (False) more than half a voxel outside.
 
     Args:
         labels: (*shape), any type.
         index: (rank, ...) voxel indices, components in array order.
     """
     size = index.new_tensor(labels.shape).view(-1, *[1] * (index.ndim - 1))
+    inside = is_inside(index, labels.shape)
     nearest = torch.minimum((index + 0.5).floor().clamp(min=0), size - 1).long()
     values = labels[tuple(nearest)]
-    return torch.where(is_inside(index, labels.shape), values, torch.zeros_like(values))
+    return torch.where(inside, values, torch.zeros_like(values))
 
 
 def is_inside(index: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Tell which indices lie in the voxels' extent: at most half a voxel beyond the outer centres.
+    """Return which voxel indices lie in an array, up to half a voxel past its outer centres.
 
     Args:
-        index: (rank, ...) voxel indices, components in array order.
-        shape: of the array, rank numbers.
-
-    Returns:
-        (...) bool.
-
-    Example:
-        >>> is_inside(torch.tensor([[-0.6, -0.5, 2.5, 2.6]]), (3,))
-        tensor([False,  True,  True, False])
+        index: (rank, ...), components in array order.
+        shape: the array's shape.
     """
-    size = index.new_tensor(tuple(shape)).view(-1, *[1] * (index.ndim - 1))
+    size = index.new_tensor(shape).view(-1, *[1] * (index.ndim - 1))
     return ((index >= -0.5) & (index <= size - 0.5)).all(0)
 
 
 def _affine_of_index(
     of_index: Matrix, of_vox: Matrix, vox: torch.Tensor, first_row: int = 0
 ) -> torch.Tensor:
-    """Apply ``of_index`` to voxel indices, and add the linear part of ``of_vox`` of a field.
+    """Return ``of_index`` applied to voxel indices plus the linear part of ``of_vox`` to a field.
 
     Args:
         of_index, of_vox: homogeneous, (rank + 1, rank + 1).
@@ -283,56 +295,3 @@ def _moving_index_slabs(transform: Transform, moving: Grid) -> Iterator[tuple[sl
     for first in range(0, grid.shape_zyx[0], rows_per_slab):
         rows = slice(first, min(first + rows_per_slab, grid.shape_zyx[0]))
         yield rows, _affine_of_index(matrix, matrix, vox[:, rows], first)
-
-
-def resample_transform(transform: Transform, reference: Grid) -> Transform:
-    """Return the same transform with its field on another grid.
-
-    The affine stays. The residual is sampled linearly, and is zero outside the old grid. At a jump
-    across an interface the two sides blend within one voxel of the old grid.
-
-    Args:
-        transform: fixed to moving.
-        reference: the new fixed grid, of the same rank.
-
-    Raises:
-        TransformError: the ranks differ.
-
-    Example:
-        >>> coarse = Grid((3, 3), (2.0, 2.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
-        >>> fine = Grid((5, 5), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
-        >>> field = DisplacementField(torch.ones(2, 3, 3), coarse)
-        >>> resample_transform(Transform(np.eye(3), field), fine).field
-        DisplacementField(Grid(5 x 5 voxels (x first) of 1 x 1 mm, axes LP), longest 2.83 mm)
-    """
-    old = transform.grid
-    if reference.rank != old.rank:
-        raise TransformError(
-            f"transform: expected a {old.rank}-D reference grid, got {reference.rank}-D"
-        )
-    if reference.same_space(old):
-        return Transform(transform.affine_lps, DisplacementField(transform.field.vox, reference))
-    rank = old.rank
-    to_old = old.lps_to_index @ reference.index_to_lps
-    turn = (reference.lps_to_index @ old.index_to_lps)[:rank, :rank]
-    vox = transform.field.vox.new_empty(rank, *reference.shape_zyx)
-    for start in range(0, reference.shape_zyx[0], ROWS_PER_SLAB):
-        rows = slice(start, min(start + ROWS_PER_SLAB, reference.shape_zyx[0]))
-        shape = (rows.stop - rows.start, *reference.shape_zyx[1:])
-        index = np.indices(shape, np.float64)
-        index[0] += start
-        at = torch.from_numpy(mix_components(to_old, index, shift=True)).float()
-        u = sample(transform.field.vox, at.to(vox.device), outside=0.0)
-        vox[:, rows] = torch.einsum("ij,j...->i...", u.new_tensor(turn.tolist()), u)
-    return Transform(transform.affine_lps, DisplacementField(vox, reference))
-
-
-def mix_components(
-    matrix: Matrix, vectors: NDArray[np.float64], shift: bool = False
-) -> NDArray[np.float64]:
-    """Apply the linear part (and the shift) of a homogeneous matrix to (rank, *shape)."""
-    rank = matrix.shape[0] - 1
-    mixed = (matrix[:rank, :rank] @ vectors.reshape(rank, -1)).reshape(vectors.shape)
-    if shift:
-        mixed += matrix[:rank, rank].reshape(-1, *[1] * (vectors.ndim - 1))
-    return np.asarray(mixed, np.float64)

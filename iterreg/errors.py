@@ -1,23 +1,23 @@
-"""The exceptions that iterreg raises on purpose, and the exit code of each.
+"""Errors that iterreg raises on purpose, and the exit code of each.
 
 The tree::
 
-    IterregError                 1   anything else
+    IterregError                 1   any other error
     ├── ImageReadError           3   missing, truncated, not an image, unsupported format
     ├── ImageContentError        4   4-D, NaN, constant, empty label map, empty mask
     ├── GeometryError            5   different spaces, no overlap, bad spacing or direction
     ├── ConfigError              6   unknown preset, unknown key, value out of range
-    ├── OutputError              7   not writable, exists already
-    ├── DeviceError              8   the requested device is not available
-    ├── OutOfMemoryError         9   the pair does not fit into the device's memory
+    ├── OutputError              7   not writable, or exists already
+    ├── DeviceError              8   requested device not available
+    ├── OutOfMemoryError         9   the pair does not fit into the memory of the device
     ├── SegmentationError       10   the segmenter did not find the anatomy
     ├── MissingDependencyError  11   an optional package is not installed
-    ├── TransformError          12   a transform that cannot be read, or of an unknown kind
-    ├── WeightsError            13   weights missing, damaged, or of another model
+    ├── TransformError          12   transform file unreadable or of an unknown kind
+    ├── WeightsError            13   weights missing, damaged, or for another model
     └── NoRoiPairsError         14   no two regions of interest are similar enough
 
-Exit code 2 stands for a mistake in the command line itself, 130 for Ctrl-C. Each message is one
-line that names the file or argument, what was expected, and what was found.
+Exit code 2 means a wrong command line, 130 means Ctrl-C. Each message is one line that names the
+file or argument, what was expected, and what was found.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class ExitCode(IntEnum):
     """Exit codes of the ``iterreg`` command.
 
     Example:
-        >>> int(ExitCode.GEOMETRY), ExitCode(130).name
-        (5, 'INTERRUPTED')
+        >>> ExitCode(7).name
+        'OUTPUT'
     """
 
     OK = 0
@@ -55,12 +55,11 @@ class IterregError(Exception):
     """Base of every error that iterreg raises on purpose.
 
     Example:
-        >>> import iterreg
         >>> try:
-        ...     iterreg.read_image("missing.nii.gz")
+        ...     raise OutputError("result.h5: exists already")
         ... except IterregError as error:
-        ...     print(f"{error} (exit code {error.exit_code})")
-        missing.nii.gz: no such file or folder (exit code 3)
+        ...     print(error, int(error.exit_code))
+        result.h5: exists already 7
     """
 
     exit_code = ExitCode.ERROR
@@ -73,13 +72,13 @@ class ImageReadError(IterregError):
 
 
 class ImageContentError(IterregError):
-    """An image was read, but its content cannot be registered."""
+    """An image can be read, but not registered."""
 
     exit_code = ExitCode.IMAGE_CONTENT
 
 
 class GeometryError(IterregError):
-    """Two values do not share a space, or a grid is not valid."""
+    """Two inputs do not share a space, or a grid is not valid."""
 
     exit_code = ExitCode.GEOMETRY
 
@@ -103,13 +102,13 @@ class DeviceError(IterregError):
 
 
 class OutOfMemoryError(IterregError):
-    """The pair does not fit into the device's memory."""
+    """The pair does not fit into the memory of the device."""
 
     exit_code = ExitCode.OUT_OF_MEMORY
 
 
 class SegmentationError(IterregError):
-    """The segmenter did not find the anatomy that the preset expects."""
+    """The segmenter did not find the anatomy that the preset needs."""
 
     exit_code = ExitCode.SEGMENTATION
 
@@ -121,18 +120,18 @@ class MissingDependencyError(IterregError):
 
 
 class TransformError(IterregError):
-    """A transform cannot be read, or is of a kind that iterreg cannot use."""
+    """A transform cannot be read, or iterreg does not support its kind."""
 
     exit_code = ExitCode.TRANSFORM
 
 
 class WeightsError(IterregError):
-    """A model's weights are missing, damaged, of another model, or cannot be fetched."""
+    """A model's weights are missing, damaged, for another model, or cannot be fetched."""
 
     exit_code = ExitCode.WEIGHTS
 
 
 class NoRoiPairsError(IterregError):
-    """Matching ran, but no two regions of interest are similar enough to form a pair."""
+    """No two regions of interest are similar enough to be a pair."""
 
     exit_code = ExitCode.NO_ROI_PAIRS

@@ -1,7 +1,7 @@
-"""Grids, axes and points: the one module that turns (z, y, x) into (x, y, z).
+"""Grids, axis orders and points.
 
-Array indices run (z, y, x) in rank 3 and (y, x) in rank 2. Physical points run (x, y, z) or (x, y),
-in mm, in ITK's LPS frame. Every conversion between the two is a matrix that is made here.
+Array indices run (z, y, x) (rank 3) or (y, x) (rank 2). Physical points run (x, y, z) or (x, y), in
+LPS mm. The matrices of a :class:`Grid` convert between the two; no other module reorders axes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,8 @@ from iterreg.errors import GeometryError
 Matrix = NDArray[np.float64]
 
 SPACE_TOLERANCE = 1e-3
-"""Two grids are the same space if their corners agree within this share of a voxel.
-
-A float32 header rounds positions by less, also in label maps that other programs saved again.
-"""
-
-TOUCHING = 1e-6
-"""Overlaps below this share of a voxel count as zero (rounding)."""
+"""Two grids are the same space if their corners agree within this share of a voxel. Rounding of
+float32 headers, as in label maps that other programs save, stays below it."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +29,22 @@ class Grid:
     """A regular lattice of voxel centres in physical space.
 
     Args:
-        shape_zyx: number of voxels along each array axis, slowest first; 2 or 3 numbers.
+        shape_zyx: voxels along each array axis, slowest first; 2 or 3 numbers.
         spacing_xyz_mm: distance between neighbouring voxel centres, x first.
         origin_lps_mm: centre of the voxel with index 0.
         direction_lps: rows of the direction matrix; column k is the axis of index k (x first).
 
     Raises:
-        GeometryError: sizes that disagree, a spacing that is not positive and finite, or a
-            direction that is not a rotation or reflection.
+        GeometryError: the ranks disagree, the spacing is not positive and finite, or the
+            direction is not a rotation or reflection.
 
     Example:
-        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-        >>> grid = Grid((40, 50, 60), (1.5, 1.5, 3.0), (-45.0, -37.5, 0.0), axes)
+        >>> identity = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        >>> grid = Grid((40, 64, 64), (1.5, 1.5, 3.0), (0.0, 0.0, 0.0), identity)
         >>> grid
-        Grid(60 x 50 x 40 voxels (x first) of 1.5 x 1.5 x 3 mm, axes LPS)
-        >>> apply_affine(grid.index_to_lps, np.array([10, 0, 2])).tolist()
-        [-42.0, -37.5, 30.0]
+        Grid(64 x 64 x 40 voxels (x first) of 1.5 x 1.5 x 3 mm, axes LPS)
+        >>> apply_affine(grid.index_to_lps, np.array([1.0, 0.0, 2.0])).tolist()
+        [3.0, 0.0, 3.0]
     """
 
     shape_zyx: tuple[int, ...]
@@ -86,7 +81,7 @@ class Grid:
 
     @property
     def rank(self) -> int:
-        """2 for a picture, 3 for a volume."""
+        """Number of axes: 2 for a picture, 3 for a volume."""
         return len(self.shape_zyx)
 
     @property
@@ -96,17 +91,17 @@ class Grid:
 
     @property
     def voxel_count(self) -> int:
-        """The number of voxels."""
+        """Number of voxels."""
         return int(np.prod(self.shape_zyx))
 
     @property
     def voxel_volume_mm3(self) -> float:
-        """Volume of a voxel; its area in mm^2 for a picture."""
+        """Volume of a voxel (mm^2 for a picture)."""
         return float(np.prod(self.spacing_xyz_mm))
 
     @property
     def orientation(self) -> str:
-        """The direction of each index axis as a letter, x first: LPS for an axial CT."""
+        """Direction of each index axis as a letter, x first: LPS for an axial CT."""
         letters = ("RL", "AP", "IS")
         direction = np.asarray(self.direction_lps)
         word = ""
@@ -128,15 +123,14 @@ class Grid:
     @cached_property
     def lps_to_index(self) -> Matrix:
         """Homogeneous matrix from a point (x, y, z, 1) in LPS mm to an index (z, y, x, 1)."""
-        matrix: Matrix = np.asarray(np.linalg.inv(self.index_to_lps), np.float64)
-        return matrix
+        return np.asarray(np.linalg.inv(self.index_to_lps), np.float64)
 
     @cached_property
     def ijk_to_ras(self) -> Matrix:
-        """nibabel's homogeneous matrix: from an index, x first, to a point in RAS mm."""
-        reorder = [*range(self.rank - 1, -1, -1), self.rank]
-        flip = np.diag([*(-1.0, -1.0, 1.0)[: self.rank], 1.0])
-        matrix: Matrix = flip @ self.index_to_lps[:, reorder]
+        """nibabel's homogeneous matrix, from an index with x first to a point in RAS mm."""
+        rank = self.rank
+        flip = np.diag([*(-1.0, -1.0, 1.0)[:rank], 1.0])
+        matrix: Matrix = flip @ self.index_to_lps[:, [*reversed(range(rank)), rank]]
         return matrix
 
     @cached_property
@@ -148,12 +142,11 @@ class Grid:
 
     @property
     def centre_lps_mm(self) -> Matrix:
-        """Centre of the grid, (rank,)."""
-        centre: Matrix = np.asarray(self.corners_lps_mm.mean(0), np.float64)
-        return centre
+        """Centre of the grid."""
+        return np.asarray(self.corners_lps_mm.mean(0), np.float64)
 
     def same_space(self, other: Grid) -> bool:
-        """Whether both grids place every voxel alike, up to rounding."""
+        """Whether both grids have the same voxel centres, up to rounding."""
         if self.shape_zyx != other.shape_zyx:
             return False
         index = apply_affine(self.lps_to_index, other.corners_lps_mm)
@@ -162,7 +155,7 @@ class Grid:
         return bool(np.abs(index - mine).max() <= allowed)
 
     def pooled(self, factor_zyx: Sequence[float]) -> Grid:
-        """A coarser grid: a voxel is a block of ``factor_zyx`` voxels; the last may be partial."""
+        """Return the grid whose voxels are blocks of ``factor_zyx`` voxels, rounded up."""
         blocks = zip(self.shape_zyx, factor_zyx, strict=True)
         shape = tuple(block_count(n, f) for n, f in blocks)
         first = apply_affine(self.index_to_lps, (np.asarray(factor_zyx) - 1) / 2)
@@ -172,30 +165,27 @@ class Grid:
         return Grid(shape, spacing, tuple(first.tolist()), self.direction_lps)
 
 
-def block_count(length: float, factor: float) -> int:
-    """Count the blocks of ``factor`` voxels that cover ``length`` voxels; the last may be partial.
+TOUCHING = 1e-6
+"""Voxels. A block that overlaps the image by less than this only touches it."""
 
-    Example:
-        >>> block_count(10, 4), block_count(10, 2.5)
-        (3, 4)
-    """
+
+def block_count(length: float, factor: float) -> int:
+    """Return how many blocks of ``factor`` voxels cover ``length`` voxels."""
     return math.ceil(length / factor - TOUCHING)
 
 
 @dataclass(frozen=True)
 class AxisOrder:
-    """A permutation and flip of array axes, which turns a stored array into a canonical one.
+    """The permutation and flips that turn a stored array into a canonical one.
 
-    Args:
-        axes: ``axes[k]`` is the stored axis that becomes canonical axis k.
-        flipped: ``flipped[k]`` says whether canonical axis k is reversed.
+    ``axes[k]`` is the stored axis that becomes canonical axis k. It is reversed if ``flipped[k]``.
     """
 
     axes: tuple[int, ...]
     flipped: tuple[bool, ...]
 
     def apply(self, array: torch.Tensor) -> torch.Tensor:
-        """Reorder the last ``rank`` axes of a tensor that holds scalars."""
+        """Reorder the last ``rank`` axes of a tensor of scalars."""
         lead = array.ndim - len(self.axes)
         array = array.permute(*range(lead), *[lead + a for a in self.axes])
         return array.flip([lead + k for k, f in enumerate(self.flipped) if f]).contiguous()
@@ -215,29 +205,22 @@ class AxisOrder:
         return self.undo(signed)[order].contiguous()
 
     def apply_vectors(self, vox: torch.Tensor) -> torch.Tensor:
-        """Reorder a tensor of vectors, (rank, *shape), with components in axis order."""
+        """Reorder a vector field, (rank, *shape), with its components in axis order."""
         signs = vox.new_tensor([-1.0 if f else 1.0 for f in self.flipped])
         reordered = self.apply(vox)[list(self.axes)]
         return (reordered * signs.view(-1, *[1] * len(self.axes))).contiguous()
 
 
 def canonical(grid: Grid) -> tuple[Grid, AxisOrder]:
-    """Reorder and flip a grid's array axes to be nearest to (S, P, L).
+    """Return the same lattice with array axes closest to (S, P, L), and the axis order.
 
-    An image and its flipped copy become the same array, so that the same computation gives the
-    same physical answer for both.
+    An image and its flipped copy become the same array, so both give the same physical result.
 
     Args:
         grid: any grid.
 
     Returns:
         The reordered grid, and the axis order that turns arrays of ``grid`` into arrays of it.
-
-    Example:
-        >>> grid = Grid((4, 5), (1.0, 2.0), (0.0, 0.0), ((-1.0, 0.0), (0.0, 1.0)))
-        >>> reordered, order = canonical(grid)
-        >>> grid.orientation, reordered.orientation, order
-        ('RP', 'LP', AxisOrder(axes=(0, 1), flipped=(False, True)))
     """
     rank = grid.rank
     direction = np.asarray(grid.direction_lps)
@@ -273,18 +256,25 @@ def apply_affine(matrix: Matrix, points: NDArray[np.floating]) -> Matrix:
 
     Args:
         matrix: (rank + 1, rank + 1).
-        points: (..., rank), components in the order of the matrix's input.
+        points: (..., rank), components in the matrix's input order.
 
     Returns:
-        (..., rank), components in the order of the matrix's output.
+        (..., rank), components in the matrix's output order.
     """
     rank = matrix.shape[0] - 1
     result: Matrix = np.asarray(points, np.float64) @ matrix[:rank, :rank].T + matrix[:rank, rank]
     return result
 
 
+def apply_linear(matrix: Matrix, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Apply the linear part of a homogeneous matrix to vectors (rank, *shape)."""
+    rank = matrix.shape[0] - 1
+    linear = matrix[:rank, :rank] @ vectors.reshape(rank, -1)
+    return np.asarray(linear.reshape(vectors.shape), np.float64)
+
+
 def fixed_to_moving_index(fixed: Grid, affine_lps: Matrix, moving: Grid) -> Matrix:
-    """Homogeneous matrix from a fixed index to a moving index, both (z, y, x, 1), via an affine."""
+    """Return the matrix from a fixed index (z, y, x, 1) to a moving index, through an affine."""
     matrix: Matrix = moving.lps_to_index @ affine_lps @ fixed.index_to_lps
     return matrix
 
@@ -296,12 +286,9 @@ class Points:
     Args:
         lps: (n, rank) float64, components (x, y, z), LPS mm.
 
-    Raises:
-        GeometryError: another shape, or a coordinate that is not finite.
-
     Example:
-        >>> Points(np.array([[12.5, -80.0, 41.0], [10.0, -75.5, 38.0]]))
-        Points(2 points, 3-D, LPS mm)
+        >>> Points(np.array([[10.0, 20.0, 30.0]]))
+        Points(1 points, 3-D, LPS mm)
     """
 
     lps: Matrix

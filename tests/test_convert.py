@@ -8,16 +8,15 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
 from click.testing import CliRunner, Result
 from scipy.ndimage import gaussian_filter
 
 from iterreg.cli import iterreg
-from iterreg.displacement import DisplacementField, Transform, total_displacement_vox
-from iterreg.formats import TRANSFORM_FORMATS, TransformFormat
-from iterreg.formats.common import COMPOSITE_EXTENSIONS
+from iterreg.displacement import DisplacementField, Transform
+from iterreg.formats import TRANSFORM_FORMATS
+from iterreg.formats.convert import TransformFile, convert_transform
+from iterreg.formats.types import TransformFormat
 from iterreg.geometry import Grid
-from iterreg.io import VOLUME_EXTENSIONS
 
 
 def run(*arguments: object) -> Result:
@@ -214,75 +213,81 @@ def test_what_cannot_be_told_is_asked_for(images: tuple[Path, Path], tmp_path: P
     assert wrong.exit_code == 7
 
 
-def test_an_image_that_nibabel_cannot_read_will_do(
+# The table of formats -------------------------------------------------------------------------
+
+
+def test_the_command_offers_the_formats_of_the_table() -> None:
+    options = {o.name: o.type for o in iterreg.get_command(None, "convert").params}
+    for name in ("source_format", "out_format"):
+        assert list(options[name].choices) == ["auto", *TRANSFORM_FORMATS]
+
+
+@pytest.mark.parametrize("chosen", ["auto", "itk", "learn2reg"])
+def test_an_unknown_suffix_to_write_is_refused_with_the_known_ones(
+    images: tuple[Path, Path], tmp_path: Path, chosen: str
+) -> None:
+    fixed, moving = images
+    itk_field(tmp_path / "u.nii.gz", fixed)
+    out = tmp_path / "t.xyz"
+    files = ("--transform", tmp_path / "u.nii.gz", "--fixed", fixed, "--moving", moving)
+    result = run(*files, "--out", out, "--to", chosen)
+    assert result.exit_code == 7 and not out.exists()
+    rows = TRANSFORM_FORMATS if chosen == "auto" else [chosen]
+    for suffix in (s for name in rows for s in TRANSFORM_FORMATS[name].write_suffixes):
+        assert suffix in result.stderr
+    assert "got .xyz" in result.stderr
+
+
+def test_an_unknown_suffix_to_read_is_refused_with_the_known_ones(
     images: tuple[Path, Path], tmp_path: Path
 ) -> None:
     fixed, moving = images
-    itk_field(tmp_path / "u.nrrd", fixed)
-    other = tmp_path / "fixed.mha"
-    sitk.WriteImage(sitk.ReadImage(str(fixed)), str(other))
-    fields = []
-    for n, image in enumerate((fixed, other)):
-        out = tmp_path / f"{n}.nii.gz"
-        files = ("--transform", tmp_path / "u.nrrd", "--fixed", image, "--moving", moving)
-        result = run(*files, "--to", "learn2reg", "--out", out)
-        assert result.exit_code == 0, result.output
-        fields.append(nibabel.load(out))
-    np.testing.assert_allclose(fields[0].affine, nibabel.load(fixed).affine, atol=1e-5)
-    np.testing.assert_allclose(fields[1].affine, fields[0].affine, atol=1e-5)
-    np.testing.assert_allclose(fields[1].dataobj, fields[0].dataobj, atol=1e-4)
+    source = tmp_path / "t.xyz"
+    source.write_bytes(b"something")
+    result = run(
+        "--transform", source, "--fixed", fixed, "--moving", moving, "--out", tmp_path / "t.h5"
+    )
+    assert result.exit_code == 12
+    for row in TRANSFORM_FORMATS.values():
+        assert all(suffix in result.stderr for suffix in row.read_suffixes)
 
 
-def test_unknown_files_are_refused_by_the_list_of_formats(
+def test_learn2reg_fields_carry_the_fixed_images_matrix(
     images: tuple[Path, Path], tmp_path: Path
 ) -> None:
+    """The images may be in formats that nibabel does not read."""
     fixed, moving = images
-    (tmp_path / "t.lta").write_text("type = 1")
-    both = ("--fixed", fixed, "--moving", moving)
-    source = run("--transform", tmp_path / "t.lta", *both, "--out", tmp_path / "t.h5")
-    assert source.exit_code == 12
-    assert all(f"{name}: {row.means}" in source.stderr for name, row in TRANSFORM_FORMATS.items())
-    itk_field(tmp_path / "u.nrrd", fixed)
-    target = run("--transform", tmp_path / "u.nrrd", *both, "--out", tmp_path / "v.lta")
-    assert target.exit_code == 7
-    assert all(s in target.stderr for row in TRANSFORM_FORMATS.values() for s in row.writes)
+    for path in images:
+        sitk.WriteImage(sitk.ReadImage(str(path)), str(path).replace(".nii.gz", ".mha"))
+    itk_field(tmp_path / "u.nrrd", moving)
+    as_mha = [str(path).replace(".nii.gz", ".mha") for path in (moving, fixed)]
+    out = tmp_path / "disp.nii.gz"
+    files = ("--transform", tmp_path / "u.nrrd", "--fixed", as_mha[0], "--moving", as_mha[1])
+    result = run(*files, "--out", out, "--to", "learn2reg")
+    assert result.exit_code == 0, result.output
+    np.testing.assert_allclose(nibabel.load(out).affine, nibabel.load(moving).affine, atol=1e-5)
 
 
-def is_numpy(path: Path) -> bool:
-    """Recognise the format that the next test adds."""
-    return path.suffix == ".npy"
-
-
-def read_numpy(path: Path, start: Grid, end: Grid) -> Transform:
-    """Read a field in voxels."""
-    return Transform(np.eye(4), DisplacementField(torch.from_numpy(np.load(path)), start))
-
-
-def write_numpy(transform: Transform, path: Path, moving: Grid) -> str:
-    """Write a field in voxels."""
-    np.save(path, total_displacement_vox(transform).numpy())
-    return "voxels as NumPy saves them"
-
-
-def test_a_format_is_one_row(
+def test_a_new_format_is_one_row(
     images: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    references = [f"{__name__}:{f.__name__}" for f in (is_numpy, read_numpy, write_numpy)]
-    row = TransformFormat("field in voxels", (".npy",), False, *references)
-    monkeypatch.setitem(TRANSFORM_FORMATS._rows, "numpy", row)
-    transform = itk_field(tmp_path / "u.nrrd", images[0])
-    there = ("--transform", tmp_path / "u.nrrd", "--fixed", images[0], "--out", tmp_path / "u.npy")
-    back = ("--transform", tmp_path / "u.npy", "--fixed", images[0], "--out", tmp_path / "t.h5")
-    assert run(*there).stdout.splitlines()[1].startswith("wrote: voxels as NumPy saves them")
-    assert run(*back).stdout.startswith("read: field in voxels, fixed to moving")
-    again = sitk.ReadTransform(str(tmp_path / "t.h5"))
-    for index in voxels(images[0]):
-        point = sitk.ReadImage(str(images[0])).TransformIndexToPhysicalPoint(index)
-        np.testing.assert_allclose(
-            again.TransformPoint(point), transform.TransformPoint(point), atol=1e-4
-        )
+    def read(path: Path, fixed: Grid, moving: Grid) -> Transform:
+        affine = np.eye(4)
+        affine[:3, 3] = [float(number) for number in path.read_text().split()]
+        return Transform(affine, DisplacementField.zero(fixed))
 
+    def write(transform: Transform, path: Path, moving: Grid) -> str:
+        path.write_text(" ".join(map(str, transform.affine_lps[:3, 3])))
+        return "shift in mm"
 
-def test_the_row_of_itk_lists_every_volume_format() -> None:
-    """The table may not import ``iterreg.io``, which loads torch."""
-    assert set(VOLUME_EXTENSIONS) == set(TRANSFORM_FORMATS["itk"].writes) - {*COMPOSITE_EXTENSIONS}
+    shift = TransformFormat(
+        "shift in mm", (".shift",), (".shift",), Path.is_file, read, write, False
+    )
+    rows = {name: TRANSFORM_FORMATS[name] for name in TRANSFORM_FORMATS} | {"shift": shift}
+    monkeypatch.setattr(TRANSFORM_FORMATS, "_rows", rows)
+    first, middle, last = (tmp_path / name for name in ("a.shift", "b.h5", "c.shift"))
+    first.write_text("1 2 3")
+    for source, out in ((first, middle), (middle, last)):
+        report = convert_transform(TransformFile(source), TransformFile(out), images[0], None)
+        assert "shift in mm" in report
+    assert [float(number) for number in last.read_text().split()] == [1, 2, 3]

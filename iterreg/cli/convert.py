@@ -1,4 +1,4 @@
-"""``iterreg convert``: turn one program's transform into another's."""
+"""``iterreg convert``: turn a transform of one program into another's."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from pathlib import Path
 import click
 
 from iterreg.cli.failures import debug_option
-from iterreg.cli.options import PATH, overwrite_option, quiet_option, refuse_existing
+from iterreg.cli.options import PATH
 from iterreg.formats import TRANSFORM_FORMATS
 
-MEANINGS = "; ".join(f"{name}: {row.means}" for name, row in TRANSFORM_FORMATS.items())
-SUFFIXES = "; ".join(f"{name}: {' '.join(row.writes)}" for name, row in TRANSFORM_FORMATS.items())
-NEED_BOTH = ", ".join(name for name, row in TRANSFORM_FORMATS.items() if row.needs_both_images)
+FORMAT = click.Choice(["auto", *TRANSFORM_FORMATS])
 
 
 @click.command(short_help="Turn a transform of one program into another's.")
@@ -22,70 +20,77 @@ NEED_BOTH = ", ".join(name for name, row in TRANSFORM_FORMATS.items() if row.nee
     type=PATH,
     required=True,
     metavar="T",
-    help=f"Transform to read. {MEANINGS}.",
+    help="Transform to read, in one of the formats of --from.",
 )
 @click.option("--fixed", type=PATH, required=True, help="Fixed image. The result is on its grid.")
 @click.option(
-    "--moving", type=PATH, help=f"Moving image; needed by {NEED_BOTH} and by moving-to-fixed."
+    "--moving",
+    type=PATH,
+    help="Moving image. Not needed from ITK to ITK if T maps fixed to moving.",
 )
-@click.option("--out", type=PATH, required=True, help=f"File to write. {SUFFIXES}.")
+@click.option(
+    "--out",
+    type=PATH,
+    required=True,
+    help="File to write. Its suffix chooses the format: .h5 is an ITK transform, for example.",
+)
 @click.option(
     "--from",
-    "source_kind",
-    type=click.Choice(["auto", *TRANSFORM_FORMATS]),
+    "source_format",
+    type=FORMAT,
     default="auto",
     show_default=True,
     help="Format of T; auto looks into the file.",
 )
 @click.option(
     "--to",
-    "out_kind",
-    type=click.Choice(["auto", *TRANSFORM_FORMATS]),
+    "out_format",
+    type=FORMAT,
     default="auto",
     show_default=True,
-    help="Format to write; auto goes by the suffix of the file.",
+    help="Format to write; auto goes by the suffix. Needed for .nii.gz, which can hold several.",
 )
 @click.option(
     "--direction",
     type=click.Choice(["fixed-to-moving", "moving-to-fixed"]),
     default="fixed-to-moving",
     show_default=True,
-    help="The direction in which T maps points; moving-to-fixed is inverted.",
+    help="Direction in which T maps points. A moving-to-fixed transform is inverted.",
 )
-@overwrite_option
-@quiet_option
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @debug_option
 def convert(
     source: Path,
     fixed: Path,
     moving: Path | None,
     out: Path,
-    source_kind: str,
-    out_kind: str,
+    source_format: str,
+    out_format: str,
     direction: str,
     overwrite: bool,
     quiet: bool,
 ) -> None:
-    """Convert a transform, so that the same code can apply and measure any program's result.
+    """Convert a transform, so that iterreg can apply and evaluate other programs' results.
 
-    The written transform always maps points of the fixed image to the moving image, on the fixed
-    image's grid. This is the direction in which images are pulled.
+    The result always maps points of the fixed image to the moving image, on the fixed image's
+    grid. Warping an image needs this direction.
 
-    ITK's field holds displacements x, y, z in mm, LPS. Learn2Reg's field holds, at each fixed
-    voxel, the moving index minus the fixed index, in voxels and nibabel's order. The two differ
-    by both images' headers, so both images are needed.
+    An ITK field holds displacements x, y, z in mm, LPS. A Learn2Reg field holds, at each fixed
+    voxel, the moving index minus the fixed index in voxels, in nibabel's axis order. It depends on
+    the headers of both images, so both are needed.
     """
-    from iterreg.formats.convert import convert_transform
+    from iterreg.errors import OutputError
+    from iterreg.formats.convert import TransformFile, convert_transform
 
-    refuse_existing(out, overwrite)
-    summary = convert_transform(
-        source,
-        out,
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out}: exists already; --overwrite replaces it")
+    report = convert_transform(
+        TransformFile(source, source_format),
+        TransformFile(out, out_format),
         fixed,
         moving,
-        source_kind=source_kind,
-        out_kind=out_kind,
         is_inverse=direction == "moving-to-fixed",
     )
     if not quiet:
-        click.echo(f"{summary}\n{out}")
+        click.echo(f"{report}\n{out}")

@@ -1,68 +1,127 @@
-"""Read a transform of one program and write it for another, with direction and space stated."""
+"""Conversion of a transform from one format to another."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from iterreg.displacement import Transform, resample_transform
 from iterreg.errors import OutputError, TransformError
-from iterreg.formats import TRANSFORM_FORMATS, TransformFormat, format_of_file, format_to_write
+from iterreg.formats import TRANSFORM_FORMATS
+from iterreg.formats.headers import nifti_shape, shape_text
+from iterreg.formats.types import TransformFormat
 from iterreg.geometry import Grid
 from iterreg.io import extension_of, grid_of_file
-from iterreg.tables import load
+
+if TYPE_CHECKING:
+    from iterreg.inverse import InverseStatus
+
+AUTO = "auto"
+"""Choose the format by the file."""
+
+
+@dataclass(frozen=True)
+class TransformFile:
+    """A file to read or write, and its format.
+
+    Args:
+        path: the file.
+        format: a name in ``TRANSFORM_FORMATS``, or ``"auto"``.
+    """
+
+    path: Path
+    format: str = AUTO
 
 
 def convert_transform(
-    source: Path,
-    out: Path,
+    source: TransformFile,
+    out: TransformFile,
     fixed: Path,
     moving: Path | None,
     *,
-    source_kind: str = "auto",
-    out_kind: str = "auto",
     is_inverse: bool = False,
 ) -> str:
-    """Read a transform, whichever program wrote it, and write it for another.
+    """Read a transform in one format and write it in another.
+
+    The result maps fixed points to moving points, on the fixed image's grid.
 
     Args:
-        source: the transform.
-        out: the file to write.
-        fixed, moving: the images. The moving one may be left out if neither format needs it and the
-            transform is not inverted.
-        source_kind: a name of ``TRANSFORM_FORMATS``, or ``auto``, which looks into the file.
-        out_kind: a name of ``TRANSFORM_FORMATS``, or ``auto``, which goes by the suffix.
-        is_inverse: the source maps moving points to fixed ones; it is inverted.
+        source: the transform to read. Its format is recognised by the file if it is "auto".
+        out: the file to write. Its format follows from the suffix if it is "auto".
+        fixed, moving: the images. The moving image is not needed between formats in mm.
+        is_inverse: the source maps moving points to fixed points; it is inverted.
 
     Returns:
-        What was read and written, in words: direction, units and space.
+        A report of what was read and written, with direction, units and space.
 
     Raises:
-        TransformError: the format cannot be told, or the moving image is needed.
-        ImageReadError, ImageContentError, GeometryError, OutputError: a file cannot be used.
+        TransformError: the source's format is not recognised, or the moving image is missing.
+        OutputError: the output's format is unclear, or the file cannot be written.
+        ImageReadError, ImageContentError, GeometryError: a file cannot be used.
     """
-    reads: TransformFormat = TRANSFORM_FORMATS[
-        format_of_file(source) if source_kind == "auto" else source_kind
+    to_write = _format_to_write(out)
+    to_read: TransformFormat = TRANSFORM_FORMATS[
+        recognise(source.path) if source.format == AUTO else source.format
     ]
-    writes: TransformFormat = TRANSFORM_FORMATS[
-        format_to_write(out) if out_kind == "auto" else out_kind
-    ]
-    if extension_of(out) not in writes.writes:
-        raise OutputError(f"{out}: expected one of {' '.join(writes.writes)} for {writes.means}")
-    if moving is None and (is_inverse or reads.needs_both_images or writes.needs_both_images):
-        raise TransformError("convert: expected the moving image too: its voxels are meant")
+    if moving is None and (is_inverse or to_read.needs_moving or to_write.needs_moving):
+        raise TransformError("convert: expected the moving image too; this conversion needs it")
     fixed_grid = grid_of_file(fixed)
     moving_grid = fixed_grid if moving is None else grid_of_file(moving)
-    start, end = (moving_grid, fixed_grid) if is_inverse else (fixed_grid, moving_grid)
-    transform: Transform = load(reads.reader)(source, start, end)
+    grids = (moving_grid, fixed_grid) if is_inverse else (fixed_grid, moving_grid)
+    transform = to_read.read(source.path, *grids)
     direction = "moving to fixed" if is_inverse else "fixed to moving"
-    lines = [f"read: {reads.means}, {direction}"]
+    report = [f"read: {to_read.meaning}, {direction}"]
     if is_inverse:
         transform, shares = _inverted(transform, fixed_grid)
-        lines.append(f"inverted; voxels: {shares}")
+        report.append(f"inverted; voxels: {shares}")
     transform = resample_transform(transform, fixed_grid)
-    what = load(writes.writer)(transform, out, moving_grid)
-    lines.append(f"wrote: {what}, fixed to moving, on the grid of {fixed.name}")
-    return "\n".join(lines)
+    written = to_write.write(transform, out.path, moving_grid)
+    report.append(f"wrote: {written}, fixed to moving, on the grid of {fixed.name}")
+    return "\n".join(report)
+
+
+def recognise(path: Path) -> str:
+    """Return the name of the format of a file, by its suffix and, for NIfTI, its header.
+
+    Raises:
+        ImageReadError: a NIfTI file is missing or unreadable.
+        TransformError: no format matches.
+    """
+    suffix = extension_of(path)
+    for name, row in TRANSFORM_FORMATS.items():
+        if suffix in row.read_suffixes and row.recognises(path):
+            return name
+    shape = nifti_shape(path)
+    got = f"shape {shape_text(shape)}" if shape is not None else _suffix_text(suffix)
+    raise TransformError(f"{path}: expected one of {_known('read_suffixes')}; got {got}")
+
+
+def _format_to_write(out: TransformFile) -> TransformFormat:
+    suffix = extension_of(out.path)
+    names = list(TRANSFORM_FORMATS) if out.format == AUTO else [out.format]
+    fitting = [name for name in names if suffix in TRANSFORM_FORMATS[name].write_suffixes]
+    if not fitting:
+        known = _known("write_suffixes", names)
+        raise OutputError(f"{out.path}: expected one of {known}; got {_suffix_text(suffix)}")
+    if len(fitting) > 1:
+        raise OutputError(
+            f"{out.path}: {suffix} can hold more than one format ({', '.join(fitting)}): "
+            "choose one with --to"
+        )
+    chosen: TransformFormat = TRANSFORM_FORMATS[fitting[0]]
+    return chosen
+
+
+def _known(suffixes: str, names: list[str] | None = None) -> str:
+    rows = {name: TRANSFORM_FORMATS[name] for name in names or TRANSFORM_FORMATS}
+    return "; ".join(
+        f"{name}: {row.meaning} ({' '.join(getattr(row, suffixes))})" for name, row in rows.items()
+    )
+
+
+def _suffix_text(suffix: str) -> str:
+    return suffix or "no suffix"
 
 
 def _inverted(transform: Transform, onto: Grid) -> tuple[Transform, str]:

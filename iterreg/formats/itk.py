@@ -1,7 +1,8 @@
-"""ITK's transforms: files, SimpleITK objects, and displacement fields in mm, LPS.
+"""The ITK convention: transform files, displacement field images and SimpleITK objects.
 
-A file holds one ITK composite of an affine and a displacement field. ITK applies the transform that
-was added last first: ``[affine, field]`` is A(x + u(x)), as here.
+:func:`write_transform` stores a transform as one ITK composite of an affine and a displacement
+field. ITK applies the last transform of a composite first, so ``[affine, field]`` is A(x + u(x)),
+as in :class:`~iterreg.displacement.Transform`. ITK's numbers are LPS mm.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import numpy as np
 import torch
 
 from iterreg.atomic import last_line, write_aside
-from iterreg.displacement import DisplacementField, Transform, mix_components
+from iterreg.displacement import DisplacementField, Transform
 from iterreg.errors import OutputError, TransformError
-from iterreg.formats.common import COMPOSITE_EXTENSIONS, nifti_shape
-from iterreg.geometry import Grid, Matrix
+from iterreg.formats.headers import nifti_shape
+from iterreg.formats.types import TransformFormat
+from iterreg.geometry import Grid, Matrix, apply_linear
 from iterreg.io import (
     VOLUME_EXTENSIONS,
     extension_of,
@@ -32,8 +34,10 @@ from iterreg.io import (
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-READ_ONLY_EXTENSIONS = (".mat", ".xfm")
-"""ITK also reads these files of transforms; they cannot hold a displacement field."""
+COMPOSITE_EXTENSIONS = (".h5", ".hdf5", ".tfm", ".txt")
+"""Suffixes of the composites that iterreg writes; .h5 files are the smallest."""
+
+READ_EXTENSIONS = (*COMPOSITE_EXTENSIONS, ".mat", ".xfm", *VOLUME_EXTENSIONS)
 
 
 def write_transform(transform: Transform, path: str | Path) -> None:
@@ -46,17 +50,11 @@ def write_transform(transform: Transform, path: str | Path) -> None:
         path: .h5 (or .hdf5, .tfm, .txt, which are larger).
 
     Raises:
-        OutputError: another extension, or a folder that is missing or not writable.
+        OutputError: unknown extension, or a folder that is missing or not writable.
 
     Example:
-        >>> from iterreg.geometry import Grid
-        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-        >>> grid = Grid((4, 5, 6), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), axes)
-        >>> shift = np.eye(4)
-        >>> shift[:3, 3] = (5.0, 0.0, 0.0)
-        >>> write_transform(Transform(shift, DisplacementField.zero(grid)), "shift.h5")
-        >>> read_transform("shift.h5").affine_lps[0].tolist()
-        [1.0, 0.0, 0.0, 5.0]
+        >>> grid = Grid((4, 5), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> write_transform(Transform(np.eye(3), DisplacementField.zero(grid)), "identity.h5")
     """
     import SimpleITK as sitk
 
@@ -71,32 +69,28 @@ def write_transform(transform: Transform, path: str | Path) -> None:
 
 
 def read_transform(path: str | Path, reference: Grid | None = None) -> Transform:
-    """Read a transform from an ITK transform file or a displacement field.
+    """Read a transform that follows the ITK convention, from any program.
 
     Args:
         path: an ITK transform file (.h5, .tfm, .txt, .mat, .xfm), or the image file of a
             displacement field (components x, y, z, LPS mm).
-        reference: the fixed grid. It is needed if the file has no grid of its own (an affine
-            alone) or is of a kind that has to be sampled (B-splines). A transform with a field
-            keeps the grid of its field; :func:`iterreg.displacement.resample_transform` changes it.
+        reference: the fixed grid. Needed if the file has no grid (an affine alone) or holds a
+            transform that has to be sampled (B-splines). A displacement field keeps its own grid:
+            :func:`~iterreg.displacement.resample_transform` changes it.
 
     Returns:
-        The transform; one written by :func:`write_transform` comes back as it was.
+        The transform; a file of :func:`write_transform` gives back the same transform.
 
     Raises:
-        TransformError: missing, unreadable, not finite, of another rank than ``reference``, or
-            ``reference`` is needed and None.
+        TransformError: the file is missing, unreadable or not finite, its rank differs from
+            ``reference``, or ``reference`` is needed and None.
         ImageReadError, ImageContentError, GeometryError: a field's image file cannot be used.
 
     Example:
-        >>> import SimpleITK
-        >>> from iterreg.geometry import Grid
-        >>> turn = SimpleITK.Euler3DTransform((0.0, 0.0, 0.0), 0.0, 0.0, 0.1)
-        >>> SimpleITK.WriteTransform(turn, "turn.tfm")
-        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-        >>> grid = Grid((4, 5, 6), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), axes)
-        >>> np.round(read_transform("turn.tfm", grid).affine_lps[0], 3).tolist()
-        [0.995, -0.1, 0.0, 0.0]
+        >>> grid = Grid((4, 5), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> write_transform(Transform(np.eye(3), DisplacementField.zero(grid)), "identity.h5")
+        >>> read_transform("identity.h5").grid
+        Grid(5 x 4 voxels (x first) of 1 x 1 mm, axes LP)
     """
     import SimpleITK as sitk
 
@@ -114,15 +108,15 @@ def read_transform(path: str | Path, reference: Grid | None = None) -> Transform
 def as_transform(
     value: str | Path | sitk.Transform | Transform, name: str, reference: Grid | None = None
 ) -> Transform:
-    """Return a transform from a path, a SimpleITK transform, or a :class:`Transform` (as it is).
+    """Return a transform, given a path, a SimpleITK transform, or a :class:`Transform` (as it is).
 
     Args:
-        value: a path or a transform.
-        name: the argument's name, for messages about values without a path.
+        value: the path or object.
+        name: the argument's name, used in messages if there is no path.
         reference: the fixed grid, as in :func:`read_transform`.
 
     Raises:
-        TypeError: anything else.
+        TypeError: the value has another type.
         TransformError: as :func:`read_transform`.
     """
     import SimpleITK as sitk
@@ -140,7 +134,7 @@ def as_transform(
 
 
 def transform_to_itk(transform: Transform) -> sitk.CompositeTransform:
-    """Return SimpleITK's composite ``[affine, field]``, which applies the field first."""
+    """Return SimpleITK's composite ``[affine, field]``; the field is applied first."""
     import SimpleITK as sitk
 
     rank = transform.grid.rank
@@ -148,26 +142,24 @@ def transform_to_itk(transform: Transform) -> sitk.CompositeTransform:
     affine.SetMatrix(transform.affine_lps[:rank, :rank].ravel().tolist())
     affine.SetTranslation(transform.affine_lps[:rank, rank].tolist())
     vox = transform.field.vox.detach().cpu().double().numpy()
-    mm = mix_components(transform.grid.index_to_lps, vox)
-    field = sitk.DisplacementFieldTransform(
-        to_itk(np.moveaxis(mm, 0, -1), transform.grid, vectors=True)
-    )
-    return sitk.CompositeTransform([affine, field])
+    mm = apply_linear(transform.grid.index_to_lps, vox)
+    image = to_itk(np.moveaxis(mm, 0, -1), transform.grid, vectors=True)
+    return sitk.CompositeTransform([affine, sitk.DisplacementFieldTransform(image)])
 
 
 def itk_to_transform(
     itk: sitk.Transform, reference: Grid | None = None, name: str = "transform"
 ) -> Transform:
-    """Turn a SimpleITK transform into one of ours.
+    """Return a SimpleITK transform as a :class:`Transform`.
 
     Linear transforms (translation, rigid, affine and composites of them) become the affine, with
-    a zero field on ``reference``. Linear transforms after at most one displacement field stay
-    apart: affine and residual. Everything else is sampled on ``reference`` as one field, and is
-    then the identity outside it.
+    a zero field on ``reference``. A displacement field that is followed by linear transforms
+    becomes the residual field, and their product the affine. Any other transform is sampled on
+    ``reference`` as one field and is the identity outside it.
 
     Args:
         itk: any transform of rank 2 or 3.
-        reference: the fixed grid, where one is needed.
+        reference: the fixed grid, if one is needed.
         name: used in messages.
 
     Raises:
@@ -187,13 +179,13 @@ def itk_to_transform(
         return Transform(affine, _field_from_itk(first_applied.GetDisplacementField(), name))
     if reference is None:
         raise TransformError(
-            f"{name}: expected a reference grid in addition to a linear transform, which has none"
+            f"{name}: expected a reference grid, because a linear transform has none"
         )
     return Transform(affine, DisplacementField.zero(reference))
 
 
 def _flatten(itk: Any) -> list[Any]:
-    """The parts of a possibly nested composite, the one that is applied first at the end."""
+    """Return the parts of a possibly nested composite; the last one is applied first."""
     itk = itk.Downcast()
     if itk.GetName() != "CompositeTransform":
         return [itk]
@@ -238,8 +230,8 @@ def _field_from_itk(image: sitk.Image, name: str) -> DisplacementField:
     mm = np.moveaxis(sitk.GetArrayViewFromImage(image), -1, 0).astype(np.float64)
     if not np.all(np.isfinite(mm)):
         raise TransformError(f"{name}: expected a finite displacement, got NaN or infinite values")
-    vox = mix_components(grid.lps_to_index, mm)
-    return DisplacementField(torch.from_numpy(vox.astype(np.float32)), grid)
+    vox = apply_linear(grid.lps_to_index, mm).astype(np.float32)
+    return DisplacementField(torch.from_numpy(vox), grid)
 
 
 def _sampled(itk: sitk.Transform, reference: Grid | None, name: str) -> Transform:
@@ -260,8 +252,8 @@ def _sampled(itk: sitk.Transform, reference: Grid | None, name: str) -> Transfor
             reference.spacing_xyz_mm,
             np.asarray(reference.direction_lps).ravel().tolist(),
         )
-    field = _field_from_itk(image, name)
-    return Transform(np.eye(reference.rank + 1), DisplacementField(field.vox, reference))
+    vox = _field_from_itk(image, name).vox
+    return Transform(np.eye(reference.rank + 1), DisplacementField(vox, reference))
 
 
 @contextmanager
@@ -275,23 +267,29 @@ def _one_line(source: str | Path) -> Iterator[None]:
         raise TransformError(f"{source}: expected an ITK transform, got: {reason}") from error
 
 
-def is_itk_file(path: Path) -> bool:
-    """Whether a file may hold an ITK transform; a NIfTI file has to be a vector image."""
-    extension = extension_of(path)
-    if extension.startswith(".nii"):
-        return len(nifti_shape(path)) == 5
-    return extension in (*COMPOSITE_EXTENSIONS, *READ_ONLY_EXTENSIONS, *VOLUME_EXTENSIONS)
+def _recognises(path: Path) -> bool:
+    shape = nifti_shape(path)
+    return shape is None or len(shape) == 5
 
 
-def read_for(source: Path, start: Grid, end: Grid) -> Transform:
-    """Read a transform that maps points of one grid's image to another's."""
-    return read_transform(source, start)
+def _read(path: Path, fixed: Grid, moving: Grid) -> Transform:
+    return read_transform(path, fixed)
 
 
-def write_for(transform: Transform, out: Path, moving: Grid) -> str:
-    """Write a composite or a displacement field, by the extension; return which in words."""
-    if extension_of(out) in COMPOSITE_EXTENSIONS:
-        write_transform(transform, out)
+def _write(transform: Transform, path: Path, moving: Grid) -> str:
+    if extension_of(path) in COMPOSITE_EXTENSIONS:
+        write_transform(transform, path)
         return "ITK composite of affine and field (mm, LPS)"
-    write_displacement_mm(transform, out)
+    write_displacement_mm(transform, path)
     return "ITK displacement field, total, x y z in mm, LPS"
+
+
+ITK = TransformFormat(
+    meaning="ITK transform (mm, LPS)",
+    read_suffixes=READ_EXTENSIONS,
+    write_suffixes=(*COMPOSITE_EXTENSIONS, *VOLUME_EXTENSIONS),
+    recognises=_recognises,
+    read=_read,
+    write=_write,
+    needs_moving=False,
+)

@@ -1,9 +1,8 @@
-"""Read, write and check files of fields. Checks read in chunks, without loading the field."""
+"""Files of Learn2Reg fields: written whole or not at all, checked in pieces without loading."""
 
 from __future__ import annotations
 
 import gzip
-import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from iterreg.atomic import write_aside
 from iterreg.errors import ImageContentError, ImageReadError, IterregError, OutputError
+from iterreg.formats.headers import shape_text
 from iterreg.geometry import Matrix
 from iterreg.io import GZIP_LEVEL, PIECE_BYTES, extension_of
 
@@ -23,34 +23,33 @@ Shape = tuple[int, int, int]
 Field = NDArray[np.floating[Any]]
 
 FIELD_EXTENSIONS = (".nii.gz", ".npz")
-"""Extensions that the evaluator reads. It looks for .npz first."""
+"""Suffixes that the evaluator reads; it looks for .npz first."""
 
 DTYPES = ("float32", "float16")
-"""Types of a field. float16 resolves only 1/16 voxel above 64 voxels, and NIfTI lacks it."""
+"""Types of the numbers. float16 is exact to 1/16 voxel above 64 voxels; NIfTI does not have it."""
 
 
 def write_field(
     displacement_l2r: Field, path: str | Path, affine_ras: Matrix, dtype: str = "float32"
 ) -> None:
-    """Write a field as the evaluator reads it.
+    """Write a field in the evaluator's format; the file appears whole or not at all.
 
-    The file is read back and checked before it gets its name; after an error no file is left. Equal
-    fields give equal files.
+    Equal fields give equal files. The new file is checked before it takes its final name.
 
     Args:
         displacement_l2r: (I, J, K, 3) voxels.
         path: .nii.gz or .npz.
-        affine_ras: (4, 4), nibabel's matrix of the fixed image, for viewers; the evaluator ignores
-            it.
+        affine_ras: (4, 4), nibabel's matrix of the fixed image. Viewers use it; the
+            evaluator does not.
         dtype: float32, or float16 in .npz.
 
     Raises:
-        OutputError: unsupported extension or type, or the file cannot be written.
-        ImageContentError: the field has NaN or infinite values in this type.
+        OutputError: unknown extension or type, or the file cannot be written.
+        ImageContentError: the field holds NaN or infinite values, in its type.
     """
     extension = extension_of(path)
     check_format(extension, dtype)
-    with np.errstate(over="ignore"):  # too large for float16: refused below as infinite
+    with np.errstate(over="ignore"):  # overflow becomes infinite, which check_field refuses
         field = np.asarray(displacement_l2r, dtype)
     shape: Shape = (field.shape[0], field.shape[1], field.shape[2])
 
@@ -65,10 +64,10 @@ def write_field(
 
 
 def check_format(extension: str, dtype: str) -> None:
-    """Check that the evaluator and the format support an extension and a type.
+    """Refuse an extension or a type that the evaluator cannot read.
 
     Raises:
-        OutputError: they do not.
+        OutputError: the extension, the type, or the two together are not possible.
     """
     if extension not in FIELD_EXTENSIONS:
         raise OutputError(
@@ -77,14 +76,14 @@ def check_format(extension: str, dtype: str) -> None:
     if dtype not in DTYPES:
         raise OutputError(f"field: expected {' or '.join(DTYPES)}, got {dtype}")
     if extension == ".nii.gz" and dtype == "float16":
-        raise OutputError("field: NIfTI has no float16: use .npz or float32")
+        raise OutputError("field: NIfTI cannot hold float16: use .npz, or float32")
 
 
 def _write_npz(field: Field, target: Path) -> None:
     entry = zipfile.ZipInfo("displacement.npy")
     entry.compress_type = zipfile.ZIP_DEFLATED
     with zipfile.ZipFile(target, "w", compresslevel=GZIP_LEVEL) as packed:
-        # An entry ignores the zip's level; the default one is three times slower.
+        # An entry without its own level gets the default, which is three times slower.
         entry._compresslevel = GZIP_LEVEL  # type: ignore[attr-defined]
         with packed.open(entry, "w", force_zip64=True) as file:
             np.lib.format.write_array(file, field, allow_pickle=False)
@@ -97,7 +96,7 @@ def _write_nifti(field: Field, target: Path, affine_ras: Matrix) -> None:
     image.header.set_xyzt_units("mm")
     plain = target.with_suffix("")
     nibabel.save(image, plain)
-    # Floats hardly repeat, so looking only for runs is twice as fast and no larger.
+    # Floats hardly repeat, so run-length matching is twice as fast and no larger.
     deflate = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31, 9, zlib.Z_RLE)
     with plain.open("rb") as source, target.open("wb") as packed:
         while piece := source.read(1 << 22):
@@ -111,14 +110,14 @@ def read_field(path: str | Path, shape_ijk: Shape | None = None) -> Field:
 
     Args:
         path: .nii.gz or .npz.
-        shape_ijk: required shape without the components; None allows any.
+        shape_ijk: the expected shape without the components; any if None.
 
     Returns:
-        (I, J, K, 3) voxels, float32, or float64 if the file stores that.
+        (I, J, K, 3) float32 voxels, or float64 where the file stores that.
 
     Raises:
-        ImageReadError: missing, truncated, or of another format.
-        ImageContentError: pickled, more than one array, wrong shape, NaN or infinite values.
+        ImageReadError: the file is missing, truncated, or in another format.
+        ImageContentError: pickled data, several arrays, a wrong shape, NaN or infinite values.
     """
     path = Path(path)
     check_field(path, shape_ijk)
@@ -133,18 +132,18 @@ def read_field(path: str | Path, shape_ijk: Shape | None = None) -> Field:
 
 
 def check_field(path: str | Path, shape_ijk: Shape | None = None) -> float:
-    """Check a field, reading it in chunks, for everything that the leaderboard refuses.
+    """Read a field in pieces and refuse what the leaderboard would, or should, refuse.
 
     Args:
         path: .nii.gz or .npz.
-        shape_ijk: required shape without the components; None allows any.
+        shape_ijk: the expected shape without the components; any if None.
 
     Returns:
         The largest absolute component, voxels.
 
     Raises:
-        ImageReadError: missing, truncated, or of another format.
-        ImageContentError: pickled, more than one array, wrong shape, NaN or infinite values.
+        ImageReadError: the file is missing, truncated, or in another format.
+        ImageContentError: pickled data, several arrays, a wrong shape, NaN or infinite values.
     """
     path = Path(path)
     extension = extension_of(path)
@@ -156,7 +155,7 @@ def check_field(path: str | Path, shape_ijk: Shape | None = None) -> float:
 
 @contextmanager
 def _unreadable_named(path: Path) -> Iterator[None]:
-    """Turn the errors of zip, gzip, numpy and nibabel about a broken file into one line."""
+    """Turn the errors of zip, gzip, numpy and nibabel into one ImageReadError."""
     try:
         yield
     except IterregError:
@@ -191,8 +190,8 @@ def _check_npz(path: Path, shape_ijk: Shape | None) -> float:
             shape, _, dtype = header(file)
             if dtype.hasobject:
                 raise ImageContentError(
-                    f"{path.name}: contains pickled Python objects, which are never loaded; "
-                    "expected an array of numbers"
+                    f"{path.name}: expected an array of numbers, got pickled Python objects, "
+                    "which are never loaded"
                 )
             _require_field(path, shape, dtype, shape_ijk)
             return _largest(path, file, dtype, int(np.prod(shape)))
@@ -221,18 +220,18 @@ def _require_field(
 ) -> None:
     if len(shape) == 5 and shape[-1] == 3:
         raise ImageContentError(
-            f"{path.name}: is ITK's 5-D vector image (mm, LPS), expected I x J x K x 3 voxels; "
-            "convert it with iterreg convert"
+            f"{path.name}: expected I x J x K x 3 (voxels), got ITK's 5-D vector image (mm, LPS): "
+            "iterreg convert turns one into the other"
         )
     if len(shape) != 4 or shape[-1] != 3 or (shape_ijk and shape[:3] != shape_ijk):
-        wanted = times((*shape_ijk, 3)) if shape_ijk else "I x J x K x 3"
-        raise ImageContentError(f"{path.name}: expected {wanted}, got {times(shape)}")
+        wanted = shape_text((*shape_ijk, 3)) if shape_ijk else "I x J x K x 3"
+        raise ImageContentError(f"{path.name}: expected {wanted}, got {shape_text(shape)}")
     if dtype.kind not in "fiu":
         raise ImageContentError(f"{path.name}: expected real numbers, got {dtype}")
 
 
 def _largest(path: Path, file: IO[bytes], dtype: np.dtype[Any], count: int) -> float:
-    """Read ``count`` numbers and the end of the file, where checksums are verified."""
+    """Return the largest of ``count`` numbers; reads to the end, where checksums are verified."""
     largest, left = 0.0, count * dtype.itemsize
     step = PIECE_BYTES // dtype.itemsize * dtype.itemsize
     while left > 0:
@@ -242,35 +241,8 @@ def _largest(path: Path, file: IO[bytes], dtype: np.dtype[Any], count: int) -> f
         left -= len(piece)
         values = np.frombuffer(piece, dtype)
         if not np.isfinite(values).all():
-            raise ImageContentError(f"{path.name}: contains NaN or infinite displacements")
+            raise ImageContentError(f"{path.name}: holds NaN or infinite displacements")
         largest = max(largest, float(np.abs(values).max()))
     if len(file.read(PIECE_BYTES)) == PIECE_BYTES:
         raise ImageReadError(f"{path.name}: longer than its header says")
     return largest
-
-
-def copy_limited(source: IO[bytes], target: Path, limit: int) -> None:
-    """Copy a stream of at most ``limit`` bytes to a file.
-
-    Raises:
-        ImageContentError: the stream is longer.
-    """
-    with target.open("wb") as file:
-        shutil.copyfileobj(_Limited(source, limit, target.name), file, 1 << 20)
-
-
-class _Limited:
-    def __init__(self, source: IO[bytes], limit: int, name: str) -> None:
-        self._source, self._left, self._name = source, limit, name
-
-    def read(self, size: int = -1) -> bytes:
-        piece = self._source.read(size)
-        self._left -= len(piece)
-        if self._left < 0:
-            raise ImageContentError(f"{self._name}: larger than a field of this shape can be")
-        return piece
-
-
-def times(shape: tuple[int, ...]) -> str:
-    """A shape for people, such as 390 x 280 x 300 x 3."""
-    return " x ".join(map(str, shape)) or "a single number"

@@ -12,8 +12,9 @@ from typing import Any
 
 from iterreg.config import SCHEMA, Config, config_to_dict, load_config
 from iterreg.errors import GeometryError
+from iterreg.formats.headers import shape_text
 from iterreg.formats.learn2reg import transform_to_l2r
-from iterreg.formats.learn2reg_files import times, write_field
+from iterreg.formats.learn2reg_files import write_field
 from iterreg.geometry import Points, apply_affine
 from iterreg.image import Image
 from iterreg.io import read_image, write_label_map
@@ -171,7 +172,8 @@ def _register(
     shape = tuple(reversed(fixed.grid.shape_zyx))
     if task.shape_ijk is not None and shape != task.shape_ijk:
         raise GeometryError(
-            f"{fixed.name}: expected {times(task.shape_ijk)} as the task says, got {times(shape)}"
+            f"{fixed.name}: expected {shape_text(task.shape_ijk)} as the task says, "
+            f"got {shape_text(shape)}"
         )
     labels: dict[str, Any] = {}
     for side in ("fixed", "moving"):
