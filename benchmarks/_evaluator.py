@@ -90,8 +90,11 @@ def judge(case: Path, displacement: Path | None) -> dict[str, Any]:
             interior voxels (face neighbours of the same label); ``_regions`` of interior voxels of
             a label other than 0.
         sdlogj_l2r: Learn2Reg's: std of log(det J + 3), two voxels cropped at each side.
-        interior_folds, interface_folds: voxels with det J <= 0 in any one-sided corner stencil;
+        interior_folds, interface_folds: voxels with a determinant <= 0 in one of their ten
+            tetrahedra (Liu et al., IJCV 2024); interior if all vertices of these have one label;
             ``region_folds``: those of the interior of a label other than 0.
+        ndv_vox, ndv_percent: non-diffeomorphic volume, in voxels and % of the image;
+            ``interior_ndv_vox``, ``interior_ndv_percent``: of the interior.
         coverage: share of moving region i that the fixed region i reaches; mean, least, by label.
         volume_change: mean of the mapped region's volume over its fixed volume, by label;
             ``_worst`` the factor furthest from 1.
@@ -287,29 +290,77 @@ def determinant(columns: list[Array]) -> Array:
     return result
 
 
+def simplex_slabs(total: Array) -> Iterator[tuple[slice, list[Array]]]:
+    """Slabs along the first axis, with determinants of the tetrahedra of x + d(x), ten a voxel.
+
+    Eight corners, then two inner tetrahedra (2 if nothing moves). Beyond the image the displacement
+    goes on with its value at the border.
+    """
+    depth = total.shape[1]
+    step = max(1, SLAB_VOXELS // int(np.prod(total.shape[2:])))
+    inner = [((0, s, s), (s, 0, s), (s, s, 0)) for s in (1, -1)]
+    corners = [
+        ((a, 0, 0), (0, b, 0), (0, 0, c)) for a, b, c in itertools.product((1, -1), repeat=3)
+    ]
+    for start in range(0, depth, step):
+        stop = min(depth, start + step)
+        rows = np.clip(np.arange(start - 1, stop + 1), 0, depth - 1)
+        block = total[:, rows].astype(np.float64)
+        block = np.pad(block, [(0, 0), (0, 0), (1, 1), (1, 1)], mode="edge")
+        middle = block[:, 1:-1, 1:-1, 1:-1]
+        edges = {}
+        for offset in {o for simplex in corners + inner for o in simplex}:
+            there = tuple(
+                slice(1 + o, 1 + o + n) for o, n in zip(offset, middle.shape[1:], strict=True)
+            )
+            rest = np.array(offset, float).reshape(3, 1, 1, 1)
+            edges[offset] = (block[(slice(None), *there)] - middle + rest) * np.sign(sum(offset))
+        yield slice(start, stop), [determinant([edges[o] for o in s]) for s in corners + inner]
+
+
 def jacobian(total: Array, labels: Array) -> dict[str, Any]:
-    """Folds, and the spread of log det J."""
-    interior = interior_voxels(labels)
+    """Folds, non-diffeomorphic volume, and the spread of log det J."""
+    interior, whole = interior_voxels(labels), whole_simplices(labels)
     folds = np.zeros(labels.shape, bool)
+    volume = np.zeros(labels.shape)
     logs = np.empty(labels.shape)
+    for where, determinants in simplex_slabs(total):
+        for det in determinants:
+            folds[where] |= ~(det > 0)
+            # A sixth of a determinant is a volume, and a cell is cut in two ways.
+            volume[where] += np.maximum(-det, 0) / 12
     for where, forward, backward in slabs(total):
-        for columns in itertools.product(*zip(forward, backward, strict=True)):
-            folds[where] |= ~(determinant(list(columns)) > 0)
         middle = [(a + b) / 2 for a, b in zip(forward, backward, strict=True)]
         logs[where] = np.log(np.maximum(determinant(middle), LOG_FLOOR))
     inside = interior & (labels > 0)
+    folding_inside = whole & (labels > 0)
     return {
-        "interior_folds": int((folds & interior).sum()),
-        "interface_folds": int((folds & ~interior).sum()),
-        "region_folds": int((folds & inside).sum()),
-        "interior_fold_share": mean(folds[interior]),
-        "interface_fold_share": mean(folds[~interior]),
-        "region_fold_share": mean(folds[inside]),
-        "interior_share": float(interior.mean()),
+        "interior_folds": int((folds & whole).sum()),
+        "interface_folds": int((folds & ~whole).sum()),
+        "region_folds": int((folds & folding_inside).sum()),
+        "interior_fold_share": mean(folds[whole]),
+        "interface_fold_share": mean(folds[~whole]),
+        "region_fold_share": mean(folds[folding_inside]),
+        "interior_share": float(whole.mean()),
+        "ndv_vox": float(volume.sum()),
+        "ndv_percent": 100 * float(volume.mean()),
+        "interior_ndv_vox": float(volume[whole].sum()),
+        "interior_ndv_percent": 100 * float(volume[whole].mean()) if whole.any() else None,
         "sdlogj": float(logs.std()),
         "sdlogj_interior": float(logs[interior].std()),
         "sdlogj_regions": float(logs[inside].std()) if inside.any() else None,
     }
+
+
+def whole_simplices(labels: Array) -> Array:
+    """Interior voxels whose inner tetrahedra, too, have one label at their vertices."""
+    wide = np.pad(labels, 1, mode="edge")
+    found = interior_voxels(labels)
+    for sign, still in itertools.product((1, -1), range(3)):
+        offset = [0 if axis == still else sign for axis in range(3)]
+        there = tuple(slice(1 + o, 1 + o + n) for o, n in zip(offset, labels.shape, strict=True))
+        found &= wide[there] == labels
+    return found
 
 
 def interior_voxels(labels: Array) -> Array:

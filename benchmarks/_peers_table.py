@@ -36,6 +36,7 @@ COLUMNS = (
     ("folds", "interior_folds", "{:.0f}"),
     ("f. reg", "region_folds", "{:.0f}"),
     ("f. intf", "interface_folds", "{:.0f}"),
+    ("NDV %", "ndv_percent", "{:.4f}"),
     ("cover", "coverage", "{:.3f}"),
     ("volume", "volume_change_worst", "{:.2f}"),
     ("wall s", "wall_s", "{:.1f}"),
@@ -46,9 +47,11 @@ LEGEND = """\
 Dice, HD95 (mm): means over labels. TRE (mm): automatic landmarks (landmarks.py). left out: Dice of
 the structure that guidance did not hold. SDlogJ: std of log det J of the whole image; SD reg: of
 the interior of the regions; SD L2R: as Learn2Reg counts it. folds: voxels that fold in the
-interior; f. reg: of these in the regions, not in the background; f. intf: at interfaces. cover:
-share of the moving region that is reached. volume: the change furthest from 1. Several cases of a
-group are averaged (volume: the geometric mean)."""
+interior; f. reg: of these in the regions, not in the background; f. intf: at interfaces. NDV %:
+non-diffeomorphic volume of the whole field (Liu et al., IJCV 2024); folds of rows without it are
+counted by the eight corner determinants alone, those of rows with it by all ten. cover: share of
+the moving region that is reached. volume: the change furthest from 1. Several cases of a group are
+averaged (volume: the geometric mean)."""
 
 
 def load_rows() -> list[dict[str, Any]]:

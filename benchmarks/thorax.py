@@ -137,6 +137,7 @@ def judged(folder: Path, transform: Transform) -> dict[str, float]:
         "bone_dice": scores[BONE],
         "interior_folds": folds.interior_folds,
         "interface_folds": folds.interface_folds,
+        "ndv_percent": folds.ndv_percent,
         "sdlogj_l2r": sdlogj_l2r(ijk),
     }
 

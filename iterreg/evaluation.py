@@ -73,7 +73,7 @@ class Measures:
         before: what "before" means, in words.
         regions: one entry per label that both images have.
         without_partner: names of the labels that only one image has.
-        folding: of the total transform, interior and interface.
+        folding: of the total transform, interior and interface, with non-diffeomorphic volumes.
         sdlogj, sdlogj_interior: std of log det J, whole grid and interior voxels.
         sdlogj_l2r: as the Learn2Reg evaluator computes it, the number to compare with papers;
             None without ``in_depth``.
@@ -93,7 +93,15 @@ class Measures:
     def to_dict(self) -> dict[str, Any]:
         """Plain tables for JSON; NaN and infinity become None."""
         tables: dict[str, Any] = without_nan(dataclasses.asdict(self))
-        tables["folding"]["share_interior"] = self.folding.share_interior
+        folding = self.folding
+        tables["folding"] |= without_nan(
+            {
+                "share_interior": folding.share_interior,
+                "ndv_vox": folding.ndv_vox,
+                "ndv_percent": folding.ndv_percent,
+                "interior_ndv_percent": folding.interior_ndv_percent,
+            }
+        )
         return tables
 
 

@@ -169,7 +169,7 @@ def _status(solution: Solution) -> Status:
 
 
 def _waiting_for(device: torch.device) -> Callable[[], None]:
-    """What waits until a device has done its work."""
+    """A function that waits until a device has done its work."""
     return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 

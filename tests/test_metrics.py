@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -36,24 +37,25 @@ def ball(shape, centre, radius, spacing=None):
     return sum(squares) <= radius**2
 
 
-def brute_corner_determinants(total):
-    """Every stencil, voxel by voxel, straight from the definition."""
+def brute_simplices(total):
+    """Signed volumes of each voxel's simplices, from their vertices; the displacement goes on."""
     rank, *shape = total.shape
-    mapped = (index_map(shape) + total).double().numpy()
-    result = np.full((2**rank, *shape), np.nan)
-    for k, sides in enumerate(np.ndindex(*(2,) * rank)):
-        for voxel in np.ndindex(*shape):
-            columns = []
-            for axis, backward in enumerate(sides):
-                other = np.array(voxel)
-                other[axis] += -1 if backward else 1
-                if not 0 <= other[axis] < shape[axis]:
-                    break
-                step = mapped[(slice(None), *other)] - mapped[(slice(None), *voxel)]
-                columns.append(-step if backward else step)
-            else:
-                result[(k, *voxel)] = np.linalg.det(np.stack(columns, 1))
-    return result
+    shift = np.pad(total.double().numpy(), [(0, 0)] + [(1, 1)] * rank, mode="edge")
+    unit = np.eye(rank, dtype=int)
+    simplices = [
+        [sign * step for sign, step in zip(signs, unit, strict=True)]
+        for signs in itertools.product((1, -1), repeat=rank)
+    ]
+    if rank == 3:
+        simplices += [[sign * (1 - step) for step in unit] for sign in (1, -1)]
+    volumes = np.empty((len(simplices), *shape))
+    for voxel in np.ndindex(*shape):
+        for k, ends in enumerate(simplices):
+            vertices = np.array([np.zeros(rank, int), *ends]) + voxel
+            moved = np.array([v + shift[(slice(None), *(v + 1))] for v in vertices])
+            before, after = (np.linalg.det(v[1:] - v[0]) for v in (vertices, moved))
+            volumes[(k, *voxel)] = after * np.sign(before) / math.factorial(rank)
+    return volumes
 
 
 # Overlap
@@ -142,21 +144,75 @@ def test_affine_maps_have_their_determinant_everywhere(shape):
     assert metrics.volume_change(total, labels)[1] == pytest.approx(det, abs=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(5, 6), (4, 5, 3), (2, 2, 2)])
+@pytest.mark.parametrize("shape", [(9,), (5, 6), (4, 5, 3), (2, 2, 2)])
 @pytest.mark.parametrize("slab", [1, 40, 1 << 15])
-def test_corner_determinants_against_brute_force(shape, slab, monkeypatch):
+def test_folds_and_their_volume_against_brute_force(shape, slab, monkeypatch):
     monkeypatch.setattr(_determinants, "SLAB_VOXELS", slab)
-    total = torch.randn(len(shape), *shape, generator=torch.Generator().manual_seed(2)) * 0.6
-    expected = brute_corner_determinants(total)
-    for start, stop, differences in _determinants.slabs(total):
-        for k, found in enumerate(_determinants.corner_determinants(differences)):
-            part = expected[k, start:stop]
-            inside = ~np.isnan(part)
-            np.testing.assert_allclose(found.numpy()[inside], part[inside], atol=1e-5)
-    with np.errstate(invalid="ignore"):
-        folds = np.nanmin(expected, 0) <= 0
+    random = torch.Generator().manual_seed(2)
+    total = torch.randn(len(shape), *shape, generator=random) * (1.0 if len(shape) == 1 else 0.5)
+    volumes = brute_simplices(total)
+    folds = volumes.min(0) <= 0
+    assert 0 < folds.sum() < folds.size
     np.testing.assert_array_equal(metrics.folding_mask(total).numpy(), folds)
-    assert 0 < folds.sum() < folds.size or folds.size < 10
+    lost = np.maximum(-volumes, 0).sum(0) / 2
+    labels = torch.zeros(shape, dtype=torch.int32)
+    labels[len(labels) // 2 :] = 1
+    found = metrics.folding(total, labels)
+    assert found.ndv_vox == pytest.approx(lost.sum(), rel=1e-4)
+    assert found.ndv_percent == pytest.approx(100 * lost.mean(), rel=1e-4)
+    assert found.interior_folds + found.interface_folds == folds.sum()
+    mask = torch.rand(shape, generator=random) < 0.5
+    part = metrics.folding(total, torch.zeros(shape, dtype=torch.int32), mask)
+    assert part.interior_folds == folds[mask.numpy()].sum()
+    assert part.interior_ndv_vox == pytest.approx(lost[mask.numpy()].sum(), rel=1e-4)
+    assert part.interior_ndv_percent == pytest.approx(100 * lost[mask.numpy()].mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(7,), (6, 5), (5, 6, 7)])
+def test_the_simplices_fill_the_image_twice(shape):
+    # Nothing moves near the border, so the mapped image has its own volume.
+    total = torch.zeros(len(shape), *shape)
+    inner = (slice(None), *[slice(2, n - 2) for n in shape])
+    total[inner] = torch.rand(total[inner].shape, generator=torch.Generator().manual_seed(6))
+    assert brute_simplices(total).sum() / 2 == pytest.approx(math.prod(shape), rel=1e-6)
+    found = [np.stack(dets).sum() for *_, dets in _determinants.simplex_slabs(total)]
+    volume = sum(found) * _determinants.simplex_volume(len(shape))
+    assert volume == pytest.approx(math.prod(shape), rel=1e-5)
+
+
+def test_a_twist_folds_by_the_inner_tetrahedra_alone():
+    shape, angle = (6, 8, 8), math.radians(110)
+    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    total = torch.zeros(3, *shape)
+    total[1:, 3:] = affine_displacement(shape[1:], turn).unsqueeze(1)
+    away = (slice(None), slice(1, -1), slice(1, -1))
+    for start, stop, determinants in _determinants.simplex_slabs(total):
+        assert (start, stop, len(determinants)) == (0, 6, 10)
+        corners = torch.stack(determinants[:8])[(slice(None), *away)]
+        assert torch.allclose(corners, torch.ones(()), atol=1e-4), "by the eight nothing folds"
+    folds = torch.zeros(shape, dtype=torch.bool)
+    folds[2:4] = True
+    assert torch.equal(metrics.folding_mask(total)[away], folds[away])
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask[away] = True
+    found = metrics.folding(total, torch.zeros(shape, dtype=torch.int32), mask)
+    # One inner tetrahedron a voxel, of a third of a voxel, turned over; a cell has two cuts.
+    assert found.ndv_vox == pytest.approx(2 * 36 * -math.cos(angle) / 6, rel=1e-4)
+    assert found.interior_folds == 2 * 36
+
+
+def test_folding_is_interior_where_all_simplices_lie_in_one_region():
+    labels = torch.randint(0, 2, (4, 5, 6), generator=torch.Generator().manual_seed(7))
+    labels = (torch.nn.functional.avg_pool3d(labels[None].float(), 3, 1, 1)[0] > 0.55).int()
+    wide = np.pad(labels.numpy(), 1, mode="edge")
+    steps = [s * np.eye(3, dtype=int)[k] for s in (1, -1) for k in range(3)]
+    steps += [s * (1 - np.eye(3, dtype=int)[k]) for s in (1, -1) for k in range(3)]
+    count = sum(
+        all(wide[tuple(np.array(v) + 1 + step)] == wide[tuple(np.array(v) + 1)] for step in steps)
+        for v in np.ndindex(4, 5, 6)
+    )
+    found = metrics.folding(torch.zeros(3, 4, 5, 6), labels)
+    assert found.interior_voxels == count and 0 < count < int(metrics.interior_mask(labels).sum())
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -185,6 +241,8 @@ def test_axis_of_length_one_has_no_part():
         expected = metrics.det_jacobian(flat).reshape(shape)
         assert torch.equal(metrics.det_jacobian(volume), expected)
         assert torch.equal(metrics.folding_mask(volume), metrics.folding_mask(flat).reshape(shape))
+        regions = torch.randint(0, 2, (8, 9), generator=torch.Generator().manual_seed(5))
+        assert metrics.folding(volume, regions.reshape(shape)) == metrics.folding(flat, regions)
     line = torch.zeros(3, 1, 1, 5)
     line[2, 0, 0, 3] = -1.5
     assert metrics.folding_mask(line).flatten().tolist() == [False, False, True, True, False]

@@ -230,6 +230,49 @@ def test_folds_of_a_picture_are_removed():
     assert left == 0 and folding(repaired, labels).interior_folds == 0
 
 
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (5.0, 1.5, 0.8)], ids=str)
+@pytest.mark.parametrize("shape", [(9, 10, 11), (1, 12, 13), (2, 3, 14)], ids=str)
+def test_random_folds_are_removed(shape, spacing):
+    scale = torch.tensor(spacing).view(3, 1, 1, 1)
+    u = 0.5 * torch.randn(3, *shape, generator=torch.Generator().manual_seed(1)) * scale
+    if shape[0] == 1:
+        u[0] = 0
+    labels = torch.zeros(shape, dtype=torch.int32)
+    repaired, left = repaired_field(u, labels, spacing)
+    assert int(folding_mask(u / scale).sum()) > 10
+    assert left == 0 and not folding_mask(repaired / scale).any()
+    assert torch.equal(repaired, repaired_field(u, labels, spacing)[0])
+
+
+def test_inner_tetrahedra_are_repaired_unless_they_reach_across_a_slide():
+    shape = (6, 12, 12)
+    y, x = torch.meshgrid(torch.arange(12), torch.arange(12), indexing="ij")
+    labels = (y + x > 11).int().expand(shape).contiguous()
+    u = torch.zeros(3, *shape)
+    u[0] = 3.0 * labels  # along the interface, which is a staircase: no corner folds
+    found = folding(u, labels)
+    assert found.interior_folds == 0 and found.interface_folds > 100
+    kept, left = repaired_field(u, labels)
+    assert left == 0 and torch.equal(kept, u)
+    glued, left = repaired_field(u, labels, interfaces=Interfaces.glued(2))
+    assert left == 0 and not folding_mask(glued).any()
+
+
+def test_a_tetrahedron_within_its_region_is_repaired_at_an_interface():
+    shape = (8, 9, 10)
+    labels = torch.zeros(shape, dtype=torch.int32)
+    labels[4:] = 1
+    u = torch.zeros(3, *shape)
+    u[:, :4] = 6.0
+    u[0, 4, 4, 4] = 1.6  # a voxel of the interface, into its own region
+    assert folding(u, labels).interface_folds > 0
+    repaired, left = repaired_field(u, labels)
+    assert left == 0
+    assert torch.equal(repaired[:, :4], u[:, :4]), "the other region stays"
+    inner = folding_mask(repaired[:, 4:])
+    assert not inner.any()
+
+
 def test_a_field_without_folds_is_not_touched():
     labels = torch.zeros(8, 8, 8, dtype=torch.int32)
     u = 0.1 * torch.randn(3, 8, 8, 8, generator=torch.Generator().manual_seed(0))

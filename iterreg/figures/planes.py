@@ -72,7 +72,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class CanonicalPair:
-    """What the planes are cut from, with the fixed side on its canonical grid.
+    """The pair that the planes are cut from, with the fixed side on its canonical grid.
 
     Args:
         grid: the canonical fixed grid, axes nearest to (S, P, L).

@@ -14,7 +14,7 @@ from iterreg.tables import load
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file stores and ITK does not tell.
+    """Facts about a stored image that ITK does not report.
 
     Args:
         dtype: of the voxels; empty if ITK tells it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import stat
 import tempfile
 import zipfile
@@ -11,14 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 import numpy as np
 
 from iterreg.atomic import write_aside
-from iterreg.errors import ImageContentError, ImageReadError, IterregError
+from iterreg.errors import ImageReadError, IterregError
 from iterreg.formats.learn2reg_files import FIELD_EXTENSIONS, Shape, check_field
 from iterreg.io import grid_of_file
+from iterreg.learn2reg.limited import copy_limited
 from iterreg.learn2reg.rules import Evaluation
 from iterreg.learn2reg.task import Pair, Task
 from iterreg.progress import Progress, ProgressCallback, ignore_progress
@@ -276,26 +275,4 @@ def _copy(
     """Copy a member to a safe name, at most as many bytes as a field can have."""
     numbers = int(np.prod(shape)) * 3 if shape is not None else 1 << 28
     with packed.open(member) as source:
-        _copy_limited(source, target, numbers * 8 + SLACK_BYTES)
-
-
-def _copy_limited(source: IO[bytes], target: Path, limit: int) -> None:
-    """Copy a stream to a file, but never more than ``limit`` bytes.
-
-    Raises:
-        ImageContentError: there is more.
-    """
-    with target.open("wb") as file:
-        shutil.copyfileobj(_Limited(source, limit, target.name), file, 1 << 20)
-
-
-class _Limited:
-    def __init__(self, source: IO[bytes], limit: int, name: str) -> None:
-        self._source, self._left, self._name = source, limit, name
-
-    def read(self, size: int = -1) -> bytes:
-        piece = self._source.read(size)
-        self._left -= len(piece)
-        if self._left < 0:
-            raise ImageContentError(f"{self._name}: larger than a field of this shape can be")
-        return piece
+        copy_limited(source, target, numbers * 8 + SLACK_BYTES)

@@ -37,7 +37,7 @@ class TrueFolds:
     """The true folds of a case; the evaluator's fold count is always 0.
 
     Args:
-        folding: folds of the total transform, inside regions and at interfaces.
+        folding: true folds of the total transform, inside regions and at interfaces.
         sdlogj, sdlogj_interior: in the whole image, and inside regions.
         regions: source of the regions, in words.
     """
@@ -53,6 +53,8 @@ class TrueFolds:
             "folds_interior": self.folding.interior_folds,
             "folds_interface": self.folding.interface_folds,
             "share_interior": self.folding.share_interior,
+            "ndv_vox": self.folding.ndv_vox,
+            "ndv_percent": self.folding.ndv_percent,
             "sdlogj": self.sdlogj,
             "sdlogj_interior": self.sdlogj_interior,
             "regions": self.regions,

@@ -1,15 +1,32 @@
 """Differences of x + d(x) and their determinants, slab by slab.
 
 Everything is computed on slabs of the field, small enough for the temporaries to stay in the cache.
+
+The *simplices* of a voxel are the tetrahedra that decide whether the map folds there, ten in 3-D:
+
+- eight corners: the voxel and one face neighbour along each axis, behind or ahead;
+- two inner tetrahedra: the voxel v with v + (0, 1, 1), v + (1, 0, 1), v + (1, 1, 0), and with
+  v - (0, 1, 1), v - (1, 0, 1), v - (1, 1, 0).
+
+A cell of eight voxels can be cut into five tetrahedra, four corners and an inner one, in two ways;
+the two cuts use all ten, each once. In 2-D the two cuts of a cell into two triangles use the four
+corners, and in 1-D there are two intervals. Beyond the image the displacement goes on with its
+value at the border, so that every voxel has all its simplices.
+
+Source:
+    Liu et al., On finite difference Jacobian computation in deformable image registration,
+    International Journal of Computer Vision, 2024.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from iterreg.errors import GeometryError
 from iterreg.neighbourhood import face_pairs
@@ -40,8 +57,8 @@ def moving_axes(total_vox: Tensor) -> Tensor:
 def slabs(field: Tensor) -> Iterator[tuple[int, int, Differences]]:
     """Cut a field into slabs along its first axis: (start, stop, differences in the slab).
 
-    A difference that would leave the grid is replaced by the opposite one. This adds no corner
-    stencil that is not there already, and makes the central difference one-sided at the border.
+    A difference that would leave the grid is replaced by the opposite one, which makes the central
+    difference one-sided at the border.
     """
     if field.shape[0] == 0:
         yield 0, 1, []
@@ -71,8 +88,37 @@ def _differences(field: Tensor, axis: int, start: int, stop: int) -> tuple[Tenso
     return forward, backward
 
 
-def corner_determinants(differences: Differences) -> Iterator[Tensor]:
-    """Yield the determinant of each corner stencil, forward first, the last axis fastest."""
+def simplex_slabs(field: Tensor) -> Iterator[tuple[int, int, list[Tensor]]]:
+    """Cut a field into slabs along its first axis: (start, stop, determinants of the simplices).
+
+    Determinants are those of the edges from the voxel, each (*slab): eight corners, forward first,
+    the last axis fastest, and then the inner tetrahedra, whose determinant is 2 in a map that moves
+    nothing.
+    """
+    rank = len(field)
+    if rank == 0:
+        yield 0, 1, []
+        return
+    length = field.shape[1]
+    step = max(1, SLAB_VOXELS * length // max(1, field[0].numel()))
+    for start in range(0, length, step):
+        stop = min(start + step, length)
+        first, last = max(start - 1, 0), min(stop + 1, length)
+        beyond = [1, 1] * (rank - 1) + [int(first == start), int(last == stop)]
+        block = pad(field[None, :, first:last], beyond, mode="replicate")[0]
+        found = list(_corners(block))
+        yield start, stop, found + (list(_inner_tetrahedra(block)) if rank == 3 else [])
+
+
+def simplex_volume(rank: int) -> float:
+    """Volume in voxels of a simplex whose determinant is 1, halved: the two cuts are averaged."""
+    return 0.5 / math.factorial(rank)
+
+
+def _corners(block: Tensor) -> Iterator[Tensor]:
+    """Determinants of the corners of a block's inner voxels."""
+    axes = range(len(block))
+    differences = [_edges(block, [int(k == axis) for k in axes]) for axis in axes]
     if len(differences) != 3:
         for columns in itertools.product(*differences):
             yield _determinant(columns)
@@ -82,6 +128,31 @@ def corner_determinants(differences: Differences) -> Iterator[Tensor]:
     for first in differences[0]:
         for cross in crosses:
             yield _dot(first, cross)
+
+
+def _inner_tetrahedra(block: Tensor) -> Iterator[Tensor]:
+    """Determinants of the two inner tetrahedra of a block's inner voxels."""
+    edges = [_edges(block, [int(k != axis) for k in range(3)]) for axis in range(3)]
+    for columns in zip(*edges, strict=True):
+        yield _determinant(columns)
+
+
+def _edges(block: Tensor, offset: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Edges of x + d(x) from a block's inner voxels ahead by an offset of 0 and 1, and behind."""
+    behind = ahead = block
+    for axis, step in enumerate(offset, 1):
+        inner = block.shape[axis] - 2
+        behind = behind.narrow(axis, 1 - step, inner + step)
+        ahead = ahead.narrow(axis, 1, inner + step)
+    edges = ahead - behind
+    forward = backward = edges
+    for axis, step in enumerate(offset, 1):
+        if step:
+            edges[axis - 1] += 1
+        inner = block.shape[axis] - 2
+        forward = forward.narrow(axis, step, inner)
+        backward = backward.narrow(axis, 0, inner)
+    return forward, backward
 
 
 def central_determinant(field: Tensor, labels: Tensor | None) -> Tensor:

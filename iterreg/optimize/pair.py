@@ -54,7 +54,7 @@ class Interfaces:
 
 @dataclass(frozen=True)
 class Guidance:
-    """What drives the overlap in addition to the labels.
+    """Guidance of the overlap in addition to the labels.
 
     Args:
         rois: matched regions on the pair's grids; they may overlap.

@@ -19,7 +19,7 @@ from iterreg.registration import LevelHistory
 
 @dataclass(frozen=True)
 class Solution:
-    """What the algorithm found.
+    """The result of the algorithm.
 
     Args:
         affine_lps: homogeneous, fixed to moving, LPS mm; it follows the field.

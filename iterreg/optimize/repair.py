@@ -1,11 +1,13 @@
 """The repair of folds: inside regions, and between regions that are glued, nothing may fold.
 
-It runs after each level and at full resolution. A voxel that folds is moved just as far as it
-needs. Its determinant is linear in the displacement of each of the four voxels of a corner stencil,
-so the smallest move that makes it positive is a projection. Stencils that share a voxel average
-their moves, again and again until none folds. Nothing else moves, so boundaries that were brought
-together stay together. An affine that keeps the orientation does not change where x + u(x) folds,
-so the repair looks at the residual field alone.
+It runs after each level and at full resolution. A map folds where the determinant of a simplex is
+not positive: ten tetrahedra a voxel, eight corners and two inner ones (see ``iterreg.metrics``). A
+simplex is repaired if its voxel is glued to the other vertices; regions that slide may fold where
+they meet. The determinant is linear in the displacement of each vertex, so the smallest move that
+makes it positive is a projection. Simplices that share a voxel average their moves, again and again
+until none folds. Nothing else moves, so boundaries that were brought together stay together. An
+affine that keeps the orientation does not change where x + u(x) folds, so the repair looks at the
+residual field alone.
 
 Source:
     The projection is that of position-based dynamics (Müller et al., J Vis Commun Image Represent
@@ -15,11 +17,11 @@ Source:
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from iterreg.energy.interfaces import faces
 from iterreg.metrics import folding_mask
 from iterreg.optimize.field import Field
 from iterreg.optimize.pair import Interfaces
@@ -36,14 +38,155 @@ OVERSHOOT = 1.5
 again."""
 
 ROUNDS_UNTIL_AVERAGED = 10
-"""A voxel that still folds after so many rounds is held by stencils that disagree: it is moved half
-way to its neighbours."""
+"""After so many rounds, simplices that disagree hold what still folds: it is moved half way to its
+neighbours."""
 
 ROUNDS_PER_REACH = 20
-"""After so many rounds the averaging reaches one voxel farther: an inverted flap has to be spread
-out."""
+"""After so many rounds the averaging reaches one voxel farther, to spread an inverted flap out."""
 
-CORNERS = tuple(itertools.product((0, 1), repeat=3))
+ROUNDING = 1e-4
+"""A voxel that folds by the metric has a determinant below this here: the two round differently."""
+
+Offset = tuple[int, int, int]
+Simplex = tuple[Offset, Offset, Offset]
+"""The vertices of a tetrahedron, seen from its voxel, which is the fourth."""
+
+FACES: tuple[tuple[Offset, Offset], ...] = (
+    ((-1, 0, 0), (1, 0, 0)),
+    ((0, -1, 0), (0, 1, 0)),
+    ((0, 0, -1), (0, 0, 1)),
+)
+"""The face neighbours behind and ahead along each axis."""
+
+INNER: tuple[Simplex, ...] = (
+    ((0, -1, -1), (-1, 0, -1), (-1, -1, 0)),
+    ((0, 1, 1), (1, 0, 1), (1, 1, 0)),
+)
+"""The inner tetrahedra."""
+
+INNER_DET = 2.0
+"""Their determinant if nothing moves; that of a corner is 1."""
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The field under repair.
+
+    Args:
+        u_mm: (3, voxels), a view of the field, changed in place.
+        shape: (Z, Y, X).
+        labels: (voxels,).
+        glued: (labels, labels) bool, which regions move as one; None: all.
+        scale: (3,) voxels per mm.
+    """
+
+    u_mm: Tensor
+    shape: tuple[int, ...]
+    labels: Tensor
+    glued: Tensor | None
+    scale: Tensor
+
+    @classmethod
+    def of(cls, field: Field, interfaces: Interfaces) -> Lattice:
+        """A view of a field."""
+        u_mm, glued = field.u_mm, interfaces.tangential >= 1
+        scale = u_mm.new_tensor([1 / s for s in field.side.spacing_mm])
+        labels = field.side.labels.flatten()
+        table = None if bool(glued.all()) else glued
+        return cls(u_mm.view(3, -1), tuple(u_mm.shape[1:]), labels, table, scale)
+
+    @property
+    def simplices(self) -> tuple[Simplex, ...]:
+        """Ten, the inner ones last, or the four corners of a picture, which has one slice."""
+        sides = [side if n > 1 else side[1:] for side, n in zip(FACES, self.shape, strict=True)]
+        corners = tuple(itertools.product(*sides))
+        return corners + (INNER if min(self.shape) > 1 else ())
+
+    def are_glued(self, at: Tensor, there: Tensor) -> Tensor:
+        """(n,) bool, whether some voxels are glued to others."""
+        if self.glued is None:
+            return torch.ones_like(at, dtype=torch.bool)
+        return self.glued[self.labels[at].long(), self.labels[there].long()]
+
+
+@dataclass(frozen=True)
+class Neighbourhoods:
+    """Some voxels and the vertices of their simplices.
+
+    Beyond the image the displacement goes on: voxels of the border stand in for what lies there.
+
+    Args:
+        lattice: the field.
+        at: (n,) flat indices of the voxels, once each.
+        steps: by axis, what takes an index one voxel behind and ahead, (n,) each; 0 at the border.
+    """
+
+    lattice: Lattice
+    at: Tensor
+    steps: tuple[tuple[Tensor, Tensor], ...]
+
+    @classmethod
+    def of(cls, lattice: Lattice, at: Tensor) -> Neighbourhoods:
+        """The neighbourhoods of some voxels."""
+        steps, stride = [], 1
+        for n in reversed(lattice.shape):
+            index = at // stride % n
+            steps.append(((index > 0) * -stride, (index < n - 1) * stride))
+            stride *= n
+        return cls(lattice, at, tuple(reversed(steps)))
+
+    def _moves(self, offset: Offset) -> list[Tensor]:
+        return [pair[step > 0] for pair, step in zip(self.steps, offset, strict=True) if step]
+
+    def there(self, offset: Offset) -> Tensor:
+        """(n,) flat indices of the neighbours at an offset."""
+        index = self.at
+        for move in self._moves(offset):
+            index = index + move
+        return index
+
+    def inside(self, offset: Offset) -> Tensor:
+        """(n,) bool, where the image has the neighbour at an offset."""
+        first, *rest = (move != 0 for move in self._moves(offset))
+        return first & rest[0] if rest else first
+
+    def edges(self) -> dict[Offset, Tensor]:
+        """(3, n) each, the edges of x + u(x) to the vertices, turned ahead, in voxels."""
+        u_mm, scale = self.lattice.u_mm, self.lattice.scale.unsqueeze(1)
+        here, found = u_mm[:, self.at], {}
+        for offset in dict.fromkeys(itertools.chain(*self.lattice.simplices)):
+            there = u_mm[:, self.there(offset)]
+            edge = (there - here if _sign(offset) > 0 else here - there).mul_(scale)
+            for axis, step in enumerate(offset):
+                if step:
+                    edge[axis] += 1
+            found[offset] = edge
+        return found
+
+    def low(self, edges: dict[Offset, Tensor], limit: float) -> tuple[Tensor, Tensor]:
+        """Find the glued simplices with a determinant below a limit.
+
+        Returns:
+            (simplices, n) bool, and their determinants, 1 if nothing moves.
+        """
+        crosses: dict[tuple[Offset, Offset], Tensor] = {}
+        found = []
+        for simplex in self.lattice.simplices:
+            first, *pair = simplex
+            if simplex[1:] not in crosses:
+                crosses[simplex[1:]] = torch.linalg.cross(*(edges[o] for o in pair), dim=0)
+            found.append((edges[first] * crosses[simplex[1:]]).sum(0))
+        determinants = torch.stack(found)
+        if self.lattice.simplices[-1] in INNER:
+            determinants[-len(INNER) :] /= INNER_DET
+        low = determinants < limit
+        if self.lattice.glued is not None:
+            some = low.any(0).nonzero().flatten()
+            at = self.at[some]
+            glued = {o: self.lattice.are_glued(at, self.there(o)[some]) for o in edges}
+            for row, simplex in zip(low, self.lattice.simplices, strict=True):
+                row[some] &= glued[simplex[0]] & glued[simplex[1]] & glued[simplex[2]]
+        return low, determinants
 
 
 def repair_folds(field: Field, interfaces: Interfaces) -> tuple[Field, int]:
@@ -54,125 +197,97 @@ def repair_folds(field: Field, interfaces: Interfaces) -> tuple[Field, int]:
         interfaces: how regions may move along each other.
 
     Returns:
-        The field, and how many such voxels still fold.
+        The field, and how many voxels still have a glued simplex that folds.
     """
-    u_mm, spacing_mm = field.u_mm, field.side.spacing_mm
-    scale = u_mm.new_tensor([1 / s for s in spacing_mm])
-    glued = _glued(field.side.labels, interfaces.tangential)
-    folds = _folds(u_mm, glued, scale)
+    lattice = Lattice.of(field, interfaces)
+    folds = _all_folds(lattice)
     for attempt in range(1, ROUNDS + 1):
         if len(folds) == 0:
             break
         reach = 0
         if attempt % ROUNDS_UNTIL_AVERAGED == 0:
             reach = attempt // ROUNDS_PER_REACH
-            _average(u_mm, folds, glued, scale, reach)
-        _unfold(u_mm, folds, scale)
-        near = _around(folds, tuple(glued.shape), reach + 2)
-        near = near[glued.flatten()[near]]
-        folds = near[_determinants(u_mm, near, scale).min(0).values < LEAST_DET]
+            _average(lattice, _around(folds, lattice.shape, reach), 2 * reach + 1)
+        _unfold(lattice, folds)
+        folds = _folds(lattice, _around(folds, lattice.shape, reach + 2), LEAST_DET)
     if len(folds):
-        folds = _folds(u_mm, glued, scale)
+        folds = _all_folds(lattice)
     return field, len(folds)
 
 
-def _folds(u_mm: Tensor, glued: Tensor, scale: Tensor) -> Tensor:
-    """(n,) flat indices of the glued voxels that fold."""
-    return (folding_mask(u_mm * scale.view(3, 1, 1, 1)) & glued).flatten().nonzero().flatten()
+def _all_folds(lattice: Lattice) -> Tensor:
+    """(n,) flat indices of the voxels with a glued simplex that folds."""
+    vox = lattice.u_mm * lattice.scale.unsqueeze(1)
+    at = folding_mask(vox.view(3, *lattice.shape)).flatten().nonzero().flatten()
+    return _folds(lattice, at, ROUNDING)
 
 
-def _glued(labels: Tensor, tangential: Tensor) -> Tensor:
-    """(Z, Y, X) bool, voxels that are glued to all their face neighbours."""
-    glued = torch.ones_like(labels, dtype=torch.bool)
-    for axis, n in enumerate(labels.shape):
-        at, weight = faces(labels, tangential, axis)
-        z, y, x = (index[weight < 1] for index in at)
-        glued.narrow(axis, 0, n - 1)[z, y, x] = False
-        glued.narrow(axis, 1, n - 1)[z, y, x] = False
-    return glued
+def _folds(lattice: Lattice, at: Tensor, limit: float) -> Tensor:
+    """Those of some voxels that have a glued simplex with a determinant below a limit."""
+    voxels = Neighbourhoods.of(lattice, at)
+    low, _ = voxels.low(voxels.edges(), limit)
+    return at[low.any(0)]
 
 
-def _unfold(u_mm: Tensor, at: Tensor, scale: Tensor) -> None:
-    """Move some voxels and their neighbours until they do not fold, a step, in place.
+def _unfold(lattice: Lattice, at: Tensor) -> None:
+    """Move some voxels and their neighbours until their simplices do not fold, a step, in place.
 
     Args:
-        u_mm: (3, Z, Y, X), changed.
+        lattice: changed.
         at: (n,) flat indices of voxels, once each.
-        scale: (3,) voxels per mm.
     """
-    sides = _sides(u_mm, at, scale)
-    members = torch.cat([at, *(side[0] for pair in sides for side in pair)])
-    voxels, place = torch.unique(members, return_inverse=True)
-    places = place.view(7, -1)
-    move, count = u_mm.new_zeros(3, len(voxels)), u_mm.new_zeros(len(voxels))
-    for corner in CORNERS:
-        chosen = [sides[axis][side] for axis, side in enumerate(corner)]
-        _, sign, column = zip(*chosen, strict=True)
-        cofactors, det = _cofactors(column)
-        bad = det < LEAST_DET
-        slopes = [
-            (c * s)[:, bad] * scale.unsqueeze(1) for c, s in zip(cofactors, sign, strict=True)
-        ]
-        slopes.append(-slopes[0] - slopes[1] - slopes[2])
+    voxels = Neighbourhoods.of(lattice, at)
+    edges = voxels.edges()
+    low, determinants = voxels.low(edges, LEAST_DET)
+    members = torch.cat([at, *(voxels.there(offset) for offset in edges)])
+    moved, place = torch.unique(members, return_inverse=True)
+    own, *others = place.view(1 + len(edges), -1)
+    places = dict(zip(edges, others, strict=True))
+    move, count = lattice.u_mm.new_zeros(3, len(moved)), lattice.u_mm.new_zeros(len(moved))
+    for simplex, row, det in zip(lattice.simplices, low, determinants, strict=True):
+        bad = row.nonzero().flatten()
+        if len(bad) == 0:
+            continue
+        slopes = _slopes([edges[o][:, bad] for o in simplex], simplex, lattice.scale)
+        # An edge to a stand-in that is the voxel itself is fixed. Other stand-ins do not move, so
+        # that no voxel moves twice for one simplex.
+        turns = [s * (voxels.there(o) != at)[bad] for s, o in zip(slopes, simplex, strict=True)]
+        slopes = [s * voxels.inside(o)[bad] for s, o in zip(slopes, simplex, strict=True)]
+        slopes.append(-turns[0] - turns[1] - turns[2])
         length = torch.stack([slope.square().sum(0) for slope in slopes]).sum(0)
         step = (WANTED_DET - det[bad]) / length.clamp(min=1e-2)
-        rows = [1 + 2 * axis + side for axis, side in enumerate(corner)] + [0]
-        for row, slope in zip(rows, slopes, strict=True):
-            move[:, places[row, bad]] += step * slope
-            count[places[row, bad]] += slope.any(0)
-    u_mm.view(3, -1)[:, voxels] += OVERSHOOT * move / count.clamp(min=1)
+        for index, slope in zip([*(places[o] for o in simplex), own], slopes, strict=True):
+            move.index_add_(1, index[bad], step * slope)
+            count.index_add_(0, index[bad], slope.any(0).to(count.dtype))
+    lattice.u_mm[:, moved] += OVERSHOOT * move / count.clamp(min=1)
 
 
-def _average(u_mm: Tensor, folds: Tensor, glued: Tensor, scale: Tensor, reach: int) -> None:
-    """Move voxels within ``reach`` of a fold half way to the mean of their neighbours, in place."""
-    at = _around(folds, tuple(glued.shape), reach)
-    at = at[glued.flatten()[at]]
-    flat = u_mm.view(3, -1)
-    sides = [side[0] for pair in _sides(u_mm, at, scale) for side in pair]
-    for _ in range(2 * reach + 1):
-        mean = torch.stack([flat[:, there] for there in sides]).mean(0)
-        flat[:, at] = torch.lerp(flat[:, at], mean, 0.5)
+def _slopes(edges: list[Tensor], simplex: Simplex, scale: Tensor) -> list[Tensor]:
+    """Derivatives of a simplex's determinant by the displacements of three vertices in mm."""
+    a, b, c = edges
+    cofactors = [torch.linalg.cross(*pair, dim=0) for pair in ((b, c), (c, a), (a, b))]
+    factors = [_sign(offset) / _rest_det(simplex) for offset in simplex]
+    return [c * f * scale.unsqueeze(1) for c, f in zip(cofactors, factors, strict=True)]
 
 
-Neighbour = tuple[Tensor, Tensor, Tensor]
-"""A neighbour of each voxel along an axis: its flat index (n,), the sign of the difference to it
-(n,), and the column (3, n) of the Jacobian of x + u(x), in voxels."""
+def _average(lattice: Lattice, at: Tensor, times: int) -> None:
+    """Move voxels half way to the mean of the neighbours that they are glued to, in place."""
+    voxels = Neighbourhoods.of(lattice, at)
+    sides = [voxels.there(offset) for offset in itertools.chain(*FACES)]
+    sides = [torch.where(lattice.are_glued(at, there), there, at) for there in sides]
+    for _ in range(times):
+        mean = torch.stack([lattice.u_mm[:, there] for there in sides]).mean(0)
+        lattice.u_mm[:, at] = torch.lerp(lattice.u_mm[:, at], mean, 0.5)
 
 
-def _sides(u_mm: Tensor, at: Tensor, scale: Tensor) -> list[tuple[Neighbour, Neighbour]]:
-    """Both neighbours along each axis; at the border the inner one stands in for the missing
-    one."""
-    shape, flat = u_mm.shape[1:], u_mm.view(3, -1)
-    strides = (shape[1] * shape[2], shape[2], 1)
-    here = flat[:, at]
-    sides = []
-    for axis, (n, stride) in enumerate(zip(shape, strides, strict=True)):
-        index = at // stride % n
-        both = []
-        for step in (-1, 1):
-            outside = (index + step < 0) | (index + step >= n)
-            sign = torch.where(outside, -step, step) if n > 1 else torch.zeros_like(at)
-            there = at + sign * stride
-            column = (flat[:, there] - here) * sign * scale.unsqueeze(1)
-            column[axis] += 1
-            both.append((there, sign.to(u_mm.dtype), column))
-        sides.append((both[0], both[1]))
-    return sides
+def _sign(offset: Offset) -> int:
+    """1 if a neighbour lies ahead, -1 if it lies behind."""
+    return 1 if sum(offset) > 0 else -1
 
 
-def _cofactors(columns: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:
-    """The derivative of a determinant by each of its columns, (3, n) each, and itself, (n,)."""
-    a, b, c = columns
-    first = torch.linalg.cross(b, c, dim=0)
-    rest = torch.linalg.cross(c, a, dim=0), torch.linalg.cross(a, b, dim=0)
-    return (first, *rest), (a * first).sum(0)
-
-
-def _determinants(u_mm: Tensor, at: Tensor, scale: Tensor) -> Tensor:
-    """(8, n), det J of the corner stencils at some voxels."""
-    sides = _sides(u_mm, at, scale)
-    columns = [[sides[axis][side][2] for axis, side in enumerate(corner)] for corner in CORNERS]
-    return torch.stack([_cofactors(tuple(column))[1] for column in columns])
+def _rest_det(simplex: Simplex) -> float:
+    """The determinant of a simplex if nothing moves."""
+    return INNER_DET if simplex in INNER else 1.0
 
 
 def _around(at: Tensor, shape: tuple[int, ...], reach: int) -> Tensor:

@@ -18,7 +18,7 @@ AFFINE_SPACING_MM = 8.0
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """What the first level starts from.
+    """The affine and the field that the first level starts from.
 
     Args:
         affine_lps: homogeneous, fixed to moving, LPS mm.

@@ -66,7 +66,7 @@ def match_labels(fixed: LabelMap, moving: LabelMap) -> Regions:
 
 
 def _key(labels: LabelMap, value: int) -> str:
-    """What a label is compared by: its name, spelling aside. A bare number matches no name."""
+    """The form of a name that is compared, spelling aside. A bare number matches no name."""
     name = labels.names.get(value)
     if name is None:
         return f"#{value}"

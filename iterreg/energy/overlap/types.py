@@ -1,4 +1,4 @@
-"""What the overlap terms are made from: pairs of regions, and the grids that they lie on."""
+"""The ingredients of the overlap terms: pairs of regions, and the grids that they lie on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RegionPair:
 
 @dataclass(frozen=True)
 class Frame:
-    """What the overlap of every region pair shares.
+    """The grids and fields of view that the overlap of every region pair shares.
 
     Args:
         fixed_spacing_mm, moving_spacing_mm: (z, y, x).
