@@ -126,6 +126,14 @@ class Grid:
         return np.asarray(np.linalg.inv(self.index_to_lps), np.float64)
 
     @cached_property
+    def ijk_to_ras(self) -> Matrix:
+        """nibabel's homogeneous matrix, from an index with x first to a point in RAS mm."""
+        rank = self.rank
+        flip = np.diag([*(-1.0, -1.0, 1.0)[:rank], 1.0])
+        matrix: Matrix = flip @ self.index_to_lps[:, [*reversed(range(rank)), rank]]
+        return matrix
+
+    @cached_property
     def corners_lps_mm(self) -> Matrix:
         """Centres of the corner voxels, (2 ** rank, rank)."""
         last = np.asarray(self.shape_zyx) - 1
