@@ -1,7 +1,9 @@
 """Grids, axis orders and points.
 
 Array indices run (z, y, x) (rank 3) or (y, x) (rank 2). Physical points run (x, y, z) or (x, y), in
-LPS mm. The matrices of a :class:`Grid` convert between the two; no other module reorders axes.
+LPS mm. The matrices of a :class:`Grid` convert between the two.
+
+Longer than 300 lines because no other module may reorder axes.
 """
 
 from __future__ import annotations
