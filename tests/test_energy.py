@@ -353,6 +353,21 @@ def test_each_overlap_pulls_a_shifted_region_back(kind):
     assert energy(2.0)[0] < 0.1 * start
 
 
+def test_the_edt_loss_samples_the_region_where_both_images_see():
+    """SegReg's eq. 4 is over the foreground: neither the voxels around it nor unseen ones count."""
+    shape = (6, 8, 10)
+    fixed = torch.zeros(shape, dtype=torch.bool)
+    fixed[1:4, 2:6, 2:7] = True
+    seen = torch.ones(shape, dtype=torch.bool)
+    seen[..., 5:] = False
+    frame = Frame((1.0,) * 3, (1.0,) * 3, seen, seen, seen, 4.0)
+    (term,) = overlap_terms(Overlap(kind="edt"), [pair_of(fixed, fixed)], frame)
+    assert isinstance(term, SquaredDifference)
+    sampled = torch.zeros(shape, dtype=torch.bool)
+    sampled[term.voxels.long().unbind(1)] = True
+    assert torch.equal(sampled, fixed & seen)
+
+
 def pair_of(fixed: torch.Tensor, moving: torch.Tensor) -> RegionPair:
     """Two masks of whole grids."""
     regions = Region.of(fixed), Region.of(moving)
