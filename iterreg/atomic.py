@@ -28,8 +28,8 @@ def write_aside(path: str | Path, write: Callable[[Path], None]) -> None:
 
     Args:
         path: the final file. Its folder must exist.
-        write: called with a path of the same name in the hidden folder. Companion files that it
-            makes there (the .raw of an .mhd) are moved too.
+        write: called with a path of the same name in the hidden folder, its suffix in lower case.
+            Companion files that it makes there (the .raw of an .mhd) are moved too.
 
     Raises:
         OutputError: the folder is missing or not writable, or the file cannot be made.
@@ -43,15 +43,23 @@ def write_aside(path: str | Path, write: Callable[[Path], None]) -> None:
     if path.is_dir():
         raise OutputError(f"{path}: expected a file to write, got a folder")
     staging = _make_staging(path.parent, path)
+    aside = staging / _lower_suffix(path.name)
     try:
-        write(staging / path.name)
+        write(aside)
         # The header goes last: as long as it is absent, nobody reads a half-moved pair of files.
-        for file in sorted(staging.iterdir(), key=lambda f: f.name == path.name):
-            os.replace(file, path.parent / file.name)
+        for file in sorted(staging.iterdir(), key=lambda f: f == aside):
+            os.replace(file, path if file == aside else path.parent / file.name)
     except (OSError, RuntimeError) as error:
         raise OutputError(f"{path}: cannot be written: {last_line(str(error))}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _lower_suffix(name: str) -> str:
+    """The name with its suffix in lower case: libraries choose the format by it."""
+    lower = name.lower()
+    suffix = ".nii.gz" if lower.endswith(".nii.gz") else Path(lower).suffix
+    return name[: len(name) - len(suffix)] + suffix
 
 
 def write_text(text: str, path: str | Path) -> None:

@@ -21,6 +21,7 @@ from iterreg.errors import ConfigError
 from iterreg.tables import load
 
 SCHEMA = 1
+RENAMED = {"trust_mm": "robust_scale_mm"}
 """Version of the TOML and ``run.json`` layout."""
 
 
@@ -259,7 +260,7 @@ def load_config(
             if not isinstance(table, dict):
                 raise ConfigError(f"override {dotted}: {part} is a value, not a table")
         table[key] = value
-    tables.setdefault("name", source)
+    tables.setdefault("name", Path(source).stem)
     config: Config = _build(Config, tables, source, "")
     return config
 
@@ -289,7 +290,7 @@ def _preset_text(preset: str | Path) -> tuple[str, str]:
         known = ", ".join(preset_names())
         raise ConfigError(f"preset {preset}: expected one of {known}, or a .toml file")
     try:
-        return path.read_text(encoding="utf-8"), path.stem
+        return path.read_text(encoding="utf-8"), str(preset)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"preset {preset}: cannot be read: {error}") from error
 
@@ -302,6 +303,8 @@ def _build(kind: type, table: Mapping[str, Any], source: str, prefix: str) -> An
     for key, value in table.items():
         where = f"preset {source}: {prefix}{key}"
         if key not in fields:
+            if key in RENAMED:
+                raise ConfigError(f"{where}: renamed to {RENAMED[key]}")
             known = ", ".join(sorted(fields))
             raise ConfigError(f"{where}: unknown key; expected one of {known}")
         inner = [k for k in (hints[key], *get_args(hints[key])) if dataclasses.is_dataclass(k)]

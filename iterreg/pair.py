@@ -170,7 +170,9 @@ def _status(solution: Solution) -> Status:
 
 def _waiting_for(device: torch.device) -> Callable[[], None]:
     """A function that waits until a device has done its work."""
-    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    return lambda: None
 
 
 def _pair(

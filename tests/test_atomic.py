@@ -121,3 +121,9 @@ def test_output_folder_refuses_names_outside(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="got a file"), OutputFolder(tmp_path / "file"):
         pass
+
+
+def test_a_suffix_in_capitals_reaches_the_writer_in_lower_case(tmp_path):
+    written = []
+    write_aside(tmp_path / "A.NII.GZ", lambda new: written.append(new.name) or new.touch())
+    assert written == ["A.nii.gz"] and (tmp_path / "A.NII.GZ").exists()

@@ -230,7 +230,7 @@ def _rich_table(header: Row, rows: Sequence[Row]) -> None:
 def _region_table(measures: Measures) -> tuple[Row, list[Row]]:
     in_depth = any(region.coverage is not None for region in measures.regions)
     header: Row = ("region", "Dice", "HD95 (mm)")
-    header += ("reached (%)", "volume") if in_depth else ()
+    header += ("coverage (%)", "volume") if in_depth else ()
     rows = []
     for region in measures.regions:
         row: Row = (
@@ -259,6 +259,7 @@ def _field_facts(measures: Measures) -> list[Fact]:
             f"({100 * folds.share_interior:.0f} % of voxels are interior)",
         )
     )
+    facts.append(("NDV", f"{folds.ndv_vox:.2f} voxels, {folds.ndv_percent:.4f} % of the image"))
     sdlogj = f"{number(measures.sdlogj_interior, 3)} interior, {number(measures.sdlogj, 3)} whole"
     if measures.sdlogj_l2r is not None:
         sdlogj += f", {number(measures.sdlogj_l2r, 4)} by Learn2Reg's formula"

@@ -136,11 +136,13 @@ def both_or_neither(first: str, second: str, one: Any, two: Any) -> None:
 
 
 def refuse_existing(path: Path | None, overwrite: bool) -> None:
-    """Refuse to replace a file, unless the user asked for it.
+    """Refuse to replace a file, unless the user asked for it, before any work is done.
 
     Raises:
-        OutputError: the file exists and ``overwrite`` is False.
+        OutputError: the file exists and ``overwrite`` is False, or its folder does not exist.
     """
+    if path is not None and not path.parent.is_dir():
+        raise OutputError(f"{path}: cannot be written: the folder {path.parent} does not exist")
     if path is not None and path.exists() and not overwrite:
         raise OutputError(f"{path}: exists already; --overwrite replaces it")
 

@@ -65,7 +65,9 @@ def convert_transform(
         recognise(source.path) if source.format == AUTO else source.format
     ]
     if moving is None and (is_inverse or to_read.needs_moving or to_write.needs_moving):
-        raise TransformError("convert: expected the moving image too; this conversion needs it")
+        raise TransformError(
+            f"{out.path}: this conversion depends on both images: add the moving image (--moving)"
+        )
     fixed_grid = grid_of_file(fixed)
     moving_grid = fixed_grid if moving is None else grid_of_file(moving)
     grids = (moving_grid, fixed_grid) if is_inverse else (fixed_grid, moving_grid)

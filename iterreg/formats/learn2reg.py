@@ -48,7 +48,9 @@ def transform_to_l2r(transform: Transform, moving: Grid) -> NDArray[np.float32]:
     """
     fixed = transform.grid
     if fixed.rank != 3 or moving.rank != 3:
-        raise GeometryError(f"transform_to_l2r: expected rank 3, got {fixed.rank}, {moving.rank}")
+        raise GeometryError(
+            f"Learn2Reg field: expected 3-D images, got {fixed.rank}-D and {moving.rank}-D"
+        )
     matrix = fixed_to_moving_index(fixed, transform.affine_lps, moving)
     vox = transform.field.vox.detach().cpu().numpy()
     # z planes are last in memory: this is nibabel's order on disk, and no write is strided.

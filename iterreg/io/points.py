@@ -35,7 +35,7 @@ def read_points(path: str | Path) -> Points:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ImageReadError(f"{path}: expected a CSV file of points, got {error}") from error
+        raise ImageReadError(f"{path}: expected a CSV file of points ({error})") from error
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     axes = [axis for axis in AXES if axis in header]
     if axes not in (["x", "y", "z"], ["x", "y"]):

@@ -1,7 +1,8 @@
 """The hot loops, on whatever device their tensors are.
 
 Each kernel is defined in :mod:`iterreg.kernels.reference`. A backend is a module with the same
-names and signatures for one type of device; a device without a backend uses the definition. Set
+names and signatures for one type of device; a device without a backend, or without the
+package that its backend needs, uses the definition. Set
 ``ITERREG_COMPILED=0`` to use the definition everywhere.
 """
 

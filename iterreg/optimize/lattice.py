@@ -42,6 +42,7 @@ class Lattice:
         labels: (voxels,).
         glued: (labels, labels) bool, which regions move as one; None: all.
         scale: (3,) voxels per mm.
+        still: (voxels,) bool, those that may not move; None: all may.
     """
 
     u_mm: Tensor
@@ -49,15 +50,23 @@ class Lattice:
     labels: Tensor
     glued: Tensor | None
     scale: Tensor
+    still: Tensor | None = None
 
     @classmethod
-    def of(cls, field: Field, interfaces: Interfaces) -> Lattice:
-        """A view of a field."""
+    def of(cls, field: Field, interfaces: Interfaces, still: Tensor | None = None) -> Lattice:
+        """A view of a field; ``still`` (Z, Y, X) bool marks voxels that may not move."""
         u_mm, glued = field.u_mm, interfaces.tangential >= 1
         scale = u_mm.new_tensor([1 / s for s in field.side.spacing_mm])
         labels = field.side.labels.flatten()
         table = None if bool(glued.all()) else glued
-        return cls(u_mm.view(3, -1), tuple(u_mm.shape[1:]), labels, table, scale)
+        at_rest = None if still is None else still.flatten()
+        return cls(u_mm.view(3, -1), tuple(u_mm.shape[1:]), labels, table, scale, at_rest)
+
+    def free(self, at: Tensor) -> Tensor:
+        """(n,) bool, whether some voxels may move."""
+        if self.still is None:
+            return torch.ones_like(at, dtype=torch.bool)
+        return ~self.still[at]
 
     @property
     def simplices(self) -> tuple[Simplex, ...]:

@@ -53,7 +53,8 @@ def coarse_to_fine(pair: Pair, config: Config, start: StartingPoint, timer: Stag
     levels = list(zip(config.levels.spacing_mm, config.levels.steps, strict=True))
     for number, (spacing_mm, steps) in enumerate(levels, 1):
         share = FIRST_LEVEL + (LAST_LEVEL - FIRST_LEVEL) * (number - 1) / len(levels)
-        with timer.stage(f"level {number}", share, f"level {number}: {spacing_mm:g} mm"):
+        finest_mm = max(spacing_mm, pair.fixed.least_spacing_mm)
+        with timer.stage(f"level {number}", share, f"level {number}: {finest_mm:.3g} mm"):
             level = pair.at(spacing_mm)
             field = field.on(level.fixed, interfaces)
             if number == 1:

@@ -145,7 +145,7 @@ class Pair:
         return common
 
     def landmark_indices(self) -> tuple[Tensor, Tensor] | None:
-        """Voxel indices (3, N) of the fixed and of the moving landmarks, or None without any."""
+        """Continuous voxel indices (3, N) of fixed and moving landmarks; None without any."""
         if self.guidance.landmarks is None:
             return None
         fixed, moving = self.guidance.landmarks

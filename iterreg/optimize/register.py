@@ -26,7 +26,7 @@ class Solution:
         field: the residual displacement at full resolution.
         start: where the affine came from, in words.
         history: of each level, coarse to fine.
-        improved: whether the energy is no higher than without any displacement.
+        improved: whether the finest level's energy is no higher than without any displacement.
         folds: voxels that still fold inside regions or between glued ones.
     """
 
@@ -74,11 +74,9 @@ def register(
 
 
 def _finish(field: Field, pair: Pair, affine_lps: Matrix) -> tuple[Field, int]:
-    """Put rigid regions in place, repair folds, and count those left."""
+    """Put rigid regions in place, repair folds around them, and count those left."""
     if not pair.rigid:
         return repair_folds(field, pair.interfaces)
     bodies = rigid_bodies(field, affine_lps, pair.rigid)
     field = hold_rigid(field, bodies, pair.interfaces)
-    field, folds = repair_folds(field, pair.interfaces)
-    bodies.impose(field.u_mm)
-    return field, folds
+    return repair_folds(field, pair.interfaces, bodies.mask(pair.fixed.shape))

@@ -48,17 +48,20 @@ ROUNDING = 1e-4
 """A voxel that folds by the metric has a determinant below this here: the two round differently."""
 
 
-def repair_folds(field: Field, interfaces: Interfaces) -> tuple[Field, int]:
+def repair_folds(
+    field: Field, interfaces: Interfaces, still: Tensor | None = None
+) -> tuple[Field, int]:
     """Remove folding inside regions, and between regions that are glued.
 
     Args:
         field: its tensor is changed in place.
         interfaces: how regions may move along each other.
+        still: (Z, Y, X) bool, voxels that keep their displacement; None: all may move.
 
     Returns:
         The field, and how many voxels still have a glued simplex that folds.
     """
-    lattice = Lattice.of(field, interfaces)
+    lattice = Lattice.of(field, interfaces, still)
     folds = _all_folds(lattice)
     for attempt in range(1, ROUNDS + 1):
         if len(folds) == 0:
@@ -101,6 +104,7 @@ def _unfold(lattice: Lattice, at: Tensor) -> None:
     members = torch.cat([at, *(voxels.there(offset) for offset in edges)])
     moved, place = torch.unique(members, return_inverse=True)
     own, *others = place.view(1 + len(edges), -1)
+    free = lattice.free(moved)
     places = dict(zip(edges, others, strict=True))
     move, count = lattice.u_mm.new_zeros(3, len(moved)), lattice.u_mm.new_zeros(len(moved))
     for simplex, row, det in zip(lattice.simplices, low, determinants, strict=True):
@@ -113,9 +117,11 @@ def _unfold(lattice: Lattice, at: Tensor) -> None:
         turns = [s * (voxels.there(o) != at)[bad] for s, o in zip(slopes, simplex, strict=True)]
         slopes = [s * voxels.inside(o)[bad] for s, o in zip(slopes, simplex, strict=True)]
         slopes.append(-turns[0] - turns[1] - turns[2])
+        indices = [*(places[o] for o in simplex), own]
+        slopes = [s * free[i[bad]] for s, i in zip(slopes, indices, strict=True)]
         length = torch.stack([slope.square().sum(0) for slope in slopes]).sum(0)
         step = (WANTED_DET - det[bad]) / length.clamp(min=1e-2)
-        for index, slope in zip([*(places[o] for o in simplex), own], slopes, strict=True):
+        for index, slope in zip(indices, slopes, strict=True):
             move.index_add_(1, index[bad], step * slope)
             count.index_add_(0, index[bad], slope.any(0).to(count.dtype))
     lattice.u_mm[:, moved] += OVERSHOOT * move / count.clamp(min=1)
@@ -131,6 +137,7 @@ def _slopes(edges: list[Tensor], simplex: Simplex, scale: Tensor) -> list[Tensor
 
 def _average(lattice: Lattice, at: Tensor, times: int) -> None:
     """Move voxels half way to the mean of the neighbours that they are glued to, in place."""
+    at = at[lattice.free(at)]
     voxels = Neighbourhoods.of(lattice, at)
     sides = [voxels.there(offset) for offset in itertools.chain(*FACES)]
     sides = [torch.where(lattice.are_glued(at, there), there, at) for there in sides]

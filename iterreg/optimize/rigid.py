@@ -40,6 +40,12 @@ class RigidBodies:
     voxels: Tensor
     u_mm: Tensor
 
+    def mask(self, shape: tuple[int, ...]) -> Tensor:
+        """(Z, Y, X) bool, the voxels of the bodies."""
+        inside = torch.zeros(shape, dtype=torch.bool, device=self.voxels.device)
+        inside[self.voxels.unbind(1)] = True
+        return inside
+
     def impose(self, u_mm: Tensor) -> None:
         """Give the voxels of a field (3, Z, Y, X) this displacement, in place."""
         z, y, x = self.voxels.unbind(1)
@@ -94,7 +100,7 @@ def hold_rigid(field: Field, bodies: RigidBodies, interfaces: Interfaces) -> Fie
     Args:
         field: at full resolution.
         bodies: voxels and their displacement.
-        interfaces: nothing is carried across regions that slide.
+        interfaces: little is carried across regions that slide, nothing across free ones.
     """
     side, u_mm = field.side, field.u_mm
     z, y, x = bodies.voxels.unbind(1)

@@ -34,7 +34,7 @@ def similarity_term(config: Similarity, images: ComparedImages) -> Term:
     """The similarity of a level, as a sum over the voxels that both images see.
 
     Args:
-        config: kind, weight and window.
+        config: kind, weight and radius.
         images: what is compared.
 
     Example:
