@@ -159,7 +159,7 @@ class Background(NamedTuple):
 
 def cut_planes(pair: CanonicalPair) -> list[Plane]:
     """The planes to show: the picture itself, or one plane across each axis of a volume."""
-    background = _background(pair.fixed)
+    background = find_background(pair.fixed)
     if pair.grid.rank == 2:
         return [_cut(pair, None, 0, background)]
     positions = plane_positions(pair, background)
@@ -216,7 +216,7 @@ def _one_channel(image: Image) -> torch.Tensor:
     return data if len(data) == 1 else data.mean(0, keepdim=True)
 
 
-def _background(fixed: torch.Tensor) -> Background:
+def find_background(fixed: torch.Tensor) -> Background:
     """The median of the border, if most of the border is of about that value."""
     faces = [fixed.select(a, k) for a in range(fixed.ndim) for k in (0, -1)]
     border = torch.cat([f.reshape(-1) for f in faces])
