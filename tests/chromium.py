@@ -69,7 +69,7 @@ class Page:
         """Load an address and wait until the page says that it is ready."""
         self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=address)
-        self.wait("document.documentElement.dataset.ready === '1'")
+        self.wait("document.documentElement?.dataset.ready === '1'")
 
     def evaluate(self, expression: str) -> Any:
         """The value of an expression in the page."""
@@ -95,12 +95,16 @@ class Page:
 
     def screenshot(self, path: Path, scheme: str = "light", width: int = 1280) -> None:
         """Save a picture of the whole page."""
-        self.call("Emulation.setEmulatedMedia", features=[
-            {"name": "prefers-color-scheme", "value": scheme}
-        ])
+        self.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": scheme}],
+        )
         self.call(
             "Emulation.setDeviceMetricsOverride",
-            width=width, height=900, deviceScaleFactor=1, mobile=False,
+            width=width,
+            height=900,
+            deviceScaleFactor=1,
+            mobile=False,
         )
         picture = self.call("Page.captureScreenshot", captureBeyondViewport=True, format="png")
         path.write_bytes(base64.b64decode(picture["data"]))

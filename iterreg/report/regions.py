@@ -10,6 +10,7 @@ import torch
 
 from iterreg.displacement import moving_index, sample_nearest, total_displacement_vox
 from iterreg.errors import IterregError
+from iterreg.evaluation import identity
 from iterreg.image import LabelMap, require_same_space
 from iterreg.metrics import coverage, surface_distance_by_label, volume_change
 from iterreg.report.source import Source
@@ -62,7 +63,7 @@ class _Measured:
     volumes: dict[int, tuple[float, float, float]]
     coverage: dict[int, float]
     change: dict[int, float]
-    mean_surface: dict[int, float]
+    mean_surface: dict[int, tuple[float, float]]
 
     @classmethod
     def of(
@@ -78,14 +79,14 @@ class _Measured:
         ours, theirs = fixed.data.cpu(), moving.data.cpu()
         mapped = moving_index(source.transform, moving.grid)
         warped = sample_nearest(theirs, mapped)
-        cell, other = fixed.grid.voxel_volume_mm3, moving.grid.voxel_volume_mm3
+        cell, their_cell = fixed.grid.voxel_volume_mm3, moving.grid.voxel_volume_mm3
         flat = fixed.grid.rank == 2
         divisor = 1.0 if flat else ML
         counts = [_counts(part, values) for part in (ours, theirs, warped)]
         volumes = {
             v: (
                 counts[0][v] * cell / divisor,
-                counts[1][v] * other / divisor,
+                counts[1][v] * their_cell / divisor,
                 counts[2][v] * cell / divisor,
             )
             for v in values
@@ -101,8 +102,13 @@ class _Measured:
         mean = {}
         if lacks["mean_surface_after_mm"]:
             spacing = fixed.grid.spacing_zyx_mm
-            distances = surface_distance_by_label(ours, warped, values, spacing)
-            mean = {v: distance.mean_mm for v, distance in distances.items()}
+            start = identity(fixed.grid) if source.start is None else source.start
+            before = sample_nearest(theirs, moving_index(start, moving.grid))
+            first, second = (
+                surface_distance_by_label(ours, other, values, spacing)
+                for other in (before, warped)
+            )
+            mean = {v: (first[v].mean_mm, second[v].mean_mm) for v in values}
         return cls("mm²" if flat else "ml", volumes, reached, change, mean)
 
 
@@ -125,7 +131,10 @@ def _row(row: Mapping[str, Any], measured: _Measured | None) -> RegionRow:
 
     lacks: Mapping[int, float] = {}
     reached = either("coverage", measured.coverage if measured else lacks)
-    after_mm = either("mean_surface_after_mm", measured.mean_surface if measured else lacks)
+    mean_surface = both("mean_surface_{}_mm", 2, "mm")
+    if measured and value in measured.mean_surface:
+        before_mm, after_mm = measured.mean_surface[value]
+        mean_surface = number(before_mm, 2, "mm"), number(after_mm, 2, "mm")
     volumes = measured.volumes.get(value) if measured else None
     unit = measured.unit if measured else "ml"
     three = tuple(number(v, 1, unit) for v in (volumes or (None, None, None)))
@@ -133,7 +142,7 @@ def _row(row: Mapping[str, Any], measured: _Measured | None) -> RegionRow:
         name=str(row.get("name", f"label {value}")).replace("_", " "),
         dice=both("dice_{}", 3, ""),
         hd95=both("hd95_{}_mm", 1, "mm"),
-        mean_surface=(number(row.get("mean_surface_before_mm"), 2, "mm"), number(after_mm, 2, "mm")),
+        mean_surface=mean_surface,
         coverage=number(None if reached is None else 100 * reached, 1, "%"),
         volumes=(three[0], three[1], three[2]),
         volume_change=_times(either("volume_change", measured.change if measured else lacks)),
@@ -142,4 +151,4 @@ def _row(row: Mapping[str, Any], measured: _Measured | None) -> RegionRow:
 
 def _times(value: Any) -> str:
     text = number(value, 3)
-    return f"× {text}" if text[0].isdigit() else text
+    return f"x {text}" if text[0].isdigit() else text

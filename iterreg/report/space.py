@@ -1,4 +1,4 @@
-"""Draw both images in space: their boxes and fields of view in LPS mm, and their headers in words."""
+"""Draw both images in space: boxes and fields of view in LPS mm. Put their headers in words."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class View:
 
 
 def draw_space(source: Source) -> tuple[View, ...]:
-    """The boxes of both images from three sides, or a picture pair from one; empty without images."""
+    """Both boxes from three sides, pictures from one side; empty without images."""
     if source.images is None or source.fovs is None:
         return ()
     corners = [box_corners(image.grid) for image in source.images]
@@ -78,7 +78,9 @@ def draw_space(source: Source) -> tuple[View, ...]:
         _fov_points(image, fov) for image, fov in zip(source.images, source.fovs, strict=True)
     ]
     rank = source.images[0].grid.rank
-    views = VIEWS if rank == 3 else (("Plane", "of the pictures", (0, 1), (1, 1), ("", "", "", "")),)
+    views = (
+        VIEWS if rank == 3 else (("Plane", "of the pictures", (0, 1), (1, 1), ("", "", "", "")),)
+    )
     every = np.concatenate(corners)
     scale = VIEW_SIZE / max(float(np.ptp(every[:, a])) for a in range(rank))
     return tuple(_view(view, corners, clouds, scale) for view in views)

@@ -43,9 +43,7 @@ def short(value: Any, unit: str = "") -> str:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number."""
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    )
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def split_unit(name: str) -> tuple[str, str]:
@@ -81,9 +79,9 @@ def by_times(values: Sequence[Any], digits: int | None = None) -> str:
 
     Example:
         >>> by_times((124, 71, 80)), by_times((1.0, 2.5), 2)
-        ('124 × 71 × 80', '1.00 × 2.50')
+        ('124 x 71 x 80', '1.00 x 2.50')
     """
-    return " × ".join(short(v) if digits is None else f"{v:.{digits}f}" for v in values)
+    return " x ".join(short(v) if digits is None else f"{v:.{digits}f}" for v in values)
 
 
 def table(tables: Mapping[str, Any], *path: str) -> Mapping[str, Any]:

@@ -117,6 +117,7 @@
     return power * [5, 2, 1].find((f) => f * power <= limit * 1.001);
   };
   const longest = Math.max(...data.planes.map((p) => Math.max(p.rows, p.columns) * p.pixelMm));
+  const TEXT_MM = Math.max(...data.planes.map((p) => p.columns * p.pixelMm)) / 36;
   const stepMm = Math.min(roundStep(longest / 30), data.planes[0].letters ? 10 : Infinity);
 
   /* Lines where the landed position passes a multiple of the step; never across two labels. */
@@ -146,7 +147,7 @@
             for (let i = 0; i < zoom; i++) {
               const at = value + slope[0] * ((i + 0.5) / zoom - 0.5) + slope[1] * ((j + 0.5) / zoom - 0.5);
               const off = (Math.abs(at - Math.round(at / stepMm) * stepMm) / length) * zoom;
-              const alpha = 0.85 * Math.max(0, Math.min(1, 1.1 - off));
+              const alpha = (labels[here] || !data.regions.length ? 0.85 : 0.3) * Math.max(0, Math.min(1, 1.1 - off));
               if (alpha <= 0) continue;
               const k = 4 * ((y * zoom + j) * width + x * zoom + i);
               for (let c = 0; c < 3; c++) out[k + c] += alpha * (colour[c] - out[k + c]);
@@ -205,7 +206,7 @@
     letter(context, canvas, plane);
   };
   const letter = (context, canvas, plane) => {
-    const size = Math.max(12, canvas.width / 34), w = canvas.width, h = canvas.height;
+    const size = TEXT_MM * canvas.width / (plane.columns * plane.pixelMm), w = canvas.width, h = canvas.height;
     context.font = `600 ${size}px system-ui, sans-serif`;
     context.textAlign = "center"; context.textBaseline = "middle"; context.lineWidth = size / 4;
     const places = [[size, h / 2], [w - size, h / 2], [w / 2, size], [w / 2, h - size]];
@@ -313,6 +314,9 @@
   };
 
   const build = () => {
+    // All planes at one scale.
+    const share = data.planes.map((p) => `minmax(0, ${Math.round(p.columns * p.pixelMm)}fr)`).join(" ");
+    document.documentElement.style.setProperty("--columns", share);
     for (const mode of MODES)
       radio(document.getElementById("modes"), "mode", mode.id, mode.name, (id) => { state.mode = id; show(); });
     const layouts = document.getElementById("layouts");
