@@ -42,12 +42,10 @@ COMPUTED: dict[type, type] = {
 PARTNERS = [
     ("min", "max"),
     ("amin", "amax"),
-    ("argmin", "argmax"),
     ("minimum", "maximum"),
     ("any", "all"),
     ("floor", "ceil"),
     ("zeros", "ones"),
-    ("zeros_like", "ones_like"),
 ]
 RENAMED = dict(PARTNERS) | {second: first for first, second in PARTNERS}
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -34,7 +35,8 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from _mutants import Mutant, mutants, sample  # noqa: E402
-from _mutation_runs import Coverage, coverage_tables, import_heavy, outcome, start  # noqa: E402
+from _mutation_coverage import Coverage, coverage_tables  # noqa: E402
+from _mutation_runs import import_heavy, outcome, start  # noqa: E402
 
 DEFAULT = (
     *("pair", "inputs", "partition", "optimize", "energy", "transform", "formats"),
@@ -55,7 +57,9 @@ def main() -> None:
         drawn = list(_again(every, [row for row in rows if row["status"] == "survived"]))
     else:
         drawn = sample(every, options.count, options.seed)
-    coverage = Coverage(coverage_tables(options.coverage))
+    # An end from outside leaves through SystemExit, so that no child stays behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    coverage = Coverage(coverage_tables(options.coverage, options.tests))
     for test in coverage.failed:
         print(f"left out, does not pass without a mutant: {test}", file=sys.stderr)
     print(f"{len(drawn)} of {len(every)} mutants, {options.jobs} at a time", file=sys.stderr)
@@ -73,6 +77,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="mutants that run at a time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write a row for each mutant")
     parser.add_argument("--replay", type=Path, metavar="ROWS", help="run these survivors again")
+    parser.add_argument("--tests", default="test_*.py", metavar="GLOB", help="files of tests/")
     cache = Path(tempfile.gettempdir()) / "iterreg-mutation-coverage.json"
     parser.add_argument("--coverage", type=Path, metavar="FILE", default=cache)
     return parser.parse_args()

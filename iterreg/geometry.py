@@ -1,7 +1,9 @@
 """Grids, axis orders and points.
 
 Array indices run (z, y, x) (rank 3) or (y, x) (rank 2). Physical points run (x, y, z) or (x, y), in
-LPS mm. The matrices of a :class:`Grid` convert between the two; no other module reorders axes.
+LPS mm. The matrices of a :class:`Grid` convert between the two.
+
+Longer than 300 lines because no other module may reorder axes.
 """
 
 from __future__ import annotations
@@ -124,6 +126,14 @@ class Grid:
     def lps_to_index(self) -> Matrix:
         """Homogeneous matrix from a point (x, y, z, 1) in LPS mm to an index (z, y, x, 1)."""
         return np.asarray(np.linalg.inv(self.index_to_lps), np.float64)
+
+    @cached_property
+    def ijk_to_ras(self) -> Matrix:
+        """nibabel's homogeneous matrix, from an index with x first to a point in RAS mm."""
+        rank = self.rank
+        flip = np.diag([*(-1.0, -1.0, 1.0)[:rank], 1.0])
+        matrix: Matrix = flip @ self.index_to_lps[:, [*reversed(range(rank)), rank]]
+        return matrix
 
     @cached_property
     def corners_lps_mm(self) -> Matrix:

@@ -144,7 +144,7 @@ def test_demo_ends_well_and_says_so(demo: Run) -> None:
 def test_no_line_grows_with_the_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     stages = ["read", "regions", "start", *(f"level {k}" for k in range(1, 9)), "write"]
     measures = Measures(
-        "identity", (), (), Folding(0.0, 0.0, 0, 0, 1, 1), 0.0, 0.0, None, None, None
+        "identity", (), (), Folding(0.0, 0.0, 0, 0, 1, 1, 0.0, 0.0), 0.0, 0.0, None, None, None
     )
     run = SimpleNamespace(status=Status.OK, device="cpu", start="affine", notes=())
     summary = SimpleNamespace(

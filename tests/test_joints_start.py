@@ -258,6 +258,23 @@ def test_the_unguided_similarity_is_for_pairs_without_regions():
     assert not np.array_equal(moved_mm(alone), moved_mm(other))
 
 
+# Another order of axes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["fixed", "moving"])
+def test_the_order_and_direction_of_stored_axes_change_nothing(reorient, side):
+    """The same voxels of three lengths, stored with other axes, two of them reversed."""
+    pair = Pair.of(World(slide_mm=0.0, shift_mm=(1.5, -1.0, 0.8)))
+    stored = replace(pair, **{side: reorient(pair.images[side], (2, 0, 1), (True, False, True))})
+    quick = INTENSITIES | {"levels.spacing_mm": [2.0], "levels.steps": [4]}
+    places = places_lps(FIXED)[inner(FIXED.shape_zyx)]
+    first, second = (
+        run(either, quick).transform.map_points(Points(places)).lps for either in (pair, stored)
+    )
+    assert np.linalg.norm(first - places - pair.world.motion_mm(2), axis=1).mean() < 0.5
+    assert np.abs(first - second).max() < 0.01
+
+
 # Pictures and single slices -------------------------------------------------------------------
 
 

@@ -33,6 +33,7 @@ from iterreg.learn2reg import register as register_module
 from iterreg.learn2reg import scores
 from iterreg.learn2reg.archive import check_zip, write_zip
 from iterreg.learn2reg.evaluate import CaseScores, Scores, TrueFolds, evaluate_task
+from iterreg.learn2reg.records import finished_record, sha256_of, write_record
 from iterreg.learn2reg.regions import find_regions, load_regions
 from iterreg.learn2reg.rules import RULES, Evaluation, Method, evaluation_of, preset_of
 from iterreg.learn2reg.task import pair_of, read_task
@@ -919,3 +920,13 @@ def test_real_hippocampus_pair_from_the_benchmark_script(tmp_path: Path) -> None
     )
     assert found.exit_code == 0, found.output
     assert json.loads((tmp_path / "s.json").read_text())["aggregates"]["DSC"]["mean"] > 0.7
+
+
+def test_a_record_is_kept_where_memory_cannot_be_measured(tmp_path: Path) -> None:
+    target = tmp_path / "disp_0001_0001_0001_0000.nii.gz"
+    target.write_bytes(b"field")
+    record = {"made_from": "d", "sha256": sha256_of(target), "status": "fine"}
+    write_record(target, record | {"seconds": 1.0, "peak_mb": float("nan"), "used": {}})
+    kept = finished_record(target, "d")
+    assert kept is not None
+    assert np.isnan(kept["peak_mb"])

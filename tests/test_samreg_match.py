@@ -22,6 +22,7 @@ import iterreg
 from iterreg.cli import iterreg as command
 from iterreg.cli.samreg import samreg
 from iterreg.errors import ExitCode, GeometryError
+from iterreg.image import LabelMap
 from iterreg.samreg.candidates import RoiSettings
 from iterreg.samreg.everything import EverythingSettings
 from iterreg.samreg.filters import AREA_OF, NESTED
@@ -195,7 +196,8 @@ def test_the_stored_order_of_axes_does_not_matter(tmp_path: Path) -> None:
     found = iterreg.match_rois(fixed, tmp_path / "t.nii.gz", segmenter=Flood(), cache=False)
     assert len(found) == 3
     for pair in found:
-        theirs, ours = (m.as_labels().to_canonical()[0] for m in (pair.moving, pair.fixed))
+        masks = (pair.moving, pair.fixed)
+        theirs, ours = (LabelMap(m.data.int(), m.grid).to_canonical()[0] for m in masks)
         assert torch.equal(theirs.data, ours.data)
 
 

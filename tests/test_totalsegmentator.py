@@ -17,7 +17,6 @@ from iterreg.regions import totalsegmentator as module
 from iterreg.regions.label_tables import load_table
 from iterreg.regions.totalsegmentator import (
     RawSegmentation,
-    ijk_to_ras,
     installed_table,
     segment_totalsegmentator,
 )
@@ -63,7 +62,7 @@ def test_the_matrix_is_nibabels(tmp_path):
     saved.SetDirection([n for r in image.grid.direction_lps for n in r])
     sitk.WriteImage(saved, str(tmp_path / "ct.nii.gz"))
     read = nibabel.load(tmp_path / "ct.nii.gz")
-    np.testing.assert_allclose(ijk_to_ras(image.grid), read.affine, atol=1e-4)
+    np.testing.assert_allclose(image.grid.ijk_to_ras, read.affine, atol=1e-4)
     np.testing.assert_array_equal(np.asarray(read.dataobj)[4, 3, 2], 10)
 
 

@@ -259,11 +259,12 @@ def _match_and_write(
 
 def _add_matching(run: Path, found: RoiMatching) -> None:
     """Add a section on the matching to ``run.json``, which exists if a field was fitted."""
+    from iterreg.atomic import write_json
     from iterreg.config import SCHEMA
 
     tables = json.loads(run.read_text("utf-8")) if run.exists() else {"schema": SCHEMA}
     tables["matching"] = found.about
-    run.write_text(json.dumps(tables, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(tables, run)
 
 
 def _print(

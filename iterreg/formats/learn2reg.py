@@ -20,7 +20,7 @@ from iterreg.errors import GeometryError, TransformError
 from iterreg.formats.headers import nifti_shape, shape_text
 from iterreg.formats.learn2reg_files import FIELD_EXTENSIONS, Field, read_field, write_field
 from iterreg.formats.types import TransformFormat
-from iterreg.geometry import Grid, Matrix, apply_linear, fixed_to_moving_index
+from iterreg.geometry import Grid, apply_linear, fixed_to_moving_index
 
 MEANING = "Learn2Reg field, moving index minus fixed index in voxels, nibabel's order"
 
@@ -112,14 +112,8 @@ def _read(path: Path, fixed: Grid, moving: Grid) -> Transform:
 
 
 def _write(transform: Transform, path: Path, moving: Grid) -> str:
-    write_field(transform_to_l2r(transform, moving), path, _affine_ras(transform.grid))
+    write_field(transform_to_l2r(transform, moving), path, transform.grid.ijk_to_ras)
     return MEANING
-
-
-def _affine_ras(grid: Grid) -> Matrix:
-    """Return nibabel's matrix from (i, j, k, 1) to RAS mm."""
-    matrix: Matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.index_to_lps[:, [2, 1, 0, 3]]
-    return matrix
 
 
 LEARN2REG = TransformFormat(

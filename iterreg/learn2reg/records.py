@@ -53,4 +53,5 @@ def write_record(target: Path, record: Mapping[str, Any]) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    write_json(record, record_path(target))
+    # Peak memory is NaN on systems that do not report it.
+    write_json(record, record_path(target), allow_nan=True)

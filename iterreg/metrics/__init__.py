@@ -8,16 +8,8 @@ order. Long sums are made in float64, and results are the same on every run.
 from __future__ import annotations
 
 from iterreg.metrics.coverage import coverage
-from iterreg.metrics.jacobian import (
-    Folding,
-    det_jacobian,
-    folding,
-    folding_mask,
-    interior_mask,
-    sdlogj,
-    sdlogj_l2r,
-    volume_change,
-)
+from iterreg.metrics.folding import Folding, folding, folding_mask, interior_mask
+from iterreg.metrics.jacobian import det_jacobian, sdlogj, sdlogj_l2r, volume_change
 from iterreg.metrics.landmarks import TreSummary, summarize_tre, tre_mm
 from iterreg.metrics.overlap import dice
 from iterreg.metrics.surface_distance import (

@@ -1,17 +1,13 @@
-"""The Jacobian of x + d(x): folding, its spread (SDlogJ), and the change of volume.
+"""The Jacobian of x + d(x): its determinant, its spread (SDlogJ), and the change of volume.
 
 ``d`` is the total displacement in voxels. An axis of length 1 has no part in a Jacobian. Two kinds
 of determinants are used. Those of *central* differences (one-sided at the border) are written and
-averaged. Those of *simplices* decide where the map folds: ten tetrahedra a voxel in 3-D, four
-triangles in 2-D (see ``_determinants.py``). The piecewise-linear map is one to one where all of
-them are positive.
+averaged here. Those of *simplices* decide where the map folds: see ``folding.py``.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,195 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iterreg.labels import compact_labels
-from iterreg.metrics._determinants import (
-    central_determinant,
-    moving_axes,
-    simplex_slabs,
-    simplex_volume,
-)
+from iterreg.metrics._determinants import central_determinant, moving_axes
 from iterreg.metrics._shared import ratio, require_shape
-from iterreg.neighbourhood import face_pairs
 
 LOG_FLOOR = 1e-9
 """Determinants are clipped here before their logarithm is taken (Learn2Reg's value)."""
-
-
-@dataclass(frozen=True)
-class Folding:
-    """How much of a map folds, in the interior of regions and at their interfaces.
-
-    A voxel is interior if all vertices of its simplices have its label: in 3-D its six face
-    neighbours and the six edge neighbours of the two inner tetrahedra.
-
-    Args:
-        interior_share, interface_share: folding voxels over the voxels of their kind, 0 to 1;
-            NaN if there is no voxel of that kind.
-        interior_folds, interface_folds: how many voxels fold.
-        interior_voxels, interface_voxels: how many voxels there are.
-        interior_ndv_vox, interface_ndv_vox: non-diffeomorphic volume, in voxels: the mapped volume
-            of all simplices that are turned over, averaged over the two ways to cut a cell; NaN if
-            the displacement is not finite.
-    """
-
-    interior_share: float
-    interface_share: float
-    interior_folds: int
-    interface_folds: int
-    interior_voxels: int
-    interface_voxels: int
-    interior_ndv_vox: float
-    interface_ndv_vox: float
-
-    @property
-    def share_interior(self) -> float:
-        """The share of all counted voxels that is interior."""
-        return ratio(self.interior_voxels, self.interior_voxels + self.interface_voxels)
-
-    @property
-    def ndv_vox(self) -> float:
-        """Non-diffeomorphic volume of all counted voxels, in voxels."""
-        return self.interior_ndv_vox + self.interface_ndv_vox
-
-    @property
-    def ndv_percent(self) -> float:
-        """Non-diffeomorphic volume in % of all counted voxels."""
-        return 100 * ratio(self.ndv_vox, self.interior_voxels + self.interface_voxels)
-
-    @property
-    def interior_ndv_percent(self) -> float:
-        """Non-diffeomorphic volume of the interior voxels, in % of them."""
-        return 100 * ratio(self.interior_ndv_vox, self.interior_voxels)
-
-    def __repr__(self) -> str:
-        """Counts, for people."""
-        return (
-            f"Folding(interior {self.interior_folds} of {self.interior_voxels}, "
-            f"interface {self.interface_folds} of {self.interface_voxels}, "
-            f"{100 * self.share_interior:.1f} % interior, ndv {self.ndv_vox:.4g} voxels)"
-        )
-
-
-def folding(total_vox: Tensor, labels: Tensor, mask: Tensor | None = None) -> Folding:
-    """Count the folding voxels and their non-diffeomorphic volume, interior and interface apart.
-
-    Args:
-        total_vox: (rank, *shape), total displacement in voxels of the fixed grid.
-        labels: (*shape) integer labels of the fixed image (a partition; background counts).
-        mask: (*shape) bool, the voxels to count; None counts all.
-
-    Returns:
-        Shares, counts and volumes.
-
-    Raises:
-        GeometryError: the shapes disagree.
-
-    Source:
-        The non-diffeomorphic volume is that of Liu et al. (IJCV 2024). The whole field's agrees
-        with the number that the authors' package ``digital-diffeomorphism`` prints.
-
-    Example:
-        >>> folding(torch.zeros(2, 4, 5), torch.ones(4, 5, dtype=torch.int32))
-        Folding(interior 0 of 20, interface 0 of 0, 100.0 % interior, ndv 0 voxels)
-    """
-    require_shape("folding", "labels", labels, total_vox.shape[1:])
-    field = moving_axes(total_vox)
-    shape = field.shape[1:]
-    interior = simplices_in_one_region(labels.reshape(shape))
-    parts = [interior, ~interior]
-    if mask is not None:
-        parts = [part & mask.reshape(shape) for part in parts]
-    counts, volumes = [0, 0], [0.0, 0.0]
-    for start, stop, determinants in simplex_slabs(field):
-        folds = _not_positive(determinants, field)
-        if not folds.any():
-            continue
-        lost = sum((-det[folds]).clamp(min=0).double() for det in determinants)
-        for kind, part in enumerate(parts):
-            chosen = part[start:stop][folds]
-            counts[kind] += int(torch.count_nonzero(chosen))
-            volumes[kind] += simplex_volume(len(field)) * float(lost[chosen].sum())
-    voxels = [int(torch.count_nonzero(part)) for part in parts]
-    shares = [ratio(n, of) for n, of in zip(counts, voxels, strict=True)]
-    return Folding(shares[0], shares[1], *counts, *voxels, *volumes)
-
-
-def folding_mask(total_vox: Tensor) -> Tensor:
-    """Find where x + d(x) folds: a determinant of the voxel's simplices is <= 0 or NaN.
-
-    Args:
-        total_vox: (rank, *shape), total displacement in voxels of the fixed grid.
-
-    Returns:
-        (*shape) bool.
-
-    Raises:
-        GeometryError: ``total_vox`` has another rank than its components say.
-
-    Example:
-        >>> line = torch.zeros(3, 1, 1, 5)
-        >>> line[2, 0, 0, 3] = -1.5  # this voxel passes its neighbour
-        >>> folding_mask(line).flatten().tolist()
-        [False, False, True, True, False]
-    """
-    field = moving_axes(total_vox)
-    result = torch.empty(field.shape[1:], dtype=torch.bool, device=field.device)
-    for start, stop, determinants in simplex_slabs(field):
-        result[start:stop] = _not_positive(determinants, field)
-    return result.reshape(total_vox.shape[1:])
-
-
-def _not_positive(determinants: list[Tensor], field: Tensor) -> Tensor:
-    """(*slab) bool, where one of some determinants is <= 0 or NaN."""
-    if not determinants:
-        return torch.zeros(field.shape[1:], dtype=torch.bool, device=field.device)
-    lowest = determinants[0]
-    for det in determinants[1:]:
-        lowest = torch.minimum(lowest, det)
-    return ~(lowest > 0)
-
-
-def simplices_in_one_region(labels: Tensor) -> Tensor:
-    """Find the voxels whose simplices have one label at all their vertices.
-
-    Args:
-        labels: (*shape) integers, without axes of length 1. Beyond the grid its border goes on.
-
-    Returns:
-        (*shape) bool.
-    """
-    interior = interior_mask(labels)
-    for one, other in itertools.combinations(range(labels.ndim), 2) if labels.ndim == 3 else ():
-        # The edge neighbours of the inner tetrahedra are both ahead or both behind.
-        low, high = (
-            tuple(side if k in (one, other) else slice(None) for k in range(3))
-            for side in (slice(None, -1), slice(1, None))
-        )
-        same = labels[low] == labels[high]
-        interior[low] &= same
-        interior[high] &= same
-    return interior
-
-
-def interior_mask(labels: Tensor) -> Tensor:
-    """Find the voxels whose face neighbours all have the same label; the others are interface.
-
-    Args:
-        labels: (*shape) integers. Neighbours outside the grid do not count.
-
-    Returns:
-        (*shape) bool.
-
-    Example:
-        >>> interior_mask(torch.tensor([[1, 1, 2, 2]]))
-        tensor([[ True, False, False,  True]])
-    """
-    interior = torch.ones_like(labels, dtype=torch.bool)
-    for axis in range(labels.ndim):
-        first, second = face_pairs(labels, axis)
-        same = first == second
-        for side in face_pairs(interior, axis):
-            side.logical_and_(same)
-    return interior
 
 
 def det_jacobian(total_vox: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ instead of two dense distance maps, which gives the same numbers faster.
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iterreg.errors import GeometryError, MissingDependencyError
+from iterreg.errors import GeometryError
 from iterreg.labels import compact_labels
 from iterreg.metrics._shared import require_shape
 from iterreg.neighbourhood import bounding_box
+from iterreg.versions import import_package
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -205,9 +205,4 @@ def _weighted_percentile(value: Floats, weight: Floats, share: float) -> float:
 
 
 def _import(module: str, package: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"HD95 needs the package {package}: pip install {package}"
-        ) from error
+    return import_package(module, "HD95", f"pip install {package}")

@@ -7,7 +7,6 @@ terms.
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import logging
 import tempfile
@@ -20,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from iterreg.errors import ImageContentError, MissingDependencyError, SegmentationError
-from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap
 from iterreg.regions.label_tables import LabelTable, load_table
 from iterreg.regions.merge_labels import merge_labels
+from iterreg.versions import import_package
 
 INSTALL = 'pip install "iterreg[totalsegmentator]"'
 
@@ -88,7 +87,7 @@ def segment_totalsegmentator(
             f"{image.data.shape[0]} channels of {image.grid!r}"
         )
     ijk = np.ascontiguousarray(image.data[0].detach().cpu().numpy().transpose(2, 1, 0))
-    raw = (runner or run_totalsegmentator)(ijk, ijk_to_ras(image.grid), device)
+    raw = (runner or run_totalsegmentator)(ijk, image.grid.ijk_to_ras, device)
     _require_same_grid(raw, image)
     zyx = np.ascontiguousarray(raw.labels_ijk.transpose(2, 1, 0).astype(np.int32))
     labels = LabelMap(torch.from_numpy(zyx), image.grid, name=f"TotalSegmentator of {image.name}")
@@ -99,13 +98,6 @@ def segment_totalsegmentator(
     for note in merged.notes:
         _log.warning("%s: %s", image.name, note)
     return merged.labels
-
-
-def ijk_to_ras(grid: Grid) -> NDArray[np.float64]:
-    """nibabel's (4, 4) matrix of a grid: from an index (x first) to a point in RAS mm."""
-    reorder = np.eye(4)[[2, 1, 0, 3]]
-    matrix: NDArray[np.float64] = np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.index_to_lps @ reorder
-    return matrix
 
 
 def run_totalsegmentator(
@@ -149,7 +141,7 @@ def installed_table(version: str) -> LabelTable:
 
 def _require_same_grid(raw: RawSegmentation, image: Image) -> None:
     shape = tuple(reversed(raw.labels_ijk.shape))
-    expected = ijk_to_ras(image.grid)
+    expected = image.grid.ijk_to_ras
     corner = np.array([*(n - 1 for n in raw.labels_ijk.shape), 1.0])
     if shape == image.grid.shape_zyx and all(
         np.allclose(raw.ijk_to_ras @ index, expected @ index, atol=AFFINE_TOLERANCE_MM)
@@ -167,10 +159,4 @@ _BOX_CORNERS = np.array([(0, 0, 0, 1), (1, 0, 0, 1), (0, 1, 0, 1), (0, 0, 1, 1),
 
 
 def _import(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"the segmenter totalsegmentator needs a package that is not installed "
-            f"({error.name or module}): {INSTALL}"
-        ) from error
+    return import_package(module, "the segmenter totalsegmentator", INSTALL)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from iterreg.atomic import OutputFolder, write_aside
+from iterreg.atomic import OutputFolder, write_json
 from iterreg.errors import ImageReadError, IterregError
 from iterreg.geometry import Grid, apply_affine
 from iterreg.image import LabelMap, Mask, RoiPair
@@ -59,8 +59,7 @@ def write_roi_pairs(
             for pair in pairs
         ],
     }
-    text = json.dumps(tables, allow_nan=False, separators=(",", ":"))
-    write_aside(path, lambda file: _write(file, text))
+    write_json(tables, path, indent=None)
 
 
 def read_roi_pairs(path: str | Path) -> list[RoiPair]:
@@ -115,10 +114,6 @@ def label_views(pairs: Sequence[RoiPair]) -> tuple[LabelMap, LabelMap]:
     """Draw ROI pairs as label maps: pair k is label k; the smallest ROI wins where they overlap."""
     regions = regions_of_rois(pairs)
     return regions.fixed, regions.moving
-
-
-def _write(file: Path, text: str) -> None:
-    file.write_text(text + "\n", encoding="utf-8")
 
 
 def _grid_table(grid: Grid) -> dict[str, Any]:
