@@ -34,6 +34,7 @@ COMMAND_OPTIONS = (
     "fill",
     "preset",
     "save_jacobian",
+    "no_report",
     "overwrite",
     "quiet",
     "verbose",
@@ -53,6 +54,7 @@ class PairRequest:
             are still paths.
         label_table: a label table's name or file.
         save_jacobian: also write ``jacobian.nii.gz``.
+        no_report: leave out ``report.html``.
         overwrite: replace results that exist.
         quiet, verbose: how much to print.
     """
@@ -63,6 +65,7 @@ class PairRequest:
     arguments: Mapping[str, Any]
     label_table: str | None = None
     save_jacobian: bool = False
+    no_report: bool = False
     overwrite: bool = False
     quiet: bool = False
     verbose: bool = False
@@ -209,6 +212,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         seed_option,
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
         click.option("--overwrite", is_flag=True, help="Replace results that exist."),
+        click.option("--no-report", is_flag=True, help="Do not write report.html."),
         quiet_option,
         click.option("--verbose", is_flag=True, help="Also print the configuration and all notes."),
         debug_option,

@@ -76,10 +76,8 @@ def _contours(source: Source) -> Check:
         own = "the label maps that were given"
     finding = "No regions in both images."
     if dice:
-        finding = (
-            f"Dice after registration {min(dice):.3f} to {max(dice):.3f} over {len(dice)} regions "
-            f"(section 4). They are {own}."
-        )
+        span = f"{min(dice):.3f} to {max(dice):.3f}" if len(dice) > 1 else f"{dice[0]:.3f}"
+        finding = f"Dice after registration: {span} (section 4). These are {own}."
     return Check(
         "Contour overlap",
         "Do structures that somebody contoured agree?",

@@ -96,7 +96,7 @@ def read_folder(
         transform=transform,
         images=images,
         labels=_read_labels(folder, tables, notes),
-        expected_error=_read_error(folder / EXPECTED_ERROR, notes),
+        expected_error=read_expected_error(folder, notes),
         folder=str(folder),
         notes=tuple(notes),
     )
@@ -139,13 +139,21 @@ def _read_labels(
     return read_label_map(paths[0], names), read_label_map(paths[1], names)
 
 
-def _read_error(path: Path, notes: list[str]) -> Image | None:
+def read_expected_error(folder: Path, notes: list[str] | None = None) -> Image | None:
+    """The expected error that lies in a folder, if there is one.
+
+    Args:
+        folder: of a result.
+        notes: gets a line if the file cannot be read.
+    """
+    path = folder / EXPECTED_ERROR
     if not path.is_file():
         return None
     try:
         return read_image(path)
     except IterregError as error:
-        notes.append(f"The expected error is not shown: {error}")
+        if notes is not None:
+            notes.append(f"The expected error is not shown: {error}")
         return None
 
 
