@@ -212,8 +212,10 @@ def _measure_regions(
         RegionMeasures(
             v,
             fixed.title(v),
-            *[overlap[v] for overlap in overlaps],
-            *[distance[v].hd95_mm for distance in distances],
+            overlaps[0][v],
+            overlaps[1][v],
+            distances[0][v].hd95_mm,
+            distances[1][v].hd95_mm,
             mean_surface_before_mm=distances[0][v].mean_mm,
             mean_surface_after_mm=distances[1][v].mean_mm,
         )

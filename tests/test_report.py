@@ -32,9 +32,10 @@ from iterreg.report import Source, read_folder, write_report
 from iterreg.report import page as page_module
 from iterreg.report.checks import checks
 from iterreg.report.curves import draw_curves
-from iterreg.report.provenance import facts, inputs, timings
+from iterreg.report.layers import FOLD, SEEN_AFTER, SEEN_BEFORE, SEEN_FIXED
+from iterreg.report.provenance import describe_run, list_inputs, timings
 from iterreg.report.regions import region_rows
-from iterreg.report.slices import FOLD, SEEN_AFTER, SEEN_BEFORE, SEEN_FIXED, Size, cut_stacks
+from iterreg.report.slices import Size, cut_stacks
 from iterreg.report.space import draw_space
 from iterreg.report.sprites import data_uri, sheet
 from iterreg.report.verdict import read_verdict
@@ -360,9 +361,9 @@ def test_provenance_reads_what_there_is() -> None:
         inputs={"fixed_labels": {"file": "l.nii.gz", "sha256": "ff"}},
         date="2026-01-01",
     )
-    assert dict(facts(content))["Command line"] == "iterreg thorax"
-    assert inputs(content) == [("fixed labels", "l.nii.gz", "ff")]
-    assert inputs(tables())[1] == ("moving", "moving.nii.gz", "not recorded")
+    assert dict(describe_run(content))["Command line"] == "iterreg thorax"
+    assert list_inputs(content) == [("fixed labels", "l.nii.gz", "ff")]
+    assert list_inputs(tables())[1] == ("moving", "moving.nii.gz", "not recorded")
     assert timings(tables())[-1] == ("total", "2.2 s")
 
 

@@ -5,7 +5,8 @@ physicist asks: verdict, position of the images, slices, regions, energy, field,
 
     source    where the page comes from        page        fills the template
     verdict   space  regions  curves  field  checks  provenance     one section each
-    slices    cuts the slices                  sprites     packs them into the page
+    slices    cuts the slices                  layers      what they hold, in 8 bits
+    sprites   packs them into the page
     template/ the page, its style, and the viewer (plain JavaScript)
 """
 

@@ -67,8 +67,8 @@ def _level(
 ) -> LevelCurves:
     total = [sum(values) for values in zip(*terms.values(), strict=True)]
     lines = ({"total": total} if len(terms) > 1 else {}) | terms
-    top = max(max(values) for values in lines.values()) or 1.0
-    low = min(0.0, min(min(values) for values in lines.values()))
+    top: float = max(max(values) for values in lines.values()) or 1.0
+    low: float = min(0.0, min(min(values) for values in lines.values()))
 
     def place(value: float) -> float:
         return TOP + (HEIGHT - TOP - BOTTOM) * (1 - (value - low) / (top - low))
@@ -79,9 +79,9 @@ def _level(
 
     spacing = level.get("spacing_zyx_mm") or ()
     steps = count - 1
-    ending = {True: "converged", False: "all steps used before it converged"}.get(
-        bool(level.get("converged")) if "converged" in level else None, "ending not recorded"
-    )
+    ending = "ending not recorded"
+    if "converged" in level:
+        ending = "converged" if level["converged"] else "all steps used before it converged"
     return LevelCurves(
         f"Level {number}: {by_times([float(s) for s in reversed(spacing)])} mm",
         ending,

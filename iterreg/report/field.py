@@ -53,7 +53,8 @@ def consistency_rows(tables: Mapping[str, Any]) -> list[Row]:
 
 
 def _count(folds: Mapping[str, Any], part: str) -> str:
-    count, voxels = folds.get(f"{part}_folds"), folds.get(f"{part}_voxels")
+    count: Any = folds.get(f"{part}_folds")
+    voxels = folds.get(f"{part}_voxels")
     text = short(count)
     if is_number(count) and voxels:
         text += f" of {voxels} voxels ({100 * count / voxels:.2g} %)"

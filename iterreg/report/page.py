@@ -14,12 +14,13 @@ from iterreg.atomic import write_text
 from iterreg.displacement import DisplacementField
 from iterreg.errors import MissingDependencyError
 from iterreg.evaluation import BEFORE_GIVEN
-from iterreg.report import provenance
 from iterreg.report.checks import checks
 from iterreg.report.curves import HEIGHT, WIDTH, draw_curves
 from iterreg.report.field import consistency_rows, folding_rows
+from iterreg.report.layers import Stacks
+from iterreg.report.provenance import configuration, describe_run, list_inputs, timings
 from iterreg.report.regions import region_rows
-from iterreg.report.slices import Size, Stacks, cut_stacks
+from iterreg.report.slices import Size, cut_stacks
 from iterreg.report.source import Source, outlines
 from iterreg.report.space import describe_images, describe_position, draw_space, notes_of
 from iterreg.report.sprites import viewer_data
@@ -47,14 +48,16 @@ def write_report(path: str | Path, source: Source) -> None:
         OutputError: the file cannot be written.
 
     Example:
+        >>> import tempfile
         >>> import numpy as np
         >>> from iterreg.displacement import Transform
         >>> from iterreg.geometry import Grid
         >>> grid = Grid((4, 5), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
         >>> identity = Transform(np.eye(3), DisplacementField.zero(grid))
-        >>> write_report("report.html", Source({}, identity, images=None))
-        >>> Path("report.html").read_text().startswith("<!doctype html>")
-        True
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_report(Path(folder) / "report.html", Source({}, identity, images=None))
+        ...     (Path(folder) / "report.html").read_text()[:15]
+        '<!doctype html>'
     """
     source = _on_cpu(source)
     facts = _facts(source)
@@ -84,10 +87,10 @@ def _facts(source: Source) -> dict[str, Any]:
         "folding": folding_rows(tables),
         "consistency": consistency_rows(tables),
         "checks": checks(source),
-        "facts": provenance.facts(tables),
-        "inputs": provenance.inputs(tables),
-        "timings": provenance.timings(tables),
-        "configuration": list(provenance.configuration(tables)),
+        "facts": describe_run(tables),
+        "inputs": list_inputs(tables),
+        "timings": timings(tables),
+        "configuration": list(configuration(tables)),
         "folder": source.folder,
         "has_error": source.expected_error is not None,
     }

@@ -10,7 +10,7 @@ from iterreg.report.words import NOT_RECORDED, flatten, short, table
 ADDED_UP = "total"
 
 
-def facts(tables: Mapping[str, Any]) -> list[tuple[str, str]]:
+def describe_run(tables: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and value of what describes the run as a whole."""
     versions = table(tables, "versions")
     words = ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -26,7 +26,7 @@ def facts(tables: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def inputs(tables: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def list_inputs(tables: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Role, file and SHA-256 of every input."""
     listed = tables.get("inputs")
     entries: list[tuple[str, Any]] = []

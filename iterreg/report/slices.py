@@ -1,9 +1,7 @@
-"""Cut the slices that the page shows: all layers of three planes, as small 8-bit pictures."""
+"""Cut the slices that the page shows, on three planes, from the pair and its transform."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,18 +13,18 @@ from iterreg.figures.planes import CanonicalPair, find_background
 from iterreg.geometry import Grid, apply_affine, fixed_to_moving_index
 from iterreg.metrics import det_jacobian, folding_mask
 from iterreg.neighbourhood import bounding_box
+from iterreg.report.layers import (
+    FOLD,
+    SEEN_AFTER,
+    SEEN_BEFORE,
+    SEEN_FIXED,
+    Bytes,
+    Floats,
+    RawPlane,
+    Stacks,
+    quantised,
+)
 from iterreg.report.source import Source, outlines
-
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
-
-SEEN_BEFORE, SEEN_AFTER, SEEN_FIXED, FOLD = 1, 2, 4, 8
-"""Bits of the layer ``flags``. The viewer uses the same numbers."""
-
-GREY_LAYERS = ("fixed", "before", "warped")
-
-DISPLAYED_LOG2 = 1.0
-"""The Jacobian is shown from half to double the volume."""
 
 MARGIN_MM = 8.0
 """Slices are spread over the body and this much around it."""
@@ -50,42 +48,6 @@ class Size(NamedTuple):
     slices: int
 
 
-@dataclass(frozen=True)
-class PlaneStack:
-    """The slices of one plane.
-
-    Args:
-        name: ``axial``, ``coronal``, ``sagittal`` or ``picture``.
-        letters: what lies at the left, right, top and bottom edge; empty for a picture.
-        pixel_mm: side of a pixel, which is square.
-        positions: where each slice is along the patient's axis, LPS mm.
-        layers: (slices, rows, columns) each.
-    """
-
-    name: str
-    letters: str
-    pixel_mm: float
-    positions: tuple[float, ...]
-    layers: dict[str, Bytes]
-
-
-@dataclass(frozen=True)
-class Stacks:
-    """Everything that the viewer shows.
-
-    Args:
-        planes: three of a volume, one of a picture.
-        motion_mm: a displacement of 127 steps.
-        error_mm: the largest expected error that has a colour of its own; None without one.
-        windows: intensities shown as black and white, of the fixed and the moving image.
-    """
-
-    planes: tuple[PlaneStack, ...]
-    motion_mm: float
-    error_mm: float | None
-    windows: tuple[tuple[float, float], tuple[float, float]]
-
-
 def cut_stacks(source: Source, size: Size) -> Stacks | None:
     """Cut all slices; None without images.
 
@@ -107,21 +69,7 @@ def cut_stacks(source: Source, size: Size) -> Stacks | None:
     axes: tuple[int | None, ...] = (None,) if flat else (0, 1, 2)
     pixels = 2 * size.pixels if flat else size.pixels
     raw = [cutter.plane(axis, Size(pixels, size.slices)) for axis in axes]
-    return _quantised(raw)
-
-
-@dataclass(frozen=True)
-class _RawPlane:
-    """A plane before its values become 8-bit; ``body`` marks what the window is chosen from."""
-
-    name: str
-    letters: str
-    pixel_mm: float
-    positions: tuple[float, ...]
-    floats: dict[str, Floats]
-    labels: Bytes
-    flags: Bytes
-    body: NDArray[np.bool_]
+    return quantised(raw)
 
 
 class _Cutter:
@@ -132,13 +80,12 @@ class _Cutter:
     ) -> None:
         self.pair, self.fixed_fov, self.error = pair, fixed_fov, error
         self.background = find_background(pair.fixed)
-        total = Transform(pair.transform.affine_lps, pair.transform.field)
-        self.total = total_displacement_vox(total)
+        self.total = total_displacement_vox(pair.transform)
         self.box = self._body_box()
         numbers = {value: k % 255 + 1 for k, value in enumerate(pair.values)}
         self.numbers = numbers
 
-    def plane(self, axis: int | None, size: Size) -> _RawPlane:
+    def plane(self, axis: int | None, size: Size) -> RawPlane:
         """All slices across an axis, resampled to square pixels."""
         grid = self.pair.grid
         in_plane = [a for a in range(grid.rank) if a != axis]
@@ -155,7 +102,7 @@ class _Cutter:
         labels = floats.pop("labels").astype(np.uint8)
         flags = floats.pop("flags").astype(np.uint8)
         body = np.abs(floats["fixed"] - self.background.value) > self.background.threshold
-        return _RawPlane(
+        return RawPlane(
             name={None: "picture", 0: "axial", 1: "coronal", 2: "sagittal"}[axis],
             letters={None: "", 0: "RLAP", 1: "RLSI", 2: "APSI"}[axis],
             pixel_mm=pixel_mm,
@@ -299,61 +246,3 @@ class _Reducer:
         folds = self._resized((flags & FOLD != 0).astype(np.float32), nearest=False) > 0
         flagged: NDArray[Any] = seen | (FOLD * folds).astype(np.uint8)
         return flagged
-
-
-def _quantised(planes: list[_RawPlane]) -> Stacks:
-    """All layers as 8-bit numbers at scales that the planes share."""
-    windows = _window(planes, "fixed", SEEN_FIXED), _window(planes, "warped", SEEN_AFTER)
-    motion_mm = max(
-        float(np.abs(plane.floats[name]).max()) for plane in planes for name in ("rows", "columns")
-    )
-    motion_mm = max(motion_mm, 1e-3)
-    has_error = all("error" in plane.floats for plane in planes)
-    error_mm = None
-    if has_error:
-        finite = np.concatenate([p.floats["error"][np.isfinite(p.floats["error"])] for p in planes])
-        error_mm = float(max(np.percentile(finite, 99), 0.1)) if finite.size else 0.1
-
-    def layers(plane: _RawPlane) -> Iterator[tuple[str, Bytes]]:
-        for name in GREY_LAYERS:
-            yield name, _scaled(plane.floats[name], *windows[name != "fixed"])
-        yield "labels", plane.labels
-        yield "flags", plane.flags
-        yield "jacobian", _signed(plane.floats["jacobian"], DISPLAYED_LOG2)
-        for name in ("rows", "columns"):
-            yield name, _signed(plane.floats[name], motion_mm)
-        if error_mm is not None:
-            yield "error", _scaled(np.nan_to_num(plane.floats["error"]), 0.0, error_mm)
-
-    return Stacks(
-        tuple(
-            PlaneStack(p.name, p.letters, p.pixel_mm, p.positions, dict(layers(p))) for p in planes
-        ),
-        motion_mm,
-        error_mm,
-        windows,
-    )
-
-
-def _window(planes: list[_RawPlane], name: str, seen: int) -> tuple[float, float]:
-    """1st to 99th percentile of an image in the body, where it is seen."""
-    values = np.concatenate(
-        [p.floats[name][p.body & (p.flags & seen != 0)] for p in planes if p.body.any()]
-        or [np.zeros(0, np.float32)]
-    )
-    if not values.size:
-        values = np.concatenate([p.floats[name].ravel() for p in planes])
-    low, high = (float(v) for v in np.percentile(values, (1, 99)))
-    return low, max(high, low + 1e-6)
-
-
-def _scaled(values: NDArray[Any], low: float, high: float) -> Bytes:
-    """Values as 0 (low) ... 255 (high)."""
-    scaled: Bytes = np.clip((values - low) * (255 / (high - low)), 0, 255).round().astype(np.uint8)
-    return scaled
-
-
-def _signed(values: NDArray[Any], scale: float) -> Bytes:
-    """Values as 1 (-scale) ... 128 (zero) ... 255 (scale)."""
-    steps: Bytes = (128 + np.clip(values / scale, -1, 1) * 127).round().astype(np.uint8)
-    return steps

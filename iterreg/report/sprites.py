@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from iterreg.report.slices import DISPLAYED_LOG2, GREY_LAYERS, Bytes, PlaneStack, Stacks
+from iterreg.report.layers import DISPLAYED_LOG2, GREY_LAYERS, Bytes, PlaneStack, Stacks
 
 LOSSY = (*GREY_LAYERS, "jacobian", "error")
 """Layers for the eye alone. The others hold numbers and are stored without loss."""

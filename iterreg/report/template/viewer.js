@@ -15,6 +15,8 @@
   const MILLISECONDS = 700;
   const NOT_SEEN = "Hatched: not seen by the moving image, so there is nothing to compare.";
 
+  const EITHER = "Hatched: not seen by one of the images, so there is nothing to compare.";
+
   const MODES = [
     { id: "fixed", name: "Fixed", layers: ["fixed"], base: "fixed", hatch: SEEN_FIXED,
       note: "The fixed image. Hatched: outside its field of view." },
@@ -27,9 +29,9 @@
     { id: "checkerboard", name: "Checkerboard", layers: ["fixed", "warped"], hatch: SEEN_AFTER,
       note: "Squares of the fixed and the warped image. Borders should run on from square to square. " + NOT_SEEN },
     { id: "difference-before", name: "Difference, before", layers: ["fixed", "before"], moved: "before",
-      hatch: SEEN_BEFORE, note: "Fixed image and moving image before the registration; grey where they agree. " + NOT_SEEN },
+      hatch: SEEN_BEFORE, note: "Fixed image and moving image before the registration; grey where they agree. " + EITHER },
     { id: "difference-after", name: "Difference, after", layers: ["fixed", "warped"], moved: "warped",
-      hatch: SEEN_AFTER, note: "Fixed and warped image; grey where they agree. Images of different contrast differ in colour even where they fit: use the checkerboard for them. " + NOT_SEEN },
+      hatch: SEEN_AFTER, note: "Fixed and warped image; grey where they agree. Images of different contrast differ in colour even where they fit: use the checkerboard for them. " + EITHER },
     { id: "lattice", name: "Deformed lattice", layers: ["warped", "rows", "columns"], hatch: SEEN_AFTER,
       note: "Lines that are straight in the moving image, as the registration bends them. A jump between regions is sliding. " + NOT_SEEN },
     { id: "jacobian", name: "log det J", layers: ["fixed", "jacobian"], hatch: SEEN_FIXED,
@@ -165,7 +167,7 @@
         const row = Math.floor(y / zoom), column = Math.floor(x / zoom), here = row * columns + column;
         const k = 4 * (y * width + x);
         const hidden = !(flags[here] & mode.hatch) || (mode.moved && !(flags[here] & SEEN_FIXED));
-        if (hidden && (x + y) % 9 < 2) { out[k] = out[k + 1] = out[k + 2] = 150; }
+        if (hidden && (x + y) % 14 < 2) { out[k] = out[k + 1] = out[k + 2] = 150; }
         if (mode.id === "jacobian" && flags[here] & FOLD)
           out[k] = out[k + 1] = out[k + 2] = (Math.floor(2 * x / zoom) + Math.floor(2 * y / zoom)) % 2 ? 255 : 0;
         if (labels && labels[here]) {
