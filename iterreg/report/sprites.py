@@ -13,7 +13,7 @@ LOSSY = (*GREY_LAYERS, "jacobian", "error")
 """Layers for the eye alone. The others hold numbers and are stored without loss."""
 
 QUALITY = 80
-COMPRESSION = 9
+COMPRESSION = 6
 
 
 def viewer_data(stacks: Stacks, names: list[str]) -> dict[str, Any]:
