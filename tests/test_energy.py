@@ -21,6 +21,7 @@ from iterreg.energy.region import Region
 from iterreg.energy.similarity import SIMILARITIES, similarity_term
 from iterreg.energy.similarity.ncc import LocalNcc
 from iterreg.energy.similarity.nmi import MutualInformation, nmi_term
+from iterreg.energy.similarity.types import ComparedImages
 from iterreg.energy.smoothness import edge_weights
 from iterreg.energy.terms import NormalEquations, SquaredDifference, Term
 from iterreg.geometry import Grid
@@ -169,7 +170,7 @@ def test_each_similarity_has_its_least_at_the_match(kind):
     image = (torch.from_numpy(blobs(shape, 4)).float() * 0.2 + 0.5).unsqueeze(0)
     fov = torch.ones(shape, dtype=torch.bool)
     config = Similarity(kind=kind, radius_mm=(2.0,))
-    term = similarity_term(config, image, image, (1.0,) * 3, (1.0,) * 3, fov)
+    term = similarity_term(config, ComparedImages(image, image, (1.0,) * 3, (1.0,) * 3, fov))
     energies = []
     for shift in (0.0, -0.5, 0.5):
         u = torch.full((3, *shape), shift)
@@ -184,7 +185,9 @@ def test_leaving_the_moving_image_never_pays(kind):
     shape = (10, 11, 12)
     image = (torch.from_numpy(blobs(shape, 4)).float() * 0.2 + 0.5).unsqueeze(0)
     fov = torch.ones(shape, dtype=torch.bool)
-    term = similarity_term(Similarity(kind=kind), image, image, (1.0,) * 3, (1.0,) * 3, fov)
+    term = similarity_term(
+        Similarity(kind=kind), ComparedImages(image, image, (1.0,) * 3, (1.0,) * 3, fov)
+    )
     energies = []
     for shift in (30.0, 40.0, 60.0):
         u = torch.zeros(3, *shape)
@@ -200,7 +203,9 @@ def test_without_outside_cost_a_place_outside_costs_what_the_border_costs(kind):
     shape = (10, 11, 12)
     image = (torch.from_numpy(blobs(shape, 4)).float() * 0.2 + 0.5).unsqueeze(0)
     fov = torch.ones(shape, dtype=torch.bool)
-    term = similarity_term(Similarity(kind=kind), image, image, (1.0,) * 3, (1.0,) * 3, fov)
+    term = similarity_term(
+        Similarity(kind=kind), ComparedImages(image, image, (1.0,) * 3, (1.0,) * 3, fov)
+    )
     term = term.without_outside_cost()
     energies = []
     for shift in (30.0, 60.0):
@@ -233,7 +238,7 @@ def some_mutual_information(shape: tuple[int, ...], kind: torch.dtype) -> Mutual
     moving = remapped(image)["wave"].unsqueeze(0)
     spacing = (1.0, 1.0, 1.0)
     config = Similarity("nmi", weight=2.0)
-    return nmi_term(config, image.unsqueeze(0), moving, spacing, spacing, fov)
+    return nmi_term(config, ComparedImages(image.unsqueeze(0), moving, spacing, spacing, fov))
 
 
 @pytest.mark.parametrize("spread", [0.2, 6.0], ids=["inside", "mostly outside"])
@@ -252,7 +257,9 @@ def test_mutual_information_is_the_share_that_is_told():
     fov, u = torch.ones(shape, dtype=torch.bool), torch.zeros(3, *shape)
 
     def energy(moving: Tensor) -> float:
-        term = nmi_term(Similarity("nmi"), image, moving, (1.0,) * 3, (1.0,) * 3, fov)
+        term = nmi_term(
+            Similarity("nmi"), ComparedImages(image, moving, (1.0,) * 3, (1.0,) * 3, fov)
+        )
         return float(term.accumulate(u, identity(), NormalEquations.zero(u))) / image.numel()
 
     assert energy(torch.full_like(image, 0.3)) == pytest.approx(1), "a constant tells nothing"
@@ -266,7 +273,10 @@ def test_mutual_information_has_its_least_at_the_match_in_any_contrast():
     fov = torch.ones(shape, dtype=torch.bool)
     fov[:, :, -2:] = False
     for name, moving in remapped(image).items():
-        term = nmi_term(Similarity("nmi"), image[None], moving[None], (1.0,) * 3, (1.0,) * 3, fov)
+        term = nmi_term(
+            Similarity("nmi"),
+            ComparedImages(image[None], moving[None], (1.0,) * 3, (1.0,) * 3, fov),
+        )
         energies = []
         for shift in (-1.0, -0.5, 0.0, 0.5, 1.0):
             u = torch.zeros(3, *shape)
@@ -283,7 +293,9 @@ def test_the_curvature_of_mutual_information_is_that_of_gaussian_noise():
     fixed = torch.rand(shape, generator=random) * 0.6 + 0.2
     moving = fixed + noise * torch.randn(shape, generator=random)
     fov = torch.ones(shape, dtype=torch.bool)
-    term = nmi_term(Similarity("nmi"), fixed[None], moving[None], (1.0,) * 3, (1.0,) * 3, fov)
+    term = nmi_term(
+        Similarity("nmi"), ComparedImages(fixed[None], moving[None], (1.0,) * 3, (1.0,) * 3, fov)
+    )
     u = torch.zeros(3, *shape)
     into = NormalEquations.zero(u)
     term.accumulate(u, identity(), into)
@@ -339,6 +351,21 @@ def test_each_overlap_pulls_a_shifted_region_back(kind):
     start, equations = energy(0.0)
     assert float(equations.gradient[2].sum()) < 0
     assert energy(2.0)[0] < 0.1 * start
+
+
+def test_the_edt_loss_samples_the_region_where_both_images_see():
+    """SegReg's eq. 4 is over the foreground: neither the voxels around it nor unseen ones count."""
+    shape = (6, 8, 10)
+    fixed = torch.zeros(shape, dtype=torch.bool)
+    fixed[1:4, 2:6, 2:7] = True
+    seen = torch.ones(shape, dtype=torch.bool)
+    seen[..., 5:] = False
+    frame = Frame((1.0,) * 3, (1.0,) * 3, seen, seen, seen, 4.0)
+    (term,) = overlap_terms(Overlap(kind="edt"), [pair_of(fixed, fixed)], frame)
+    assert isinstance(term, SquaredDifference)
+    sampled = torch.zeros(shape, dtype=torch.bool)
+    sampled[term.voxels.long().unbind(1)] = True
+    assert torch.equal(sampled, fixed & seen)
 
 
 def pair_of(fixed: torch.Tensor, moving: torch.Tensor) -> RegionPair:

@@ -14,6 +14,7 @@ from iterreg.energy.landmarks import landmark_distance
 from iterreg.energy.overlap import Frame, RegionPair, overlap_terms
 from iterreg.energy.overlap.visibility import hidden_boundaries
 from iterreg.energy.similarity import similarity_term
+from iterreg.energy.similarity.types import ComparedImages
 from iterreg.energy.smoothness import edge_weights
 from iterreg.energy.terms import NormalEquations, Term
 from iterreg.geometry import Matrix
@@ -214,16 +215,10 @@ def _similarity(config: Config, level: Pair, common_fov: Tensor) -> list[Term]:
     if not config.similarity.weight:
         return []
     fixed, moving = level.fixed, level.moving
-    return [
-        similarity_term(
-            config.similarity,
-            fixed.image,
-            moving.image,
-            fixed.spacing_mm,
-            moving.spacing_mm,
-            common_fov,
-        )
-    ]
+    images = ComparedImages(
+        fixed.image, moving.image, fixed.spacing_mm, moving.spacing_mm, common_fov
+    )
+    return [similarity_term(config.similarity, images)]
 
 
 def _label_overlap(

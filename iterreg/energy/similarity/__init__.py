@@ -16,6 +16,7 @@ from iterreg.tables import Table
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from iterreg.energy.similarity.types import ComparedImages
     from iterreg.energy.terms import Term
 
 SIMILARITIES = Table(
@@ -29,34 +30,23 @@ SIMILARITIES = Table(
 )
 
 
-def similarity_term(
-    config: Similarity,
-    fixed: Tensor,
-    moving: Tensor,
-    fixed_spacing_mm: tuple[float, ...],
-    moving_spacing_mm: tuple[float, ...],
-    common_fov: Tensor,
-) -> Term:
+def similarity_term(config: Similarity, images: ComparedImages) -> Term:
     """The similarity of a level, as a sum over the voxels that both images see.
 
     Args:
         config: kind, weight and window.
-        fixed, moving: (C, Z, Y, X) and (C, Z', Y', X') intensities, scaled to 0 ... 1.
-        fixed_spacing_mm, moving_spacing_mm: (z, y, x).
-        common_fov: (Z, Y, X) bool, the fixed voxels that both images see; it stays the same for
-            the whole level.
+        images: what is compared.
 
     Example:
         >>> import torch
+        >>> from iterreg.energy.similarity.types import ComparedImages
         >>> image, fov = torch.rand(1, 4, 4, 4), torch.ones(4, 4, 4, dtype=torch.bool)
         >>> spacing_mm = (1.0, 1.0, 1.0)
-        >>> term = similarity_term(Similarity("mse"), image, image, spacing_mm, spacing_mm, fov)
-        >>> len(term.voxels)
+        >>> images = ComparedImages(image, image, spacing_mm, spacing_mm, fov)
+        >>> len(similarity_term(Similarity("mse"), images).voxels)
         64
     """
-    term: Term = SIMILARITIES[config.kind](
-        config, fixed, moving, fixed_spacing_mm, moving_spacing_mm, common_fov
-    )
+    term: Term = SIMILARITIES[config.kind](config, images)
     return term
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from iterreg.config import Similarity
+from iterreg.energy.similarity.types import ComparedImages
 from iterreg.energy.terms import NormalEquations
 from iterreg.kernels import IndexMap, normal_equations, sample_with_slope
 from iterreg.neighbourhood import box_mean
@@ -74,15 +75,8 @@ class LocalNcc:
         return (volume - mean) / deviation, deviation
 
 
-def ncc_term(
-    config: Similarity,
-    fixed: Tensor,
-    moving: Tensor,
-    fixed_spacing_mm: tuple[float, ...],
-    moving_spacing_mm: tuple[float, ...],
-    common_fov: Tensor,
-) -> LocalNcc:
+def ncc_term(config: Similarity, images: ComparedImages) -> LocalNcc:
     """See :func:`iterreg.energy.similarity.similarity_term`."""
-    radius = [max(1, round(config.radius_mm[0] / s)) for s in fixed_spacing_mm]
-    weights = common_fov.float() * config.weight
-    return LocalNcc(fixed.mean(0), moving.mean(0).unsqueeze(-1), weights, radius)
+    radius = [max(1, round(config.radius_mm[0] / s)) for s in images.fixed_spacing_mm]
+    weights = images.common_fov.float() * config.weight
+    return LocalNcc(images.fixed.mean(0), images.moving.mean(0).unsqueeze(-1), weights, radius)

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from iterreg.config import Similarity
+from iterreg.energy.similarity.types import ComparedImages
 from iterreg.energy.terms import NormalEquations
 from iterreg.kernels import IndexMap, normal_equations, outside_equations, sample_with_slope
 
@@ -102,18 +103,13 @@ class MutualInformation:
         return replace(self, outside_weight=0.0)
 
 
-def nmi_term(
-    config: Similarity,
-    fixed: Tensor,
-    moving: Tensor,
-    fixed_spacing_mm: tuple[float, ...],
-    moving_spacing_mm: tuple[float, ...],
-    common_fov: Tensor,
-) -> MutualInformation:
+def nmi_term(config: Similarity, images: ComparedImages) -> MutualInformation:
     """See :func:`iterreg.energy.similarity.similarity_term`."""
-    bins = (fixed.mean(0)[common_fov] * BINS).long().clamp(0, BINS - 1)
-    voxels = common_fov.nonzero().T
-    return MutualInformation(bins, moving.mean(0).unsqueeze(-1).contiguous(), voxels, config.weight)
+    bins = (images.fixed.mean(0)[images.common_fov] * BINS).long().clamp(0, BINS - 1)
+    voxels = images.common_fov.nonzero().T
+    return MutualInformation(
+        bins, images.moving.mean(0).unsqueeze(-1).contiguous(), voxels, config.weight
+    )
 
 
 def _windows(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,25 @@
+"""The images that a similarity compares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ComparedImages:
+    """Both images of a level.
+
+    Args:
+        fixed, moving: (C, Z, Y, X) and (C, Z', Y', X') intensities, scaled to 0 ... 1.
+        fixed_spacing_mm, moving_spacing_mm: (z, y, x).
+        common_fov: (Z, Y, X) bool, the fixed voxels that both images see; it stays the same for
+            the whole level.
+    """
+
+    fixed: Tensor
+    moving: Tensor
+    fixed_spacing_mm: tuple[float, ...]
+    moving_spacing_mm: tuple[float, ...]
+    common_fov: Tensor
