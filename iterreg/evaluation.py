@@ -29,11 +29,11 @@ from iterreg.metrics import (
     coverage,
     dice,
     folding,
-    hd95_by_label_mm,
     interior_mask,
     sdlogj,
     sdlogj_l2r,
     summarize_tre,
+    surface_distance_by_label,
     tre_mm,
     volume_change,
 )
@@ -53,6 +53,7 @@ class RegionMeasures:
         coverage: share of the moving region that is reached, 0 to 1; None without ``in_depth``.
         volume_change: volume in the moving image over volume in the fixed image, as mapped;
             None without ``in_depth``.
+        mean_surface_before_mm, mean_surface_after_mm: mean distance of the surfaces.
     """
 
     value: int
@@ -63,6 +64,8 @@ class RegionMeasures:
     hd95_after_mm: float
     coverage: float | None = None
     volume_change: float | None = None
+    mean_surface_before_mm: float = math.nan
+    mean_surface_after_mm: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -202,9 +205,20 @@ def _measure_regions(
     spacing = fixed.grid.spacing_zyx_mm
     data = fixed.data.cpu()
     overlaps = [dice(data, warped, values) for warped in (before, after)]
-    distances = [hd95_by_label_mm(data, warped, values, spacing) for warped in (before, after)]
+    distances = [
+        surface_distance_by_label(data, warped, values, spacing) for warped in (before, after)
+    ]
     return tuple(
-        RegionMeasures(v, fixed.title(v), *[o[v] for o in overlaps], *[d[v] for d in distances])
+        RegionMeasures(
+            v,
+            fixed.title(v),
+            overlaps[0][v],
+            overlaps[1][v],
+            distances[0][v].hd95_mm,
+            distances[1][v].hd95_mm,
+            mean_surface_before_mm=distances[0][v].mean_mm,
+            mean_surface_after_mm=distances[1][v].mean_mm,
+        )
         for v in values
     )
 

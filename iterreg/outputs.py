@@ -1,4 +1,4 @@
-"""Write a run: images, label maps, transforms, the picture, and ``run.json``.
+"""Write a run: images, label maps, transforms, the picture, ``run.json`` and ``report.html``.
 
 All commands use it. A script that has a :class:`Registration` may call :func:`write_run` too.
 """
@@ -20,6 +20,7 @@ from iterreg.image import Image
 from iterreg.io import write_displacement_mm, write_image, write_label_map, write_scalar
 from iterreg.metrics import det_jacobian
 from iterreg.progress import Progress, ProgressCallback, StageTimer, ignore_progress
+from iterreg.regions.field_of_view import field_of_view
 from iterreg.registration import Registration
 
 
@@ -47,6 +48,7 @@ def write_run(
     start: Transform | None = None,
     landmarks: tuple[Points, Points] | None = None,
     save_jacobian: bool = False,
+    report: bool = True,
     progress: ProgressCallback = ignore_progress,
 ) -> RunSummary:
     """Measure a registration and write everything about it.
@@ -58,6 +60,7 @@ def write_run(
         start: the transform that "before" stands for; None for the identity.
         landmarks: fixed and moving, for the landmark error.
         save_jacobian: also write the determinant of the Jacobian.
+        report: also write ``report.html``.
         progress: called at each stage.
 
     Returns:
@@ -88,10 +91,14 @@ def write_run(
                 folder.path("overlay.png"),
                 fixed_labels=fixed_labels,
                 start=start,
+                moving_fov=field_of_view(moving).mask,
             )
         with timer.stage("write", 0.8, "writing"):
             written.result()
     summary = RunSummary(registration, measures, timer.seconds)
+    if report:
+        with timer.stage("report", 0.85, "writing the report"):
+            _write_report(folder, summary, (fixed, moving), start)
     write_json(run_tables(summary, fixed, moving), folder.path("run.json"))
     progress(Progress("write", 1.0, "done"))
     return summary
@@ -128,6 +135,24 @@ def run_tables(summary: RunSummary, fixed: Image, moving: Image) -> dict[str, An
     }
     plain: dict[str, Any] = without_nan(tables)
     return plain
+
+
+def _write_report(
+    folder: OutputFolder, summary: RunSummary, images: tuple[Image, Image], start: Transform | None
+) -> None:
+    from iterreg.report import Source, read_expected_error, write_report
+
+    run = summary.registration
+    source = Source(
+        tables=run_tables(summary, *images),
+        transform=run.transform,
+        images=images,
+        labels=(run.fixed_labels, run.moving_labels),
+        start=start,
+        expected_error=read_expected_error(folder.path("run.json").parent),
+        folder=str(folder.folder),
+    )
+    write_report(folder.path("report.html"), source)
 
 
 def _write_volumes(

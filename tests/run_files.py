@@ -9,4 +9,5 @@ FILES = (
     "warped_regions.nii.gz",
     "overlay.png",
     "run.json",
+    "report.html",
 )

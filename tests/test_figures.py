@@ -14,8 +14,9 @@ import torch
 from iterreg.displacement import DisplacementField, Transform
 from iterreg.errors import GeometryError
 from iterreg.figures import overlay
-from iterreg.figures.panels import Windows, draw_deformation, two_colours
+from iterreg.figures.panels import Windows, _show_difference, draw_deformation, two_colours
 from iterreg.figures.planes import Background, CanonicalPair, Plane, cut_planes, plane_positions
+from iterreg.figures.style import REGION_COLOURS
 from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap
 
@@ -122,6 +123,43 @@ def test_agreement_is_grey_and_difference_is_not() -> None:
     moving_alone = two_colours(values, values + 50, windows)[1, 2]
     assert fixed_alone[2] > fixed_alone[0]
     assert moving_alone[0] > moving_alone[2]
+
+
+def test_what_the_moving_image_does_not_show_is_hatched_and_has_no_hue() -> None:
+    """The moving image ends half way, and a cylinder's corner of it is not measured."""
+    from matplotlib.figure import Figure
+
+    where = Grid((40, 60), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+    half = Grid((40, 30), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+    fov = torch.ones(40, 30, dtype=torch.bool)
+    fov[:5, :5] = False
+    pair = CanonicalPair.of(
+        (Image(torch.rand(1, 40, 60), where), Image(torch.rand(1, 40, 30), half)),
+        still(where),
+        moving_fov=fov,
+    )
+    plane = cut_planes(pair)[0]
+    expected = np.zeros((40, 60), bool)
+    expected[:, :30] = fov.numpy()
+    assert (plane.seen_after == expected).all()
+    axes = Figure().add_axes((0, 0, 1, 1))
+    _show_difference(axes, plane, plane.after, plane.seen_after, Windows((0, 1), (0, 1)))
+    shown = np.asarray(axes.images[0].get_array())
+    hue = np.ptp(shown, axis=-1)
+    assert hue[~expected].max() < 1e-6
+    assert hue[expected].max() > 0.1
+    assert [h for c in axes.collections for h in c.hatches] == ["////"]
+
+
+def test_outlines_are_not_in_the_colours_of_the_difference() -> None:
+    import colorsys
+
+    from matplotlib.colors import to_rgb
+
+    for colour in REGION_COLOURS:
+        hue, light, saturation = colorsys.rgb_to_hls(*to_rgb(colour))
+        assert saturation < 0.15 or not (0.03 < hue < 0.13 or 0.53 < hue < 0.68), colour
+        assert light > 0.4
 
 
 def test_lattice_is_deformed_by_the_transform_and_cut_at_regions() -> None:

@@ -43,6 +43,7 @@ ROOMS = (
     "samreg",
     "figures",
     "evaluation",
+    "report",
     "inputs",
     "pair",
     "outputs",

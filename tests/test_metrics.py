@@ -113,6 +113,20 @@ def test_hd95_of_concentric_spheres_and_translations():
     assert metrics.hd95_mm(square, square, (1.0, 2.0)) == 0
 
 
+def test_mean_surface_distance_is_that_of_the_package():
+    package = pytest.importorskip("surface_distance")
+    shape, centre, spacing = (24, 30, 26), (12, 15, 13), (2.0, 1.0, 1.5)
+    fixed, warped = ball(shape, centre, 9), ball(shape, (13, 14, 12), 7)
+    parts = package.compute_surface_distances(fixed.numpy(), warped.numpy(), spacing)
+    areas = parts["surfel_areas_gt"], parts["surfel_areas_pred"]
+    distances = parts["distances_gt_to_pred"], parts["distances_pred_to_gt"]
+    expected = sum((a * d).sum() for a, d in zip(areas, distances, strict=True))
+    expected /= sum(a.sum() for a in areas)
+    found = metrics.surface_distance_by_label(fixed.int(), warped.int(), [1, 4], spacing)
+    assert found[1].mean_mm == pytest.approx(expected, rel=1e-9)
+    assert math.isnan(found[4].mean_mm)
+
+
 def test_hd95_by_label_is_hd95_of_each_mask():
     fixed, warped = torch.zeros(2, 20, 22, 24, dtype=torch.int32)
     for part, shift in ((fixed, 0), (warped, 2)):

@@ -34,6 +34,9 @@ from iterreg.cli.options import (
 @label_table_option
 @landmark_options
 @json_option("Also write all numbers to this file.")
+@click.option("--html", type=PATH, metavar="FILE", help="Also write everything as one page.")
+@click.option("--fixed", type=PATH, help="Fixed image, to show it on the page of --html.")
+@click.option("--moving", type=PATH, help="Moving image, to show it on the page of --html.")
 @quiet_option
 @debug_option
 def evaluate(
@@ -44,6 +47,9 @@ def evaluate(
     fixed_landmarks: Path | None,
     moving_landmarks: Path | None,
     json_path: Path | None,
+    html: Path | None,
+    fixed: Path | None,
+    moving: Path | None,
     overwrite: bool,
     quiet: bool,
 ) -> None:
@@ -54,7 +60,9 @@ def evaluate(
     background.
     """
     both_or_neither("--fixed-landmarks", "--moving-landmarks", fixed_landmarks, moving_landmarks)
+    both_or_neither("--fixed", "--moving", fixed, moving)
     refuse_existing(json_path, overwrite)
+    refuse_existing(html, overwrite)
     from iterreg.atomic import write_json
     from iterreg.cli.console import Console
     from iterreg.displacement import resample_transform
@@ -77,9 +85,19 @@ def evaluate(
     console.print_measures(measures)
     for note in matched.notes:
         console.say(f"note: {note}", style="yellow")
+    about = {"schema": 1, "transform": str(transform_path), "notes": list(matched.notes)}
     if json_path is not None:
-        tables = {"schema": 1, "transform": str(transform_path), "notes": list(matched.notes)}
-        write_json(tables | measures.to_dict(), json_path)
+        write_json(about | measures.to_dict(), json_path)
+    if html is not None:
+        from iterreg.io import read_image
+        from iterreg.report import Source, write_report
+
+        images, shown = None, on_labels
+        if fixed is not None and moving is not None:
+            images = read_image(fixed), read_image(moving)
+            shown = resample_transform(transform, images[0].grid)
+        tables = about | {"measures": measures.to_dict()}
+        write_report(html, Source(tables, shown, images, (matched.fixed, matched.moving)))
 
 
 def _names_of_run(labels: Path) -> dict[int, str] | None:

@@ -37,6 +37,7 @@ _OWN_COMMANDS = {
     "apply": "apply:apply",
     "convert": "convert:convert",
     "evaluate": "evaluate:evaluate",
+    "report": "report:report",
     "merge-labels": "merge:merge_labels",
     "learn2reg": "learn2reg:learn2reg",
     "presets": "presets:presets",

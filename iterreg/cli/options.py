@@ -1,8 +1,7 @@
 """The options that several commands share, each declared once.
 
-``pair_options`` declares everything that registers a pair. An option that is named like an argument
-of :func:`iterreg.optimize_pair` is passed on under that name (:class:`PairRequest`), so a new
-argument needs one new option here and nothing else in the commands.
+``pair_options`` declares all that registers a pair. An option with the name of an argument of
+:func:`iterreg.optimize_pair` is passed on to it, so a new argument needs one new option here alone.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ COMMAND_OPTIONS = (
     "fill",
     "preset",
     "save_jacobian",
+    "no_report",
     "overwrite",
     "quiet",
     "verbose",
@@ -53,6 +53,7 @@ class PairRequest:
             are still paths.
         label_table: a label table's name or file.
         save_jacobian: also write ``jacobian.nii.gz``.
+        no_report: leave out ``report.html``.
         overwrite: replace results that exist.
         quiet, verbose: how much to print.
     """
@@ -63,6 +64,7 @@ class PairRequest:
     arguments: Mapping[str, Any]
     label_table: str | None = None
     save_jacobian: bool = False
+    no_report: bool = False
     overwrite: bool = False
     quiet: bool = False
     verbose: bool = False
@@ -136,10 +138,10 @@ def both_or_neither(first: str, second: str, one: Any, two: Any) -> None:
 
 
 def refuse_existing(path: Path | None, overwrite: bool) -> None:
-    """Refuse to replace a file, unless the user asked for it, before any work is done.
+    """Refuse to replace a file, unless the user asked for it, and a folder that is not there.
 
     Raises:
-        OutputError: the file exists and ``overwrite`` is False, or its folder does not exist.
+        OutputError: in both cases.
     """
     if path is not None and not path.parent.is_dir():
         raise OutputError(f"{path}: cannot be written: the folder {path.parent} does not exist")
@@ -211,6 +213,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         seed_option,
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
         click.option("--overwrite", is_flag=True, help="Replace results that exist."),
+        click.option("--no-report", is_flag=True, help="Do not write report.html."),
         quiet_option,
         click.option("--verbose", is_flag=True, help="Also print the configuration and all notes."),
         debug_option,

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 RESULTS = """
     The output folder gets warped.nii.gz (the moving image on the fixed grid),
     displacement_mm.nii.gz and transform.h5 (fixed to moving, ITK's convention), the regions of both
-    images and the warped ones, overlay.png, and run.json.
+    images and the warped ones, overlay.png, run.json,
+    and report.html, which shows everything on one page.
 """
 
 OPTIMISATION_FRACTION = 0.85
@@ -132,6 +133,7 @@ def register_and_write(
         start=arguments.get("initial_transform"),
         landmarks=None if landmarks[0] is None else landmarks,
         save_jacobian=request.save_jacobian,
+        report=not request.no_report,
         progress=writing,
     )
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import Tensor
+
 from iterreg.displacement import Transform
 from iterreg.figures.panels import Captions, draw_panels, length_unit
 from iterreg.figures.planes import CanonicalPair, cut_planes
@@ -31,11 +33,13 @@ def overlay(
     *,
     fixed_labels: LabelMap | None = None,
     start: Transform | None = None,
+    moving_fov: Tensor | None = None,
 ) -> None:
     """Draw a registration: before, after, and the deformed lattice, on three planes.
 
-    The planes pass through the largest motion. Grey: the images agree. Blue: bright in the fixed
-    image only. Orange: bright in the moving image only.
+    The planes pass through the largest motion. Grey: the images agree. Blue: brighter in the fixed
+    image. Orange: brighter in the moving image. Hatched: outside the moving image, so there is
+    nothing to compare; the fixed image shines through.
 
     Args:
         fixed, moving: the pair, rank 2 or 3.
@@ -44,6 +48,7 @@ def overlay(
         fixed_labels: regions to outline. The lattice is cut between them, so that sliding shows
             as a jump of its lines.
         start: the transform to show as "before"; None is the position that the files' headers give.
+        moving_fov: (*moving shape) bool, the moving image's field of view; None takes all of it.
 
     Raises:
         GeometryError: the labels or a transform do not lie on the fixed grid.
@@ -61,7 +66,7 @@ def overlay(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    pair = CanonicalPair.of((fixed, moving), transform, fixed_labels, start)
+    pair = CanonicalPair.of((fixed, moving), transform, fixed_labels, start, moving_fov)
     planes = [plane.cropped() for plane in cut_planes(pair)]
     captions = Captions(_before_in_words(fixed.grid, start), length_unit(fixed.grid))
     figure = draw_panels(planes, pair.labels, pair.values, captions)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from iterreg.figures.lattice import RegionOnPlane, draw_lattice, draw_outline, lattice_step
-from iterreg.figures.planes import Picture, Plane
+from iterreg.figures.planes import Bools, Picture, Plane
 from iterreg.figures.style import (
     BACKGROUND,
     FAINT_INK,
-    FIXED_ALONE,
+    FIXED_BRIGHTER,
     INK,
-    MOVING_ALONE,
+    MOVING_BRIGHTER,
     WIDTH_INCH,
     region_colour,
     round_below,
@@ -34,6 +34,11 @@ TALLEST_INCH = 10.0
 """A taller stack of planes is shrunk to this height, so that it fits a screen."""
 
 LEGEND_ENTRIES = 10
+
+NOT_SEEN = "not seen by moving"
+
+NOT_SEEN_BRIGHTNESS = 0.55
+"""The fixed image is darkened by this factor if there is nothing to compare it with."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,13 @@ class Windows:
 
     @classmethod
     def of(cls, planes: list[Plane]) -> Windows:
-        """1st to 99th percentile of each image inside the fixed body, after registration."""
+        """1st to 99th percentile of each image in the fixed body that both images see."""
         fixed = np.concatenate([p.fixed[p.body] for p in planes])
-        moving = np.concatenate([p.after[p.body] for p in planes])
+        moving = np.concatenate([p.after[p.body & p.seen_after] for p in planes])
 
         def ends(values: Picture) -> tuple[float, float]:
+            if not values.size:
+                return 0.0, 1.0
             low, high = np.percentile(values, (1, 99))
             return float(low), float(max(high, low + 1e-6))
 
@@ -118,7 +125,7 @@ def length_unit(grid: Grid) -> str:
 
 
 def two_colours(fixed: Picture, moving: Picture, windows: Windows) -> Picture:
-    """Blend two images to RGB: agreement is grey, fixed alone blue, moving alone orange.
+    """Blend two images to RGB: agreement is grey, brighter fixed blue, brighter moving orange.
 
     The green channel is the mean, so the difference shows as hue at equal brightness, which is safe
     for colour-blind eyes.
@@ -133,6 +140,7 @@ def draw_deformation(
     """Draw the warped image, darkened, with the lattice and the outline of each region."""
     grey = 0.5 * _windowed(plane.after, windows.moving)
     _show(axes, plane, np.repeat(grey[..., None], 3, -1))
+    _hatch(axes, plane, ~plane.seen_after)
     for value in [0, *values]:
         mask = (plane.labels == value) & plane.body
         if not mask.any():
@@ -148,11 +156,39 @@ def _draw_row(
     row: list[Axes], plane: Plane, windows: Windows, step_mm: float, values: list[int]
 ) -> None:
     before, after, deformation = row
-    _show(before, plane, two_colours(plane.fixed, plane.before, windows))
+    _show_difference(before, plane, plane.before, plane.seen_before, windows)
     if plane.title:
         write(before, 0.016, 0.975, plane.title, ha="left", va="top", fontsize=11, weight="bold")
-    _show(after, plane, two_colours(plane.fixed, plane.after, windows))
+    _show_difference(after, plane, plane.after, plane.seen_after, windows)
     draw_deformation(deformation, plane, windows, step_mm, values)
+
+
+def _show_difference(
+    axes: Axes, plane: Plane, moved: Picture, seen: Bools, windows: Windows
+) -> None:
+    """Show both images in two colours; outside the moving one the fixed image, grey and hatched."""
+    rgb = two_colours(plane.fixed, moved, windows)
+    grey = _windowed(plane.fixed, windows.fixed)
+    rgb[~seen] = NOT_SEEN_BRIGHTNESS * grey[~seen, None]
+    _show(axes, plane, rgb)
+    _hatch(axes, plane, ~seen)
+
+
+def _hatch(axes: Axes, plane: Plane, mask: Bools) -> None:
+    """Hatch the pixels of a mask."""
+    if not mask.any():
+        return
+    # A rim around the plane lets the contour run along its border.
+    padded = np.pad(mask, 1, mode="edge").astype(np.float32)
+    rows, columns = (
+        (np.arange(-1, n + 1) + 0.5) * spacing
+        for n, spacing in zip(mask.shape, plane.spacing_mm, strict=True)
+    )
+    hatched = axes.contourf(
+        columns, rows, padded, levels=[0.5, 1.5], colors="none", hatches=["////"]
+    )
+    hatched.set_edgecolor(FAINT_INK)
+    hatched.set_linewidth(0.0)
 
 
 def _prepare(axes: Axes, plane: Plane) -> None:
@@ -202,9 +238,11 @@ def _headings(figure: Figure, column: float, subtitles: tuple[str, str, str]) ->
 
 
 def _legend(figure: Figure, planes: list[Plane], labels: LabelMap, values: list[int]) -> None:
-    """Name the colours on one line at the foot."""
+    """Name the colours and the hatching on one line at the foot."""
     width, height = figure.get_size_inches()
-    entries = [("fixed image only", FIXED_ALONE), ("moving image only", MOVING_ALONE)]
+    entries = [("brighter in fixed", FIXED_BRIGHTER), ("brighter in moving", MOVING_BRIGHTER)]
+    if any((~p.seen_before | ~p.seen_after).any() for p in planes):
+        entries.append((NOT_SEEN, FAINT_INK))
     on_planes = {int(v) for p in planes for v in np.unique(p.labels)}
     entries += [
         (labels.title(v).replace("_", " "), region_colour(v, values))
@@ -216,11 +254,11 @@ def _legend(figure: Figure, planes: list[Plane], labels: LabelMap, values: list[
         entries = [*entries[:LEGEND_ENTRIES], (f"and {rest} more", FAINT_INK)]
     x, y = 0.16, 0.30
     for text, colour in entries:
-        figure.text(x / width, y / height, "●", color=colour, fontsize=10, va="center")
+        mark = "▨" if text == NOT_SEEN else "●"
+        figure.text(x / width, y / height, mark, color=colour, fontsize=10, va="center")
         figure.text((x + 0.17) / width, y / height, text, color=INK, fontsize=9, va="center")
         x += 0.17 + 0.066 * len(text) + 0.3
     if planes[0].letters:
         note = "radiological: the patient's right is on your left"
-        figure.text(
-            1 - 0.12 / width, y / height, note, color=FAINT_INK, fontsize=9, ha="right", va="center"
-        )
+        place = (1 - 0.12 / width, 1 - 0.36 / height)
+        figure.text(*place, note, color=FAINT_INK, fontsize=9, ha="right", va="center")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from iterreg.displacement import DisplacementField, Transform, sample
+from iterreg.displacement import DisplacementField, Transform, sample, sample_nearest
 from iterreg.geometry import Grid, apply_affine, fixed_to_moving_index
 from iterreg.image import Image, LabelMap, require_same_space
 from iterreg.neighbourhood import bounding_box
@@ -33,6 +33,7 @@ class Plane:
         letters: what lies at the left, right, top and bottom edge; empty without anatomy.
         spacing_mm: of rows and columns.
         fixed, before, after: intensities.
+        seen_before, seen_after: pixels that land in the moving image's field of view.
         landed_mm: (2, rows, columns), where each pixel lands, along rows and columns.
         labels: the fixed regions; 0 is background.
         body: pixels that are not the images' background.
@@ -44,6 +45,8 @@ class Plane:
     fixed: Picture
     before: Picture
     after: Picture
+    seen_before: Bools
+    seen_after: Bools
     landed_mm: NDArray[np.float64]
     labels: NDArray[np.int32]
     body: Bools
@@ -64,6 +67,8 @@ class Plane:
             fixed=self.fixed[box],
             before=self.before[box],
             after=self.after[box],
+            seen_before=self.seen_before[box],
+            seen_after=self.seen_after[box],
             landed_mm=self.landed_mm[(slice(None), *box)],
             labels=self.labels[box],
             body=self.body[box],
@@ -78,6 +83,7 @@ class CanonicalPair:
         grid: the canonical fixed grid, axes nearest to (S, P, L).
         fixed: (*shape), the fixed image without its channels.
         moving: one channel, on its own grid.
+        moving_fov: (*moving shape) bool, the moving image's field of view.
         transform, start: fixed to moving, on the canonical fixed grid.
         labels: the fixed regions on the canonical grid.
         values: the labels that occur, counted once because volumes are large.
@@ -86,6 +92,7 @@ class CanonicalPair:
     grid: Grid
     fixed: torch.Tensor
     moving: Image
+    moving_fov: torch.Tensor
     transform: Transform
     start: Transform
     labels: LabelMap
@@ -98,6 +105,7 @@ class CanonicalPair:
         transform: Transform,
         labels: LabelMap | None = None,
         start: Transform | None = None,
+        moving_fov: torch.Tensor | None = None,
     ) -> CanonicalPair:
         """Turn a pair to canonical axes.
 
@@ -106,6 +114,7 @@ class CanonicalPair:
             transform: fixed to moving, on the fixed grid.
             labels: the fixed regions; None: none.
             start: the transform to show as "before"; None is the identity.
+            moving_fov: (*moving shape) bool; None takes the whole moving image.
 
         Raises:
             GeometryError: the labels lie in another space than the fixed image.
@@ -118,6 +127,8 @@ class CanonicalPair:
         if start is None:
             identity = np.eye(fixed.grid.rank + 1)
             start = Transform(identity, DisplacementField.zero(fixed.grid))
+        if moving_fov is None:
+            moving_fov = torch.ones(moving.grid.shape_zyx, dtype=torch.bool)
         turned, order = fixed.to_canonical()
 
         def turn(given: Transform) -> Transform:
@@ -128,6 +139,7 @@ class CanonicalPair:
             grid=turned.grid,
             fixed=_one_channel(turned)[0],
             moving=replace(moving, data=_one_channel(moving)),
+            moving_fov=moving_fov,
             transform=turn(transform),
             start=turn(start),
             labels=replace(labels, data=order.apply(labels.data.cpu()), grid=turned.grid),
@@ -147,7 +159,7 @@ class Background(NamedTuple):
 
 def cut_planes(pair: CanonicalPair) -> list[Plane]:
     """The planes to show: the picture itself, or one plane across each axis of a volume."""
-    background = _background(pair.fixed)
+    background = find_background(pair.fixed)
     if pair.grid.rank == 2:
         return [_cut(pair, None, 0, background)]
     positions = plane_positions(pair, background)
@@ -204,7 +216,7 @@ def _one_channel(image: Image) -> torch.Tensor:
     return data if len(data) == 1 else data.mean(0, keepdim=True)
 
 
-def _background(fixed: torch.Tensor) -> Background:
+def find_background(fixed: torch.Tensor) -> Background:
     """The median of the border, if most of the border is of about that value."""
     faces = [fixed.select(a, k) for a in range(fixed.ndim) for k in (0, -1)]
     border = torch.cat([f.reshape(-1) for f in faces])
@@ -231,27 +243,28 @@ def _cut(pair: CanonicalPair, axis: int | None, position: int, background: Backg
         plane = array if axis is None else array.squeeze(axis)
         return plane[::-1] if upwards else plane
 
-    def pull(transform: Transform) -> Picture:
+    def pull(transform: Transform) -> tuple[Picture, Bools]:
         to_moving = fixed_to_moving_index(grid, transform.affine_lps, pair.moving.grid)
         landed = apply_affine(to_moving, index + _displacement(transform, where))
-        values = sample(
-            pair.moving.data,
-            torch.from_numpy(np.moveaxis(landed, -1, 0)).float(),
-            outside=float(pair.moving.data.min()),
-        )
-        return turned(values[0].numpy())
+        at = torch.from_numpy(np.moveaxis(landed, -1, 0)).float()
+        values = sample(pair.moving.data, at, outside=float(pair.moving.data.min()))
+        seen = sample_nearest(pair.moving_fov, at)
+        return turned(values[0].numpy()), turned(seen.numpy())
 
     to_fixed = fixed_to_moving_index(grid, pair.transform.affine_lps, grid)
     landed = apply_affine(to_fixed, index + _displacement(pair.transform, where))
     fixed = turned(pair.fixed[where].numpy())
     labels = turned(pair.labels.data[where].numpy())
+    (before, seen_before), (after, seen_after) = pull(pair.start), pull(pair.transform)
     return Plane(
         title={None: "", 0: "Axial", 1: "Coronal", 2: "Sagittal"}[axis],
         letters={None: "", 0: "RLAP", 1: "RLSI", 2: "APSI"}[axis],
         spacing_mm=(grid.spacing_zyx_mm[in_plane[0]], grid.spacing_zyx_mm[in_plane[1]]),
         fixed=fixed,
-        before=pull(pair.start),
-        after=pull(pair.transform),
+        before=before,
+        after=after,
+        seen_before=seen_before,
+        seen_after=seen_after,
         landed_mm=np.stack([turned(landed[..., a]) * grid.spacing_zyx_mm[a] for a in in_plane]),
         labels=labels,
         body=_body(fixed, labels, background),

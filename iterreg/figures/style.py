@@ -12,21 +12,11 @@ if TYPE_CHECKING:
 BACKGROUND = "#0d1117"
 INK = "#e6edf3"
 FAINT_INK = "#8b949e"
-FIXED_ALONE, MOVING_ALONE = "#4d9bff", "#ff9a3d"
+FIXED_BRIGHTER, MOVING_BRIGHTER = "#4d9bff", "#ff9a3d"
 
-REGION_COLOURS = (
-    "#9fb4c7",
-    "#3ddbc0",
-    "#ffb454",
-    "#c792ea",
-    "#7cc5ff",
-    "#f78c6c",
-    "#addb67",
-    "#ff7eb6",
-    "#ffe66d",
-    "#5c9ded",
-)
-"""One colour per region, in the order of their labels; distinct on black."""
+REGION_COLOURS = ("#b9bec4", "#2fd6b5", "#ffe66d", "#c78cff", "#ff6fb5", "#d9f2a0", "#8a7fd6")
+"""One colour per region, in the order of their labels; distinct on black, and none is the blue or
+the orange that shows a difference."""
 
 WIDTH_INCH = 13.0
 DPI = 140

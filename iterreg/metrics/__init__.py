@@ -12,10 +12,16 @@ from iterreg.metrics.folding import Folding, folding, folding_mask, interior_mas
 from iterreg.metrics.jacobian import det_jacobian, sdlogj, sdlogj_l2r, volume_change
 from iterreg.metrics.landmarks import TreSummary, summarize_tre, tre_mm
 from iterreg.metrics.overlap import dice
-from iterreg.metrics.surface_distance import hd95_by_label_mm, hd95_mm
+from iterreg.metrics.surface_distance import (
+    SurfaceDistance,
+    hd95_by_label_mm,
+    hd95_mm,
+    surface_distance_by_label,
+)
 
 __all__ = [
     "Folding",
+    "SurfaceDistance",
     "TreSummary",
     "coverage",
     "det_jacobian",
@@ -28,6 +34,7 @@ __all__ = [
     "sdlogj",
     "sdlogj_l2r",
     "summarize_tre",
+    "surface_distance_by_label",
     "tre_mm",
     "volume_change",
 ]

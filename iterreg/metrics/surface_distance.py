@@ -1,4 +1,4 @@
-"""Distance between the surfaces of two masks (HD95), by DeepMind's surface elements.
+"""Distance between the surfaces of two masks (HD95 and mean), by DeepMind's surface elements.
 
 A surface element sits at a corner of voxels. Its weight is its area, and its distance is the one to
 the nearest element of the other surface. Elements, areas and percentile are those of
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,22 @@ from iterreg.versions import import_package
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SurfaceDistance:
+    """How far two surfaces are apart; NaN if one of them is empty.
+
+    Args:
+        hd95_mm: 95th percentile, the larger of the two directions.
+        mean_mm: mean over the area of both surfaces.
+    """
+
+    hd95_mm: float
+    mean_mm: float
+
+
+NO_SURFACE = SurfaceDistance(float("nan"), float("nan"))
 
 
 def hd95_mm(fixed_mask: Tensor, warped_mask: Tensor, spacing_zyx_mm: Sequence[float]) -> float:
@@ -62,7 +79,7 @@ def hd95_mm(fixed_mask: Tensor, warped_mask: Tensor, spacing_zyx_mm: Sequence[fl
     if box is None:
         return float("nan")
     spacing = tuple(float(s) for s in spacing_zyx_mm)
-    return _hd95_of_crop(fixed[box].numpy(), warped[box].numpy(), spacing)
+    return _distance_of_crop(fixed[box].numpy(), warped[box].numpy(), spacing).hd95_mm
 
 
 def hd95_by_label_mm(
@@ -89,7 +106,29 @@ def hd95_by_label_mm(
         >>> hd95_by_label_mm(labels, labels.roll(1, 1), [3], (5.0, 2.0, 2.0))
         {3: 2.0}
     """
-    require_shape("hd95_by_label_mm", "warped", warped, fixed.shape)
+    distances = surface_distance_by_label(fixed, warped, values, spacing_zyx_mm)
+    return {value: distance.hd95_mm for value, distance in distances.items()}
+
+
+def surface_distance_by_label(
+    fixed: Tensor, warped: Tensor, values: Iterable[int], spacing_zyx_mm: Sequence[float]
+) -> dict[int, SurfaceDistance]:
+    """Compute HD95 and mean distance of each label's surfaces, each in the box of its own voxels.
+
+    Args:
+        fixed, warped, values, spacing_zyx_mm: as in :func:`hd95_by_label_mm`.
+
+    Raises:
+        GeometryError: the shapes differ.
+        MissingDependencyError: surface-distance or scipy is not installed.
+
+    Example:
+        >>> labels = torch.zeros(1, 9, 9, dtype=torch.int32)
+        >>> labels[:, 2:5] = 3
+        >>> surface_distance_by_label(labels, labels, [3], (5.0, 2.0, 2.0))
+        {3: SurfaceDistance(hd95_mm=0.0, mean_mm=0.0)}
+    """
+    require_shape("surface_distance_by_label", "warped", warped, fixed.shape)
     ndimage = _import("scipy.ndimage", "scipy")
     wanted = sorted(set(values))
     first, second = (
@@ -100,18 +139,20 @@ def hd95_by_label_mm(
     result = {}
     for number, (value, *both) in enumerate(zip(wanted, *boxes, strict=True), start=1):
         if None in both:
-            result[value] = float("nan")
+            result[value] = NO_SURFACE
             continue
         box = tuple(
             slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(*both, strict=True)
         )
-        result[value] = _hd95_of_crop(first[box] == number, second[box] == number, spacing)
+        result[value] = _distance_of_crop(first[box] == number, second[box] == number, spacing)
     return result
 
 
-def _hd95_of_crop(fixed: Bools, warped: Bools, spacing_mm: tuple[float, ...]) -> float:
+def _distance_of_crop(
+    fixed: Bools, warped: Bools, spacing_mm: tuple[float, ...]
+) -> SurfaceDistance:
     if not fixed.any() or not warped.any():
-        return float("nan")
+        return NO_SURFACE
     spatial = _import("scipy.spatial", "scipy")
     codes = [_neighbour_codes(mask) for mask in (fixed, warped)]
     areas: Floats = _surfel_tables(len(spacing_mm))[1](spacing_mm)
@@ -119,14 +160,16 @@ def _hd95_of_crop(fixed: Bools, warped: Bools, spacing_mm: tuple[float, ...]) ->
     shared = surfaces[0] & surfaces[1]
     points = [np.argwhere(surface) * spacing_mm for surface in surfaces]
     trees = [spatial.cKDTree(p, balanced_tree=False, compact_nodes=False) for p in points]
-    worst = 0.0
+    worst = weighted_sum = total_area = 0.0
     for here, there in ((0, 1), (1, 0)):
         distance = np.zeros(len(points[here]))
         apart = ~shared[surfaces[here]]
         distance[apart] = trees[there].query(points[here][apart])[0]
         area = areas[codes[here][surfaces[here]]]
         worst = max(worst, _weighted_percentile(distance, area, 0.95))
-    return worst
+        weighted_sum += float((distance * area).sum())
+        total_area += float(area.sum())
+    return SurfaceDistance(worst, weighted_sum / total_area)
 
 
 def _neighbour_codes(mask: Bools) -> NDArray[np.uint8]:

@@ -1,0 +1,61 @@
+"""Figures of the displacement field: folding, volume change, and consistency with the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from iterreg.report.words import flatten, is_number, number, short, split_unit, table
+
+Row = tuple[str, str, str]
+"""Name, figure with unit, and what it means."""
+
+
+def folding_rows(tables: Mapping[str, Any]) -> list[Row]:
+    """Rows on folding and on the spread of the Jacobian."""
+    measures = table(tables, "measures")
+    folds = table(measures, "folding")
+    if not folds:
+        return []
+    rows = [
+        (f"Folded voxels, {where}", _count(folds, part), meaning)
+        for part, where, meaning in (
+            ("interior", "inside regions", "The map turns tissue over here. 0 is expected."),
+            ("interface", "between regions", "Regions that slide may overlap by a voxel here."),
+        )
+    ]
+    ndv = folds.get("ndv_vox", measures.get("ndv"))
+    percent = folds.get("ndv_percent")
+    value = number(ndv, 2, "voxels")
+    if is_number(percent):
+        value += f" ({percent:.2g} % of the voxels)"
+    rows.append(("Non-diffeomorphic volume (NDV)", value, "Volume of all cells that turn over."))
+    for key, name, meaning in (
+        ("sdlogj_interior", "SDlogJ, inside regions", "Spread of log det J, without the jumps."),
+        ("sdlogj", "SDlogJ, whole image", "Spread of log det J; 0 is a rigid shift."),
+        ("sdlogj_l2r", "SDlogJ, Learn2Reg's formula", "Compare this one with papers."),
+    ):
+        if is_number(measures.get(key)):
+            rows.append((name, number(measures[key], 4), meaning))
+    return rows
+
+
+def consistency_rows(tables: Mapping[str, Any]) -> list[Row]:
+    """Rows on the distance between a point and where it ends after the way there and back."""
+    rows = []
+    for source in (table(tables, "verdict", "evidence"), table(tables, "measures")):
+        for name, value in flatten(source, " "):
+            if "consistency" in name and is_number(value):
+                words, unit = split_unit(name)
+                meaning = "Distance after registering there and, separately, back."
+                rows.append((words.capitalize(), short(value, unit), meaning))
+    return rows
+
+
+def _count(folds: Mapping[str, Any], part: str) -> str:
+    count: Any = folds.get(f"{part}_folds")
+    voxels = folds.get(f"{part}_voxels")
+    text = short(count)
+    if is_number(count) and voxels:
+        text += f" of {voxels} voxels ({100 * count / voxels:.2g} %)"
+    return text

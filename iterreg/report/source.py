@@ -1,0 +1,168 @@
+"""The source of a page: the tables of a run, its transform, and what else is at hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from iterreg.displacement import Transform, resample_transform
+from iterreg.errors import ImageReadError, IterregError
+from iterreg.formats.itk import read_transform
+from iterreg.image import Image, LabelMap, require_same_space
+from iterreg.io import read_image, read_label_map
+from iterreg.regions.field_of_view import field_of_view
+from iterreg.report.words import table
+
+EXPECTED_ERROR = "expected_error_mm.nii.gz"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything that a page is made from.
+
+    Args:
+        tables: the content of ``run.json``; any key may be missing.
+        transform: fixed to moving, on the fixed grid.
+        images: fixed and moving; None leaves the pictures out.
+        labels: fixed and moving regions; None leaves outlines out.
+        start: the transform to show as "before"; None is the identity in physical space.
+        expected_error: on the fixed grid, mm; of several channels the last is shown.
+        folder: of the result, as commands on the page name it.
+        notes: what could not be found.
+    """
+
+    tables: Mapping[str, Any]
+    transform: Transform
+    images: tuple[Image, Image] | None
+    labels: tuple[LabelMap, LabelMap] | None = None
+    start: Transform | None = None
+    expected_error: Image | None = None
+    folder: str = "DIR"
+    notes: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def fovs(self) -> tuple[Tensor, Tensor] | None:
+        """Both fields of view, (*shape) bool on their images' grids."""
+        if self.images is None:
+            return None
+        fixed, moving = (field_of_view(image).mask for image in self.images)
+        return fixed, moving
+
+
+def read_folder(
+    folder: str | Path, fixed: str | Path | None = None, moving: str | Path | None = None
+) -> Source:
+    """Read the source of a page from the folder of an older result.
+
+    Args:
+        folder: has ``run.json`` and ``transform.h5``.
+        fixed, moving: the images; None takes the paths that ``run.json`` names. An image that is
+            not found is left out with a note, unless it was named here.
+
+    Raises:
+        ImageReadError: no ``run.json``, or a file that cannot be read.
+        TransformError: the transform cannot be read.
+    """
+    folder = Path(folder)
+    tables = _read_tables(folder / "run.json")
+    notes: list[str] = []
+    paths = [
+        _image_path(folder, tables, side, given)
+        for side, given in (("fixed", fixed), ("moving", moving))
+    ]
+    images = None
+    missing = [side for side, path in zip(("fixed", "moving"), paths, strict=True) if path is None]
+    if missing:
+        notes.append(
+            f"The {' and the '.join(missing)} image is not where run.json says. Add --fixed and "
+            "--moving to see the images."
+        )
+    else:
+        images = read_image(str(paths[0])), read_image(str(paths[1]))
+    transform_path = folder / "transform.h5"
+    if not transform_path.is_file():
+        raise ImageReadError(f"{transform_path}: no such file; expected the folder of a result")
+    transform = read_transform(transform_path, None if images is None else images[0].grid)
+    if images is not None:
+        transform = resample_transform(transform, images[0].grid)
+    return Source(
+        tables=tables,
+        transform=transform,
+        images=images,
+        labels=_read_labels(folder, tables, notes),
+        expected_error=read_expected_error(folder, notes),
+        folder=str(folder),
+        notes=tuple(notes),
+    )
+
+
+def _read_tables(path: Path) -> Mapping[str, Any]:
+    try:
+        tables = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        message = f"{path}: no such file; expected the folder of a result"
+        raise ImageReadError(message) from error
+    except (OSError, ValueError) as error:
+        raise ImageReadError(f"{path}: expected the run.json of a result: {error}") from error
+    if not isinstance(tables, dict):
+        raise ImageReadError(f"{path}: expected the run.json of a result")
+    return tables
+
+
+def _image_path(
+    folder: Path, tables: Mapping[str, Any], side: str, given: str | Path | None
+) -> Path | None:
+    """The path of an image: as given, as ``run.json`` has it, or the same seen from the folder."""
+    if given is not None:
+        return Path(given)
+    name = table(tables, side).get("file")
+    if not name:
+        return None
+    candidates = (Path(name), folder / name, folder / Path(name).name)
+    return next((path for path in candidates if path.exists()), None)
+
+
+def _read_labels(
+    folder: Path, tables: Mapping[str, Any], notes: list[str]
+) -> tuple[LabelMap, LabelMap] | None:
+    names = {int(k): str(v) for k, v in table(tables, "regions").items() if str(k).isdigit()}
+    paths = [folder / f"{side}_regions.nii.gz" for side in ("fixed", "moving")]
+    if not all(path.is_file() for path in paths):
+        notes.append("The regions of the run are not in the folder.")
+        return None
+    return read_label_map(paths[0], names), read_label_map(paths[1], names)
+
+
+def read_expected_error(folder: Path, notes: list[str] | None = None) -> Image | None:
+    """The expected error that lies in a folder, if there is one.
+
+    Args:
+        folder: of a result.
+        notes: gets a line if the file cannot be read.
+    """
+    path = folder / EXPECTED_ERROR
+    if not path.is_file():
+        return None
+    try:
+        return read_image(path)
+    except IterregError as error:
+        if notes is not None:
+            notes.append(f"The expected error is not shown: {error}")
+        return None
+
+
+def outlines(source: Source) -> LabelMap | None:
+    """The fixed regions if they lie on the fixed image, else None."""
+    if source.labels is None or source.images is None:
+        return None
+    try:
+        require_same_space(source.labels[0], source.images[0])
+    except IterregError:
+        return None
+    return source.labels[0]
