@@ -368,6 +368,18 @@ def test_the_edt_loss_samples_the_region_where_both_images_see():
     assert torch.equal(sampled, fixed & seen)
 
 
+def test_leaving_a_crop_costs_a_squared_voxel_of_mean_size():
+    """Signed distances are mm, so a voxel outside costs its mean side, squared, in mm."""
+    shape = (6, 8, 10)
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask[2:4, 3:5, 4:6] = True
+    seen = torch.ones(shape, dtype=torch.bool)
+    frame = Frame((1.0, 1.0, 1.0), (4.0, 1.0, 1.0), seen, seen, seen, 4.0)
+    (term, *_) = overlap_terms(Overlap(), [pair_of(mask, mask)], frame)
+    assert isinstance(term, SquaredDifference)
+    assert term.outside_weight == pytest.approx(2.0**2)
+
+
 def pair_of(fixed: torch.Tensor, moving: torch.Tensor) -> RegionPair:
     """Two masks of whole grids."""
     regions = Region.of(fixed), Region.of(moving)

@@ -465,3 +465,8 @@ def test_coverage_with_one_slice_and_nan():
     assert 0.8 < metrics.coverage(labels, labels, index)[1] < 1
     with pytest.raises(GeometryError, match="mapped_index"):
         metrics.coverage(labels, labels, index[:, :, :5])
+
+
+def test_a_message_names_the_function_and_the_argument():
+    with pytest.raises(GeometryError, match=r"^volume_change: .*labels"):
+        metrics.volume_change(torch.zeros(3, 4, 5, 6), torch.zeros(4, 5, 7, dtype=torch.int32))
