@@ -260,5 +260,5 @@ def _legend(figure: Figure, planes: list[Plane], labels: LabelMap, values: list[
         x += 0.17 + 0.066 * len(text) + 0.3
     if planes[0].letters:
         note = "radiological: the patient's right is on your left"
-        place = (1 - 0.12 / width, 1 - 0.36 / height)
+        place = (1 - 0.12 / width, 0.11 / height)
         figure.text(*place, note, color=FAINT_INK, fontsize=9, ha="right", va="center")
