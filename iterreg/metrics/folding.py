@@ -17,9 +17,6 @@ from iterreg.metrics._determinants import moving_axes, simplex_slabs, simplex_vo
 from iterreg.metrics._shared import ratio, require_shape
 from iterreg.neighbourhood import face_pairs
 
-LOG_FLOOR = 1e-9
-"""Determinants are clipped here before their logarithm is taken (Learn2Reg's value)."""
-
 
 @dataclass(frozen=True)
 class Folding:
