@@ -19,7 +19,7 @@ from iterreg.devices import memory_errors_named, pick_device, threads_used
 from iterreg.displacement import Transform, resample_transform
 from iterreg.energy.overlap import RegionPair
 from iterreg.energy.region import Region
-from iterreg.energy.similarity import normalise_intensities
+from iterreg.features import normalise_intensities
 from iterreg.geometry import canonical
 from iterreg.image import Image, LabelMap, Mask, RoiPair
 from iterreg.inputs import FieldsOfView, Given, Inputs, find_regions
@@ -196,7 +196,7 @@ def _pair(
 def _side(config: Config, image: Image, labels: Tensor, fov: Tensor, device: torch.device) -> Side:
     """One image in canonical axis order, of rank 3, on the device."""
     grid, order = canonical(image.grid)
-    intensities = normalise_intensities(order.apply(image.data), config.similarity)
+    intensities = normalise_intensities(order.apply(image.data), config.similarity.intensity_range)
     labels, fov = order.apply(labels), order.apply(fov)
     if grid.rank == 2:
         intensities, labels, fov = (t.unsqueeze(-3) for t in (intensities, labels, fov))

@@ -25,7 +25,7 @@ def intensity_range(volume: Tensor, limits: tuple[float, ...]) -> tuple[float, f
     return low, max(high, low + 1e-6)
 
 
-def normalized_intensity(volume: Tensor, limits: tuple[float, ...] = ()) -> Tensor:
+def normalise_intensities(volume: Tensor, limits: tuple[float, ...] = ()) -> Tensor:
     """Clip to a range and scale it to 0 ... 1.
 
     Args:
@@ -33,7 +33,7 @@ def normalized_intensity(volume: Tensor, limits: tuple[float, ...] = ()) -> Tens
         limits: (low, high) in intensity units; empty takes the volume's own percentiles.
 
     Example:
-        >>> normalized_intensity(torch.tensor([-2000.0, -250.0, 800.0]), (-1000.0, 500.0))
+        >>> normalise_intensities(torch.tensor([-2000.0, -250.0, 800.0]), (-1000.0, 500.0))
         tensor([0.0000, 0.5000, 1.0000])
     """
     low, high = intensity_range(volume, limits)

@@ -14,8 +14,6 @@ from iterreg.config import Similarity
 from iterreg.tables import Table
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from iterreg.energy.similarity.types import ComparedImages
     from iterreg.energy.terms import Term
 
@@ -48,10 +46,3 @@ def similarity_term(config: Similarity, images: ComparedImages) -> Term:
     """
     term: Term = SIMILARITIES[config.kind](config, images)
     return term
-
-
-def normalise_intensities(volume: Tensor, config: Similarity) -> Tensor:
-    """Intensities of an image, (C, ...), clipped and scaled to 0 ... 1 for the similarity."""
-    from iterreg.features import normalized_intensity
-
-    return normalized_intensity(volume, config.intensity_range)
