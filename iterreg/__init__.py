@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     from iterreg.pair import optimize_pair as optimize_pair
     from iterreg.progress import Progress as Progress
     from iterreg.registration import Registration as Registration
-    from iterreg.registration import Status as Status
     from iterreg.samreg.match import match_rois as match_rois
+    from iterreg.verdict import Evidence as Evidence
+    from iterreg.verdict import Reason as Reason
+    from iterreg.verdict import Status as Status
+    from iterreg.verdict import Verdict as Verdict
 
 # A thread that waits by spinning slows a run many times where processors are shared. OpenMP reads
 # this when torch is loaded, so it is set before. A value that the user has set stays.
@@ -41,6 +44,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 _HOMES = {
     "Config": "config",
     "DisplacementField": "displacement",
+    "Evidence": "verdict",
     "ExitCode": "errors",
     "Grid": "geometry",
     "Image": "image",
@@ -49,10 +53,12 @@ _HOMES = {
     "Mask": "image",
     "Points": "geometry",
     "Progress": "progress",
+    "Reason": "verdict",
     "Registration": "registration",
     "RoiPair": "image",
-    "Status": "registration",
+    "Status": "verdict",
     "Transform": "displacement",
+    "Verdict": "verdict",
     "load_config": "config",
     "match_rois": "samreg.match",
     "optimize_pair": "pair",

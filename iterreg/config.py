@@ -155,6 +155,32 @@ class Levels:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """Beyond these a result is not ok: see :mod:`iterreg.verdict`."""
+
+    least_ncc: float = _number(-1.0, -1, 1)
+    """Correlation of fixed and warped image; it asks for one contrast."""
+    least_lncc: float = _number(0.0, 0, 1)
+    """Mean squared correlation in local windows with contrast."""
+    least_nmi: float = _number(0.0, 0, 1)
+    """Normalised mutual information."""
+    most_inconsistency_mm: float = _number(5.0, 0, 1e6)
+    """Median distance between a point and where it ends, there and back."""
+    most_affine_volume: float = _number(2.0, 1, 1e6)
+    """Factor by which the affine part of the map may change the volume."""
+    most_affine_stretch: float = _number(1.6, 1, 1e6)
+    """Factor by which it may stretch or compress an axis."""
+    most_affine_shear_deg: float = _number(25.0, 0, 90)
+    """Most change of a right angle."""
+    least_common_view: float = _number(0.25, 0, 1)
+    """Share of the fixed field of view that lands in the moving one."""
+    least_region_dice: float = _number(0.4, 0, 1)
+    """Dice of each region inside the common view."""
+    most_landmark_error_mm: float = _number(5.0, 0, 1e6)
+    """Mean distance of the landmarks that guided the registration."""
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings that decide a result, apart from the images.
 
@@ -165,6 +191,8 @@ class Config:
         rigid: names of regions that must not bend, ``*`` standing for any; each region is one body.
         unguided: the similarity used if there are no regions; None keeps ``similarity``. Regions
             carry a motion that the images must then carry alone.
+        verdict: the limits of a result that is ok.
+        verdict_guided: the limits if label maps or ROI pairs were given; None keeps ``verdict``.
 
     Example:
         >>> Config().similarity.kind
@@ -183,6 +211,8 @@ class Config:
     landmarks: Landmarks = Landmarks()
     start: Start = Start()
     levels: Levels = Levels()
+    verdict: Limits = Limits()
+    verdict_guided: Limits | None = None
 
     def __post_init__(self) -> None:
         if self.fill is not None and not math.isfinite(self.fill):
@@ -193,20 +223,24 @@ class Config:
                 f"and {len(self.levels.spacing_mm)}"
             )
 
-    def resolve(self, *, has_regions: bool, labels_given: bool) -> Config:
+    def resolve(self, *, has_regions: bool, labels_given: bool, rois_given: bool = False) -> Config:
         """The configuration for a pair of which it is known where its regions come from.
 
         Args:
             has_regions: whether the images have regions.
             labels_given: whether they come from label maps that the user gave.
+            rois_given: whether ROI pairs were given.
         """
         where = self.correction.where
         if where == "given":
             where = "everywhere" if labels_given else "visible"
+        guided = labels_given or rois_given
         return dataclasses.replace(
             self,
             similarity=self.similarity if has_regions else self.unguided or self.similarity,
             unguided=None,
+            verdict=self.verdict_guided if guided and self.verdict_guided else self.verdict,
+            verdict_guided=None,
             correction=dataclasses.replace(self.correction, where=where),
         )
 

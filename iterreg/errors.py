@@ -16,8 +16,9 @@ The tree::
     ├── WeightsError            13   weights missing, damaged, or for another model
     └── NoRoiPairsError         14   no two regions of interest are similar enough
 
-Exit code 2 means a wrong command line, 130 means Ctrl-C. Each message is one line that names the
-file or argument, what was expected, and what was found.
+Exit codes 15 and 16 are no errors: the results were written, and the verdict on them is doubtful or
+failed. Exit code 2 means a wrong command line, 130 means Ctrl-C. Each message is one line that
+names the file or argument, what was expected, and what was found.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class ExitCode(IntEnum):
     TRANSFORM = 12
     WEIGHTS = 13
     NO_ROI_PAIRS = 14
+    DOUBTFUL = 15
+    FAILED = 16
     INTERRUPTED = 130
 
 

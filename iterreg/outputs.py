@@ -117,7 +117,7 @@ def run_tables(summary: RunSummary, fixed: Image, moving: Image) -> dict[str, An
     run = summary.registration
     tables = {
         "schema": SCHEMA,
-        "status": {"name": run.status.name, "ok": run.status.is_ok, "message": run.status.value},
+        "verdict": run.verdict.to_dict(),
         "fixed": _about(fixed),
         "moving": _about(moving),
         "regions": {v: run.fixed_labels.title(v) for v in run.fixed_labels.values},

@@ -23,12 +23,15 @@ from iterreg.features import normalise_intensities
 from iterreg.geometry import canonical
 from iterreg.image import Image, LabelMap, Mask, RoiPair
 from iterreg.inputs import FieldsOfView, Given, Inputs, find_regions
+from iterreg.optimize.evidence import gather_evidence
+from iterreg.optimize.orientation import find_flip
 from iterreg.optimize.pair import Guidance, Pair
 from iterreg.optimize.register import Solution, register
 from iterreg.optimize.side import Side
 from iterreg.partition import Regions, interfaces_of, rigid_values
 from iterreg.progress import ProgressCallback, StageTimer, ignore_progress
-from iterreg.registration import Registration, Status
+from iterreg.registration import Registration
+from iterreg.verdict import Verdict, judge
 from iterreg.versions import versions
 
 if TYPE_CHECKING:
@@ -137,16 +140,21 @@ def optimize_pair(
                 if not regions.values and config.unguided is not None:
                     regions = replace(regions, notes=(*regions.notes, UNGUIDED))
                 config = config.resolve(
-                    has_regions=bool(regions.values), labels_given=inputs.labels is not None
+                    has_regions=bool(regions.values),
+                    labels_given=inputs.labels is not None,
+                    rois_given=bool(inputs.roi_pairs),
                 )
                 pair = _pair(config, inputs, views, regions, where)
             initial = _on_grid_of(pair.fixed, inputs.initial)
             solution = register(pair, config, initial, timer)
-            with timer.stage("finish", 0.95, "finishing"):
+            with timer.stage("check", 0.96, "checking the result"):
+                names = [regions.fixed.title(value) for value in regions.values]
+                verdict = _verdict(pair, config, solution, initial, names)
+            with timer.stage("finish", 0.98, "finishing"):
                 transform = solution.field.to_transform(solution.affine_lps, inputs.fixed.grid)
     return Registration(
         transform=transform,
-        status=_status(solution),
+        verdict=verdict,
         fixed_labels=regions.fixed,
         moving_labels=regions.moving,
         history=solution.history,
@@ -162,10 +170,16 @@ def optimize_pair(
     )
 
 
-def _status(solution: Solution) -> Status:
-    if solution.folds:
-        return Status.INTERIOR_FOLDS
-    return Status.OK if solution.improved else Status.WORSE_THAN_START
+def _verdict(
+    pair: Pair, config: Config, solution: Solution, initial: Transform | None, names: Sequence[str]
+) -> Verdict:
+    """Judge a result; if it is not ok, look for a flip of the moving image that explains it."""
+    evidence = gather_evidence(pair, config, solution, initial, names)
+    verdict = judge(evidence, config.verdict)
+    if verdict.status.is_ok:
+        return verdict
+    flip = find_flip(pair, config, evidence.after)
+    return judge(replace(evidence, better_flip=flip), config.verdict)
 
 
 def _waiting_for(device: torch.device) -> Callable[[], None]:

@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 
 from iterreg.config import Config
 from iterreg.displacement import Transform
 from iterreg.image import LabelMap
-
-
-class Status(Enum):
-    """How a registration ended; the value is the message for a person.
-
-    Example:
-        >>> Status.OK.is_ok, Status.WORSE_THAN_START.is_ok
-        (True, False)
-    """
-
-    OK = "ok"
-    INTERIOR_FOLDS = "interior folds remain: raise smoothness.weight, or check the label maps"
-    WORSE_THAN_START = "no better than the start: check the pair, its headers and the preset"
-
-    @property
-    def is_ok(self) -> bool:
-        """Whether the result can be used as it is."""
-        return self is Status.OK
+from iterreg.verdict import Status, Verdict
 
 
 @dataclass(frozen=True)
@@ -54,7 +36,7 @@ class Registration:
 
     Args:
         transform: fixed to moving, on the fixed image's own grid.
-        status: how it ended.
+        verdict: whether it can be trusted, the reasons why not, and the evidence.
         fixed_labels, moving_labels: the regions that were used, on their images' own grids.
         history: one entry per pyramid level, coarse to fine.
         timings_s: wall seconds per stage, in order.
@@ -79,7 +61,7 @@ class Registration:
     """
 
     transform: Transform
-    status: Status
+    verdict: Verdict
     fixed_labels: LabelMap
     moving_labels: LabelMap
     history: tuple[LevelHistory, ...]
@@ -93,10 +75,15 @@ class Registration:
     threads: int
     versions: dict[str, str]
 
+    @property
+    def status(self) -> Status:
+        """The verdict in one word."""
+        return self.verdict.status
+
     def __repr__(self) -> str:
         seconds = sum(self.timings_s.values())
         regions = ", ".join(self.fixed_labels.title(v) for v in self.fixed_labels.values[:6])
         return (
-            f"Registration({self.status.value}; {self.transform.field!r}; "
+            f"Registration({self.verdict.headline}; {self.transform.field!r}; "
             f"regions: {regions or 'none'}; {seconds:.1f} s on {self.device})"
         )

@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from iterreg.metrics import TreSummary
     from iterreg.outputs import RunSummary
     from iterreg.registration import Registration
+    from iterreg.verdict import Verdict
 
 LINE_WIDTH = 100
 """Lists are folded to lines of at most this length."""
 
 MAX_NOTES = 3
 """Most notes of a run that are printed without ``--verbose``."""
+
+VERDICT_STYLES = {"ok": "bold green", "doubtful": "bold yellow", "failed": "bold red"}
 
 Row = tuple[str, ...]
 Fact = tuple[str, str | Sequence[str]]
@@ -101,8 +104,7 @@ class Console:
             return
         run = summary.registration
         seconds = sum(summary.timings_s.values())
-        style = "bold green" if run.status.is_ok else "bold yellow"
-        self._say(f"{command}: {run.status.value}", style=style)
+        self._verdict(run.verdict, command)
         self._say(f"{seconds:.1f} s on {run.device}; start: {run.start}")
         self.print_measures(summary.measures)
         stages = [f"{stage} {s:.1f}" for stage, s in summary.timings_s.items() if s >= 0.05]
@@ -116,6 +118,21 @@ class Console:
         self._notes(run.notes)
         if self._verbose:
             self._configuration(run)
+
+    def _verdict(self, verdict: Verdict, command: str) -> None:
+        """Print the verdict in the first line, then its reasons and what to do."""
+        style = VERDICT_STYLES[verdict.status.value]
+        self._say(f"{command}: {verdict.headline}", style=style)
+        for number, reason in enumerate(verdict.reasons):
+            text = (
+                f"{reason.message} (limit {reason.limit:.3g})"
+                if reason.has_limit
+                else (reason.message)
+            )
+            if number:
+                self._say(f"  and {text}", style=style)
+        for advice in dict.fromkeys(reason.advice for reason in verdict.reasons):
+            self._say(f"  {advice}")
 
     def print_measures(self, measures: Measures) -> None:
         """Print the regions before and after, then measures of the field."""

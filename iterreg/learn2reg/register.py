@@ -214,7 +214,7 @@ def _register(
     write_label_map(registration.fixed_labels, kept_regions)
     field_l2r = transform_to_l2r(registration.transform, moving.grid)
     write_field(field_l2r, target, affine_ras, settings.dtype)
-    return registration.status.value, used | {"device": registration.device}
+    return registration.verdict.headline, used | {"device": registration.device}
 
 
 def _landmarks(path: Path, image: Image) -> Points:

@@ -12,6 +12,7 @@ from iterreg.metrics.folding import Folding, folding, folding_mask, interior_mas
 from iterreg.metrics.jacobian import det_jacobian, sdlogj, sdlogj_l2r, volume_change
 from iterreg.metrics.landmarks import TreSummary, summarize_tre, tre_mm
 from iterreg.metrics.overlap import dice
+from iterreg.metrics.similarity import ImageSimilarity, image_similarity
 from iterreg.metrics.surface_distance import (
     SurfaceDistance,
     hd95_by_label_mm,
@@ -21,6 +22,7 @@ from iterreg.metrics.surface_distance import (
 
 __all__ = [
     "Folding",
+    "ImageSimilarity",
     "SurfaceDistance",
     "TreSummary",
     "coverage",
@@ -30,6 +32,7 @@ __all__ = [
     "folding_mask",
     "hd95_by_label_mm",
     "hd95_mm",
+    "image_similarity",
     "interior_mask",
     "sdlogj",
     "sdlogj_l2r",

@@ -1,0 +1,223 @@
+"""Gather the evidence for a result, from measures that the energy did not minimise.
+
+All but the overlap of the regions is measured on a coarse level. See
+:class:`iterreg.verdict.Evidence` for the measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iterreg.config import Config
+from iterreg.displacement import Transform, sample, sample_nearest
+from iterreg.geometry import Matrix, apply_affine
+from iterreg.metrics import dice
+from iterreg.optimize.coarse import Mapped, anatomy, level_to_check, register_coarse
+from iterreg.optimize.pair import Guidance, Pair
+from iterreg.optimize.register import Solution
+from iterreg.verdict import Evidence
+
+STRUCTURED = 0.5
+"""Consistency is judged at this share of the voxels, those with the strongest edges: where an image
+is flat, no method can know the motion."""
+
+MOST_POINTS = 20_000
+LEAST_POINTS = 30
+LEAST_REGION_VOXELS = 30
+"""Of a smaller region, the Dice is chance."""
+
+
+def gather_evidence(
+    pair: Pair,
+    config: Config,
+    solution: Solution,
+    initial: Transform | None = None,
+    names: Sequence[str] = (),
+) -> Evidence:
+    """Gather the evidence for a result.
+
+    Args:
+        pair: at full resolution.
+        config: as it was registered with.
+        solution: the result.
+        initial: the transform that it started from, or None.
+        names: of the regions, in the order of the compact labels 1 ... n.
+    """
+    spacing_mm = level_to_check(pair, config)
+    level = pair.at(spacing_mm)
+    u_mm = solution.field.on(level.fixed, pair.interfaces).u_mm
+    ours = Mapped(level, solution.affine_lps, u_mm)
+    still = Mapped(level, np.eye(level.fixed.grid.rank + 1), torch.zeros_like(u_mm))
+    back = register_back(pair, config, spacing_mm, initial)
+    median_mm, p95_mm = _percentiles(inconsistency_mm(ours, back))
+    volume, stretch, shear_deg = _shape_of(_affine_part(ours))
+    overlap, distance_mm = _regions(pair, solution, names)
+    return Evidence(
+        before=still.similarity(),
+        after=ours.similarity(),
+        inconsistency_median_mm=median_mm,
+        inconsistency_p95_mm=p95_mm,
+        affine_volume=volume,
+        affine_stretch=stretch,
+        affine_shear_deg=shear_deg,
+        common_view=float(ours.common_fov.sum() / anatomy(level).sum().clamp(min=1)),
+        region_dice=overlap,
+        region_distance_mm=distance_mm,
+        landmarks_mm=_landmarks_mm(pair, solution),
+        interior_folds=solution.folds,
+        improved=solution.improved,
+    )
+
+
+def register_back(
+    pair: Pair, config: Config, spacing_mm: float, initial: Transform | None = None
+) -> Mapped:
+    """Register moving to fixed on one coarse level, from scratch.
+
+    Args:
+        pair: at full resolution.
+        config: as the pair was registered with.
+        spacing_mm: of the level.
+        initial: fixed to moving: the start that the user gave, or None.
+    """
+    rois = tuple(replace(r, fixed=r.moving, moving=r.fixed) for r in pair.guidance.rois)
+    points = pair.guidance.landmarks
+    landmarks = None if points is None else (points[1], points[0])
+    guidance = Guidance(rois, pair.guidance.by_labels, landmarks)
+    swapped = replace(pair, fixed=pair.moving, moving=pair.fixed, guidance=guidance)
+    first = np.eye(pair.fixed.grid.rank + 1)
+    if initial is not None:
+        first = np.asarray(np.linalg.inv(initial.affine_lps), np.float64)
+    return register_coarse(swapped, config, spacing_mm, first)
+
+
+def inconsistency_mm(ours: Mapped, back: Mapped) -> Tensor:
+    """Distance between fixed voxels and where there and back bring them.
+
+    Args:
+        ours: fixed to moving.
+        back: moving to fixed.
+
+    Returns:
+        (N,): at voxels with structure in the common view, inside the regions if there are any.
+    """
+    fixed, common = ours.level.fixed, ours.common_fov
+    if ours.level.interfaces.label_count > 1:
+        common = common & (fixed.labels > 0)
+    voxels = _structured(fixed.image.mean(0), common).nonzero()
+    voxels = voxels[:: max(1, len(voxels) // MOST_POINTS)].T
+    z, y, x = voxels
+    there = ours.moving_index[:, z, y, x]
+    u_back = sample(back.u_mm, there)
+    landed = back.level.index_map(back.affine_lps).apply(there, u_back)
+    spacing = landed.new_tensor(fixed.spacing_mm).view(3, 1)
+    distance_mm: Tensor = ((landed - voxels) * spacing).norm(dim=0)
+    return distance_mm
+
+
+def _structured(image: Tensor, mask: Tensor) -> Tensor:
+    """The voxels of a mask with the strongest edges."""
+    edges = torch.zeros_like(image)
+    for axis, n in enumerate(image.shape):
+        if n > 1:
+            edges += torch.gradient(image, dim=axis)[0].square()
+    if not bool(mask.any()):
+        return mask
+    strong: Tensor = edges >= torch.quantile(_some(edges[mask]), 1 - STRUCTURED)
+    return mask & strong
+
+
+def _some(values: Tensor) -> Tensor:
+    """A sample that torch can sort: a quantile takes at most 16 million values."""
+    return values[:: max(1, len(values) // MOST_POINTS)]
+
+
+def _percentiles(values: Tensor) -> tuple[float, float]:
+    if len(values) == 0:
+        return float("nan"), float("nan")
+    median, p95 = np.percentile(values.cpu().numpy(), (50, 95))
+    return float(median), float(p95)
+
+
+def _affine_part(ours: Mapped) -> Matrix:
+    """(rank, rank): the linear map nearest to the whole one where both images see, in mm.
+
+    The field can do what the affine does, so neither is judged alone.
+    """
+    rank = ours.level.fixed.grid.rank
+    voxels = ours.common_fov.nonzero()
+    if len(voxels) < LEAST_POINTS:
+        return np.asarray(ours.affine_lps)[:rank, :rank]
+    voxels = voxels[:: max(1, len(voxels) // MOST_POINTS)].T
+    z, y, x = voxels
+    fixed, moving = ours.level.fixed.grid, ours.level.moving.grid
+    there = ours.moving_index[3 - rank :, z, y, x].T.double().cpu().numpy()
+    here = voxels[3 - rank :].T.double().cpu().numpy()
+    source = apply_affine(fixed.index_to_lps, here)
+    target = apply_affine(moving.index_to_lps, there)
+    source, target = source - source.mean(0), target - target.mean(0)
+    # An axis of few voxels tells nothing of the map along it: the affine stands in.
+    ridge = 1e-6 * np.trace(source.T @ source) * np.eye(rank)
+    linear = np.asarray(ours.affine_lps)[:rank, :rank]
+    cross = target.T @ source + linear @ ridge
+    return np.asarray(cross @ np.linalg.inv(source.T @ source + ridge), np.float64)
+
+
+def _shape_of(linear: Matrix) -> tuple[float, float, float]:
+    """Volume, stretch (at least 1), and shear in degrees of a linear map."""
+    stretch = np.linalg.svd(linear, compute_uv=False)
+    lengths = np.linalg.norm(linear, axis=0)
+    cosines = linear.T @ linear / np.maximum(np.outer(lengths, lengths), 1e-12)
+    off = np.abs(cosines[~np.eye(len(linear), dtype=bool)]).max()
+    largest = max(float(stretch.max()), 1 / max(float(stretch.min()), 1e-6))
+    return float(np.linalg.det(linear)), largest, float(np.degrees(np.arcsin(min(1.0, off))))
+
+
+def _regions(
+    pair: Pair, solution: Solution, names: Sequence[str]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Dice and distance of the centres (mm) of each region that both sides hold, by name."""
+    values = [v for v in pair.region_pairs() if 0 < v <= len(names)]
+    if not values:
+        return {}, {}
+    whole = Mapped(pair, solution.affine_lps, solution.field.u_mm)
+    warped = sample_nearest(pair.moving.labels, whole.moving_index)
+    seen = whole.common_fov
+    fixed = pair.fixed.labels * seen
+    warped = warped * seen
+    counts = torch.bincount(fixed.flatten().long(), minlength=len(names) + 1)
+    values = [v for v in values if int(counts[v]) >= LEAST_REGION_VOXELS]
+    overlap = {names[v - 1]: value for v, value in dice(fixed, warped, values).items()}
+    apart = _centres_mm(fixed, pair, values), _centres_mm(warped, pair, values)
+    distance = (apart[0] - apart[1]).norm(dim=1).tolist()
+    return overlap, {names[v - 1]: d for v, d in zip(values, distance, strict=True)}
+
+
+def _centres_mm(labels: Tensor, pair: Pair, values: Sequence[int]) -> Tensor:
+    """(N, 3): centre of each region in mm along the fixed axes; NaN for one without voxels."""
+    flat = labels.flatten().long()
+    count = torch.bincount(flat, minlength=max(values, default=0) + 1).double()
+    centres = []
+    for axis, s in enumerate(pair.fixed.spacing_mm):
+        shape = [n if k == axis else 1 for k, n in enumerate(labels.shape)]
+        place = torch.arange(labels.shape[axis], device=labels.device).double().view(shape)
+        total = torch.bincount(flat, place.expand(labels.shape).flatten(), len(count))
+        centres.append(total * s / count)
+    return torch.stack(centres, 1)[list(values)]
+
+
+def _landmarks_mm(pair: Pair, solution: Solution) -> float:
+    """Mean distance that guiding landmarks end from their partners; NaN without any."""
+    indices = pair.landmark_indices()
+    if indices is None:
+        return float("nan")
+    fixed, moving = indices
+    u = sample(solution.field.u_mm, fixed)
+    landed = pair.index_map(solution.affine_lps).apply(fixed, u)
+    spacing = landed.new_tensor(pair.moving.spacing_mm).view(3, 1)
+    return float(((landed - moving) * spacing).norm(dim=0).mean())

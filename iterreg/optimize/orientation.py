@@ -1,0 +1,186 @@
+"""Is the moving image mirrored, turned, or are its axes exchanged?
+
+Tried only if a result is not ok. Every way to lay the moving image's axes along themselves is
+screened with blurred images and the best translation; the best few are registered on one level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import permutations, product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iterreg.config import Config
+from iterreg.displacement import sample
+from iterreg.geometry import Matrix
+from iterreg.metrics import ImageSimilarity
+from iterreg.optimize.coarse import level_to_check, register_coarse
+from iterreg.optimize.pair import Guidance, Interfaces, Pair
+from iterreg.optimize.side import Side
+
+SCREENED_VOXELS = 32
+"""Along the longest axis, for screening."""
+
+TRIED = 2
+"""So many of the best flips are registered."""
+
+CLEARLY = 0.05
+"""Correlation, in total and locally, has to gain so much: a body is nearly symmetric."""
+
+AXES = {
+    3: ("head to foot", "front to back", "left to right"),
+    2: ("top to bottom", "left to right"),
+}
+"""Canonical array axes in words."""
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A signed permutation of the axes of an image, in canonical array order.
+
+    Args:
+        axes: axis k of the flipped image lies along axis ``axes[k]`` of the stored one.
+        signs: -1 where it runs the other way.
+    """
+
+    axes: tuple[int, ...]
+    signs: tuple[int, ...]
+
+    @property
+    def matrix(self) -> Matrix:
+        """(rank, rank), on array components."""
+        rank = len(self.axes)
+        matrix = np.zeros((rank, rank))
+        for k, (axis, sign) in enumerate(zip(self.axes, self.signs, strict=True)):
+            matrix[axis, k] = sign
+        return matrix
+
+    @property
+    def words(self) -> str:
+        """What was done to the image.
+
+        Example:
+            >>> Flip((0, 1, 2), (1, 1, -1)).words, Flip((0, 1, 2), (1, -1, -1)).words
+            ('mirrored left to right', 'turned by 180 degrees about the axis from head to foot')
+        """
+        names = AXES[len(self.axes)]
+        moved = [k for k, axis in enumerate(self.axes) if axis != k]
+        turned = [k for k, sign in enumerate(self.signs) if sign < 0]
+        if not moved and len(turned) == 1:
+            return f"mirrored {names[turned[0]]}"
+        if not moved and len(turned) == 2:
+            return f"turned by 180 degrees{self._about(set(turned))}"
+        if not moved:
+            return "mirrored along all three axes"
+        if len(moved) == 2 and np.linalg.det(self.matrix) > 0 and len(turned) == 1:
+            return f"turned by 90 degrees{self._about(set(moved))}"
+        exchanged = " and ".join(f"from {names[k]}" for k in moved)
+        also = "".join(f", mirrored {names[k]}" for k in turned)
+        return f"read with the axes {exchanged} exchanged{also}"
+
+    def _about(self, plane: set[int]) -> str:
+        names = AXES[len(self.axes)]
+        rest = [name for k, name in enumerate(names) if k not in plane]
+        return f" about the axis from {rest[0]}" if rest else ""
+
+
+def all_flips(rank: int) -> list[Flip]:
+    """Every signed permutation but the identity.
+
+    Example:
+        >>> len(all_flips(3)), len(all_flips(2))
+        (47, 7)
+    """
+    signs = list(product((1, -1), repeat=rank))
+    flips = [Flip(axes, sign) for axes in permutations(range(rank)) for sign in signs]
+    return flips[1:]
+
+
+def find_flip(pair: Pair, config: Config, ours: ImageSimilarity) -> str:
+    """Name the flip of the moving image that fits clearly better than the result.
+
+    Args:
+        pair: at full resolution.
+        config: as it was registered with.
+        ours: similarity after the registration.
+
+    Returns:
+        In words; empty if there is none.
+    """
+    plain = _one_region(pair)
+    spacing_mm = level_to_check(plain, config)
+    best, words = ours, ""
+    for flip in _screened(plain):
+        found = register_coarse(plain, config, spacing_mm, _about_centres(plain, flip)).similarity()
+        if found.ncc > best.ncc + CLEARLY and found.lncc > best.lncc + CLEARLY:
+            best, words = found, flip.words
+    return words
+
+
+def _one_region(pair: Pair) -> Pair:
+    """The pair without inner regions, whose names a flip would exchange, and without guidance."""
+    interfaces = Interfaces.glued(2).to(pair.fixed.device)
+    if not pair.interfaces.empty_background:
+        interfaces = Interfaces.glued(1).to(pair.fixed.device)
+    else:
+        interfaces = replace(interfaces, empty_background=True)
+    sides = []
+    for side in (pair.fixed, pair.moving):
+        body = (side.labels > 0).int()
+        labels = body if interfaces.empty_background else torch.zeros_like(side.labels)
+        sides.append(Side(side.image, labels, side.fov, side.grid))
+    return Pair(sides[0], sides[1], interfaces, Guidance())
+
+
+def _about_centres(pair: Pair, flip: Flip) -> Matrix:
+    """The flip as an affine from fixed to moving, LPS mm, that keeps the images' centres."""
+    rank = pair.fixed.grid.rank
+    moving = pair.moving.grid
+    axes = np.asarray(moving.direction_lps)[:, ::-1]  # columns in array order
+    linear = axes @ flip.matrix @ axes.T
+    affine = np.eye(rank + 1)
+    affine[:rank, :rank] = linear
+    affine[:rank, rank] = moving.centre_lps_mm - linear @ pair.fixed.grid.centre_lps_mm
+    return affine
+
+
+def _screened(pair: Pair) -> list[Flip]:
+    """The flips that correlate best with the fixed image at their best translation."""
+    extent_mm = max(n * s for n, s in zip(pair.fixed.shape, pair.fixed.spacing_mm, strict=True))
+    level = pair.at(extent_mm / SCREENED_VOXELS)
+    fixed = _contrast(level.fixed.image.mean(0), level.fixed.fov)
+    scored = []
+    for flip in all_flips(pair.fixed.grid.rank):
+        moving, seen = _flipped(level, flip)
+        scored.append((_best_correlation(fixed, _contrast(moving, seen)), flip))
+    scored.sort(key=lambda item: -item[0])
+    return [flip for _, flip in scored[:TRIED]]
+
+
+def _flipped(level: Pair, flip: Flip) -> tuple[Tensor, Tensor]:
+    """The moving image on the fixed grid behind a flip, and where it is seen."""
+    mapping = level.index_map(_about_centres(level, flip))
+    axes = [torch.arange(float(n), device=level.fixed.device) for n in level.fixed.shape]
+    voxels = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    index = mapping.apply(voxels.view(3, -1), voxels.new_zeros(3, 1)).view_as(voxels)
+    moving = level.moving
+    both = torch.stack((moving.image.mean(0), moving.fov.float()))
+    values, seen = sample(both, index, outside=0.0)
+    return values, seen > 0.5
+
+
+def _contrast(image: Tensor, mask: Tensor) -> Tensor:
+    """Deviation from the mean inside the mask, 0 outside."""
+    mean = image[mask].mean() if bool(mask.any()) else 0.0
+    return (image - mean) * mask
+
+
+def _best_correlation(a: Tensor, b: Tensor) -> float:
+    """The largest correlation of two volumes over all translations."""
+    shape = [2 * n for n in a.shape]
+    product_ = torch.fft.rfftn(a, s=shape) * torch.fft.rfftn(b, s=shape).conj()
+    peak = torch.fft.irfftn(product_, s=shape).max()
+    return float(peak / (a.norm() * b.norm()).clamp(min=1e-12))
