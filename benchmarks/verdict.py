@@ -1,6 +1,6 @@
 """How often the verdict is right: wrong pairs that are called ok, right pairs that are not.
 
-    python benchmarks/verdict.py [--json ROWS.json] [--half a|b] [--only GROUP]
+    python benchmarks/verdict.py [--json ROWS.json] [--half a|b] [--only GROUP] [--threads N]
     python benchmarks/verdict.py --judge ROWS.json
 
 Pairs come from ``_verdict_trials.py``. Limits were chosen on half a of the sources; half b was kept
@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--half", choices=["a", "b"])
     parser.add_argument("--only", metavar="GROUP")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--judge", type=Path, metavar="ROWS.json")
     options = parser.parse_args()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -79,7 +80,7 @@ def main() -> None:
         rows = []
         for trial in trials():
             if options.half in (None, trial.half) and options.only in (None, trial.group):
-                rows.append(row_of(trial))
+                rows.append(row_of(trial, options.threads))
                 print(line_of(rows[-1]), flush=True)
                 if options.json:
                     options.json.write_text(json.dumps(rows, indent=1) + "\n")
@@ -87,7 +88,7 @@ def main() -> None:
     table(rows)
 
 
-def row_of(trial: Trial) -> Row:
+def row_of(trial: Trial, threads: int) -> Row:
     """Register a trial; a refusal counts as not ok."""
     row: Row = {
         "group": trial.group,
@@ -101,7 +102,7 @@ def row_of(trial: Trial) -> Row:
     }
     clock = CpuClock()
     try:
-        result = registered(trial, clock)
+        result = registered(trial, threads, clock)
     except iterreg.IterregError as error:
         return row | {"status": "refused", "message": str(error)[:100], "cpu_s": clock.total}
     row |= {"status": result.status.value, "cpu_s": clock.total, "check_cpu_s": clock.check}
@@ -110,7 +111,7 @@ def row_of(trial: Trial) -> Row:
     return row | {"evidence": result.verdict.evidence.to_dict()}
 
 
-def registered(trial: Trial, clock: CpuClock) -> iterreg.Registration:
+def registered(trial: Trial, threads: int, clock: CpuClock) -> iterreg.Registration:
     """Run a trial."""
     given: dict[str, Any] = {}
     if trial.labels is not None:
@@ -122,7 +123,7 @@ def registered(trial: Trial, clock: CpuClock) -> iterreg.Registration:
             raise NoRoiPairsError(found.reason_for_none)
         given |= {"roi_pairs": found.guidance, "initial_transform": found.start}
     return iterreg.optimize_pair(
-        trial.fixed, trial.moving, preset=trial.preset, threads=2, progress=clock, **given
+        trial.fixed, trial.moving, preset=trial.preset, threads=threads, progress=clock, **given
     )
 
 

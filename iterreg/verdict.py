@@ -99,6 +99,13 @@ class Reason:
         return ADVICE[self.kind]
 
     @property
+    def words(self) -> str:
+        """The message, with the limit if there is one."""
+        if not math.isfinite(self.limit):
+            return self.message
+        return f"{self.message} (limit {self.limit:.3g}{self.unit and ' '}{self.unit})"
+
+    @property
     def far_off(self) -> bool:
         """Whether the figure misses its limit so far that no second reason is needed."""
         if self.kind is Kind.CONSISTENCY:
@@ -131,6 +138,11 @@ class Evidence:
         interior_folds: voxels that fold inside regions.
         improved: whether the energy is no higher than without any displacement.
         better_flip: which flip of the moving image fits clearly better, in words; else empty.
+
+    Example:
+        >>> alike = ImageSimilarity(0.98, 0.9, 0.3)
+        >>> Evidence(alike, alike, 0.4, 1.0, 1.02, 1.05, 1.0, 0.9, {}, {}).common_view
+        0.9
     """
 
     before: ImageSimilarity
@@ -161,6 +173,12 @@ class Verdict:
         status: ok, doubtful or failed.
         reasons: the weightiest first; empty if ok.
         evidence: everything that was measured.
+
+    Example:
+        >>> alike = ImageSimilarity(0.98, 0.9, 0.3)
+        >>> evidence = Evidence(alike, alike, 0.4, 1.0, 1.02, 1.05, 1.0, 0.9, {}, {})
+        >>> Verdict(Status.OK, (), evidence).headline
+        'ok'
     """
 
     status: Status
@@ -172,7 +190,7 @@ class Verdict:
         """The status, and the first reason if there is one, in one line."""
         if not self.reasons:
             return self.status.value
-        return f"{self.status.value}: {self.reasons[0].message}"
+        return f"{self.status.value}: {self.reasons[0].words}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain tables, as in ``run.json``."""
@@ -201,7 +219,7 @@ def judge(evidence: Evidence, limits: Limits) -> Verdict:
         'ok'
         >>> apart = dataclasses.replace(evidence, common_view=0.01)
         >>> judge(apart, Limits()).headline
-        'failed: only 1 % of the fixed image has a partner in the moving one'
+        'failed: only 1 % of the fixed image has a partner in the moving one (limit 0.25)'
     """
     reasons = tuple(_reasons(evidence, limits))
     kinds = {reason.kind for reason in reasons}

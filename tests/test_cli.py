@@ -29,7 +29,7 @@ from iterreg.errors import ExitCode
 from iterreg.evaluation import Measures
 from iterreg.metrics import Folding
 from iterreg.pair import optimize_pair
-from iterreg.registration import Status
+from iterreg.verdict import Status, Verdict
 
 ROOT = Path(__file__).parents[1]
 PAIR = Path(outputs.__file__).parent / "data" / "thorax4dct_mini"
@@ -146,7 +146,9 @@ def test_no_line_grows_with_the_seconds(capsys: pytest.CaptureFixture[str]) -> N
     measures = Measures(
         "identity", (), (), Folding(0.0, 0.0, 0, 0, 1, 1, 0.0, 0.0), 0.0, 0.0, None, None, None
     )
-    run = SimpleNamespace(status=Status.OK, device="cpu", start="affine", notes=())
+    run = SimpleNamespace(
+        verdict=Verdict(Status.OK, (), None), device="cpu", start="affine", notes=()
+    )
     summary = SimpleNamespace(
         registration=run, measures=measures, timings_s=dict.fromkeys(stages, 123456.7)
     )
@@ -208,7 +210,7 @@ def test_demo_improves_the_lung(demo: Run) -> None:
 def test_run_json_tells_everything(demo: Run) -> None:
     run = json.loads((demo.folder / "run.json").read_text(), parse_constant=pytest.fail)
     assert run["schema"] == 1
-    assert run["status"]["ok"] is True
+    assert run["verdict"]["status"] == "ok"
     assert run["config"]["name"] == "thorax"
     for key in (
         "field_of_view",

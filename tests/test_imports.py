@@ -31,6 +31,7 @@ ROOMS = (
     "features",
     "energy",
     "metrics",
+    "verdict",
     "registration",
     "optimize",
     "partition",

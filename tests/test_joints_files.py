@@ -174,7 +174,7 @@ def test_the_jacobian_is_that_of_the_displacement(files):
 def test_the_record_says_what_the_run_was_given(files):
     record = files.record
     assert (record["seed"], record["device"]) == (5, "cpu")
-    assert record["status"] == {"name": "OK", "ok": True, "message": "ok"}
+    assert record["verdict"]["status"] == "ok" and record["verdict"]["reasons"] == []
     assert record["config"]["fill"] == FILL
     assert record["config"]["similarity"]["kind"] == "mse"
     assert record["regions"] == {str(value): name for value, name in NAMES.items()}

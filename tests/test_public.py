@@ -28,7 +28,10 @@ PROMISED = {
     "Progress",
     "Registration",
     "RoiPair",
+    "Evidence",
+    "Reason",
     "Status",
+    "Verdict",
     "Transform",
     "load_config",
     "match_rois",
@@ -99,6 +102,8 @@ def test_every_error_has_an_exit_code_of_its_own():
         ExitCode.OK,
         ExitCode.ERROR,
         ExitCode.USAGE,
+        ExitCode.DOUBTFUL,
+        ExitCode.FAILED,
         ExitCode.INTERRUPTED,
     }
 

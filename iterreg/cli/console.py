@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from iterreg.cli.progress_bar import Lines, bar
 from iterreg.progress import Progress, ProgressCallback, ignore_progress
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ MAX_NOTES = 3
 """Most notes of a run that are printed without ``--verbose``."""
 
 VERDICT_STYLES = {"ok": "bold green", "doubtful": "bold yellow", "failed": "bold red"}
+
+MAX_REASONS = 4
+"""Most reasons of a verdict that are printed."""
 
 Row = tuple[str, ...]
 Fact = tuple[str, str | Sequence[str]]
@@ -93,10 +97,10 @@ class Console:
         if self._quiet:
             yield ignore_progress
         elif self._fancy:
-            with _bar() as show:
+            with bar() as show:
                 yield show
         else:
-            yield _Lines()
+            yield Lines()
 
     def print_run(self, summary: RunSummary, command: str, folder: Path) -> None:
         """Print the table at the end of a registration."""
@@ -108,30 +112,20 @@ class Console:
         self._say(f"{seconds:.1f} s on {run.device}; start: {run.start}")
         self.print_measures(summary.measures)
         stages = [f"{stage} {s:.1f}" for stage, s in summary.timings_s.items() if s >= 0.05]
-        self._facts(
-            [
-                ("seconds", stages),
-                ("results", str(folder)),
-                ("look at", str(folder / "overlay.png")),
-            ]
-        )
+        self._facts([("seconds", stages), ("results", str(folder)), ("look at", _look_at(folder))])
         self._notes(run.notes)
         if self._verbose:
             self._configuration(run)
 
     def _verdict(self, verdict: Verdict, command: str) -> None:
-        """Print the verdict in the first line, then its reasons and what to do."""
+        """Print the verdict in the first line, then the other reasons and what to do."""
         style = VERDICT_STYLES[verdict.status.value]
         self._say(f"{command}: {verdict.headline}", style=style)
-        for number, reason in enumerate(verdict.reasons):
-            text = (
-                f"{reason.message} (limit {reason.limit:.3g})"
-                if reason.has_limit
-                else (reason.message)
-            )
-            if number:
-                self._say(f"  and {text}", style=style)
-        for advice in dict.fromkeys(reason.advice for reason in verdict.reasons):
+        for reason in verdict.reasons[1:MAX_REASONS]:
+            self._say(f"  also, {reason.words}", style=style)
+        if left := verdict.reasons[MAX_REASONS:]:
+            self._say(f"  and {len(left)} more reasons in run.json", style=style)
+        for advice in dict.fromkeys(reason.advice for reason in verdict.reasons[:MAX_REASONS]):
             self._say(f"  {advice}")
 
     def print_measures(self, measures: Measures) -> None:
@@ -196,41 +190,6 @@ class Console:
         click.echo()
 
 
-class _Lines:
-    """Prints a line for each new message, but none before the inputs have been read."""
-
-    def __init__(self) -> None:
-        self._last = ""
-
-    def __call__(self, event: Progress) -> None:
-        if event.fraction > 0 and event.message != self._last:
-            self._last = event.message
-            click.echo(f"{100 * event.fraction:3.0f} %  {event.message}", err=True)
-
-
-@contextmanager
-def _bar() -> Iterator[ProgressCallback]:
-    from rich import progress as rich_progress
-    from rich.console import Console as RichConsole
-
-    columns = (
-        rich_progress.SpinnerColumn(style="cyan"),
-        rich_progress.BarColumn(bar_width=32, complete_style="cyan", finished_style="green"),
-        rich_progress.TextColumn("{task.percentage:>3.0f} %"),
-        rich_progress.TimeElapsedColumn(),
-        rich_progress.TextColumn("[dim]{task.description}", markup=True),
-    )
-    console = RichConsole(stderr=True)
-    with rich_progress.Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("starting", total=1.0)
-
-        def show(event: Progress) -> None:
-            text = event.message.replace("[", "\\[")
-            bar.update(task, description=text, completed=event.fraction)
-
-        yield show
-
-
 def _rich_table(header: Row, rows: Sequence[Row]) -> None:
     from rich import box
     from rich.console import Console as RichConsole
@@ -242,6 +201,12 @@ def _rich_table(header: Row, rows: Sequence[Row]) -> None:
     for row in rows:
         table.add_row(*(cell.replace("->", "→").replace("[", "\\[") for cell in row))
     RichConsole(highlight=False).print(table)
+
+
+def _look_at(folder: Path) -> str:
+    """The page of a run, or the picture if it was left out."""
+    page = folder / "report.html"
+    return str(page if page.exists() else folder / "overlay.png")
 
 
 def _region_table(measures: Measures) -> tuple[Row, list[Row]]:

@@ -39,7 +39,7 @@ def demo(out: Path, quiet: bool, **options: Any) -> None:
     Sharp, BSD-3-Clause.
     """
     from iterreg.cli.console import Console
-    from iterreg.cli.register import run_pair
+    from iterreg.cli.register import exit_by_verdict, run_pair
 
     with resources.as_file(resources.files("iterreg") / "data" / "thorax4dct_mini") as pair:
         files = {"fixed": pair / "fixed.nii.gz", "moving": pair / "moving.nii.gz"}
@@ -50,6 +50,7 @@ def demo(out: Path, quiet: bool, **options: Any) -> None:
     console.say(f"lung Dice, from labels that were not used: {before:.3f} -> {after:.3f}")
     for line in ("", *EXPLANATION):
         console.say(line)
+    exit_by_verdict(summary.registration.status)
 
 
 def _given_lung_dice(pair: Path, transform: Transform) -> tuple[float, float]:

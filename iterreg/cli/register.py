@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from iterreg.config import Config
     from iterreg.outputs import RunSummary
     from iterreg.progress import ProgressCallback
+    from iterreg.verdict import Status
 
 RESULTS = """
     The output folder gets warped.nii.gz (the moving image on the fixed grid),
     displacement_mm.nii.gz and transform.h5 (fixed to moving, ITK's convention), the regions of both
     images and the warped ones, overlay.png, run.json,
     and report.html, which shows everything on one page.
+
+    The first line of the result is its verdict: ok, doubtful (exit code 15) or failed (16).
 """
 
 OPTIMISATION_FRACTION = 0.85
@@ -37,7 +40,8 @@ def pair_command(name: str, preset: str | None) -> click.Command:
     def callback(**values: Any) -> None:
         if preset is not None:
             values["preset"] = preset
-        run_pair(PairRequest.of(values), name)
+        summary = run_pair(PairRequest.of(values), name)
+        exit_by_verdict(summary.registration.status)
 
     decorated = pair_options()(callback)
     if preset is None:
@@ -77,6 +81,14 @@ def run_pair(request: PairRequest, name: str) -> RunSummary:
         summary = register_and_write(request, config, arguments, folder, (fitting, writing))
     console.print_run(summary, name, request.out)
     return summary
+
+
+def exit_by_verdict(status: Status) -> None:
+    """End the command with the exit code of a verdict, unless it is ok."""
+    from iterreg.errors import ExitCode
+
+    if not status.is_ok:
+        click.get_current_context().exit(ExitCode[status.name])
 
 
 def read_arguments(request: PairRequest) -> dict[str, Any]:

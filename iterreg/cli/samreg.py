@@ -275,6 +275,7 @@ def _print(
     Raises:
         NoRoiPairsError: no pair was found.
     """
+    from iterreg.cli.register import exit_by_verdict
     from iterreg.errors import NoRoiPairsError
 
     if summary is not None:
@@ -293,3 +294,5 @@ def _print(
     )
     if not found.pairs:
         raise NoRoiPairsError(found.reason_for_none)
+    if summary is not None:
+        exit_by_verdict(summary.registration.status)

@@ -21,8 +21,10 @@ from iterreg.optimize.problem import Problem
 from iterreg.optimize.solver import better_start
 from iterreg.optimize.start import find_start
 
-LEAST_VOXELS = 4000
-"""The coarsest level with so many voxels is fine enough to check a result."""
+CHECK_SHARE = 1 / 8
+LEAST_CHECK_VOXELS, MOST_CHECK_VOXELS = 4_000, 60_000
+"""A result is checked on a level of this share of the finest level's voxels, within these limits:
+it is fine enough, and costs little."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +71,25 @@ def anatomy(level: Pair) -> Tensor:
 
 
 def level_to_check(pair: Pair, config: Config) -> float:
-    """Spacing in mm of the coarsest level that is fine enough to check a result.
+    """Spacing in mm of the level at which a result is checked.
 
     Args:
         pair: at full resolution.
-        config: the levels.
+        config: no finer than its finest level.
     """
-    for spacing_mm in config.levels.spacing_mm:
-        sides = zip(pair.fixed.shape, pair.fixed.spacing_mm, strict=True)
-        counts = [n * min(1.0, s / spacing_mm) if n > 1 else 1.0 for n, s in sides]
-        if np.prod(counts) >= LEAST_VOXELS:
-            return spacing_mm
-    return config.levels.spacing_mm[-1]
+    finest_mm = max(config.levels.spacing_mm[-1], pair.fixed.least_spacing_mm)
+    wanted = _voxels_at(pair, finest_mm) * CHECK_SHARE
+    wanted = min(max(wanted, LEAST_CHECK_VOXELS), MOST_CHECK_VOXELS)
+    spacing_mm = finest_mm
+    while _voxels_at(pair, spacing_mm) > wanted:
+        spacing_mm *= 1.05
+    return spacing_mm
+
+
+def _voxels_at(pair: Pair, spacing_mm: float) -> float:
+    """About so many voxels has the fixed image; an axis that is coarser stays as it is."""
+    sides = zip(pair.fixed.shape, pair.fixed.spacing_mm, strict=True)
+    return float(np.prod([n * min(1.0, s / spacing_mm) if n > 1 else 1.0 for n, s in sides]))
 
 
 def register_coarse(pair: Pair, config: Config, spacing_mm: float, first_lps: Matrix) -> Mapped:
@@ -92,8 +101,8 @@ def register_coarse(pair: Pair, config: Config, spacing_mm: float, first_lps: Ma
         spacing_mm: of the level.
         first_lps: the affine that the search for the start begins with.
     """
-    start = find_start(pair, config, linear(first_lps, pair.fixed.grid))
     level = pair.at(spacing_mm)
+    start = find_start(level, config, linear(first_lps, pair.fixed.grid))
     field = start.field.on(level.fixed, pair.interfaces)
     problem = Problem.of(config, level, start.affine_lps, None)
     field = Field(better_start(problem, field.u_mm), level.fixed)

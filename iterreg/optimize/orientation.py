@@ -27,8 +27,8 @@ SCREENED_VOXELS = 32
 TRIED = 2
 """So many of the best flips are registered."""
 
-CLEARLY = 0.05
-"""Correlation, in total and locally, has to gain so much: a body is nearly symmetric."""
+CLEARLY = 0.1
+"""The sum of both correlations has to gain so much: a body is nearly symmetric."""
 
 AXES = {
     3: ("head to foot", "front to back", "left to right"),
@@ -75,11 +75,11 @@ class Flip:
             return f"turned by 180 degrees{self._about(set(turned))}"
         if not moved:
             return "mirrored along all three axes"
-        if len(moved) == 2 and np.linalg.det(self.matrix) > 0 and len(turned) == 1:
+        if len(moved) == 2 and len(turned) == 1 and turned[0] in moved:
             return f"turned by 90 degrees{self._about(set(moved))}"
-        exchanged = " and ".join(f"from {names[k]}" for k in moved)
-        also = "".join(f", mirrored {names[k]}" for k in turned)
-        return f"read with the axes {exchanged} exchanged{also}"
+        as_read = ", ".join(f"{names[self.axes[k]]} as {names[k]}" for k in moved)
+        also = "".join(f", and mirrored {names[k]}" for k in turned)
+        return f"read with its axes in another order ({as_read}){also}"
 
     def _about(self, plane: set[int]) -> str:
         names = AXES[len(self.axes)]
@@ -112,11 +112,11 @@ def find_flip(pair: Pair, config: Config, ours: ImageSimilarity) -> str:
     """
     plain = _one_region(pair)
     spacing_mm = level_to_check(plain, config)
-    best, words = ours, ""
+    best, words = ours.ncc + ours.lncc + CLEARLY, ""
     for flip in _screened(plain):
         found = register_coarse(plain, config, spacing_mm, _about_centres(plain, flip)).similarity()
-        if found.ncc > best.ncc + CLEARLY and found.lncc > best.lncc + CLEARLY:
-            best, words = found, flip.words
+        if found.ncc + found.lncc > best:
+            best, words = found.ncc + found.lncc, flip.words
     return words
 
 
