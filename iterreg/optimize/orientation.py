@@ -20,6 +20,7 @@ from iterreg.metrics import ImageSimilarity
 from iterreg.optimize.coarse import level_to_check, register_coarse
 from iterreg.optimize.pair import Guidance, Interfaces, Pair
 from iterreg.optimize.side import Side
+from iterreg.verdict import similarity_reasons
 
 SCREENED_VOXELS = 32
 """Along the longest axis, for screening."""
@@ -100,7 +101,7 @@ def all_flips(rank: int) -> list[Flip]:
 
 
 def find_flip(pair: Pair, config: Config, ours: ImageSimilarity) -> str:
-    """Name the flip of the moving image that fits clearly better than the result.
+    """Name the flip of the moving image that fits clearly better than the result, and well.
 
     Args:
         pair: at full resolution.
@@ -115,7 +116,7 @@ def find_flip(pair: Pair, config: Config, ours: ImageSimilarity) -> str:
     best, words = ours.ncc + ours.lncc + CLEARLY, ""
     for flip in _screened(plain):
         found = register_coarse(plain, config, spacing_mm, _about_centres(plain, flip)).similarity()
-        if found.ncc + found.lncc > best:
+        if found.ncc + found.lncc > best and not any(similarity_reasons(found, config.verdict)):
             best, words = found.ncc + found.lncc, flip.words
     return words
 
