@@ -30,7 +30,7 @@ class Trial:
         name, change: the pair, and what was done to it; ``right`` for nothing.
         preset: for the run.
         fixed, moving: the images. labels: label maps of both, or None. rois: match regions by
-            SAMReg first.
+            SAMReg first. truth: label maps that the run does not see.
     """
 
     group: str
@@ -42,6 +42,7 @@ class Trial:
     moving: iterreg.Image
     labels: tuple[iterreg.LabelMap, iterreg.LabelMap] | None = None
     rois: bool = False
+    truth: tuple[iterreg.LabelMap, iterreg.LabelMap] | None = None
 
     @property
     def is_right(self) -> bool:
@@ -197,6 +198,7 @@ def hippocampi() -> Iterator[Trial]:
         for k, (i, j) in enumerate(pairs):
             name = f"{i}-{j}"
             base = Trial("hippocampus", half, name, "right", "hippocampus", images[i], images[j])
+            base = replace(base, truth=(maps[i], maps[j]))
             guided = replace(base, change="right, labels", labels=(maps[i], maps[j]))
             if k % 2 == 0:
                 yield base
@@ -371,7 +373,8 @@ def stains() -> Iterator[Trial]:
 
 
 def roi_pairs() -> Iterator[Trial]:
-    """Slices of different people or of one, matched by SAMReg."""
+    """Slices of different people or of one, and photographs, matched by SAMReg."""
+    yield from photographs()
     images = pictures()
     of = {kind: [i for k, i in images if k == kind] for kind, _ in images}
     kinds = {"prostate_mr": "a", "cardiac_mr": "b", "lung_ct": "b", "abdomen_ct": "a"}
@@ -386,6 +389,19 @@ def roi_pairs() -> Iterator[Trial]:
             yield from wrong(base, ("turned by 90", "turned by 180", "noise", "empty"))
             other = of["lung_ct" if kind != "lung_ct" else "prostate_mr"][0]
             yield replace(base, change="other body part", moving=other)
+
+
+def photographs() -> Iterator[Trial]:
+    """The same ground from the air on two days, matched by SAMReg."""
+    files = sorted((DATA / "samreg2d" / "aerial").glob("*_R.png"))
+    pairs = [(iterreg.read_image(f), iterreg.read_image(str(f)[:-5] + "T.png")) for f in files]
+    for k, (first, second) in enumerate(pairs):
+        half = "ab"[k % 2]
+        base = Trial("roi pairs", half, f"aerial {k}", "right", "photograph", first, second)
+        base = replace(base, rois=True)
+        yield base
+        yield from wrong(base, ("mirrored", "turned by 90", "turned by 180", "noise"))
+        yield replace(base, change="other place", moving=pairs[k - 1][1])
 
 
 def halved(image: iterreg.Image) -> iterreg.Image:

@@ -29,8 +29,9 @@ from _verdict_trials import Trial, trials
 
 import iterreg
 from iterreg.config import load_config
+from iterreg.displacement import warp_labels
 from iterreg.errors import NoRoiPairsError
-from iterreg.metrics import ImageSimilarity
+from iterreg.metrics import ImageSimilarity, dice
 from iterreg.progress import Progress
 from iterreg.samreg.candidates import RoiSettings
 from iterreg.samreg.match import find_rois, load
@@ -107,8 +108,19 @@ def row_of(trial: Trial, threads: int) -> Row:
         return row | {"status": "refused", "message": str(error)[:100], "cpu_s": clock.total}
     row |= {"status": result.status.value, "cpu_s": clock.total, "check_cpu_s": clock.check}
     row["regions"] = bool(result.fixed_labels.values)
+    if trial.truth is not None:
+        row["truth_dice"] = truth_dice(trial.truth, result)
     row["reasons"] = [reason.message for reason in result.verdict.reasons]
     return row | {"evidence": result.verdict.evidence.to_dict()}
+
+
+def truth_dice(
+    maps: tuple[iterreg.LabelMap, iterreg.LabelMap], result: iterreg.Registration
+) -> float:
+    """Mean Dice of labels that the run did not see."""
+    warped = warp_labels(maps[1], result.transform)
+    values = dice(maps[0].data, warped.data, maps[0].values)
+    return float(np.mean(list(values.values())))
 
 
 def registered(trial: Trial, threads: int, clock: CpuClock) -> iterreg.Registration:
@@ -145,6 +157,8 @@ def judged_again(row: Row) -> Row:
 def line_of(row: Row) -> str:
     """A row in words."""
     head = f"{row['group']:12} {row['preset']:11} {row['pair']:16} {row['change']:18}"
+    if "truth_dice" in row:
+        head += f" Dice {row['truth_dice']:.2f}"
     if "evidence" not in row:
         return f"{head} refused   {row['message']}"
     measures = " ".join(f"{name} {value:.3g}" for name, value in measures_of(row).items())

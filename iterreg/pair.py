@@ -148,7 +148,9 @@ def optimize_pair(
             initial = _on_grid_of(pair.fixed, inputs.initial)
             solution = register(pair, config, initial, timer)
             with timer.stage("check", 0.96, "checking the result"):
-                names = [regions.fixed.title(value) for value in regions.values]
+                # The ROI pairs are candidates, and some may be wrong: only labels are judged.
+                judged = () if inputs.roi_pairs and inputs.labels is None else regions.values
+                names = [regions.fixed.title(value) for value in judged]
                 verdict = _verdict(pair, config, solution, initial, names)
             with timer.stage("finish", 0.98, "finishing"):
                 transform = solution.field.to_transform(solution.affine_lps, inputs.fixed.grid)
@@ -173,12 +175,12 @@ def optimize_pair(
 def _verdict(
     pair: Pair, config: Config, solution: Solution, initial: Transform | None, names: Sequence[str]
 ) -> Verdict:
-    """Judge a result; if it is not ok, look for a flip of the moving image that explains it."""
+    """Judge a result; unless it is clearly ok, look for a flip of the moving image that fits."""
     evidence = gather_evidence(pair, config, solution, initial, names)
     verdict = judge(evidence, config.verdict)
-    if verdict.status.is_ok:
+    if verdict.status.is_ok and evidence.after.lncc >= config.verdict.clear_lncc:
         return verdict
-    flip = find_flip(pair, config, evidence.after)
+    flip = find_flip(pair, config, evidence.after, doubted=not verdict.status.is_ok)
     return judge(replace(evidence, better_flip=flip), config.verdict)
 
 

@@ -26,6 +26,8 @@ LEAST_CHECK_VOXELS, MOST_CHECK_VOXELS = 4_000, 60_000
 """A result is checked on a level of this share of the finest level's voxels, within these limits:
 it is fine enough, and costs little."""
 
+CHECK_STEPS = 12
+
 
 @dataclass(frozen=True)
 class Mapped:
@@ -106,7 +108,8 @@ def register_coarse(pair: Pair, config: Config, spacing_mm: float, first_lps: Ma
     field = start.field.on(level.fixed, pair.interfaces)
     problem = Problem.of(config, level, start.affine_lps, None)
     field = Field(better_start(problem, field.u_mm), level.fixed)
-    field, _, _ = minimise(problem, field, config.levels.steps[0], config.levels.tolerance)
+    steps = min(config.levels.steps[0], CHECK_STEPS)
+    field, _, _ = minimise(problem, field, steps, config.levels.tolerance)
     return Mapped(level, start.affine_lps, field.u_mm)
 
 
