@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from torch import Tensor
+
 from iterreg.config import Config
 from iterreg.displacement import Transform
+from iterreg.geometry import Grid
 from iterreg.image import LabelMap
+from iterreg.inverse import invert_to_grid
 
 
 class Status(Enum):
@@ -92,6 +96,25 @@ class Registration:
     seed: int
     threads: int
     versions: dict[str, str]
+
+    def inverse(self, moving_grid: Grid | None = None) -> tuple[Transform, Tensor]:
+        """Invert the transform region by region.
+
+        Where regions drew apart (a gap) no fixed point maps onto the moving one: such voxels get
+        the nearest answer, and their status says so.
+
+        Args:
+            moving_grid: grid of the inverse; None takes the moving image's.
+
+        Returns:
+            The inverse, moving to fixed, and (*moving shape) int8, the
+            :class:`iterreg.inverse.InverseStatus` of each voxel.
+
+        Raises:
+            GeometryError: a grid of another rank.
+        """
+        grid = self.moving_labels.grid if moving_grid is None else moving_grid
+        return invert_to_grid(self.transform, grid, self.fixed_labels, self.moving_labels)
 
     def __repr__(self) -> str:
         seconds = sum(self.timings_s.values())

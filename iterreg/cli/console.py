@@ -19,7 +19,7 @@ from iterreg.progress import Progress, ProgressCallback, ignore_progress
 
 if TYPE_CHECKING:
     from iterreg.evaluation import Measures
-    from iterreg.metrics import TreSummary
+    from iterreg.metrics import Folding, TreSummary
     from iterreg.outputs import RunSummary
     from iterreg.registration import Registration
 
@@ -28,6 +28,9 @@ LINE_WIDTH = 100
 
 MAX_NOTES = 3
 """Most notes of a run that are printed without ``--verbose``."""
+
+SDLOGJ_L2R = "SDlogJ-L2R"
+"""What the Learn2Reg evaluator calls SDlogJ; SDlogJ alone is the plain standard deviation."""
 
 Row = tuple[str, ...]
 Fact = tuple[str, str | Sequence[str]]
@@ -228,52 +231,60 @@ def _rich_table(header: Row, rows: Sequence[Row]) -> None:
 
 
 def _region_table(measures: Measures) -> tuple[Row, list[Row]]:
-    in_depth = any(region.coverage is not None for region in measures.regions)
-    header: Row = ("region", "Dice", "HD95 (mm)")
-    header += ("coverage (%)", "volume") if in_depth else ()
+    errors = measures.field_error_before, measures.field_error_after
+    header: Row = ("region", "Dice", "HD95 (mm)", "coverage (%)", "volume")
+    header += () if None in errors else ("error (mm)",)
     rows = []
     for region in measures.regions:
         row: Row = (
             region.name.replace("_", " "),
             f"{number(region.dice_before, 3)} -> {number(region.dice_after, 3)}",
             f"{number(region.hd95_before_mm, 1)} -> {number(region.hd95_after_mm, 1)}",
+            number(100 * region.coverage, 1),
+            f"x {number(region.volume_change, 3)}",
         )
-        if in_depth:
-            reached = math.nan if region.coverage is None else 100 * region.coverage
-            change = math.nan if region.volume_change is None else region.volume_change
-            row += (number(reached, 1), f"x {number(change, 3)}")
+        found = [e.by_label[region.value].mean_mm for e in errors if e is not None]
+        row += (" -> ".join(number(mean, 2) for mean in found),) if found else ()
         rows.append(row)
     return header, rows
 
 
 def _field_facts(measures: Measures) -> list[Fact]:
-    folds = measures.folding
     facts: list[Fact] = [("before", f"is {measures.before}")]
     if measures.tre_before is not None and measures.tre_after is not None:
-        facts.append(("landmarks", _tre(measures.tre_before, measures.tre_after)))
-    facts.append(
+        facts.append(("landmarks", _errors(measures.tre_before, measures.tre_after, "landmarks")))
+    first, last = measures.field_error_before, measures.field_error_after
+    if first is not None and last is not None:
+        facts.append(("error", _errors(first.overall, last.overall, "voxels")))
+    if measures.folding is not None:
+        facts += _folding_facts(measures.folding)
+    if measures.sdlogj is not None and measures.sdlogj_interior is not None:
+        inside, whole = (number(v, 3) for v in (measures.sdlogj_interior, measures.sdlogj))
+        facts.append(("SDlogJ", f"{inside} interior, {whole} whole"))
+    if measures.sdlogj_l2r is not None:
+        facts.append((SDLOGJ_L2R, f"{number(measures.sdlogj_l2r, 4)} (as papers report it)"))
+    if measures.without_partner:
+        head, *others = measures.without_partner
+        facts.append(("skipped", [f"in one image only: {head}", *others]))
+    return facts
+
+
+def _folding_facts(folds: Folding) -> list[Fact]:
+    return [
         (
             "folding",
             f"interior {_share(folds.interior_folds, folds.interior_voxels)}, "
             f"interfaces {_share(folds.interface_folds, folds.interface_voxels)} "
             f"({100 * folds.share_interior:.0f} % of voxels are interior)",
-        )
-    )
-    facts.append(("NDV", f"{folds.ndv_vox:.2f} voxels, {folds.ndv_percent:.4f} % of the image"))
-    sdlogj = f"{number(measures.sdlogj_interior, 3)} interior, {number(measures.sdlogj, 3)} whole"
-    if measures.sdlogj_l2r is not None:
-        sdlogj += f", {number(measures.sdlogj_l2r, 4)} by Learn2Reg's formula"
-    facts.append(("SDlogJ", sdlogj))
-    if measures.without_partner:
-        first, *others = measures.without_partner
-        facts.append(("skipped", [f"in one image only: {first}", *others]))
-    return facts
+        ),
+        ("NDV", f"{folds.ndv_vox:.2f} voxels, {folds.ndv_percent:.4f} % of the image"),
+    ]
 
 
-def _tre(before: TreSummary, after: TreSummary) -> str:
+def _errors(before: TreSummary, after: TreSummary, of: str) -> str:
     return (
         f"{before.mean_mm:.2f} -> {after.mean_mm:.2f} mm on average, worst "
-        f"{before.max_mm:.1f} -> {after.max_mm:.1f} ({after.count} landmarks)"
+        f"{before.max_mm:.1f} -> {after.max_mm:.1f} ({after.count} {of})"
     )
 
 
