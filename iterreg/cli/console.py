@@ -6,7 +6,6 @@ stdout. Rich is imported only when it is needed.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from iterreg.cli.measured import Fact, Row, field_facts, inverse_facts, region_table
 from iterreg.progress import Progress, ProgressCallback, ignore_progress
 
 if TYPE_CHECKING:
     from iterreg.evaluation import Measures
-    from iterreg.metrics import Folding, TreSummary
     from iterreg.outputs import RunSummary
     from iterreg.registration import Registration
 
@@ -28,13 +27,6 @@ LINE_WIDTH = 100
 
 MAX_NOTES = 3
 """Most notes of a run that are printed without ``--verbose``."""
-
-SDLOGJ_L2R = "SDlogJ-L2R"
-"""What the Learn2Reg evaluator calls SDlogJ; SDlogJ alone is the plain standard deviation."""
-
-Row = tuple[str, ...]
-Fact = tuple[str, str | Sequence[str]]
-"""A name, and a text or a list of items."""
 
 
 def portion(report: ProgressCallback, first: float, last: float) -> ProgressCallback:
@@ -108,6 +100,8 @@ class Console:
         self._say(f"{command}: {run.status.value}", style=style)
         self._say(f"{seconds:.1f} s on {run.device}; start: {run.start}")
         self.print_measures(summary.measures)
+        if summary.inverse is not None:
+            self._facts(inverse_facts(summary.inverse))
         stages = [f"{stage} {s:.1f}" for stage, s in summary.timings_s.items() if s >= 0.05]
         self._facts(
             [
@@ -125,8 +119,8 @@ class Console:
         if self._quiet:
             return
         if measures.regions:
-            self._table(*_region_table(measures))
-        self._facts(_field_facts(measures))
+            self._table(*region_table(measures))
+        self._facts(field_facts(measures))
 
     def print_facts(self, facts: Sequence[Fact]) -> None:
         """Print names and texts in two columns, unless quiet; long lists are folded."""
@@ -228,72 +222,3 @@ def _rich_table(header: Row, rows: Sequence[Row]) -> None:
     for row in rows:
         table.add_row(*(cell.replace("->", "→").replace("[", "\\[") for cell in row))
     RichConsole(highlight=False).print(table)
-
-
-def _region_table(measures: Measures) -> tuple[Row, list[Row]]:
-    errors = measures.field_error_before, measures.field_error_after
-    header: Row = ("region", "Dice", "HD95 (mm)", "coverage (%)", "volume")
-    header += () if None in errors else ("error (mm)",)
-    rows = []
-    for region in measures.regions:
-        row: Row = (
-            region.name.replace("_", " "),
-            f"{number(region.dice_before, 3)} -> {number(region.dice_after, 3)}",
-            f"{number(region.hd95_before_mm, 1)} -> {number(region.hd95_after_mm, 1)}",
-            number(100 * region.coverage, 1),
-            f"x {number(region.volume_change, 3)}",
-        )
-        found = [e.by_label[region.value].mean_mm for e in errors if e is not None]
-        row += (" -> ".join(number(mean, 2) for mean in found),) if found else ()
-        rows.append(row)
-    return header, rows
-
-
-def _field_facts(measures: Measures) -> list[Fact]:
-    facts: list[Fact] = [("before", f"is {measures.before}")]
-    if measures.tre_before is not None and measures.tre_after is not None:
-        facts.append(("landmarks", _errors(measures.tre_before, measures.tre_after, "landmarks")))
-    first, last = measures.field_error_before, measures.field_error_after
-    if first is not None and last is not None:
-        facts.append(("error", _errors(first.overall, last.overall, "voxels")))
-    if measures.folding is not None:
-        facts += _folding_facts(measures.folding)
-    if measures.sdlogj is not None and measures.sdlogj_interior is not None:
-        inside, whole = (number(v, 3) for v in (measures.sdlogj_interior, measures.sdlogj))
-        facts.append(("SDlogJ", f"{inside} interior, {whole} whole"))
-    if measures.sdlogj_l2r is not None:
-        facts.append((SDLOGJ_L2R, f"{number(measures.sdlogj_l2r, 4)} (as papers report it)"))
-    if measures.without_partner:
-        head, *others = measures.without_partner
-        facts.append(("skipped", [f"in one image only: {head}", *others]))
-    return facts
-
-
-def _folding_facts(folds: Folding) -> list[Fact]:
-    return [
-        (
-            "folding",
-            f"interior {_share(folds.interior_folds, folds.interior_voxels)}, "
-            f"interfaces {_share(folds.interface_folds, folds.interface_voxels)} "
-            f"({100 * folds.share_interior:.0f} % of voxels are interior)",
-        ),
-        ("NDV", f"{folds.ndv_vox:.2f} voxels, {folds.ndv_percent:.4f} % of the image"),
-    ]
-
-
-def _errors(before: TreSummary, after: TreSummary, of: str) -> str:
-    return (
-        f"{before.mean_mm:.2f} -> {after.mean_mm:.2f} mm on average, worst "
-        f"{before.max_mm:.1f} -> {after.max_mm:.1f} ({after.count} {of})"
-    )
-
-
-def _share(folds: int, voxels: int) -> str:
-    if folds == 0 or voxels == 0:
-        return "none"
-    return f"{100 * folds / voxels:.2g} %"
-
-
-def number(value: float, digits: int) -> str:
-    """Format a number; NaN and infinity become a dash."""
-    return f"{value:.{digits}f}" if math.isfinite(value) else "-"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from iterreg.cli.console import number
+from iterreg.cli.measured import number
 
 if TYPE_CHECKING:
     from iterreg.learn2reg.evaluate import Scores
