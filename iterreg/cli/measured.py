@@ -101,7 +101,11 @@ def inverse_facts(residual: InverseResidual) -> list[Fact]:
     )
     odd = [
         f"{100 * part.voxels / found.voxels:.2g} % {name} (up to {part.max_mm:.2g} mm)"
-        for name, part in (("in gaps", residual.gap), ("in overlaps", residual.overlap))
+        for name, part in (
+            ("in gaps", residual.gap),
+            ("in overlaps", residual.overlap),
+            ("blended", residual.blended),
+        )
         if part.max_mm is not None
     ]
     return [("inverse", text), *([("", odd)] if odd else [])]

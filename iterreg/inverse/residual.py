@@ -42,9 +42,9 @@ class InverseResidual:
     """The residual by status: see :class:`InverseStatus`.
 
     Args:
-        domain: all voxels whose answer lies in the fixed image: ok, gap and overlap.
-        ok, gap, overlap: those of one status. In a gap no fixed point maps onto the voxel, so its
-            residual is the width that the regions drew apart.
+        domain: all voxels whose answer lies in the fixed image: ok, gap, overlap and blended.
+        ok, gap, overlap, blended: those of one status. In a gap no fixed point maps onto the voxel,
+            so the residual tells how far the regions drew apart.
         outside_voxels: how many voxels come from outside the fixed image.
     """
 
@@ -52,6 +52,7 @@ class InverseResidual:
     ok: ResidualSummary
     gap: ResidualSummary
     overlap: ResidualSummary
+    blended: ResidualSummary
     outside_voxels: int
 
 
@@ -81,6 +82,7 @@ def inverse_residual(transform: Transform, inverse: Transform, status: Tensor) -
         by_status[InverseStatus.OK],
         by_status[InverseStatus.GAP],
         by_status[InverseStatus.OVERLAP],
+        by_status[InverseStatus.BLENDED],
         by_status[InverseStatus.OUTSIDE].voxels,
     )
 
