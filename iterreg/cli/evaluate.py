@@ -197,7 +197,9 @@ def _read_transform(
         return read_transform(path), True
     except TransformError:
         transform = read_transform(path, any_grid)
-    if bool(transform.field.vox.any()):
+    import SimpleITK as sitk
+
+    if not sitk.ReadTransform(str(path)).IsLinear():
         raise TransformError(
             f"{path}: expected a displacement field or a linear transform, got one that has to be "
             "sampled: add --fixed and --moving, which give the grid"

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 SDLOGJ_L2R = "SDlogJ-L2R"
 """What the Learn2Reg evaluator calls SDlogJ; SDlogJ alone is the plain standard deviation."""
 
+KNOWN = "voxels, against the known field"
+
 Row = tuple[str, ...]
 Fact = tuple[str, str | Sequence[str]]
 """A name, and a text or a list of items."""
@@ -46,12 +48,13 @@ def field_facts(measures: Measures) -> list[Fact]:
         facts.append(("landmarks", _errors(measures.tre_before, measures.tre_after, "landmarks")))
     first, last = measures.field_error_before, measures.field_error_after
     if first is not None and last is not None:
-        facts.append(("error", _errors(first.overall, last.overall, "voxels")))
+        facts.append(("error", _errors(first.overall, last.overall, KNOWN)))
     if measures.folding is not None:
         facts += _folding_facts(measures.folding)
     if measures.sdlogj is not None and measures.sdlogj_interior is not None:
         inside, whole = (number(v, 3) for v in (measures.sdlogj_interior, measures.sdlogj))
-        facts.append(("SDlogJ", f"{inside} interior, {whole} whole"))
+        apart = measures.folding is not None and measures.folding.interface_voxels > 0
+        facts.append(("SDlogJ", f"{inside} interior, {whole} whole" if apart else whole))
     if measures.sdlogj_l2r is not None:
         facts.append((SDLOGJ_L2R, f"{number(measures.sdlogj_l2r, 4)} (as papers report it)"))
     if measures.without_partner:
@@ -61,13 +64,15 @@ def field_facts(measures: Measures) -> list[Fact]:
 
 
 def _folding_facts(folds: Folding) -> list[Fact]:
-    return [
-        (
-            "folding",
+    text = f"{_share(folds.interior_folds, folds.interior_voxels)} (interfaces are not known)"
+    if folds.interface_voxels > 0:
+        text = (
             f"interior {_share(folds.interior_folds, folds.interior_voxels)}, "
             f"interfaces {_share(folds.interface_folds, folds.interface_voxels)} "
-            f"({100 * folds.share_interior:.0f} % of voxels are interior)",
-        ),
+            f"({100 * folds.share_interior:.0f} % of voxels are interior)"
+        )
+    return [
+        ("folding", text),
         ("NDV", f"{folds.ndv_vox:.2f} voxels, {folds.ndv_percent:.4f} % of the image"),
     ]
 
