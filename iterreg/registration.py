@@ -78,6 +78,9 @@ class Registration:
         >>> result = iterreg.optimize_pair(image, image, preset="general")
         >>> result.status.is_ok, result.start
         (True, 'identity')
+        >>> back, status = result.inverse()
+        >>> int(status.max())  # 0 is InverseStatus.OK
+        0
         >>> [level.converged for level in result.history]
         [True, True, True]
     """

@@ -99,9 +99,8 @@ class Console:
         style = "bold green" if run.status.is_ok else "bold yellow"
         self._say(f"{command}: {run.status.value}", style=style)
         self._say(f"{seconds:.1f} s on {run.device}; start: {run.start}")
-        self.print_measures(summary.measures)
-        if summary.inverse is not None:
-            self._facts(inverse_facts(summary.inverse))
+        inverse = [] if summary.inverse is None else inverse_facts(summary.inverse)
+        self.print_measures(summary.measures, inverse)
         stages = [f"{stage} {s:.1f}" for stage, s in summary.timings_s.items() if s >= 0.05]
         self._facts(
             [
@@ -114,13 +113,13 @@ class Console:
         if self._verbose:
             self._configuration(run)
 
-    def print_measures(self, measures: Measures) -> None:
-        """Print the regions before and after, then measures of the field."""
+    def print_measures(self, measures: Measures, more: Sequence[Fact] = ()) -> None:
+        """Print the regions before and after, then measures of the field and more facts."""
         if self._quiet:
             return
         if measures.regions:
             self._table(*region_table(measures))
-        self._facts(field_facts(measures))
+        self._facts([*field_facts(measures), *more])
 
     def print_facts(self, facts: Sequence[Fact]) -> None:
         """Print names and texts in two columns, unless quiet; long lists are folded."""

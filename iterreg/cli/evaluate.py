@@ -80,6 +80,7 @@ def evaluate(**options: Any) -> None:
         refuse_existing(path, options["overwrite"])
     from iterreg.atomic import write_json
     from iterreg.cli.console import Console
+    from iterreg.versions import versions
 
     provenance = provenance_of(options)
     given = _Given(options)
@@ -94,6 +95,7 @@ def evaluate(**options: Any) -> None:
         **provenance.tables(),
         "transform": None if path is None else str(path),
         "notes": list(given.notes),
+        "versions": versions(),
     }
     if options["json_path"] is not None:
         write_json(about | measures.to_dict(), options["json_path"])

@@ -24,6 +24,8 @@ def folding_rows(tables: Mapping[str, Any]) -> list[Row]:
             ("interface", "between regions", "Regions that slide may overlap by a voxel here."),
         )
     ]
+    if folds.get("interface_voxels") == 0:  # no label maps told the regions apart
+        rows = [("Folded voxels", _count(folds, "interior"), "The map turns tissue over here.")]
     ndv = folds.get("ndv_vox", measures.get("ndv"))
     percent = folds.get("ndv_percent")
     value = number(ndv, 2, "voxels")
@@ -63,7 +65,7 @@ def inverse_rows(tables: Mapping[str, Any]) -> list[Row]:
     ):
         if is_number(domain.get(key)):
             meaning = "Distance from a moving voxel after the inverse and the transform."
-            rows.append((f"Inverse, residual, {name}", short(domain[key], "mm"), meaning))
+            rows.append((f"Inverse, residual, {name}", number(domain[key], 4, "mm"), meaning))
     for part, meaning in (
         ("gap", "Regions drew apart here: no fixed point maps onto these moving voxels."),
         ("overlap", "Regions slid over each other here: the moving region decides."),
@@ -74,7 +76,7 @@ def inverse_rows(tables: Mapping[str, Any]) -> list[Row]:
             share = 100 * found.get("voxels", 0) / domain["voxels"]
             value = f"{short(found.get('voxels'))} of {domain['voxels']} voxels ({share:.2g} %)"
             if is_number(found.get("max_mm")):
-                value += f", residual up to {short(found['max_mm'], 'mm')}"
+                value += f", residual up to {number(found['max_mm'], 2, 'mm')}"
             rows.append((f"Inverse, {part}", value, meaning))
     return rows
 
