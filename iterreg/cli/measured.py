@@ -56,7 +56,12 @@ def field_facts(measures: Measures) -> list[Fact]:
         apart = measures.folding is not None and measures.folding.interface_voxels > 0
         facts.append(("SDlogJ", f"{inside} interior, {whole} whole" if apart else whole))
     if measures.sdlogj_l2r is not None:
-        facts.append((SDLOGJ_L2R, f"{number(measures.sdlogj_l2r, 4)} (as papers report it)"))
+        facts.append(
+            (
+                SDLOGJ_L2R,
+                f"{number(measures.sdlogj_l2r, 4)} (of the Learn2Reg evaluator, as in papers)",
+            )
+        )
     if measures.without_partner:
         head, *others = measures.without_partner
         facts.append(("skipped", [f"in one image only: {head}", *others]))
