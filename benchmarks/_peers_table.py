@@ -46,7 +46,8 @@ COLUMNS = (
 LEGEND = """\
 Dice, HD95 (mm): means over labels. TRE (mm): automatic landmarks (landmarks.py). left out: Dice of
 the structure that guidance did not hold. SDlogJ: std of log det J of the whole image; SD reg: of
-the interior of the regions; SD L2R: as Learn2Reg counts it. folds: voxels that fold in the
+the interior of the regions; SD L2R: SDlogJ-L2R, another number, which the
+Learn2Reg evaluator computes. folds: voxels that fold in the
 interior; f. reg: of these in the regions, not in the background; f. intf: at interfaces. NDV %:
 non-diffeomorphic volume of the whole field (Liu et al., IJCV 2024); folds of rows without it are
 counted by the eight corner determinants alone, those of rows with it by all ten. cover: share of

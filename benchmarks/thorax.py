@@ -166,7 +166,7 @@ def described(row: dict[str, Any]) -> str:
     line = (
         f"{row['subject']:<24} lung {row['lung_dice']:.4f}  bone {row['bone_dice']:.4f}  folds "
         f"{row['interior_folds']:.0f} interior, {row['interface_folds']:.0f} interface  "
-        f"SDlogJ (L2R) {row['sdlogj_l2r']:.3f}"
+        f"SDlogJ-L2R {row['sdlogj_l2r']:.3f}"
     )
     if "wall_s" in row:
         line += (

@@ -17,6 +17,8 @@ import torch
 from iterreg.errors import GeometryError, TransformError
 from iterreg.geometry import Grid, Matrix, Points, apply_affine, apply_linear, fixed_to_moving_index
 from iterreg.image import Image, LabelMap
+from iterreg.index_maps import affine_of_index
+from iterreg.tables import load
 
 SLAB_VOXELS = 4_000_000
 """Voxels that are warped at once, about; bounds the memory for coordinates."""
@@ -105,6 +107,31 @@ class Transform:
         displaced = apply_affine(self.grid.index_to_lps, (index + u).T.numpy())
         return Points(apply_affine(self.affine_lps, displaced))
 
+    def inverse(
+        self,
+        moving_grid: Grid,
+        fixed_labels: LabelMap | None = None,
+        moving_labels: LabelMap | None = None,
+    ) -> tuple[Transform, torch.Tensor]:
+        """Invert on every voxel of the moving grid: :func:`iterreg.inverse.invert_to_grid`.
+
+        Where regions slide, give both label maps, or use :meth:`iterreg.Registration.inverse`.
+
+        Returns:
+            The inverse, moving to fixed, and (*moving shape) int8, the
+            :class:`iterreg.inverse.InverseStatus` of each voxel.
+
+        Example:
+            >>> grid = Grid((4, 5), (2.0, 2.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+            >>> still, status = Transform(np.eye(3), DisplacementField.zero(grid)).inverse(grid)
+            >>> int(status.max())  # 0 is InverseStatus.OK
+            0
+        """
+        # Named, not imported: the inverse stands above this module.
+        invert = load("iterreg.inverse:invert_to_grid")
+        inverse, status = invert(self, moving_grid, fixed_labels, moving_labels)
+        return inverse, status
+
 
 def displacement_vox_to_mm(vox: torch.Tensor, grid: Grid) -> torch.Tensor:
     """Convert displacements from voxels of a grid to LPS mm.
@@ -131,7 +158,7 @@ def total_displacement_vox(transform: Transform) -> torch.Tensor:
     if np.allclose(matrix, np.eye(grid.rank + 1), atol=1e-12):
         return transform.field.vox.clone()
     # A(i + u) - i = (A - 1) i + A u: the numbers stay small, so float32 is exact enough.
-    return _affine_of_index(matrix - np.eye(grid.rank + 1), matrix, transform.field.vox)
+    return affine_of_index(matrix - np.eye(grid.rank + 1), matrix, transform.field.vox)
 
 
 def total_displacement_mm(transform: Transform) -> torch.Tensor:
@@ -146,7 +173,7 @@ def moving_index(transform: Transform, moving: Grid) -> torch.Tensor:
         (rank, *fixed shape) float32, components (z, y, x).
     """
     matrix = fixed_to_moving_index(transform.grid, transform.affine_lps, moving)
-    return _affine_of_index(matrix, matrix, transform.field.vox)
+    return affine_of_index(matrix, matrix, transform.field.vox)
 
 
 def resample_transform(transform: Transform, reference: Grid) -> Transform:
@@ -260,33 +287,6 @@ def is_inside(index: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     return ((index >= -0.5) & (index <= size - 0.5)).all(0)
 
 
-def _affine_of_index(
-    of_index: Matrix, of_vox: Matrix, vox: torch.Tensor, first_row: int = 0
-) -> torch.Tensor:
-    """Return ``of_index`` applied to voxel indices plus the linear part of ``of_vox`` to a field.
-
-    Args:
-        of_index, of_vox: homogeneous, (rank + 1, rank + 1).
-        vox: (rank, *shape), a slab of a field.
-        first_row: index of the slab's first row.
-
-    Returns:
-        (rank, *shape) float32.
-    """
-    rank = vox.shape[0]
-    out = torch.empty_like(vox)
-    for k in range(rank):
-        torch.mul(vox[0], float(of_vox[k, 0]), out=out[k])
-        for axis in range(1, rank):
-            out[k].add_(vox[axis], alpha=float(of_vox[k, axis]))
-        for axis in range(rank):
-            index = np.arange(vox.shape[axis + 1]) + (first_row if axis == 0 else 0)
-            ramp = index * of_index[k, axis] + (of_index[k, rank] if axis == 0 else 0)
-            along = torch.from_numpy(ramp).float().to(vox.device)
-            out[k] += along.view(-1, *[1] * (rank - 1 - axis))
-    return out
-
-
 def _moving_index_slabs(transform: Transform, moving: Grid) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield slices of the first axis with the moving indices (rank, rows, ...) of their voxels."""
     grid, vox = transform.grid, transform.field.vox
@@ -294,4 +294,4 @@ def _moving_index_slabs(transform: Transform, moving: Grid) -> Iterator[tuple[sl
     rows_per_slab = max(1, SLAB_VOXELS * grid.shape_zyx[0] // grid.voxel_count)
     for first in range(0, grid.shape_zyx[0], rows_per_slab):
         rows = slice(first, min(first + rows_per_slab, grid.shape_zyx[0]))
-        yield rows, _affine_of_index(matrix, matrix, vox[:, rows], first)
+        yield rows, affine_of_index(matrix, matrix, vox[:, rows], first)

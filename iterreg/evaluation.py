@@ -1,6 +1,7 @@
-"""Evaluate a registration before and after, in one value that tables and JSON share.
+"""Evaluate a transform before and after, in one value that tables and JSON share.
 
-"Before" is the initial transform, or the identity in physical space if there is none.
+"Before" is the initial transform, or the identity in physical space if there is none. What is not
+there to measure with (label maps, landmarks, a known field) leaves its measures out.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from iterreg.displacement import (
     DisplacementField,
     Transform,
     moving_index,
+    resample_transform,
     sample_nearest,
     total_displacement_vox,
     warp_labels,
@@ -24,10 +26,13 @@ from iterreg.displacement import (
 from iterreg.geometry import Grid, Points
 from iterreg.image import LabelMap
 from iterreg.metrics import (
+    FieldError,
     Folding,
     TreSummary,
     coverage,
     dice,
+    field_error,
+    field_error_mm,
     folding,
     interior_mask,
     sdlogj,
@@ -50,10 +55,9 @@ class RegionMeasures:
         value, name: its label.
         dice_before, dice_after: 0 to 1.
         hd95_before_mm, hd95_after_mm: 95th percentile of the surface distance.
-        coverage: share of the moving region that is reached, 0 to 1; None without ``in_depth``.
-        volume_change: volume in the moving image over volume in the fixed image, as mapped;
-            None without ``in_depth``.
         mean_surface_before_mm, mean_surface_after_mm: mean distance of the surfaces.
+        coverage: share of the moving region that is reached, 0 to 1.
+        volume_change: volume in the moving image over volume in the fixed image, as mapped.
     """
 
     value: int
@@ -62,41 +66,47 @@ class RegionMeasures:
     dice_after: float
     hd95_before_mm: float
     hd95_after_mm: float
-    coverage: float | None = None
-    volume_change: float | None = None
-    mean_surface_before_mm: float = math.nan
-    mean_surface_after_mm: float = math.nan
+    mean_surface_before_mm: float
+    mean_surface_after_mm: float
+    coverage: float
+    volume_change: float
 
 
 @dataclass(frozen=True)
 class Measures:
-    """All measures of a registration.
+    """All measures of a transform.
 
     Args:
         before: what "before" means, in words.
-        regions: one entry per label that both images have.
+        regions: one entry per label that both images have; empty without label maps.
         without_partner: names of the labels that only one image has.
-        folding: of the total transform, interior and interface, with non-diffeomorphic volumes.
-        sdlogj, sdlogj_interior: std of log det J, whole grid and interior voxels.
-        sdlogj_l2r: as the Learn2Reg evaluator computes it, the number to compare with papers;
-            None without ``in_depth``.
+        folding: of the total transform, interior and interface, with non-diffeomorphic volumes;
+            None if the transform has no grid to count on.
+        sdlogj, sdlogj_interior: std of log det J, whole grid and interior voxels; None likewise.
+        sdlogj_l2r: another number: what the Learn2Reg evaluator computes, to compare with papers;
+            None without label maps, which tell the moving grid.
         tre_before, tre_after: landmark errors; None without landmarks.
+        field_error_before, field_error_after: distances from the known field; None without one.
     """
 
     before: str
-    regions: tuple[RegionMeasures, ...]
-    without_partner: tuple[str, ...]
-    folding: Folding
-    sdlogj: float
-    sdlogj_interior: float
-    sdlogj_l2r: float | None
-    tre_before: TreSummary | None
-    tre_after: TreSummary | None
+    regions: tuple[RegionMeasures, ...] = ()
+    without_partner: tuple[str, ...] = ()
+    folding: Folding | None = None
+    sdlogj: float | None = None
+    sdlogj_interior: float | None = None
+    sdlogj_l2r: float | None = None
+    tre_before: TreSummary | None = None
+    tre_after: TreSummary | None = None
+    field_error_before: FieldError | None = None
+    field_error_after: FieldError | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain tables for JSON; NaN and infinity become None."""
         tables: dict[str, Any] = without_nan(dataclasses.asdict(self))
         folding = self.folding
+        if folding is None:
+            return tables
         tables["folding"] |= without_nan(
             {
                 "share_interior": folding.share_interior,
@@ -131,24 +141,26 @@ def identity(grid: Grid) -> Transform:
 
 def measure(
     transform: Transform,
-    fixed_labels: LabelMap,
-    moving_labels: LabelMap,
+    fixed_labels: LabelMap | None = None,
+    moving_labels: LabelMap | None = None,
     *,
     start: Transform | None = None,
     landmarks: tuple[Points, Points] | None = None,
-    in_depth: bool = False,
+    known: Transform | None = None,
 ) -> Measures:
-    """Measure a transform by its regions, its field, and landmarks.
+    """Measure a transform by its field, and by regions, landmarks and a known field if given.
 
     Args:
         transform: fixed to moving, on the fixed labels' grid.
-        fixed_labels, moving_labels: the same number is the same region.
+        fixed_labels, moving_labels: the same number is the same region; both or neither. Without
+            them the whole grid is one region.
         start: the transform to measure as "before"; None is the identity.
         landmarks: fixed and moving, in the same order.
-        in_depth: add coverage, volume change and ``sdlogj_l2r``, which doubles the time.
+        known: the true transform, as in a phantom.
 
     Raises:
         GeometryError: labels that do not lie on the transform's grid, or landmarks that disagree.
+        TransformError: ``known`` has another rank.
 
     Example:
         >>> grid = Grid((6, 8), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
@@ -156,34 +168,61 @@ def measure(
         >>> measures = measure(identity(grid), labels, labels)
         >>> measures.regions[0].dice_after, measures.sdlogj
         (1.0, 0.0)
+        >>> measure(identity(grid), known=identity(grid)).field_error_after.overall.max_mm
+        0.0
     """
-    first = identity(transform.grid) if start is None else start
-    transform, first = on_cpu(transform), on_cpu(first)
-    fixed, moving = fixed_labels.data.cpu(), moving_labels.data.cpu()
+    first = on_cpu(identity(transform.grid) if start is None else start)
+    transform = on_cpu(transform)
     total = total_displacement_vox(transform)
-    mapped = moving_index(transform, moving_labels.grid)
-    ours, theirs = fixed_labels.values, moving_labels.values
-    shared = [v for v in ours if v in theirs]
-    before = _labels_before(replace(moving_labels, data=moving), first, start is None)
-    regions = _measure_regions(fixed_labels, shared, before, sample_nearest(moving, mapped))
-    if in_depth:
-        reached = coverage(moving, fixed, mapped, shared)
-        change = volume_change(total, fixed, shared)
-        regions = tuple(
-            replace(r, coverage=reached[r.value], volume_change=change[r.value]) for r in regions
+    fixed = torch.zeros(transform.grid.shape_zyx, dtype=torch.int32)
+    measures = measure_landmarks(transform, landmarks, first)
+    if fixed_labels is not None and moving_labels is not None:
+        fixed = fixed_labels.data.cpu()
+        moving = replace(moving_labels, data=moving_labels.data.cpu())
+        before = _labels_before(moving, first, start is None)
+        mapped = moving_index(transform, moving.grid)
+        measures = replace(
+            measures,
+            regions=_measure_regions(fixed_labels, moving, before, mapped, total),
+            without_partner=_without_partner(fixed_labels, moving_labels),
+            sdlogj_l2r=sdlogj_l2r(_learn2reg_order(mapped)),
         )
-    alone = [fixed_labels.title(v) for v in ours if v not in theirs]
-    alone += [moving_labels.title(v) for v in theirs if v not in ours]
-    return Measures(
+    if known is not None:
+        known = resample_transform(on_cpu(known), transform.grid)
+        errors = (field_error_mm(t, known) for t in (first, transform))
+        before_error, after_error = (field_error(e, fixed) for e in errors)
+        measures = replace(measures, field_error_before=before_error, field_error_after=after_error)
+    return replace(
+        measures,
         before=BEFORE_IDENTITY if start is None else BEFORE_GIVEN,
-        regions=regions,
-        without_partner=tuple(alone),
         folding=folding(total, fixed),
         sdlogj=sdlogj(total),
         sdlogj_interior=sdlogj(total, interior_mask(fixed)),
-        sdlogj_l2r=sdlogj_l2r(_learn2reg_order(mapped)) if in_depth else None,
-        tre_before=_tre(landmarks, first),
-        tre_after=_tre(landmarks, transform),
+    )
+
+
+def measure_landmarks(
+    transform: Transform, landmarks: tuple[Points, Points] | None, first: Transform | None = None
+) -> Measures:
+    """Measure landmarks alone, for a transform whose grid says nothing, such as an affine.
+
+    Args:
+        transform: fixed to moving.
+        landmarks: fixed and moving, in the same order; None measures nothing.
+        first: the transform to measure as "before"; None is the identity.
+
+    Raises:
+        GeometryError: the landmarks disagree.
+
+    Example:
+        >>> grid = Grid((6, 8), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> pair = Points(np.zeros((1, 2))), Points(np.array([[3.0, 4.0]]))
+        >>> measure_landmarks(identity(grid), pair).tre_after.mean_mm
+        5.0
+    """
+    first = identity(transform.grid) if first is None else first
+    return Measures(
+        BEFORE_IDENTITY, tre_before=_tre(landmarks, first), tre_after=_tre(landmarks, transform)
     )
 
 
@@ -199,15 +238,26 @@ def _labels_before(moving: LabelMap, start: Transform, is_identity: bool) -> tor
     return warp_labels(moving, start).data
 
 
+def _without_partner(fixed: LabelMap, moving: LabelMap) -> tuple[str, ...]:
+    ours, theirs = fixed.values, moving.values
+    alone = [fixed.title(v) for v in ours if v not in theirs]
+    return (*alone, *(moving.title(v) for v in theirs if v not in ours))
+
+
 def _measure_regions(
-    fixed: LabelMap, values: list[int], before: torch.Tensor, after: torch.Tensor
+    fixed: LabelMap,
+    moving: LabelMap,
+    before: torch.Tensor,
+    mapped: torch.Tensor,
+    total: torch.Tensor,
 ) -> tuple[RegionMeasures, ...]:
-    spacing = fixed.grid.spacing_zyx_mm
-    data = fixed.data.cpu()
-    overlaps = [dice(data, warped, values) for warped in (before, after)]
-    distances = [
-        surface_distance_by_label(data, warped, values, spacing) for warped in (before, after)
-    ]
+    values = [v for v in fixed.values if v in moving.values]
+    data, spacing = fixed.data.cpu(), fixed.grid.spacing_zyx_mm
+    both = before, sample_nearest(moving.data, mapped)
+    overlaps = [dice(data, warped, values) for warped in both]
+    distances = [surface_distance_by_label(data, warped, values, spacing) for warped in both]
+    reached = coverage(moving.data, data, mapped, values)
+    change = volume_change(total, data, values)
     return tuple(
         RegionMeasures(
             v,
@@ -216,8 +266,10 @@ def _measure_regions(
             overlaps[1][v],
             distances[0][v].hd95_mm,
             distances[1][v].hd95_mm,
-            mean_surface_before_mm=distances[0][v].mean_mm,
-            mean_surface_after_mm=distances[1][v].mean_mm,
+            distances[0][v].mean_mm,
+            distances[1][v].mean_mm,
+            reached[v],
+            change[v],
         )
         for v in values
     )

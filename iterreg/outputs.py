@@ -10,18 +10,26 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from iterreg.atomic import OutputFolder, write_json
-from iterreg.config import SCHEMA, config_to_dict
+from iterreg.config import config_to_dict
 from iterreg.displacement import Transform, total_displacement_vox, warp_image, warp_labels
 from iterreg.evaluation import Measures, measure, on_cpu, without_nan
 from iterreg.formats.itk import write_transform
 from iterreg.geometry import Points
-from iterreg.image import Image
+from iterreg.image import Image, LabelMap
+from iterreg.inverse import InverseResidual, inverse_residual
 from iterreg.io import write_displacement_mm, write_image, write_label_map, write_scalar
 from iterreg.metrics import det_jacobian
 from iterreg.progress import Progress, ProgressCallback, StageTimer, ignore_progress
+from iterreg.provenance import Provenance
 from iterreg.regions.field_of_view import field_of_view
 from iterreg.registration import Registration
+
+SCHEMA = 2
+"""Version of ``run.json``: raised when a key goes or changes its meaning, not when one is added.
+``docs/run-json.rst`` lists all keys."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +40,15 @@ class RunSummary:
         registration: the result.
         measures: before and after.
         timings_s: wall seconds per stage, writing included.
+        origin: command line, date and inputs, from :class:`Provenance`.
+        inverse: residual of the inverse; None if it was not asked for.
     """
 
     registration: Registration
     measures: Measures
     timings_s: dict[str, float]
+    origin: dict[str, Any]
+    inverse: InverseResidual | None = None
 
 
 def write_run(
@@ -48,7 +60,9 @@ def write_run(
     start: Transform | None = None,
     landmarks: tuple[Points, Points] | None = None,
     save_jacobian: bool = False,
+    save_inverse: bool = False,
     report: bool = True,
+    provenance: Provenance | None = None,
     progress: ProgressCallback = ignore_progress,
 ) -> RunSummary:
     """Measure a registration and write everything about it.
@@ -60,7 +74,9 @@ def write_run(
         start: the transform that "before" stands for; None for the identity.
         landmarks: fixed and moving, for the landmark error.
         save_jacobian: also write the determinant of the Jacobian.
+        save_inverse: also write the inverse on the moving grid, and the status of each voxel.
         report: also write ``report.html``.
+        provenance: the command line and the input files; None from Python, with images in memory.
         progress: called at each stage.
 
     Returns:
@@ -74,13 +90,21 @@ def write_run(
     fixed_labels, moving_labels = registration.fixed_labels, registration.moving_labels
     # Compression takes most of the writing, and leaves the interpreter free meanwhile.
     with ThreadPoolExecutor(1) as background:
-        written = background.submit(
-            _write_volumes, folder, registration, transform, moving, save_jacobian
-        )
+        written = [
+            background.submit(
+                _write_volumes, folder, registration, transform, moving, save_jacobian
+            )
+        ]
         with timer.stage("measure", 0.0, "measuring"):
             measures = measure(
                 transform, fixed_labels, moving_labels, start=start, landmarks=landmarks
             )
+        inverse = None
+        if save_inverse:
+            with timer.stage("inverse", 0.4, "inverting"):
+                back, status = registration.inverse(moving.grid)
+                inverse = inverse_residual(transform, back, status)
+            written.append(background.submit(_write_inverse, folder, back, status))
         with timer.stage("draw", 0.5, "drawing"):
             from iterreg.figures import overlay
 
@@ -94,8 +118,10 @@ def write_run(
                 moving_fov=field_of_view(moving).mask,
             )
         with timer.stage("write", 0.8, "writing"):
-            written.result()
-    summary = RunSummary(registration, measures, timer.seconds)
+            for task in written:
+                task.result()
+            origin = (provenance or Provenance({"fixed": None, "moving": None})).tables()
+    summary = RunSummary(registration, measures, timer.seconds, origin, inverse)
     if report:
         with timer.stage("report", 0.85, "writing the report"):
             _write_report(folder, summary, (fixed, moving), start)
@@ -118,10 +144,12 @@ def run_tables(summary: RunSummary, fixed: Image, moving: Image) -> dict[str, An
     tables = {
         "schema": SCHEMA,
         "verdict": run.verdict.to_dict(),
+        **summary.origin,
         "fixed": _about(fixed),
         "moving": _about(moving),
         "regions": {v: run.fixed_labels.title(v) for v in run.fixed_labels.values},
         "measures": summary.measures.to_dict(),
+        "inverse": None if summary.inverse is None else dataclasses.asdict(summary.inverse),
         "field_of_view": run.field_of_view,
         "start": run.start,
         "notes": run.notes,
@@ -174,6 +202,12 @@ def _write_volumes(
     if save_jacobian:
         determinant = det_jacobian(total_displacement_vox(transform))
         write_scalar(determinant, transform.grid, folder.path("jacobian.nii.gz"))
+
+
+def _write_inverse(folder: OutputFolder, inverse: Transform, status: torch.Tensor) -> None:
+    write_displacement_mm(inverse, folder.path("inverse_displacement_mm.nii.gz"))
+    write_transform(inverse, folder.path("inverse_transform.h5"))
+    write_label_map(LabelMap(status.int(), inverse.grid), folder.path("inverse_status.nii.gz"))
 
 
 def _about(image: Image) -> dict[str, Any]:

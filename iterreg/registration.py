@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from iterreg.config import Config
 from iterreg.displacement import Transform
+from iterreg.geometry import Grid
 from iterreg.image import LabelMap
+from iterreg.inverse import invert_to_grid
 from iterreg.verdict import Status, Verdict
 
 
@@ -56,6 +60,9 @@ class Registration:
         >>> result = iterreg.optimize_pair(image, image, preset="general")
         >>> result.status.is_ok, result.start
         (True, 'identity')
+        >>> back, status = result.inverse()
+        >>> int(status.max())  # 0 is InverseStatus.OK
+        0
         >>> [level.converged for level in result.history]
         [True, True, True]
     """
@@ -79,6 +86,25 @@ class Registration:
     def status(self) -> Status:
         """The verdict in one word."""
         return self.verdict.status
+
+    def inverse(self, moving_grid: Grid | None = None) -> tuple[Transform, Tensor]:
+        """Invert the transform region by region.
+
+        Where regions drew apart (a gap) no fixed point maps onto the moving one: such voxels get
+        the nearest answer, and their status says so.
+
+        Args:
+            moving_grid: grid of the inverse; None takes the moving image's.
+
+        Returns:
+            The inverse, moving to fixed, and (*moving shape) int8, the
+            :class:`iterreg.inverse.InverseStatus` of each voxel.
+
+        Raises:
+            GeometryError: a grid of another rank.
+        """
+        grid = self.moving_labels.grid if moving_grid is None else moving_grid
+        return invert_to_grid(self.transform, grid, self.fixed_labels, self.moving_labels)
 
     def __repr__(self) -> str:
         seconds = sum(self.timings_s.values())

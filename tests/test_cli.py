@@ -136,21 +136,18 @@ def test_demo_ends_well_and_says_so(demo: Run) -> None:
     assert text.startswith("demo: ok")
     assert str(demo.folder / "overlay.png") in text
     assert "slides" in text
-    assert "before   is identity in physical space" in text
+    assert "before      is identity in physical space" in text
     lines = [line for line in text.splitlines() if str(demo.folder) not in line]
     assert max(map(len, lines)) <= LINE_WIDTH
 
 
 def test_no_line_grows_with_the_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     stages = ["read", "regions", "start", *(f"level {k}" for k in range(1, 9)), "write"]
-    measures = Measures(
-        "identity", (), (), Folding(0.0, 0.0, 0, 0, 1, 1, 0.0, 0.0), 0.0, 0.0, None, None, None
-    )
-    run = SimpleNamespace(
-        verdict=Verdict(Status.OK, (), None), device="cpu", start="affine", notes=()
-    )
+    measures = Measures("identity", folding=Folding(0.0, 0.0, 0, 0, 1, 1, 0.0, 0.0))
+    verdict = Verdict(Status.OK, (), None)
+    run = SimpleNamespace(verdict=verdict, device="cpu", start="affine", notes=())
     summary = SimpleNamespace(
-        registration=run, measures=measures, timings_s=dict.fromkeys(stages, 123456.7)
+        registration=run, measures=measures, inverse=None, timings_s=dict.fromkeys(stages, 123456.7)
     )
     Console().print_run(summary, "demo", Path("out"))
     lines = capsys.readouterr().out.splitlines()
@@ -209,7 +206,7 @@ def test_demo_improves_the_lung(demo: Run) -> None:
 
 def test_run_json_tells_everything(demo: Run) -> None:
     run = json.loads((demo.folder / "run.json").read_text(), parse_constant=pytest.fail)
-    assert run["schema"] == 1
+    assert run["schema"] == outputs.SCHEMA
     assert run["verdict"]["status"] == "ok"
     assert run["config"]["name"] == "thorax"
     for key in (
@@ -376,7 +373,7 @@ def test_points_go_there_and_back(demo: Run, tmp_path: Path) -> None:
     header, *lines = (tmp_path / "back.csv").read_text().splitlines()
     assert header == "x,y,z,status,residual_mm"
     back = [line.split(",") for line in lines]
-    assert {row[3] for row in back} <= {"ok", "gap", "overlap", "outside"}
+    assert {row[3] for row in back} <= {"ok", "gap", "overlap", "outside", "blended"}
     distance = [
         np.linalg.norm(np.array(row[:3], float) - p)
         for row, p in zip(back, points, strict=True)
@@ -451,7 +448,7 @@ def test_evaluate_writes_all_numbers(demo: Run, tmp_path: Path) -> None:
     )
     assert "Learn2Reg" in told
     numbers = json.loads(out.read_text(), parse_constant=pytest.fail)
-    assert numbers["schema"] == 1
+    assert numbers["schema"] == 2
     by_name = {region["name"]: region for region in numbers["regions"]}
     assert set(by_name) == {"soft tissue", "lung", "bone"}
     lung = by_name["lung"]

@@ -12,7 +12,7 @@ from iterreg.geometry import Grid, Points, apply_affine
 from iterreg.image import Image, LabelMap
 from iterreg.inverse import TOLERANCE_VOX, InverseStatus, invert_points, invert_to_grid
 
-OK, GAP, OVERLAP, OUTSIDE = InverseStatus
+OK, GAP, OVERLAP, OUTSIDE, BLENDED = InverseStatus
 
 
 def make_grid(shape: tuple[int, ...], spacing: tuple[float, ...], turn: float = 0.0) -> Grid:

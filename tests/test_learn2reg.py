@@ -429,11 +429,11 @@ def test_sdlogj_of_a_field_worked_out_by_hand() -> None:
     i = np.arange(SHAPE[0])
     field[..., 0] = (0.02 * i**2)[:, None, None]
     expected = np.log(1 + 2 * 0.02 * i[2:-2] + 3).std()
-    assert scores.score_sdlogj(field, None) == pytest.approx(expected, abs=1e-6)
+    assert scores.score_sdlogj_l2r(field, None) == pytest.approx(expected, abs=1e-6)
     mask = np.zeros(SHAPE, bool)
     mask[2:6] = True
     expected = np.log(4 + 0.04 * i[2:6]).std()
-    assert scores.score_sdlogj(field, mask) == pytest.approx(expected, abs=1e-6)
+    assert scores.score_sdlogj_l2r(field, mask) == pytest.approx(expected, abs=1e-6)
 
 
 def test_sdlogj_of_any_field_by_numpy() -> None:
@@ -445,7 +445,7 @@ def test_sdlogj_of_any_field_by_numpy() -> None:
     det = np.linalg.det(matrix)[2:-2, 2:-2, 2:-2]
     expected = np.log((det + 3).clip(1e-9, 1e9)).std()
     assert (det < 0).any(), "it folds, and nobody sees it"
-    assert scores.score_sdlogj(field, None) == pytest.approx(expected, abs=1e-6)
+    assert scores.score_sdlogj_l2r(field, None) == pytest.approx(expected, abs=1e-6)
 
 
 def test_tre_by_hand_and_by_a_spline() -> None:
@@ -558,7 +558,8 @@ def test_masks_and_keypoints_are_used_where_the_task_has_them(
         path.parent.mkdir(exist_ok=True)
         path.write_text("5,6,7\n8,8,8\n")
     full = evaluate_task(task, evaluation, tmp_path / "fields").cases[0]
-    assert full.values["S"][0] == pytest.approx(scores.score_sdlogj(wavy(0), mask == 1), abs=1e-12)
+    expected = scores.score_sdlogj_l2r(wavy(0), mask == 1)
+    assert full.values["S"][0] == pytest.approx(expected, abs=1e-12)
     expected = np.linalg.norm(wavy(0)[[5, 8], [6, 8], [7, 8]], axis=1)
     np.testing.assert_allclose(full.values["T"][1], expected, atol=1e-5)
 

@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from synthetic import fixed_grid, places_lps, rotation
 
-from iterreg import metrics
+from iterreg import DisplacementField, Transform, metrics
 from iterreg.errors import GeometryError
 from iterreg.geometry import Points
 from iterreg.metrics import _determinants
@@ -470,3 +471,48 @@ def test_coverage_with_one_slice_and_nan():
 def test_a_message_names_the_function_and_the_argument():
     with pytest.raises(GeometryError, match=r"^volume_change: .*labels"):
         metrics.volume_change(torch.zeros(3, 4, 5, 6), torch.zeros(4, 5, 7, dtype=torch.int32))
+
+
+# Error of a field ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_field_error_is_the_distance_of_the_mapped_points(rank):
+    grid = fixed_grid(rank)
+    random = np.random.default_rng(0)
+    transforms = []
+    for angle in (0.03, -0.02):
+        affine = np.eye(rank + 1)
+        affine[:2, :2] = rotation(np.rad2deg(angle))
+        affine[:rank, rank] = random.normal(size=rank)
+        vox = torch.from_numpy(random.normal(size=(rank, *grid.shape_zyx))).float()
+        transforms.append(Transform(affine, DisplacementField(vox, grid)))
+    places = Points(places_lps(grid).reshape(-1, rank))
+    one, other = (transform.map_points(places).lps for transform in transforms)
+    expected = np.linalg.norm(one - other, axis=1)
+    error_mm = metrics.field_error_mm(*transforms)
+    np.testing.assert_allclose(error_mm.flatten(), expected, atol=1e-3)
+    labels = torch.from_numpy(random.integers(0, 3, grid.shape_zyx))
+    mask = torch.from_numpy(random.random(grid.shape_zyx) < 0.5)
+    found = metrics.field_error(error_mm, labels, mask)
+    assert found.overall.count == int(mask.sum())
+    inside = expected[(mask & (labels == 2)).flatten().numpy()]
+    assert found.by_label[2].p95_mm == pytest.approx(np.percentile(inside, 95), abs=1e-3)
+    assert set(found.by_label) == {1, 2}
+
+
+def test_field_error_on_another_grid_is_that_of_the_interpolated_field():
+    fine, coarse = fixed_grid(2), fixed_grid(2).pooled((2, 2))
+    ramp = torch.from_numpy(places_lps(coarse)[..., 0] * 0.1).float()
+    ours = Transform(np.eye(3), DisplacementField(torch.stack([ramp, 0 * ramp]), coarse))
+    known = Transform(np.eye(3), DisplacementField.zero(fine))
+    error_mm = metrics.field_error_mm(ours, known)[2:-2, 2:-2]
+    along_y_mm = places_lps(fine)[2:-2, 2:-2, 0] * 0.1 * coarse.spacing_xyz_mm[1]
+    np.testing.assert_allclose(error_mm, np.abs(along_y_mm), atol=1e-4)
+
+
+def test_field_error_refuses_what_does_not_fit():
+    with pytest.raises(GeometryError, match="field_error: labels: expected shape"):
+        metrics.field_error(torch.zeros(3, 3), labels=torch.zeros(3, 4))
+    with pytest.raises(GeometryError, match="at least one voxel"):
+        metrics.field_error(torch.zeros(3, 3), mask=torch.zeros(3, 3, dtype=torch.bool))

@@ -32,6 +32,7 @@ from iterreg.report import Source, read_folder, write_report
 from iterreg.report import page as page_module
 from iterreg.report.checks import checks
 from iterreg.report.curves import draw_curves
+from iterreg.report.field import error_rows, folding_rows, inverse_rows
 from iterreg.report.layers import FOLD, SEEN_AFTER, SEEN_BEFORE, SEEN_FIXED
 from iterreg.report.provenance import describe_run, list_inputs, timings
 from iterreg.report.regions import region_rows
@@ -365,6 +366,36 @@ def test_provenance_reads_what_there_is() -> None:
     assert list_inputs(content) == [("fixed labels", "l.nii.gz", "ff")]
     assert list_inputs(tables())[1] == ("moving", "moving.nii.gz", "not recorded")
     assert timings(tables())[-1] == ("total", "2.2 s")
+
+
+def test_the_inverse_and_a_known_field_have_their_rows() -> None:
+    part = {"voxels": 50, "median_mm": 0.1, "p95_mm": 1.0, "max_mm": 3.0}
+    nothing = {"voxels": 0, "median_mm": None, "p95_mm": None, "max_mm": None}
+    content = tables(
+        inverse={
+            "domain": part | {"voxels": 1000},
+            "gap": part,
+            "overlap": nothing,
+            "blended": part,
+        }
+    )
+    shown = {name: value for name, value, _ in inverse_rows(content)}
+    assert shown["Inverse, residual, 95th percentile"] == "1.0000 mm"
+    assert shown["Inverse, gap"] == "50 of 1000 voxels (5 %), residual up to 3.00 mm"
+    assert shown["Inverse, overlap"] == "0 of 1000 voxels (0 %)"
+    assert inverse_rows(tables()) == [] and error_rows(tables()) == []
+    error = {"overall": {"count": 9, "mean_mm": 1.5, "p95_mm": 2.0, "max_mm": 4.0}, "by_label": {}}
+    content["measures"] |= {"field_error_before": None, "field_error_after": error}
+    assert error_rows(content)[0][:2] == ("Error after, mean", "1.50 mm")
+    phantom = next(c for c in checks(source(tables=content)) if c.name == "Digital phantom")
+    assert phantom.done and "over 9 voxels" in phantom.finding
+
+
+def test_without_label_maps_nothing_is_said_of_interfaces() -> None:
+    content = tables()
+    content["measures"]["folding"] |= {"interface_voxels": 0, "interface_folds": 0}
+    names = [name for name, _, _ in folding_rows(content)]
+    assert names[:2] == ["Folded voxels", "Non-diffeomorphic volume (NDV)"]
 
 
 def test_kinds_of_test_are_filled_or_name_a_command_that_exists() -> None:

@@ -70,7 +70,8 @@ def apply(**options: Any) -> None:
     With --inverse, images and labels of the FIXED image are warped onto the moving grid, and points
     of the MOVING image are mapped to the fixed one. The inverse is solved region by region. Points
     get two more columns: residual_mm and status. The status is ok; gap, if regions have moved apart
-    at the point; overlap, if they have moved over each other; or outside.
+    at the point; overlap, if they have moved over each other; outside; or blended, if the dense
+    field next to a sliding interface leads elsewhere.
     """
     sources = [name for name in ("image", "labels", "points") if options[name] is not None]
     if len(sources) != 1:

@@ -6,7 +6,6 @@ stdout. Rich is imported only when it is needed.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from iterreg.cli.measured import Fact, Row, field_facts, inverse_facts, region_table
 from iterreg.cli.progress_bar import Lines, bar
 from iterreg.progress import Progress, ProgressCallback, ignore_progress
 
 if TYPE_CHECKING:
     from iterreg.evaluation import Measures
-    from iterreg.metrics import TreSummary
     from iterreg.outputs import RunSummary
     from iterreg.registration import Registration
     from iterreg.verdict import Verdict
@@ -35,10 +34,6 @@ VERDICT_STYLES = {"ok": "bold green", "doubtful": "bold yellow", "failed": "bold
 
 MAX_REASONS = 4
 """Most reasons of a verdict that are printed."""
-
-Row = tuple[str, ...]
-Fact = tuple[str, str | Sequence[str]]
-"""A name, and a text or a list of items."""
 
 
 def portion(report: ProgressCallback, first: float, last: float) -> ProgressCallback:
@@ -110,7 +105,8 @@ class Console:
         seconds = sum(summary.timings_s.values())
         self._verdict(run.verdict, command)
         self._say(f"{seconds:.1f} s on {run.device}; start: {run.start}")
-        self.print_measures(summary.measures)
+        inverse = [] if summary.inverse is None else inverse_facts(summary.inverse)
+        self.print_measures(summary.measures, inverse)
         stages = [f"{stage} {s:.1f}" for stage, s in summary.timings_s.items() if s >= 0.05]
         self._facts([("seconds", stages), ("results", str(folder)), ("look at", _look_at(folder))])
         self._notes(run.notes)
@@ -128,13 +124,13 @@ class Console:
         for advice in dict.fromkeys(reason.advice for reason in verdict.reasons[:MAX_REASONS]):
             self._say(f"  {advice}")
 
-    def print_measures(self, measures: Measures) -> None:
-        """Print the regions before and after, then measures of the field."""
+    def print_measures(self, measures: Measures, more: Sequence[Fact] = ()) -> None:
+        """Print the regions before and after, then measures of the field and more facts."""
         if self._quiet:
             return
         if measures.regions:
-            self._table(*_region_table(measures))
-        self._facts(_field_facts(measures))
+            self._table(*region_table(measures))
+        self._facts([*field_facts(measures), *more])
 
     def print_facts(self, facts: Sequence[Fact]) -> None:
         """Print names and texts in two columns, unless quiet; long lists are folded."""
@@ -207,64 +203,3 @@ def _look_at(folder: Path) -> str:
     """The page of a run, or the picture if it was left out."""
     page = folder / "report.html"
     return str(page if page.exists() else folder / "overlay.png")
-
-
-def _region_table(measures: Measures) -> tuple[Row, list[Row]]:
-    in_depth = any(region.coverage is not None for region in measures.regions)
-    header: Row = ("region", "Dice", "HD95 (mm)")
-    header += ("coverage (%)", "volume") if in_depth else ()
-    rows = []
-    for region in measures.regions:
-        row: Row = (
-            region.name.replace("_", " "),
-            f"{number(region.dice_before, 3)} -> {number(region.dice_after, 3)}",
-            f"{number(region.hd95_before_mm, 1)} -> {number(region.hd95_after_mm, 1)}",
-        )
-        if in_depth:
-            reached = math.nan if region.coverage is None else 100 * region.coverage
-            change = math.nan if region.volume_change is None else region.volume_change
-            row += (number(reached, 1), f"x {number(change, 3)}")
-        rows.append(row)
-    return header, rows
-
-
-def _field_facts(measures: Measures) -> list[Fact]:
-    folds = measures.folding
-    facts: list[Fact] = [("before", f"is {measures.before}")]
-    if measures.tre_before is not None and measures.tre_after is not None:
-        facts.append(("landmarks", _tre(measures.tre_before, measures.tre_after)))
-    facts.append(
-        (
-            "folding",
-            f"interior {_share(folds.interior_folds, folds.interior_voxels)}, "
-            f"interfaces {_share(folds.interface_folds, folds.interface_voxels)} "
-            f"({100 * folds.share_interior:.0f} % of voxels are interior)",
-        )
-    )
-    facts.append(("NDV", f"{folds.ndv_vox:.2f} voxels, {folds.ndv_percent:.4f} % of the image"))
-    sdlogj = f"{number(measures.sdlogj_interior, 3)} interior, {number(measures.sdlogj, 3)} whole"
-    if measures.sdlogj_l2r is not None:
-        sdlogj += f", {number(measures.sdlogj_l2r, 4)} by Learn2Reg's formula"
-    facts.append(("SDlogJ", sdlogj))
-    if measures.without_partner:
-        first, *others = measures.without_partner
-        facts.append(("skipped", [f"in one image only: {first}", *others]))
-    return facts
-
-
-def _tre(before: TreSummary, after: TreSummary) -> str:
-    return (
-        f"{before.mean_mm:.2f} -> {after.mean_mm:.2f} mm on average, worst "
-        f"{before.max_mm:.1f} -> {after.max_mm:.1f} ({after.count} landmarks)"
-    )
-
-
-def _share(folds: int, voxels: int) -> str:
-    if folds == 0 or voxels == 0:
-        return "none"
-    return f"{100 * folds / voxels:.2g} %"
-
-
-def number(value: float, digits: int) -> str:
-    """Format a number; NaN and infinity become a dash."""
-    return f"{value:.{digits}f}" if math.isfinite(value) else "-"

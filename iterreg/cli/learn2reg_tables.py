@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from iterreg.cli.console import number
+from iterreg.cli.measured import number
 
 if TYPE_CHECKING:
     from iterreg.learn2reg.evaluate import Scores
@@ -36,7 +36,7 @@ def print_scores(scores: Scores) -> None:
     """Print a row for each case, then mean, standard deviation and 30 % quantile."""
     aggregates = scores.aggregates()
     names = [m.name for m in scores.methods if any(m.name in c.values for c in scores.cases)]
-    header = ("case", *names, "folds inside", "at interfaces", "true SDlogJ inside")
+    header = ("case", *names, "folds inside", "at interfaces", "SDlogJ inside")
     rows = []
     for case in scores.cases:
         folds = case.true_folds.folding

@@ -5,16 +5,31 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from typing import Any
 
 import click
 
 from iterreg.cli.failures import SafeGroup
+from iterreg.cli.origin import COMMAND_LINE
 from iterreg.config import preset_names
 from iterreg.errors import ExitCode
 
 
 class _RootGroup(SafeGroup):
     """Lists the commands, and one more for each preset that comes with iterreg."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Keep the command line for the results."""
+        words = ["iterreg", *args]
+        context = super().make_context(info_name, args, parent, **extra)
+        context.meta[COMMAND_LINE] = words
+        return context
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         names = [*_OWN_COMMANDS, *(n for n in preset_names() if n not in _OWN_COMMANDS)]

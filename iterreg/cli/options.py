@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from iterreg.cli.failures import debug_option
+from iterreg.cli.origin import provenance_of
+from iterreg.cli.setting import Setting
 from iterreg.errors import OutputError
 from iterreg.regions.segmenters import SEGMENTERS
 
 if TYPE_CHECKING:
     from iterreg.config import Config
+    from iterreg.provenance import Provenance
 
 PATH = click.Path(path_type=Path)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -33,6 +35,7 @@ COMMAND_OPTIONS = (
     "fill",
     "preset",
     "save_jacobian",
+    "save_inverse",
     "no_report",
     "overwrite",
     "quiet",
@@ -53,6 +56,7 @@ class PairRequest:
             are still paths.
         label_table: a label table's name or file.
         save_jacobian: also write ``jacobian.nii.gz``.
+        save_inverse: also write the inverse, on the moving grid.
         no_report: leave out ``report.html``.
         overwrite: replace results that exist.
         quiet, verbose: how much to print.
@@ -64,6 +68,7 @@ class PairRequest:
     arguments: Mapping[str, Any]
     label_table: str | None = None
     save_jacobian: bool = False
+    save_inverse: bool = False
     no_report: bool = False
     overwrite: bool = False
     quiet: bool = False
@@ -105,25 +110,10 @@ class PairRequest:
         assert name is not None
         return load_config(name, self.overrides)
 
-
-class Setting(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
-    """``key=value``: a dotted key of the configuration, and a value in TOML's syntax."""
-
-    name = "key=value"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, Any]:
-        """Split at the first ``=``; a value that is not TOML is taken as a string."""
-        if isinstance(value, tuple):
-            return value
-        key, equals, text = str(value).partition("=")
-        if not equals or not key.strip():
-            self.fail(f"expected key=value, got {value!r}", param, ctx)
-        try:
-            return key.strip(), tomllib.loads(f"value = {text}")["value"]
-        except (tomllib.TOMLDecodeError, KeyError):
-            return key.strip(), text.strip()
+    def provenance(self) -> Provenance:
+        """Record the command line and the files, and begin to hash them."""
+        own = {"label_table": self.label_table, "preset": self.preset}
+        return provenance_of({**self.arguments, **own})
 
 
 def both_or_neither(first: str, second: str, one: Any, two: Any) -> None:
@@ -282,6 +272,12 @@ def pair_options(without: Collection[str] = ()) -> Decorator:
         ),
         "--save-jacobian": click.option(
             "--save-jacobian", is_flag=True, help="Also write jacobian.nii.gz."
+        ),
+        "--save-inverse": click.option(
+            "--save-inverse",
+            is_flag=True,
+            help="Also write the inverse on the moving grid: inverse_transform.h5, "
+            "inverse_displacement_mm.nii.gz and inverse_status.nii.gz.",
         ),
         "run": run_options,
     }

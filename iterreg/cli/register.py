@@ -134,6 +134,7 @@ def register_and_write(
     from iterreg.pair import optimize_pair
 
     fitting, writing = progress
+    provenance = request.provenance()
     fixed, moving = arguments["fixed"], arguments["moving"]
     landmarks = arguments["fixed_landmarks"], arguments["moving_landmarks"]
     registration = optimize_pair(**arguments, preset=config, progress=fitting)
@@ -145,6 +146,8 @@ def register_and_write(
         start=arguments.get("initial_transform"),
         landmarks=None if landmarks[0] is None else landmarks,
         save_jacobian=request.save_jacobian,
+        save_inverse=request.save_inverse,
+        provenance=provenance,
         report=not request.no_report,
         progress=writing,
     )

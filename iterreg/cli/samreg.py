@@ -27,7 +27,8 @@ RESULTS = """
     roi_pairs.png and run.json. With --fit it also gets what iterreg register writes: warped.nii.gz,
     displacement_mm.nii.gz, transform.h5, regions and overlay.png.
 
-    Labels, masks, landmarks, --rigid, --set, --fill and --save-jacobian concern the fit alone.
+    Labels, masks, landmarks, --rigid, --set, --fill, --save-jacobian and --save-inverse concern
+    the fit alone.
 """
 
 MATCHING_FRACTION = 0.7
@@ -253,16 +254,19 @@ def _match_and_write(
         fitting = portion(report, MATCHING_FRACTION, FITTED_FRACTION)
         writing = portion(report, FITTED_FRACTION, 1.0)
         summary = register_and_write(request, config, arguments, folder, (fitting, writing))
-    _add_matching(folder.path("run.json"), found)
+    _add_matching(folder.path("run.json"), found, request)
     return found, summary
 
 
-def _add_matching(run: Path, found: RoiMatching) -> None:
+def _add_matching(run: Path, found: RoiMatching, request: PairRequest) -> None:
     """Add a section on the matching to ``run.json``, which exists if a field was fitted."""
     from iterreg.atomic import write_json
-    from iterreg.config import SCHEMA
+    from iterreg.outputs import SCHEMA
 
-    tables = json.loads(run.read_text("utf-8")) if run.exists() else {"schema": SCHEMA}
+    if run.exists():
+        tables = json.loads(run.read_text("utf-8"))
+    else:
+        tables = {"schema": SCHEMA} | request.provenance().tables()
     tables["matching"] = found.about
     write_json(tables, run)
 

@@ -13,11 +13,11 @@ field blends both sides, and the answer is that of the side without blending.
     newton          solves one equation x + u(x) = z
     mapped_regions  where the voxels of each region land
     branches        one solution per region, and the choice among them
+    residual        how far the way back and the way there miss each other
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,14 +26,22 @@ from numpy.typing import NDArray
 
 from iterreg.displacement import DisplacementField, Transform, is_inside, sample_nearest
 from iterreg.errors import GeometryError
-from iterreg.geometry import Grid, Matrix, Points, apply_affine
+from iterreg.geometry import Grid, Points, apply_affine
 from iterreg.image import LabelMap
+from iterreg.inverse._indices import apply_to_index, index_slabs
 from iterreg.inverse.branches import TOLERANCE_VOX, InverseStatus, solve_branches
+from iterreg.inverse.residual import InverseResidual, ResidualSummary, inverse_residual
 
-__all__ = ["TOLERANCE_VOX", "InversePoints", "InverseStatus", "invert_points", "invert_to_grid"]
-
-SLAB_VOXELS = 1 << 19
-"""Voxels whose float64 coordinates are in memory together."""
+__all__ = [
+    "TOLERANCE_VOX",
+    "InversePoints",
+    "InverseResidual",
+    "InverseStatus",
+    "ResidualSummary",
+    "inverse_residual",
+    "invert_points",
+    "invert_to_grid",
+]
 
 UNKNOWN = torch.iinfo(torch.int32).min
 """Label of a point outside the moving label map."""
@@ -145,38 +153,18 @@ def invert_to_grid(
         raise GeometryError(f"inverse: expected a {rank}-D moving grid, got {moving_grid.rank}-D")
     forward = moving_grid.lps_to_index @ transform.affine_lps @ grid.index_to_lps
     backward = np.asarray(np.linalg.inv(forward), np.float64)
-    z = torch.cat([_apply(backward, index) for _, index in _voxels(moving_grid)], dim=1)
+    z = torch.cat([apply_to_index(backward, index) for _, index in index_slabs(moving_grid)], dim=1)
     own = None
     if fixed_labels is not None and moving_labels is not None:
         own = _labels_on_grid(moving_labels, moving_grid)
     x, status = solve_branches(transform, z, fixed_labels, own)
     w = torch.empty(rank, moving_grid.voxel_count)
-    for part, index in _voxels(moving_grid):
-        w[:, part] = _apply(forward, x[:, part]) - index
+    for part, index in index_slabs(moving_grid):
+        w[:, part] = apply_to_index(forward, x[:, part]) - index
     w[w.abs() < ROUNDING_VOX] = 0.0
     field = DisplacementField(w.view(rank, *moving_grid.shape_zyx), moving_grid)
     back = np.asarray(np.linalg.inv(transform.affine_lps), np.float64)
     return Transform(back, field), status.view(moving_grid.shape_zyx)
-
-
-def _voxels(grid: Grid) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Runs of flat voxels with their indices (rank, n) in float64."""
-    row = grid.voxel_count // grid.shape_zyx[0]
-    rows = max(1, SLAB_VOXELS // row)
-    for start in range(0, grid.shape_zyx[0], rows):
-        stop = min(start + rows, grid.shape_zyx[0])
-        axes = [torch.arange(start, stop, dtype=torch.float64)]
-        axes += [torch.arange(n, dtype=torch.float64) for n in grid.shape_zyx[1:]]
-        index = torch.stack(torch.meshgrid(*axes, indexing="ij")).reshape(grid.rank, -1)
-        yield slice(start * row, stop * row), index
-
-
-def _apply(matrix: Matrix, index: torch.Tensor) -> torch.Tensor:
-    """Apply a homogeneous matrix to (rank, n) indices, in float64; the result is float32."""
-    rank = index.shape[0]
-    linear = torch.from_numpy(np.ascontiguousarray(matrix[:rank, :rank]))
-    shift = torch.from_numpy(np.ascontiguousarray(matrix[:rank, rank])).unsqueeze(1)
-    return (linear @ index.double() + shift).float()
 
 
 def _labels_at_points(labels: LabelMap, points: Points) -> torch.Tensor:
@@ -190,7 +178,9 @@ def _labels_on_grid(labels: LabelMap, grid: Grid) -> torch.Tensor:
     if labels.grid.same_space(grid):
         return labels.data.detach().cpu().reshape(-1)
     matrix = labels.grid.lps_to_index @ grid.index_to_lps
-    parts = [_labels_at_index(labels, _apply(matrix, index)) for _, index in _voxels(grid)]
+    parts = [
+        _labels_at_index(labels, apply_to_index(matrix, index)) for _, index in index_slabs(grid)
+    ]
     return torch.cat(parts)
 
 

@@ -22,6 +22,9 @@ from iterreg.neighbourhood import grow_box
 TOLERANCE_VOX = 0.01
 """Promised residual, in voxels of the fixed grid."""
 
+BLENDED_VOX = 0.1
+"""A larger residual, in voxels of the fixed grid, is not called ok."""
+
 DISTINCT_VOX = 0.5
 """Answers of two branches that are closer than this are one answer: a glued interface."""
 
@@ -53,6 +56,10 @@ class InverseStatus(IntEnum):
 
     OUTSIDE = 3
     """The answer lies outside the fixed grid."""
+
+    BLENDED = 4
+    """Next to a sliding interface: the answer is that of the point's own region, but the dense
+    field, which blends both sides there, leads from it more than :data:`BLENDED_VOX` astray."""
 
 
 def solve_branches(
@@ -219,6 +226,8 @@ def _finish(
         unmoved = ~found & ~is_inside(goal, shape)
         x[:, unmoved] = goal[:, unmoved]
         state = torch.where(found, int(InverseStatus.OK), int(InverseStatus.GAP))
+        astray = norm(goal - x - sample(vox, x, outside=0.0)) > BLENDED_VOX
+        state[astray & found] = int(InverseStatus.BLENDED)
         state[answers.overlap[part] & found] = int(InverseStatus.OVERLAP)
         state[unmoved | ~inside] = int(InverseStatus.OUTSIDE)
         status[part] = state.to(torch.int8)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from iterreg.image import LabelMap
-from iterreg.neighbourhood import Box, dilate, face_pairs
+from iterreg.neighbourhood import Box, dilate, face_pairs, label_boxes
 
 NO_REGION = -1
 
@@ -24,13 +24,12 @@ class MappedRegions:
     """
 
     def __init__(self, fixed: LabelMap, vox: Tensor) -> None:
-        from scipy import ndimage
-
         labels = fixed.data.detach().cpu()
         self._values = torch.unique(labels)
         self._number = torch.bucketize(labels, self._values).short()
         self._target = _landing_voxel(vox)
-        self.boxes: list[Box] = ndimage.find_objects((self._number + 1).numpy())
+        boxes = label_boxes(self._number + 1)
+        self.boxes: list[Box] = [boxes[n + 1] for n in range(len(self._values))]
 
     def __len__(self) -> int:
         return len(self._values)

@@ -223,7 +223,7 @@ def _measure(
                 mask = scores.read_mask(path)
             else:
                 notes.append(f"{method.name}: no mask {path.name}, so the whole image is used")
-        return scores.score_sdlogj(field_l2r, mask)
+        return scores.score_sdlogj_l2r(field_l2r, mask)
     if method.metric == "tre":
         points = task.keypoints(pair, method.points)
         if points is None:

@@ -12,6 +12,7 @@ from iterreg.errors import ConfigError
 from iterreg.learn2reg.task import Pair, Task, pair_of, read_json
 
 METRICS = ("sdlogj", "dice", "hd95", "tre")
+"""The evaluator's own names. What it calls ``sdlogj`` is ``sdlogj_l2r`` everywhere else."""
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def score_tre(
     return distance
 
 
-def score_sdlogj(displacement_l2r: Field, mask: NDArray[np.bool_] | None) -> float:
+def score_sdlogj_l2r(displacement_l2r: Field, mask: NDArray[np.bool_] | None) -> float:
     """Compute SDlogJ with 3 added and 2 voxels cropped, inside the mask if there is one."""
     return sdlogj_l2r(np.asarray(displacement_l2r), mask)
 

@@ -8,6 +8,7 @@ order. Long sums are made in float64, and results are the same on every run.
 from __future__ import annotations
 
 from iterreg.metrics.coverage import coverage
+from iterreg.metrics.field_error import FieldError, field_error, field_error_mm
 from iterreg.metrics.folding import Folding, folding, folding_mask, interior_mask
 from iterreg.metrics.jacobian import det_jacobian, sdlogj, sdlogj_l2r, volume_change
 from iterreg.metrics.landmarks import TreSummary, summarize_tre, tre_mm
@@ -21,6 +22,7 @@ from iterreg.metrics.surface_distance import (
 )
 
 __all__ = [
+    "FieldError",
     "Folding",
     "ImageSimilarity",
     "SurfaceDistance",
@@ -28,6 +30,8 @@ __all__ = [
     "coverage",
     "det_jacobian",
     "dice",
+    "field_error",
+    "field_error_mm",
     "folding",
     "folding_mask",
     "hd95_by_label_mm",

@@ -24,6 +24,8 @@ def folding_rows(tables: Mapping[str, Any]) -> list[Row]:
             ("interface", "between regions", "Regions that slide may overlap by a voxel here."),
         )
     ]
+    if folds.get("interface_voxels") == 0:  # no label maps told the regions apart
+        rows = [("Folded voxels", _count(folds, "interior"), "The map turns tissue over here.")]
     ndv = folds.get("ndv_vox", measures.get("ndv"))
     percent = folds.get("ndv_percent")
     value = number(ndv, 2, "voxels")
@@ -33,7 +35,7 @@ def folding_rows(tables: Mapping[str, Any]) -> list[Row]:
     for key, name, meaning in (
         ("sdlogj_interior", "SDlogJ, inside regions", "Spread of log det J, without the jumps."),
         ("sdlogj", "SDlogJ, whole image", "Spread of log det J; 0 is a rigid shift."),
-        ("sdlogj_l2r", "SDlogJ, Learn2Reg's formula", "Compare this one with papers."),
+        ("sdlogj_l2r", "SDlogJ-L2R", "Learn2Reg's formula: compare this one with papers."),
     ):
         if is_number(measures.get(key)):
             rows.append((name, number(measures[key], 4), meaning))
@@ -49,6 +51,50 @@ def consistency_rows(tables: Mapping[str, Any]) -> list[Row]:
                 words, unit = split_unit(name)
                 meaning = "Distance after registering there and, separately, back."
                 rows.append((words.capitalize(), short(value, unit), meaning))
+    return rows
+
+
+def inverse_rows(tables: Mapping[str, Any]) -> list[Row]:
+    """Rows on the inverse that ``--save-inverse`` wrote: its residual, and where it has none."""
+    rows = []
+    domain = table(tables, "inverse", "domain")
+    for key, name in (
+        ("median_mm", "median"),
+        ("p95_mm", "95th percentile"),
+        ("max_mm", "largest"),
+    ):
+        if is_number(domain.get(key)):
+            meaning = "Distance from a moving voxel after the inverse and the transform."
+            rows.append((f"Inverse, residual, {name}", number(domain[key], 4, "mm"), meaning))
+    for part, meaning in (
+        ("gap", "Regions drew apart here: no fixed point maps onto these moving voxels."),
+        ("overlap", "Regions slid over each other here: the moving region decides."),
+        ("blended", "Next to a sliding interface: right for the region, not for the dense field."),
+    ):
+        found = table(tables, "inverse", part)
+        if found and domain.get("voxels"):
+            share = 100 * found.get("voxels", 0) / domain["voxels"]
+            value = f"{short(found.get('voxels'))} of {domain['voxels']} voxels ({share:.2g} %)"
+            if is_number(found.get("max_mm")):
+                value += f", residual up to {number(found['max_mm'], 2, 'mm')}"
+            rows.append((f"Inverse, {part}", value, meaning))
+    return rows
+
+
+def error_rows(tables: Mapping[str, Any]) -> list[Row]:
+    """Rows on the distance from a known field, before and after."""
+    rows = []
+    for when in ("before", "after"):
+        found = table(tables, "measures", f"field_error_{when}", "overall")
+        for key, name in (
+            ("mean_mm", "mean"),
+            ("p95_mm", "95th percentile"),
+            ("max_mm", "largest"),
+        ):
+            if is_number(found.get(key)):
+                meaning = f"Distance from the known field {when} registration, over all voxels."
+                value = number(found[key], 2, "mm")
+                rows.append((f"Error {when}, {name}", value, meaning))
     return rows
 
 

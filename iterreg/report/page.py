@@ -16,7 +16,7 @@ from iterreg.errors import MissingDependencyError
 from iterreg.evaluation import BEFORE_GIVEN
 from iterreg.report.checks import checks
 from iterreg.report.curves import HEIGHT, WIDTH, draw_curves
-from iterreg.report.field import consistency_rows, folding_rows
+from iterreg.report.field import consistency_rows, error_rows, folding_rows, inverse_rows
 from iterreg.report.layers import Stacks
 from iterreg.report.provenance import configuration, describe_run, list_inputs, timings
 from iterreg.report.regions import region_rows
@@ -84,7 +84,12 @@ def _facts(source: Source) -> dict[str, Any]:
         "without_partner": measures.get("without_partner") or [],
         "levels": draw_curves(tables),
         "curve_size": (WIDTH, HEIGHT),
-        "folding": folding_rows(tables),
+        "field": [
+            *folding_rows(tables),
+            *consistency_rows(tables),
+            *inverse_rows(tables),
+            *error_rows(tables),
+        ],
         "consistency": consistency_rows(tables),
         "checks": checks(source),
         "facts": describe_run(tables),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,17 +29,10 @@ def describe_run(tables: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def list_inputs(tables: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Role, file and SHA-256 of every input."""
-    listed = tables.get("inputs")
-    entries: list[tuple[str, Any]] = []
-    if isinstance(listed, Mapping):
-        entries = list(listed.items())
-    elif isinstance(listed, list | tuple):
-        entries = [(str(table({"e": e}, "e").get("role") or ""), e) for e in listed]
-    else:
-        entries = [(side, tables[side]) for side in ("fixed", "moving") if side in tables]
-        if tables.get("transform"):
-            entries.append(("transform", tables["transform"]))
-    return [(role.replace("_", " "), *_file(entry)) for role, entry in entries]
+    listed = table(tables, "inputs")
+    # Results of older versions name the two images alone.
+    entries = listed or {side: tables[side] for side in ("fixed", "moving") if side in tables}
+    return [(role.replace("_", " "), *_file(entry)) for role, entry in entries.items()]
 
 
 def timings(tables: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -55,18 +49,12 @@ def configuration(tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _command_line(tables: Mapping[str, Any]) -> str:
-    for key in ("command_line", "command"):
-        found = tables.get(key)
-        if isinstance(found, list | tuple):
-            return " ".join(str(word) for word in found)
-        if found:
-            return str(found)
-    return NOT_RECORDED
+    words = tables.get("command_line")
+    if not isinstance(words, list | tuple):
+        return NOT_RECORDED
+    return shlex.join(str(word) for word in words)
 
 
 def _file(entry: Any) -> tuple[str, str]:
-    if not isinstance(entry, Mapping):
-        return str(entry), NOT_RECORDED
-    names = (entry.get(key) for key in ("file", "path", "name"))
-    name = next((str(n) for n in names if n), NOT_RECORDED)
-    return name, str(entry.get("sha256") or NOT_RECORDED)
+    found = entry if isinstance(entry, Mapping) else {}
+    return str(found.get("file") or NOT_RECORDED), str(found.get("sha256") or NOT_RECORDED)

@@ -1,0 +1,28 @@
+"""The parameter of ``--set``: a key of the configuration and its new value."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+import click
+
+
+class Setting(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
+    """``key=value``: a dotted key of the configuration, and a value in TOML's syntax."""
+
+    name = "key=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Any]:
+        """Split at the first ``=``; a value that is not TOML is taken as a string."""
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = str(value).partition("=")
+        if not equals or not key.strip():
+            self.fail(f"expected key=value, got {value!r}", param, ctx)
+        try:
+            return key.strip(), tomllib.loads(f"value = {text}")["value"]
+        except (tomllib.TOMLDecodeError, KeyError):
+            return key.strip(), text.strip()
