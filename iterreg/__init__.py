@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from iterreg.io import read_label_map as read_label_map
     from iterreg.io import read_points as read_points
     from iterreg.pair import optimize_pair as optimize_pair
+    from iterreg.phantom import Phantom as Phantom
+    from iterreg.phantom import make_phantom as make_phantom
     from iterreg.progress import Progress as Progress
     from iterreg.registration import Registration as Registration
     from iterreg.samreg.match import match_rois as match_rois
@@ -51,6 +53,7 @@ _HOMES = {
     "IterregError": "errors",
     "LabelMap": "image",
     "Mask": "image",
+    "Phantom": "phantom",
     "Points": "geometry",
     "Progress": "progress",
     "Reason": "verdict",
@@ -60,6 +63,7 @@ _HOMES = {
     "Transform": "displacement",
     "Verdict": "verdict",
     "load_config": "config",
+    "make_phantom": "phantom",
     "match_rois": "samreg.match",
     "optimize_pair": "pair",
     "preset_names": "config",

@@ -45,6 +45,7 @@ ROOMS = (
     "regions",
     "samreg",
     "figures",
+    "phantom",
     "evaluation",
     "report",
     "inputs",

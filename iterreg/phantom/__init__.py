@@ -1,0 +1,8 @@
+"""Test pairs with a known field, made from one image: a digital phantom of anybody's own data."""
+
+from __future__ import annotations
+
+from iterreg.phantom.files import write_phantom
+from iterreg.phantom.make import CONTRASTS, Phantom, make_phantom
+
+__all__ = ["CONTRASTS", "Phantom", "make_phantom", "write_phantom"]
