@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from iterreg.displacement import Transform as Transform
     from iterreg.errors import ExitCode as ExitCode
     from iterreg.errors import IterregError as IterregError
+    from iterreg.expected_error import expected_error_mm as expected_error_mm
     from iterreg.formats.itk import read_transform as read_transform
     from iterreg.formats.itk import write_transform as write_transform
     from iterreg.geometry import Grid as Grid
@@ -62,6 +63,7 @@ _HOMES = {
     "Status": "verdict",
     "Transform": "displacement",
     "Verdict": "verdict",
+    "expected_error_mm": "expected_error",
     "load_config": "config",
     "make_phantom": "phantom",
     "match_rois": "samreg.match",

@@ -50,6 +50,7 @@ ROOMS = (
     "report",
     "inputs",
     "pair",
+    "expected_error",
     "outputs",
     "learn2reg",
     "cli",

@@ -34,6 +34,7 @@ PROMISED = {
     "Status",
     "Verdict",
     "Transform",
+    "expected_error_mm",
     "load_config",
     "make_phantom",
     "match_rois",

@@ -36,6 +36,7 @@ COMMAND_OPTIONS = (
     "preset",
     "save_jacobian",
     "save_inverse",
+    "save_error",
     "no_report",
     "overwrite",
     "quiet",
@@ -57,6 +58,7 @@ class PairRequest:
         label_table: a label table's name or file.
         save_jacobian: also write ``jacobian.nii.gz``.
         save_inverse: also write the inverse, on the moving grid.
+        save_error: also write ``expected_error_mm.nii.gz``.
         no_report: leave out ``report.html``.
         overwrite: replace results that exist.
         quiet, verbose: how much to print.
@@ -69,6 +71,7 @@ class PairRequest:
     label_table: str | None = None
     save_jacobian: bool = False
     save_inverse: bool = False
+    save_error: bool = False
     no_report: bool = False
     overwrite: bool = False
     quiet: bool = False
@@ -278,6 +281,12 @@ def pair_options(without: Collection[str] = ()) -> Decorator:
             is_flag=True,
             help="Also write the inverse on the moving grid: inverse_transform.h5, "
             "inverse_displacement_mm.nii.gz and inverse_status.nii.gz.",
+        ),
+        "--save-error": click.option(
+            "--save-error",
+            is_flag=True,
+            help="Also write expected_error_mm.nii.gz, bounds of the error at every voxel. This "
+            "registers the pair once more, in the other direction.",
         ),
         "run": run_options,
     }

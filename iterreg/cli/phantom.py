@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import click
@@ -79,11 +78,14 @@ def phantom(
         raise click.UsageError("--slide was given without --labels")
     from iterreg.atomic import OutputFolder
     from iterreg.cli.console import Console
+    from iterreg.cli.evaluate import _names_of_run
     from iterreg.io import read_image, read_label_map
-    from iterreg.phantom import make_phantom, write_phantom
+    from iterreg.phantom import make_phantom, use_commands, write_phantom
 
     given = read_image(image)
-    regions = None if labels is None else read_label_map(labels, label_names(label_table))
+    regions = None
+    if labels is not None:
+        regions = read_label_map(labels, label_names(label_table) or _names_of_run(labels))
     with OutputFolder(out, overwrite) as folder:
         made = make_phantom(
             given,
@@ -99,19 +101,5 @@ def phantom(
     console = Console(quiet=quiet)
     console.say(f"{out}: motion of up to {made.about['longest_motion_mm']:.1f} mm is known.")
     console.say("Register the pair with the preset that you use, then compare:")
-    for command in commands(out, with_labels=made.labels is not None):
+    for command in use_commands(str(out), "general", has_labels=made.labels is not None):
         console.say(f"  {command}")
-
-
-def commands(folder: Path, with_labels: bool, preset: str = "general") -> tuple[str, str]:
-    """The command that registers the pair, and the one that measures the error."""
-    result = f"{folder}/result"
-    labels: list[str] = []
-    if with_labels:
-        labels = ["--fixed-labels", f"{folder}/fixed_labels.nii.gz"]
-        labels += ["--moving-labels", f"{folder}/moving_labels.nii.gz"]
-    register = ["register", "--preset", preset, "--fixed", f"{folder}/fixed.nii.gz"]
-    register += ["--moving", f"{folder}/moving.nii.gz", *labels, "--out", result]
-    evaluate = ["evaluate", "--transform", f"{result}/transform.h5", *labels]
-    evaluate += ["--known-field", f"{folder}/known_displacement_mm.nii.gz"]
-    return shlex.join(["iterreg", *register]), shlex.join(["iterreg", *evaluate])

@@ -147,6 +147,7 @@ def register_and_write(
         landmarks=None if landmarks[0] is None else landmarks,
         save_jacobian=request.save_jacobian,
         save_inverse=request.save_inverse,
+        save_error=request.save_error,
         provenance=provenance,
         report=not request.no_report,
         progress=writing,
