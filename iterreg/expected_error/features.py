@@ -6,6 +6,7 @@ those of the images' own structure. So the same few coefficients serve images of
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -141,21 +142,35 @@ def _localisation(
         image leaves over as sigma^2.
     """
     axes = [axis for axis, n in enumerate(image.shape) if n > 1]
-    slopes = [torch.gradient(image, spacing=side.spacing_mm[a], dim=a)[0] for a in axes]
-    tensor = torch.stack(
-        [
-            torch.stack([box_mean(one * two, radius, "repeat") for two in slopes], -1)
-            for one in slopes
-        ],
-        -1,
-    ).double()
-    count = 1
-    for r in radius:
-        count *= 2 * r + 1
+    slopes = [torch.gradient(image, spacing=side.spacing_mm[a], dim=a)[0].double() for a in axes]
     floor = (NOISE / 100) ** 2 / side.least_spacing_mm**2
-    eigen = torch.linalg.eigvalsh(tensor + floor * torch.eye(len(axes), dtype=tensor.dtype))
-    variance = (1 / eigen).sum(-1) * unexplained / count
+    tensor = [
+        [box_mean(one * two, radius, "repeat") + (floor if one is two else 0.0) for two in slopes]
+        for one in slopes
+    ]
+    count = math.prod(2 * r + 1 for r in radius)
+    variance = _trace_of_inverse(tensor).clamp(min=0) * unexplained / count
     return variance.sqrt().float()
+
+
+def _trace_of_inverse(matrix: list[list[Tensor]]) -> Tensor:
+    """Trace of the inverse of a symmetric positive matrix per voxel, of 1 to 3 rows.
+
+    Example:
+        >>> matrix = torch.tensor([[4.0, 1.0, 0.0], [1.0, 3.0, 1.0], [0.0, 1.0, 2.0]])
+        >>> rows = [list(row) for row in matrix]
+        >>> torch.allclose(_trace_of_inverse(rows), matrix.inverse().trace())
+        True
+    """
+    if len(matrix) == 1:
+        return 1 / matrix[0][0]
+    if len(matrix) == 2:
+        (a, b), (_, d) = matrix
+        return (a + d) / (a * d - b * b)
+    (a, b, c), (_, d, e), (_, _, f) = matrix
+    minors = d * f - e * e, a * f - c * c, a * d - b * b
+    determinant = a * minors[0] - b * (b * f - c * e) + c * (b * e - c * d)
+    return (minors[0] + minors[1] + minors[2]) / determinant
 
 
 def _strain(total_vox: Tensor, side: Side) -> Tensor:

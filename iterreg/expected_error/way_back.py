@@ -103,9 +103,11 @@ def stir(grid: Grid, unit: float) -> Transform:
         for axis, (n, s) in enumerate(zip(grid.shape_zyx, grid.spacing_zyx_mm, strict=True))
     ]
     turn = 2 * math.pi / (WAVE_UNITS * unit)
-    across = sum(p * w for p, w in zip(places_mm, (0.6, 0.8, 1.0)[-grid.rank :], strict=True))
-    along = sum(p * w for p, w in zip(places_mm, (1.0, -0.5, 0.7)[-grid.rank :], strict=True))
-    angle, height = across * turn, torch.as_tensor(along) * (0.6 * turn)
+    across = along = torch.zeros(grid.shape_zyx)
+    for axis, place_mm in enumerate(reversed(places_mm)):
+        across = across + place_mm * (1.0, 0.8, 0.6)[axis]
+        along = along + place_mm * (0.7, -0.5, 1.0)[axis]
+    angle, height = across * turn, along * (0.6 * turn)
     ways = [torch.cos(angle), torch.sin(angle)]
     if grid.rank == 3:
         ways = [torch.cos(height), *(torch.sin(height) * way for way in ways)]
