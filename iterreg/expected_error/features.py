@@ -22,7 +22,7 @@ from iterreg.optimize.side import Side
 from iterreg.regions.field_of_view import field_of_view
 from iterreg.registration import Registration
 
-NAMES = ("localisation", "inconsistency", "wide_inconsistency", "mismatch", "strain", "unseen")
+NAMES = ("localisation", "inconsistency", "mismatch", "strain", "unseen")
 """The features, in the order of the coefficients."""
 
 NEAR_UNITS, WIDE_UNITS = 1.5, 5.0
@@ -45,12 +45,18 @@ class Features:
     Args:
         values: (features, *shape), in the order of :data:`NAMES`.
         grid: the finest level's.
-        unit_mm: the length in which errors are measured.
+        unit_mm: the length in which features are measured.
     """
 
     values: Tensor
     grid: Grid
     unit_mm: float
+
+    @property
+    def error_unit_mm(self) -> float:
+        """The length in which errors are measured: in a picture they have fewer components."""
+        axes = sum(n > 1 for n in self.grid.shape_zyx)
+        return self.unit_mm * math.sqrt(axes / 3)
 
 
 def features_of(registration: Registration, back: WayBack, fixed: Image, moving: Image) -> Features:
@@ -76,7 +82,6 @@ def features_of(registration: Registration, back: WayBack, fixed: Image, moving:
     values = torch.stack(
         [
             _log(_localisation(image, unexplained, ours, near) / unit),
-            _log(_mean_of(lost, weights, near)),
             _log(_mean_of(lost, weights, wide)),
             1 - _mean_of(correlation, weights, wide),
             _log(_strain(total_displacement_vox(there), ours)),

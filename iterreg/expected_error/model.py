@@ -68,5 +68,5 @@ def bounds_mm(features: Features) -> Tensor:
     Returns:
         (2, *shape) mm, the second never below the first.
     """
-    lower, upper = (bound.of(features.values) * features.unit_mm for bound in bounds())
+    lower, upper = (bound.of(features.values) * features.error_unit_mm for bound in bounds())
     return torch.stack([lower, torch.maximum(lower, upper)])
