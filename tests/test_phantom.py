@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +18,10 @@ from iterreg import Image, LabelMap, make_phantom, read_points, read_transform
 from iterreg.cli import iterreg as command
 from iterreg.displacement import moving_index, sample_nearest
 from iterreg.errors import ConfigError, ExitCode, GeometryError
-from iterreg.metrics import folding
-from iterreg.phantom import CONTRASTS
+from iterreg.metrics import field_error, field_error_mm, folding
+from iterreg.phantom import CONTRASTS, use_commands
+from iterreg.report import read_folder
+from iterreg.report.checks import checks
 
 INSIDE = 4
 RADIUS_MM = {2: 10.0, 3: 11.0}
@@ -195,3 +199,38 @@ def test_the_command_writes_what_other_programs_read(tmp_path):
     assert again.exit_code == ExitCode.OUTPUT
     alone = ["phantom", "--image", str(paths["image"]), "--slide", "4", "--out", str(out)]
     assert CliRunner().invoke(command, alone).exit_code == ExitCode.USAGE
+
+
+def run_lines(lines: list[str]) -> None:
+    """Run command lines of iterreg as a user pastes them. A doubtful result is a result too."""
+    for line in lines:
+        program, *words = shlex.split(line)
+        assert program == "iterreg"
+        done = CliRunner().invoke(command, words)
+        assert done.exit_code in (ExitCode.OK, ExitCode.DOUBTFUL, ExitCode.FAILED), done.output
+
+
+def test_a_phantom_is_registered_and_its_error_measured(tmp_path, monkeypatch):
+    """The commands as ``iterreg phantom`` and the report print them."""
+    monkeypatch.chdir(tmp_path)
+    image, labels = with_ball(3)
+    save(tmp_path, image=image, labels=labels)
+    (tmp_path / "names.json").write_text('{"rest": 1, "ball": 4}', "utf-8")
+    words = ["phantom", "--image", "image.nii.gz", "--labels", "labels.nii.gz", "--out", "made"]
+    words += ["--label-table", "names.json", "--slide", "ball", "--amplitude-mm", "3"]
+    done = CliRunner().invoke(command, words)
+    assert done.exit_code == 0, done.output
+    printed = use_commands("made", "general", has_labels=True)
+    assert " ".join(printed[1].split()) in " ".join(done.output.split())
+    run_lines([printed[0], f"{printed[1]} --json error.json"])
+    measured = json.loads(Path("error.json").read_text("utf-8"))
+    before, after = (measured[f"field_error_{when}"]["overall"] for when in ("before", "after"))
+    known = read_transform("made/known_transform.h5", image.grid)
+    error = field_error(field_error_mm(read_transform("made/result/transform.h5"), known))
+    assert after["mean_mm"] == pytest.approx(error.overall.mean_mm, abs=1e-2)
+    assert after["mean_mm"] < 0.6 * before["mean_mm"]
+    source = read_folder("made/result")
+    lines = next(c for c in checks(source) if c.name == "Digital phantom").command.splitlines()
+    assert "--slide" not in lines[0] and "--fixed-labels" in lines[1]
+    run_lines(lines)
+    assert Path("phantom/result/run.json").is_file()

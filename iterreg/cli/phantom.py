@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from iterreg.cli.failures import debug_option
-from iterreg.cli.options import PATH, label_names, label_table_option, quiet_option, seed_option
+from iterreg.cli.names import label_names, names_of_run
+from iterreg.cli.options import PATH, label_table_option, quiet_option, seed_option
 
 AT_LEAST_ZERO = click.FloatRange(min=0)
 
@@ -78,14 +79,13 @@ def phantom(
         raise click.UsageError("--slide was given without --labels")
     from iterreg.atomic import OutputFolder
     from iterreg.cli.console import Console
-    from iterreg.cli.evaluate import _names_of_run
     from iterreg.io import read_image, read_label_map
     from iterreg.phantom import make_phantom, use_commands, write_phantom
 
     given = read_image(image)
     regions = None
     if labels is not None:
-        regions = read_label_map(labels, label_names(label_table) or _names_of_run(labels))
+        regions = read_label_map(labels, label_names(label_table) or names_of_run(labels))
     with OutputFolder(out, overwrite) as folder:
         made = make_phantom(
             given,

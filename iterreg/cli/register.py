@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from iterreg.cli.options import PairRequest, label_names, pair_options
+from iterreg.cli.names import label_names
+from iterreg.cli.options import PairRequest, pair_options
 
 if TYPE_CHECKING:
     from iterreg.atomic import OutputFolder

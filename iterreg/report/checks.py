@@ -157,10 +157,11 @@ def _phantom(source: Source) -> Check:
     image = str(table(source.tables, "fixed").get("file") or "IMAGE")
     preset = str(table(source.tables, "config").get("name") or "general")
     given = table(source.tables, "inputs", "fixed_labels").get("file")
-    labels = None if source.labels is None else f"{source.folder}/fixed_regions.nii.gz"
+    has_labels = source.labels is not None and bool(source.labels[0].values)
+    labels = f"{source.folder}/fixed_regions.nii.gz" if has_labels else None
     commands = (
         make_command(image, PHANTOM, labels, _sliding(source)),
-        *use_commands(PHANTOM, preset, has_labels=labels is not None, guided=given is not None),
+        *use_commands(PHANTOM, preset, has_labels=has_labels, guided=given is not None),
     )
     error = table(source.tables, "measures", "field_error_after", "overall")
     finding = (
