@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from iterreg.displacement import Transform as Transform
     from iterreg.errors import ExitCode as ExitCode
     from iterreg.errors import IterregError as IterregError
+    from iterreg.expected_error import expected_error_mm as expected_error_mm
     from iterreg.formats.itk import read_transform as read_transform
     from iterreg.formats.itk import write_transform as write_transform
     from iterreg.geometry import Grid as Grid
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from iterreg.io import read_label_map as read_label_map
     from iterreg.io import read_points as read_points
     from iterreg.pair import optimize_pair as optimize_pair
+    from iterreg.phantom import Phantom as Phantom
+    from iterreg.phantom import make_phantom as make_phantom
     from iterreg.progress import Progress as Progress
     from iterreg.registration import Registration as Registration
     from iterreg.samreg.match import match_rois as match_rois
@@ -51,6 +54,7 @@ _HOMES = {
     "IterregError": "errors",
     "LabelMap": "image",
     "Mask": "image",
+    "Phantom": "phantom",
     "Points": "geometry",
     "Progress": "progress",
     "Reason": "verdict",
@@ -59,7 +63,9 @@ _HOMES = {
     "Status": "verdict",
     "Transform": "displacement",
     "Verdict": "verdict",
+    "expected_error_mm": "expected_error",
     "load_config": "config",
+    "make_phantom": "phantom",
     "match_rois": "samreg.match",
     "optimize_pair": "pair",
     "preset_names": "config",

@@ -16,6 +16,7 @@ from iterreg.atomic import OutputFolder, write_json
 from iterreg.config import config_to_dict
 from iterreg.displacement import Transform, total_displacement_vox, warp_image, warp_labels
 from iterreg.evaluation import Measures, measure, on_cpu, without_nan
+from iterreg.expected_error import expected_error_mm
 from iterreg.formats.itk import write_transform
 from iterreg.geometry import Points
 from iterreg.image import Image, LabelMap
@@ -61,6 +62,7 @@ def write_run(
     landmarks: tuple[Points, Points] | None = None,
     save_jacobian: bool = False,
     save_inverse: bool = False,
+    save_error: bool = False,
     report: bool = True,
     provenance: Provenance | None = None,
     progress: ProgressCallback = ignore_progress,
@@ -75,6 +77,7 @@ def write_run(
         landmarks: fixed and moving, for the landmark error.
         save_jacobian: also write the determinant of the Jacobian.
         save_inverse: also write the inverse on the moving grid, and the status of each voxel.
+        save_error: also write the expected error, which takes another registration.
         report: also write ``report.html``.
         provenance: the command line and the input files; None from Python, with images in memory.
         progress: called at each stage.
@@ -95,6 +98,10 @@ def write_run(
                 _write_volumes, folder, registration, transform, moving, save_jacobian
             )
         ]
+        if save_error:
+            with timer.stage("error", 0.0, "estimating the error"):
+                error = expected_error_mm(registration, fixed, moving)
+                write_image(error, folder.path("expected_error_mm.nii.gz"))
         with timer.stage("measure", 0.0, "measuring"):
             measures = measure(
                 transform, fixed_labels, moving_labels, start=start, landmarks=landmarks

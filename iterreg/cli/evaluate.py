@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from iterreg.cli.failures import debug_option
+from iterreg.cli.names import label_names, names_of_run
 from iterreg.cli.options import (
     PATH,
     both_or_neither,
     json_option,
-    label_names,
     label_table_option,
     landmark_options,
     quiet_option,
@@ -170,7 +169,7 @@ def _read_labels(options: dict[str, Any]) -> Regions | None:
         return None
     names = label_names(options["label_table"])
     paths = options["fixed_labels"], options["moving_labels"]
-    fixed, moving = (read_label_map(path, names or _names_of_run(path)) for path in paths)
+    fixed, moving = (read_label_map(path, names or names_of_run(path)) for path in paths)
     return match_labels(fixed, moving)
 
 
@@ -207,15 +206,3 @@ def _read_transform(
             "sampled: add --fixed and --moving, which give the grid"
         )
     return transform, False
-
-
-def _names_of_run(labels: Path) -> dict[int, str] | None:
-    """Read the names of regions that a run wrote from its ``run.json``."""
-    run = labels.parent / "run.json"
-    if labels.name not in ("fixed_regions.nii.gz", "moving_regions.nii.gz") or not run.is_file():
-        return None
-    try:
-        regions = json.loads(run.read_text("utf-8"))["regions"]
-        return {int(value): str(name) for value, name in regions.items()}
-    except (OSError, ValueError, KeyError, AttributeError):
-        return None

@@ -52,6 +52,7 @@ _OWN_COMMANDS = {
     "apply": "apply:apply",
     "convert": "convert:convert",
     "evaluate": "evaluate:evaluate",
+    "phantom": "phantom:phantom",
     "report": "report:report",
     "merge-labels": "merge:merge_labels",
     "learn2reg": "learn2reg:learn2reg",

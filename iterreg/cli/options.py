@@ -36,6 +36,7 @@ COMMAND_OPTIONS = (
     "preset",
     "save_jacobian",
     "save_inverse",
+    "save_error",
     "no_report",
     "overwrite",
     "quiet",
@@ -57,6 +58,7 @@ class PairRequest:
         label_table: a label table's name or file.
         save_jacobian: also write ``jacobian.nii.gz``.
         save_inverse: also write the inverse, on the moving grid.
+        save_error: also write ``expected_error_mm.nii.gz``.
         no_report: leave out ``report.html``.
         overwrite: replace results that exist.
         quiet, verbose: how much to print.
@@ -69,6 +71,7 @@ class PairRequest:
     label_table: str | None = None
     save_jacobian: bool = False
     save_inverse: bool = False
+    save_error: bool = False
     no_report: bool = False
     overwrite: bool = False
     quiet: bool = False
@@ -139,17 +142,12 @@ def refuse_existing(path: Path | None, overwrite: bool) -> None:
         raise OutputError(f"{path}: exists already; --overwrite replaces it")
 
 
-def label_names(table: str | None) -> dict[int, str] | None:
-    """Load the names of ``--label-table``; None if the option was not given."""
-    if table is None:
-        return None
-    from iterreg.regions.label_tables import load_table
-
-    return load_table(table).names
+def _flag(name: str, text: str) -> Decorator:
+    return click.option(name, is_flag=True, help=text)
 
 
-quiet_option = click.option("--quiet", is_flag=True, help="Print only errors.")
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
+quiet_option = _flag("--quiet", "Print only errors.")
+overwrite_option = _flag("--overwrite", "Replace a file that exists.")
 label_table_option = click.option(
     "--label-table",
     metavar="NAME|FILE",
@@ -202,10 +200,10 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         seed_option,
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
-        click.option("--overwrite", is_flag=True, help="Replace results that exist."),
-        click.option("--no-report", is_flag=True, help="Do not write report.html."),
+        _flag("--overwrite", "Replace results that exist."),
+        _flag("--no-report", "Do not write report.html."),
         quiet_option,
-        click.option("--verbose", is_flag=True, help="Also print the configuration and all notes."),
+        _flag("--verbose", "Also print the configuration and all notes."),
         debug_option,
     )(function)
 
@@ -270,14 +268,16 @@ def pair_options(without: Collection[str] = ()) -> Decorator:
             type=float,
             help="Intensity of warped.nii.gz outside the moving image.  [default: the preset's]",
         ),
-        "--save-jacobian": click.option(
-            "--save-jacobian", is_flag=True, help="Also write jacobian.nii.gz."
-        ),
-        "--save-inverse": click.option(
+        "--save-jacobian": _flag("--save-jacobian", "Also write jacobian.nii.gz."),
+        "--save-inverse": _flag(
             "--save-inverse",
-            is_flag=True,
-            help="Also write the inverse on the moving grid: inverse_transform.h5, "
+            "Also write the inverse on the moving grid: inverse_transform.h5, "
             "inverse_displacement_mm.nii.gz and inverse_status.nii.gz.",
+        ),
+        "--save-error": _flag(
+            "--save-error",
+            "Also write expected_error_mm.nii.gz, bounds of the error at every voxel. This "
+            "registers the pair once more, in the other direction.",
         ),
         "run": run_options,
     }

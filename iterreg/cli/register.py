@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from iterreg.cli.options import PairRequest, label_names, pair_options
+from iterreg.cli.names import label_names
+from iterreg.cli.options import PairRequest, pair_options
 
 if TYPE_CHECKING:
     from iterreg.atomic import OutputFolder
@@ -147,6 +148,7 @@ def register_and_write(
         landmarks=None if landmarks[0] is None else landmarks,
         save_jacobian=request.save_jacobian,
         save_inverse=request.save_inverse,
+        save_error=request.save_error,
         provenance=provenance,
         report=not request.no_report,
         progress=writing,

@@ -69,6 +69,24 @@ def read_image(path: str | Path) -> Image:
     )
 
 
+def read_channels(path: str | Path) -> Image:
+    """Read a file with several numbers per voxel, such as ``expected_error_mm.nii.gz``.
+
+    Raises:
+        ImageReadError, GeometryError: as :func:`read_image`.
+    """
+    import SimpleITK as sitk
+
+    path = Path(path)
+    require_exists(path)
+    inspect(path)
+    loaded = read_itk(path)
+    stored = sitk.GetArrayViewFromImage(loaded)
+    channels = stored[None] if stored.ndim == loaded.GetDimension() else np.moveaxis(stored, -1, 0)
+    data = torch.from_numpy(np.array(channels, np.float32))
+    return Image(data, named_grid(loaded, str(path)), name=str(path))
+
+
 def read_label_map(path: str | Path, names: Mapping[int, str] | None = None) -> LabelMap:
     """Read a label map, in any format of :func:`read_image`.
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from iterreg.phantom import make_command, use_commands
 from iterreg.report.field import consistency_rows
 from iterreg.report.source import Source
 from iterreg.report.words import number, rows_of, short, table
 
 DEFAULT_FOLDER = "DIR"
+PHANTOM = "phantom"
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Check:
         question: that it answers.
         done: whether its figures are here.
         finding: the figures, or why there are none.
-        command: that would fill it, or that tests further; empty if there is none.
+        command: that would fill it, or that tests further; one on each line, empty if none.
         expected: what the task group suggests to expect.
         by_eye: whether a person has to look; the page then has a line for a name and a date.
     """
@@ -151,12 +154,19 @@ def _consistency(source: Source) -> Check:
 
 
 def _phantom(source: Source) -> Check:
-    image = table(source.tables, "fixed").get("file") or "IMAGE"
-    preset = table(source.tables, "config").get("name") or "general"
+    image = str(table(source.tables, "fixed").get("file") or "IMAGE")
+    preset = str(table(source.tables, "config").get("name") or "general")
+    given = table(source.tables, "inputs", "fixed_labels").get("file")
+    has_labels = source.labels is not None and bool(source.labels[0].values)
+    labels = f"{source.folder}/fixed_regions.nii.gz" if has_labels else None
+    commands = (
+        make_command(image, PHANTOM, labels, _sliding(source)),
+        *use_commands(PHANTOM, preset, has_labels=has_labels, guided=given is not None),
+    )
     error = table(source.tables, "measures", "field_error_after", "overall")
     finding = (
-        "Not made. Deform a copy of the image by a known field, register the two, and "
-        "compare the fields."
+        "Not made. The three lines deform the fixed image by a known field, register the two, "
+        "and measure the error of the field."
     )
     if error:
         finding = (
@@ -169,12 +179,20 @@ def _phantom(source: Source) -> Check:
         "How large is the error where the truth is known?",
         done=bool(error),
         finding=finding,
-        command=_command(
-            *("register", "--preset", str(preset), "--fixed", str(image)),
-            *("--moving", "DEFORMED_COPY", "--out", "phantom"),
-        ),
+        command="\n".join(commands),
         expected="TG-132: 95 % of the voxels within 2 mm; the largest error within 5 mm.",
     )
+
+
+def _sliding(source: Source) -> list[str]:
+    """Numbers of the regions that the preset lets slide, by the first name of each of its pairs."""
+    pairs = table(source.tables, "config", "smoothness").get("sliding") or []
+    patterns = {str(first).lower() for first, _ in pairs} - {"*"}
+    return [
+        str(value)
+        for value, name in table(source.tables, "regions").items()
+        if any(fnmatchcase(str(name).lower(), pattern) for pattern in patterns)
+    ]
 
 
 def _end_to_end(source: Source) -> Check:

@@ -15,7 +15,7 @@ from iterreg.displacement import Transform, resample_transform
 from iterreg.errors import ImageReadError, IterregError
 from iterreg.formats.itk import read_transform
 from iterreg.image import Image, LabelMap, require_same_space
-from iterreg.io import read_image, read_label_map
+from iterreg.io import read_channels, read_image, read_label_map
 from iterreg.regions.field_of_view import field_of_view
 from iterreg.report.words import table
 
@@ -150,7 +150,7 @@ def read_expected_error(folder: Path, notes: list[str] | None = None) -> Image |
     if not path.is_file():
         return None
     try:
-        return read_image(path)
+        return read_channels(path)
     except IterregError as error:
         if notes is not None:
             notes.append(f"The expected error is not shown: {error}")

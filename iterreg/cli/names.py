@@ -1,0 +1,27 @@
+"""Names of labels: those of ``--label-table``, and those that a run gave to its regions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def label_names(table: str | None) -> dict[int, str] | None:
+    """Load the names of ``--label-table``; None if the option was not given."""
+    if table is None:
+        return None
+    from iterreg.regions.label_tables import load_table
+
+    return load_table(table).names
+
+
+def names_of_run(labels: Path) -> dict[int, str] | None:
+    """Read the names of regions that a run wrote from its ``run.json``."""
+    run = labels.parent / "run.json"
+    if labels.name not in ("fixed_regions.nii.gz", "moving_regions.nii.gz") or not run.is_file():
+        return None
+    try:
+        regions = json.loads(run.read_text("utf-8"))["regions"]
+        return {int(value): str(name) for value, name in regions.items()}
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
