@@ -48,7 +48,8 @@ def expected_error_mm(registration: Registration, fixed: ImageLike, moving: Imag
         >>> import iterreg, numpy
         >>> from scipy.ndimage import gaussian_filter
         >>> texture = gaussian_filter(numpy.random.default_rng(0).random((20, 20, 20)), 1.5)
-        >>> texture[:, :, 10:] = texture.mean()
+        >>> texture -= texture.mean()
+        >>> texture[:, :, 10:] *= 0.02
         >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
         >>> grid = iterreg.Grid((20, 20, 20), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), axes)
         >>> image = iterreg.Image(torch.from_numpy(texture).float().unsqueeze(0), grid)

@@ -132,8 +132,9 @@ def flow(velocity: Tensor, index: Tensor) -> Tensor:
         (rank, ...) voxel indices.
 
     Example:
-        >>> flow(torch.full((1, 8), 2.0), torch.tensor([[1.0, 3.5]])).tolist()
-        [[3.0, 5.5]]
+        >>> velocity = torch.stack([torch.full((8, 8), 2.0), torch.zeros(8, 8)])
+        >>> flow(velocity, torch.tensor([[1.0, 3.5], [4.0, 4.0]])).tolist()
+        [[3.0, 5.5], [4.0, 4.0]]
     """
     steps = max(1, math.ceil(float(velocity.abs().max()) / STEP_VOX))
     for _ in range(steps):
