@@ -164,8 +164,6 @@ class Limits:
     """Mean squared correlation in local windows with contrast."""
     least_nmi: float = _number(0.0, 0, 1)
     """Normalised mutual information."""
-    clear_lncc: float = _number(0.85, 0, 1)
-    """Images that are this alike locally are not mirrored; below, mirroring is tried."""
     most_inconsistency_mm: float = _number(5.0, 0, 1e6)
     """Median distance between a point and where it ends, there and back."""
     most_affine_volume: float = _number(2.0, 1, 1e6)

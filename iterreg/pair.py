@@ -175,13 +175,9 @@ def optimize_pair(
 def _verdict(
     pair: Pair, config: Config, solution: Solution, initial: Transform | None, names: Sequence[str]
 ) -> Verdict:
-    """Judge a result; unless it is clearly ok, look for a flip of the moving image that fits."""
+    """Judge a result."""
     evidence = gather_evidence(pair, config, solution, initial, names)
-    verdict = judge(evidence, config.verdict)
-    if verdict.status.is_ok and evidence.after.lncc >= config.verdict.clear_lncc:
-        return verdict
-    flip = find_flip(pair, config, evidence.after, doubted=not verdict.status.is_ok)
-    return judge(replace(evidence, better_flip=flip), config.verdict)
+    return judge(replace(evidence, better_flip=find_flip(pair)), config.verdict)
 
 
 def _waiting_for(device: torch.device) -> Callable[[], None]:

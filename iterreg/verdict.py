@@ -242,7 +242,7 @@ def _reasons(found: Evidence, limits: Limits) -> Iterator[Reason]:
         share = f"{100 * found.common_view:.0f} %"
         message = f"only {share} of the fixed image has a partner in the moving one"
         yield Reason(Kind.VIEW, message, found.common_view, limits.least_common_view)
-    yield from similarity_reasons(found.after, limits)
+    yield from _similarity(found.after, limits)
     error_mm, most_mm = found.inconsistency_median_mm, limits.most_inconsistency_mm
     if error_mm > most_mm:
         message = f"there and back, a point ends {error_mm:.1f} mm from where it began"
@@ -271,18 +271,8 @@ def _regions(found: Evidence, limits: Limits) -> Iterator[Reason]:
             yield Reason(Kind.REGIONS, message, value, limits.least_region_dice)
 
 
-def similarity_reasons(after: ImageSimilarity, limits: Limits) -> Iterator[Reason]:
-    """Yield what says that two images do not look alike after a registration.
-
-    Args:
-        after: their similarity.
-        limits: of the preset.
-
-    Example:
-        >>> [reason.figure for reason in similarity_reasons(ImageSimilarity(0.2, 0.9, 0.3),
-        ...                                                 Limits(least_ncc=0.8))]
-        [0.2]
-    """
+def _similarity(after: ImageSimilarity, limits: Limits) -> Iterator[Reason]:
+    """Images that do not look alike after the registration."""
     names = {"ncc": "correlate by", "lncc": "correlate locally by", "nmi": "share information of"}
     for name, words in names.items():
         value, least = getattr(after, name), getattr(limits, f"least_{name}")

@@ -34,8 +34,7 @@ RESULTS = """
 MATCHING_FRACTION = 0.7
 """Fraction of the progress bar for the matching, if a field is fitted afterwards."""
 
-FITTED_FRACTION = 0.9
-"""Fraction of the progress bar at the end of the fit; measuring and writing get the rest."""
+FITTED_FRACTION = 0.9  # of the bar, at the end of the fit; measuring and writing get the rest
 
 MATCHING_ALONE_FRACTION = 0.95
 """Fraction of the progress bar for the matching, if no field is fitted."""
@@ -205,8 +204,7 @@ def _matching_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @run_options
 def samreg(fit: bool, **values: Any) -> None:
     """Run the command; click shows its ``help`` instead of this text."""
-    names = MatchRequest.__dataclass_fields__
-    matching = MatchRequest(**{name: values.pop(name) for name in names})
+    matching = MatchRequest(**{k: values.pop(k) for k in MatchRequest.__dataclass_fields__})
     request = PairRequest.of(values)
     from iterreg.atomic import OutputFolder
     from iterreg.cli.console import Console
