@@ -24,7 +24,6 @@ from iterreg.regions._ct_intensity import (
     SKIN_AT,
     denoised,
     downsample,
-    find_cupping,
     tissue_fractions,
 )
 from iterreg.regions._ct_lungs import (
@@ -34,6 +33,7 @@ from iterreg.regions._ct_lungs import (
     left_or_right,
     rough_lungs,
 )
+from iterreg.regions._ct_unevenness import find_unevenness
 from iterreg.regions._ct_volume import (
     AIRWAYS,
     BONE,
@@ -115,10 +115,9 @@ def _segment(data: torch.Tensor, fov: torch.Tensor, canonical: Image) -> Ints:
     """The label array of a canonical image."""
     spacing = canonical.grid.spacing_zyx_mm
     ct = denoised(downsample(data, fov, spacing, canonical.name))
-    cupping = find_cupping(ct)
-    if cupping is not None:
-        drift = cupping.on(ct.tissue_fraction.shape)
-        ct = replace(ct, tissue_fraction=ct.tissue_fraction / drift)
+    uneven = find_unevenness(ct)
+    if uneven is not None:
+        ct = replace(ct, tissue_fraction=ct.tissue_fraction / uneven.drift)
     body = find_body(ct)
     dark = (ct.tissue_fraction < LUNG_BELOW) & body
     midline = find_midline(ct, body)
@@ -129,7 +128,7 @@ def _segment(data: torch.Tensor, fov: torch.Tensor, canonical: Image) -> Ints:
     bone = (ct.tissue_fraction > BONE_ABOVE) & body
     closed = close_lungs(ct, sides, body & ~bone & ~airways)
     maybe, surely = _zones(ct, body, closed, airways)
-    sharp, smooth = tissue_fractions(data, ct, cupping, body)
+    sharp, smooth = tissue_fractions(data, ct, uneven, body)
     labels = _tissue_and_air(sharp, maybe, surely, ct)
     bone = (smooth > BONE_ABOVE) & (labels == SOFT_TISSUE)
     labels[_large_bone(bone, ct, lungs)] = BONE
