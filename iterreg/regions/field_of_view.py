@@ -60,6 +60,11 @@ class FieldOfView:
         return f"FieldOfView({self.kind}, {self.share:.1%} of the image measured)"
 
     @property
+    def is_cone_beam(self) -> bool:
+        """Whether the view has the shape of a cone-beam scan's."""
+        return "cones" in self.kind or "geometry" in self.kind
+
+    @property
     def share(self) -> float:
         """Share of the image that was measured."""
         return float(self.mask.float().mean())
