@@ -77,13 +77,11 @@ class ConeEnd:
         apex_vox: slice at which the cone meets the axis.
         slope: mm along z for each mm from the axis.
         upper: whether it ends the view at high z.
-        drop: the mean fall of the intensity across it, as a share of tissue above air.
     """
 
     apex_vox: float
     slope: float
     upper: bool
-    drop: float
 
     def inside(self, shape: tuple[int, ...], radius_mm: Doubles, spacing_z_mm: float) -> NDArray:
         """(*shape) bool, the voxels on the seen side.
@@ -111,7 +109,8 @@ def cone_ends(
         spacing_mm: (z, y, x).
 
     Returns:
-        None, one or two ends.
+        None, one or two ends. Where no circle cuts the image there is less to go by, and only two
+        cones that belong together count.
     """
     columns, radii = _columns(volume, disc, radius_mm, spacing_mm)
     if columns.shape[0] < 8 or columns.shape[1] < LEAST_COLUMNS:
@@ -120,20 +119,36 @@ def cone_ends(
     if high <= low:
         return []
     levels = np.clip((columns - low) / (high - low), -0.5, 2.0)
-    found = []
+    found = {}
     for upper in (False, True):
         facing = levels if upper else levels[::-1]
-        end = _end(facing, radii / spacing_mm[0], spacing_mm[0])
+        end = _end(facing, radii / spacing_mm[0], spacing_mm[0], SLOPES)
         if end is not None:
-            apex, slope, drop = end
-            apex = apex if upper else len(levels) - 1 - apex
-            found.append(ConeEnd(apex, slope, upper, drop))
-    return found
+            found[upper] = end
+    slopes = [end.slope for end in found.values()]
+    if disc.all() and (len(slopes) < 2 or abs(slopes[0] - slopes[1]) > SAME_SLOPE):
+        return []
+    if len(found) == 2:
+        # One panel makes both cones. The end of which more is in the image tells its height.
+        surer = max(found, key=lambda upper: found[upper].score)
+        facing = levels[::-1] if surer else levels
+        slope = np.array([found[surer].slope])
+        other = _end(facing, radii / spacing_mm[0], spacing_mm[0], slope)
+        found[not surer] = other or found[not surer]
+    last = len(levels) - 1
+    return [
+        ConeEnd(end.apex_vox if upper else last - end.apex_vox, end.slope, upper)
+        for upper, end in found.items()
+    ]
 
 
-def belong_together(ends: list[ConeEnd]) -> bool:
-    """Whether both ends of the view were found, as of one scanner."""
-    return len(ends) == 2 and abs(ends[0].slope - ends[1].slope) <= SAME_SLOPE
+@dataclass(frozen=True)
+class _Fit:
+    """A cone at the upper end: its slice on the axis, its slope, and how well it fits."""
+
+    apex_vox: float
+    slope: float
+    score: float
 
 
 def _columns(
@@ -154,14 +169,14 @@ def _columns(
     return levels, pooled(radius_mm).ravel()[whole].astype(np.float64)
 
 
-def _end(
-    levels: Floats, radii_vox: Doubles, spacing_z_mm: float
-) -> tuple[float, float, float] | None:
-    """The upper end: (slice on the axis, slope, drop), or None.
+def _end(levels: Floats, radii_vox: Doubles, spacing_z_mm: float, slopes: Doubles) -> _Fit | None:
+    """The upper end, or None.
 
     Args:
         levels: (Z, N), 0 air and about 1 tissue, in columns.
         radii_vox: (N,), distance of the columns from the axis, in slices' distances.
+        spacing_z_mm: between slices.
+        slopes: to choose from; a single one is kept.
     """
     step = max(1, round(STEP_MM / spacing_z_mm / 2))
     depth, count = levels.shape
@@ -177,10 +192,10 @@ def _end(
     darker[step : depth - step] = levels[2 * step :] > DARKER
     darker &= solid
     fall[~solid] = 0.0
-    best, best_score = None, 0.0
+    best = None
     rows = np.arange(depth // 2, depth + margin)[:, None]
     columns = np.arange(count)[None, :]
-    for slope in SLOPES:
+    for slope in slopes:
         at = np.rint(rows - slope * radii_vox).astype(np.int32) * count + columns
         solids = np.maximum(solid.ravel()[at].sum(1), 1)
         share = falling.ravel()[at].sum(1) / solids
@@ -191,26 +206,31 @@ def _end(
         cut &= darker.ravel()[at].sum(1) >= LEAST_DARKER * solids
         score = np.where(cut, drop * np.sqrt(solids), 0.0)
         row = int(np.argmax(score))
-        if score[row] > best_score:
-            best_score = float(score[row])
-            best = (float(rows[row, 0]), float(slope), float(drop[row]))
-    return None if best is None else _refined(best, fall, radii_vox)
+        if score[row] > (0.0 if best is None else best.score):
+            best = _Fit(float(rows[row, 0]), float(slope), float(score[row]))
+    return None if best is None else _refined(best, fall, radii_vox, len(slopes) > 1)
 
 
-def _refined(
-    end: tuple[float, float, float], fall: Floats, radii_vox: Doubles
-) -> tuple[float, float, float]:
-    """The end at which the mean drop is largest, to a fraction of a slice."""
+def _refined(end: _Fit, fall: Floats, radii_vox: Doubles, turns: bool) -> _Fit:
+    """The end at which the mean drop is largest, to a fraction of a slice.
+
+    Args:
+        end: to a slice.
+        fall: (Z, N), the fall across each place of each column.
+        radii_vox: (N,), as in ``_end``.
+        turns: whether its slope is to be refined too.
+    """
     columns = np.arange(fall.shape[1])
     best, most = end, -1.0
-    for slope in np.maximum(end[1] + np.arange(-0.02, 0.021, 0.0025), 0.01):
+    for change in np.arange(-0.02, 0.021, 0.0025) if turns else (0.0,):
+        slope = max(end.slope + change, 0.01)
         # The cone turns about the middle of the columns, where the first search found it.
-        middle = end[0] + (slope - end[1]) * float(np.mean(radii_vox))
+        middle = end.apex_vox + (slope - end.slope) * float(np.mean(radii_vox))
         for apex in middle + np.arange(-1.5, 1.51, 0.25):
             at = np.clip(apex - slope * radii_vox, 0, len(fall) - 1.001)
             row = at.astype(np.int32)
             part = at - row
             drops = (1 - part) * fall[row, columns] + part * fall[row + 1, columns]
             if float(drops.sum()) > most:
-                most, best = float(drops.sum()), (float(apex), float(slope), end[2])
+                most, best = float(drops.sum()), _Fit(float(apex), float(slope), end.score)
     return best

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from iterreg.image import Image
 from iterreg.neighbourhood import dilate
-from iterreg.regions._cone_ends import belong_together, cone_ends
+from iterreg.regions._cone_ends import cone_ends
 from iterreg.regions._round_view import content_of, round_view
 from iterreg.regions.cone_beam import ConeBeam, view_of
 
@@ -142,9 +142,6 @@ def _cylinder_and_cones(
         y, x = np.indices(shape[1:])
         radius_mm = np.hypot((y - row) * spacing_mm[1], (x - column) * spacing_mm[2])
         ends = cone_ends(data[0], plane, radius_mm, spacing_mm)
-        # Without the cylinder there is less to go by: only cones that belong together count.
-        if view is None and not belong_together(ends):
-            ends = []
         for end in ends:
             seen = seen & end.inside(shape, radius_mm, spacing_mm[0])
         kinds += ["cones"] if ends else []
