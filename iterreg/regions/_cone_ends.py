@@ -13,6 +13,7 @@ no anatomy looks like that.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +84,9 @@ class ConeEnd:
     slope: float
     upper: bool
 
-    def inside(self, shape: tuple[int, ...], radius_mm: Doubles, spacing_z_mm: float) -> NDArray:
+    def inside(
+        self, shape: tuple[int, ...], radius_mm: Doubles, spacing_z_mm: float
+    ) -> NDArray[np.bool_]:
         """(*shape) bool, the voxels on the seen side.
 
         Args:
@@ -158,7 +161,7 @@ def _columns(
     factor = [max(1, round(COLUMNS_MM / s)) for s in spacing_mm[1:]]
     ny, nx = (n // f for n, f in zip(disc.shape, factor, strict=True))
 
-    def pooled(plane: NDArray) -> NDArray:
+    def pooled(plane: NDArray[Any]) -> NDArray[Any]:
         cut = plane[..., : ny * factor[0], : nx * factor[1]]
         blocks = cut.reshape(*plane.shape[:-2], ny, factor[0], nx, factor[1])
         return np.asarray(blocks.mean((-3, -1), dtype=np.float32))

@@ -109,7 +109,7 @@ def _bowl(at: list[Doubles], ct: DownsampledCt) -> Doubles:
 
 def _settled(level: Doubles, design: Doubles, drift: Doubles) -> Doubles | None:
     """The quadric that brings most samples close to muscle or fat, from a first drift."""
-    weights = None
+    weights: Doubles | None = None
     for turn in range(TURNS):
         flat = level / drift
         # At first many voxels lie between the levels; the nearer one still tells the way.
@@ -118,8 +118,12 @@ def _settled(level: Doubles, design: Doubles, drift: Doubles) -> Doubles | None:
         counts = np.abs(flat - own) < near
         if np.count_nonzero(counts) < 200:
             return None
-        weights = np.linalg.lstsq(design[counts] * own[counts, None], level[counts], rcond=None)[0]
-        drift = np.clip(design @ weights, *DRIFT_BETWEEN)
+        found = np.asarray(
+            np.linalg.lstsq(design[counts] * own[counts, None], level[counts], rcond=None)[0],
+            np.float64,
+        )
+        drift = np.clip(design @ found, *DRIFT_BETWEEN)
+        weights = found
     return weights
 
 
