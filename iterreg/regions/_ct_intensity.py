@@ -1,19 +1,18 @@
 """Intensities of a CT or cone-beam CT as a fraction of the way from air (0) to soft tissue (1).
 
 The two intensities are found in the histogram, so a cone-beam CT with another offset and scale is
-read like a CT in HU. Noise and the drift of a cone beam (cupping) are reduced.
+read like a CT in HU. Noise is reduced.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from iterreg.errors import SegmentationError
+from iterreg.regions._ct_unevenness import Unevenness
 from iterreg.regions._ct_volume import Bools, DownsampledCt, Floats, pooled
 
 COARSE_MM = 4.5
@@ -45,10 +44,6 @@ SMOOTHING_MM = 1.6
 
 VERY_NOISY = 0.12
 """More noise (120 HU) hides the lung's boundary, which lies three times as far from both sides."""
-
-CUPPING_GAIN = 0.03
-"""Cupping is corrected if that lowers the entropy of the soft-tissue histogram by this (nats). In
-a CT without cupping the fit would follow fat and blur the peaks instead."""
 
 SAME_TISSUE = 0.2
 """Half width of the band of soft-tissue intensity, as a fraction of its distance from air."""
@@ -183,72 +178,8 @@ def _noise_within(fraction: Floats, mask: Bools) -> float:
     return float(np.median(np.abs(change))) * 1.4826 / np.sqrt(2.0) if change.size else 0.0
 
 
-@dataclass(frozen=True)
-class Cupping:
-    """Slow drift of the soft-tissue intensity: a quadric over the image, 1 on average.
-
-    Args:
-        weights: of the terms of the quadric.
-    """
-
-    weights: NDArray[np.float64]
-
-    def on(self, shape: tuple[int, ...]) -> Floats:
-        """The drift at every voxel of an array that spans the image."""
-        z, y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in shape)
-        plane = sum(w * t for w, t in zip(self.weights, _terms(0.0, y[:, None], x), strict=True))
-        axial = self.weights[1] * z + self.weights[2] * z**2
-        drift = np.asarray(plane, np.float32)[None] + axial.astype(np.float32)[:, None, None]
-        clipped: Floats = np.clip(drift, 0.6, 1.4)
-        return clipped
-
-
-def _terms(z: Any, y: Any, x: Any) -> list[Any]:
-    """Terms of a quadric without z x and z y, so that an axial and an in-plane part just add."""
-    return [
-        1.0 + 0 * (y * x),
-        z + 0 * (y * x),
-        z**2 + 0 * (y * x),
-        y + 0 * x,
-        x + 0 * y,
-        y * y + 0 * x,
-        x * x + 0 * y,
-        x * y,
-    ]
-
-
-def find_cupping(ct: DownsampledCt) -> Cupping | None:
-    """Fit the drift of the soft-tissue intensity; None if fat explains it as well."""
-    z, y, x = np.nonzero(ct.fov & (np.abs(ct.tissue_fraction - 1.0) < 0.35))
-    step = max(1, len(z) // 15_000)
-    at = [
-        2.0 * k[::step] / max(n - 1, 1) - 1.0
-        for k, n in zip((z, y, x), ct.tissue_fraction.shape, strict=True)
-    ]
-    level = ct.tissue_fraction[z[::step], y[::step], x[::step]].astype(np.float64)
-    design = np.stack([np.broadcast_to(t, level.shape) for t in _terms(*at)], 1)
-    fitted = np.ones(len(level), bool)
-    weights = np.zeros(design.shape[1])
-    for _ in range(6):
-        weights = np.linalg.lstsq(design[fitted], level[fitted], rcond=None)[0]
-        rest = level - design @ weights
-        # Fat pulls the fit down; dropping what lies below it finds the upper level.
-        fitted = (rest > -0.06) & (rest < 0.12)
-        if np.count_nonzero(fitted) < 100:
-            return None
-    flat = level / np.clip(design @ weights, 0.6, 1.4)
-    return Cupping(weights) if _entropy(flat) < _entropy(level) - CUPPING_GAIN else None
-
-
-def _entropy(level: NDArray[np.float64]) -> float:
-    """Entropy of the histogram in nats: low for two sharp peaks (fat, muscle), high for a smear."""
-    count = np.histogram(level, np.arange(0.5, 1.5, 0.02))[0]
-    part = count[count > 0] / max(count.sum(), 1)
-    return float(-(part * np.log(part)).sum())
-
-
 def tissue_fractions(
-    data: torch.Tensor, ct: DownsampledCt, cupping: Cupping | None, body: Bools
+    data: torch.Tensor, ct: DownsampledCt, uneven: Unevenness | None, body: Bools
 ) -> tuple[Floats, Floats]:
     """Scale the full-resolution image from air to soft tissue: once for air, once for bone.
 
@@ -258,7 +189,7 @@ def tissue_fractions(
     Args:
         data: (*shape), canonical axes.
         ct: the same image on coarse voxels.
-        cupping: the drift to remove.
+        uneven: what to remove.
         body: of the patient, on coarse voxels.
 
     Returns:
@@ -267,8 +198,8 @@ def tissue_fractions(
     import SimpleITK as sitk
 
     fraction: Floats = ((data - ct.air) / (ct.tissue - ct.air)).numpy()
-    if cupping is not None:
-        fraction /= cupping.on(fraction.shape)
+    if uneven is not None:
+        fraction /= uneven.on(fraction.shape)
     noise = _noise(fraction, ct, body)
     if noise <= NOISY:
         return fraction, fraction

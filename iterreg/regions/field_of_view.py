@@ -3,7 +3,8 @@
 Constant voxels at the border of an image are of two kinds. Air (or a masked background) around a
 body is measured: there is nothing there. Padding is not: the body went on, and the scanner did not
 see it. They differ in shape. Padding cuts through anatomy along a plane or a circle, and a body
-ends by tapering. In doubt the whole image counts as measured.
+ends by tapering. A cone beam ends by cones, beyond which everything is darker. In doubt the whole
+image counts as measured.
 """
 
 from __future__ import annotations
@@ -15,11 +16,18 @@ import torch
 from numpy.typing import NDArray
 
 from iterreg.image import Image
+from iterreg.neighbourhood import dilate
+from iterreg.regions._cone_ends import cone_ends
+from iterreg.regions._round_view import content_of, round_view
+from iterreg.regions.cone_beam import ConeBeam, view_of
 
 Bools = NDArray[np.bool_]
 
 NO_CT_BELOW_HU = -1100.0
 """Air is -1000 HU and files clip at -1024; -2000, -2048 and -3024 mean "not measured"."""
+
+SMEARED_VOXELS = 2
+"""Resampling smears the edge of the padding: voxels below air this close to it belong to it."""
 
 FLAT_CUT_SHARE = 0.8
 """At a padded end, the first measured slice has at least this share of the content of the slice
@@ -34,25 +42,6 @@ FLAT_CUT_CONTENT = 0.2
 FULL_FACE_SHARE = 0.9
 """Within the axial plane, where backs lie flat on tables, a cut fills this share of its box."""
 
-CIRCLE_ARC_SHARE = 0.35
-"""Share of the circle along which content must run into it. The smallest circle around an ellipse
-of axes 1 : 0.75 and 250 voxels touches it, to a voxel, along 10 %."""
-
-CIRCLE_MOSTLY_HIDDEN = 0.6
-CIRCLE_ARC_SHARE_HIDDEN = 0.85
-"""If less than the first share of the circle lies in the image, the second share of it must be cut.
-Otherwise a few degrees at the ends of a body that fills the image would be enough."""
-
-CIRCLE_TOLERANCE_VOX = 1.0
-"""Content ends this close to the circle that cuts it."""
-
-CIRCLE_OUTSIDE_SHARE = 0.03
-"""A circle that leaves less than this share of the slice outside cannot be distinguished from a
-rounded body; a circle inscribed in the image leaves 0.21."""
-
-DIRECTIONS = 360
-"""Points on the circle at which content is looked for: one per degree."""
-
 
 @dataclass(frozen=True)
 class FieldOfView:
@@ -60,7 +49,8 @@ class FieldOfView:
 
     Args:
         mask: (*shape) bool, True where the scanner measured.
-        kind: "whole", or the reasons joined by "+": "padding", "cylinder", "non-finite".
+        kind: "whole", or the reasons joined by "+": "non-finite", "padding", "cylinder", "cones",
+            "geometry".
     """
 
     mask: torch.Tensor = field(repr=False)
@@ -70,23 +60,34 @@ class FieldOfView:
         return f"FieldOfView({self.kind}, {self.share:.1%} of the image measured)"
 
     @property
+    def is_cone_beam(self) -> bool:
+        """Whether the view has the shape of a cone-beam scan's."""
+        return "cones" in self.kind or "geometry" in self.kind
+
+    @property
     def share(self) -> float:
         """Share of the image that was measured."""
         return float(self.mask.float().mean())
 
 
-def field_of_view(image: Image) -> FieldOfView:
-    """Find the field of view of an image from its voxels.
+def field_of_view(image: Image, scanner: ConeBeam | None = None) -> FieldOfView:
+    """Find the field of view of an image from its voxels, or from the scanner's geometry.
 
     Looks for voxels that are not finite, for values that no scanner measures (CT below
-    ``NO_CT_BELOW_HU``), for constant slices at the ends, and for a constant surround of a circle
-    in the axial plane (a cone-beam's cylinder, a picture's round view).
+    ``NO_CT_BELOW_HU``), for constant slices at the ends, for a constant surround of a circle in
+    the axial plane (a cone-beam's cylinder, a picture's round view), and for the cones that end
+    this cylinder.
 
     Args:
         image: rank 2 or 3, any number of channels, any orientation.
+        scanner: of a cone-beam scan, where its distances are known; its view then counts in place
+            of what the voxels say of cylinder and cones. Rank 3 alone.
 
     Returns:
         The mask on the image's own array, and its kind. The mask is never empty.
+
+    Raises:
+        ValueError: the scanner sees nothing of the image.
 
     Example:
         >>> from iterreg.geometry import Grid
@@ -104,13 +105,18 @@ def field_of_view(image: Image) -> FieldOfView:
     impossible = _impossible(data, measured)
     if impossible is not None:
         measured &= ~impossible
-    padding = _padded_ends(data, canonical.grid.spacing_zyx_mm)
-    inner = data[(slice(None), *padding)]
-    disc = _round_view(inner)
-    if disc is not None:
-        measured[padding] &= disc
-        kinds.append("cylinder")
-    elif impossible is not None:
+    spacing_mm = canonical.grid.spacing_zyx_mm
+    padding = _padded_ends(data, spacing_mm)
+    shapes: tuple[Bools, list[str]]
+    if scanner is not None:
+        shapes = view_of(scanner, canonical.grid)[padding], ["geometry"]
+        if not shapes[0].any():
+            raise ValueError(f"{image.name}: expected an image that meets the view of {scanner}")
+    else:
+        shapes = _cylinder_and_cones(data[(slice(None), *padding)], spacing_mm)
+    measured[padding] &= shapes[0]
+    kinds += shapes[1]
+    if impossible is not None and not shapes[1]:
         kinds.append("padding")
     box = np.zeros(measured.shape, bool)
     box[padding] = True
@@ -122,6 +128,26 @@ def field_of_view(image: Image) -> FieldOfView:
     return FieldOfView(order.undo(torch.from_numpy(measured)), "+".join(kinds))
 
 
+def _cylinder_and_cones(
+    data: NDArray[np.float32], spacing_mm: tuple[float, ...]
+) -> tuple[Bools, list[str]]:
+    """The view of a cone beam, (*shape) bool, and which parts of it end within the image."""
+    shape = data.shape[1:]
+    view = round_view(data)
+    seen = np.ones(shape, bool) if view is None else view.seen
+    kinds = [] if view is None else ["cylinder"]
+    if data.ndim == 4 and data.shape[0] == 1 and min(shape) >= 8:
+        plane = np.ones(shape[1:], bool) if view is None else view.disc
+        row, column = ((n - 1) / 2 for n in shape[1:]) if view is None else view.centre
+        y, x = np.indices(shape[1:])
+        radius_mm = np.hypot((y - row) * spacing_mm[1], (x - column) * spacing_mm[2])
+        ends = cone_ends(data[0], plane, radius_mm, spacing_mm)
+        for end in ends:
+            seen = seen & end.inside(shape, radius_mm, spacing_mm[0])
+        kinds += ["cones"] if ends else []
+    return seen, kinds
+
+
 def _impossible(data: NDArray[np.float32], finite: Bools) -> Bools | None:
     """Find voxels of a value that CT cannot have: the lowest, far below air, a gap above it."""
     if data.shape[0] != 1 or not finite.any():
@@ -129,13 +155,13 @@ def _impossible(data: NDArray[np.float32], finite: Bools) -> Bools | None:
     low = float(data[0].min() if finite.all() else data[0][finite].min())
     if low > NO_CT_BELOW_HU:
         return None
-    # Resampling smears the edge of the padding, so everything below air belongs to it.
-    below = data[0] <= NO_CT_BELOW_HU
-    exact = np.count_nonzero(data[0] == low)
+    below = torch.from_numpy(data[0] <= NO_CT_BELOW_HU)
+    exact = torch.from_numpy(data[0] == low)
     # A signed, roughly symmetric image (a phase map, say) passes through these values smoothly.
-    if exact < 0.5 * np.count_nonzero(below) or below.all():
+    if exact.sum() < 0.5 * below.sum() or bool(below.all()):
         return None
-    return np.asarray(below)
+    # Streaks in the air of a cone-beam scan are as low, and lie anywhere.
+    return np.asarray(below & dilate(exact, SMEARED_VOXELS))
 
 
 def _padded_ends(data: NDArray[np.float32], spacing_mm: tuple[float, ...]) -> tuple[slice, ...]:
@@ -149,7 +175,7 @@ def _padded_ends(data: NDArray[np.float32], spacing_mm: tuple[float, ...]) -> tu
             if count == 0 or count >= length:
                 continue
             border = _slice(data[(slice(None), *box)], axis, end).reshape(data.shape[0], -1)[:, 0]
-            content = _content(data[(slice(None), *box)], border)
+            content = content_of(data[(slice(None), *box)], border)
             # The body's own axis may be cut anywhere; across it only a full face is a cut.
             along_body = rank == 3 and axis == 0
             if _is_cut(content, axis, end, count, spacing_mm[axis], along_body):
@@ -192,82 +218,6 @@ def _is_cut(
     return bool(
         first.sum() >= FULL_FACE_SHARE * face and content.sum() >= FULL_FACE_SHARE * np.prod(box)
     )
-
-
-def _round_view(data: NDArray[np.float32]) -> Bools | None:
-    """The disc of a round field of view: (*shape) bool, or None if no circle cuts the content."""
-    if min(data.shape[-2:]) < 8:
-        return None
-    corner = data.reshape(data.shape[0], -1, *data.shape[-2:])[:, 0, 0, 0]
-    content = _content(data, corner)
-    plane: Bools = np.asarray(content.reshape(-1, *content.shape[-2:]).any(0))
-    if not plane.any() or plane.all():
-        return None
-    circle = _circle_around(plane)
-    if circle is None or not _cuts(plane, circle):
-        return None
-    row, column, radius = circle
-    y, x = np.indices(plane.shape)
-    distance = np.hypot(y - row, x - column)
-    disc = distance <= radius + 0.1
-    if (~disc).mean() < CIRCLE_OUTSIDE_SHARE:
-        return None
-    # Voxels at the rim of the circle belong to it only if they hold content.
-    rim = distance > radius - 1.5
-    return np.asarray((disc & (~rim | content)) & _cone(content, distance, radius))
-
-
-def _cone(content: Bools, distance: NDArray[np.float64], radius: float) -> Bools:
-    """Narrow the disc slice by slice: a cone beam sees less at both ends of its cylinder.
-
-    A slice is narrower if its content *fills* a smaller disc; a body in air does not.
-    """
-    keep = np.ones(content.shape, bool)
-    if content.ndim == 2:
-        return keep
-    for z, plane in enumerate(content):
-        reach = float(distance[plane].max()) if plane.any() else 0.0
-        if reach >= radius - 1.5:
-            continue
-        disc = distance <= reach + 0.5
-        if plane.sum() >= FULL_FACE_SHARE * disc.sum():
-            keep[z] = disc
-    return keep
-
-
-def _circle_around(plane: Bools) -> tuple[float, float, float] | None:
-    """Find the smallest circle around the content: (row, column, radius) in voxels."""
-    import cv2
-
-    rows = np.flatnonzero(plane.any(1))
-    left = plane.argmax(1)[rows]
-    right = plane.shape[1] - 1 - plane[:, ::-1].argmax(1)[rows]
-    points = np.concatenate([np.stack([rows, left], 1), np.stack([rows, right], 1)])
-    (column, row), radius = cv2.minEnclosingCircle(points[:, ::-1].astype(np.float32))
-    if radius < 4:
-        return None
-    return float(row), float(column), float(radius)
-
-
-def _cuts(plane: Bools, circle: tuple[float, float, float]) -> bool:
-    """Whether content runs into the circle along enough of the circle that lies in the image."""
-    row, column, radius = circle
-    angle = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
-    in_image, cut = np.zeros(DIRECTIONS, bool), np.zeros(DIRECTIONS, bool)
-    for inset in (0.0, CIRCLE_TOLERANCE_VOX):
-        y = np.rint(row + (radius - inset) * np.sin(angle)).astype(int)
-        x = np.rint(column + (radius - inset) * np.cos(angle)).astype(int)
-        inside = (y >= 0) & (x >= 0) & (y < plane.shape[0]) & (x < plane.shape[1])
-        in_image |= inside
-        cut[inside] |= plane[y[inside], x[inside]]
-    hidden = in_image.mean() < CIRCLE_MOSTLY_HIDDEN
-    needed = CIRCLE_ARC_SHARE_HIDDEN if hidden else CIRCLE_ARC_SHARE
-    return bool(in_image.sum() >= 8 and cut.sum() >= needed * in_image.sum())
-
-
-def _content(data: NDArray[np.float32], value: NDArray[np.float32]) -> Bools:
-    """Voxels that differ from a constant in some channel."""
-    return np.asarray((data != value.reshape(-1, *[1] * (data.ndim - 1))).any(0))
 
 
 def _slice(data: NDArray[np.float32], axis: int, index: int) -> NDArray[np.float32]:

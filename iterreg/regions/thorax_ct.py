@@ -24,7 +24,6 @@ from iterreg.regions._ct_intensity import (
     SKIN_AT,
     denoised,
     downsample,
-    find_cupping,
     tissue_fractions,
 )
 from iterreg.regions._ct_lungs import (
@@ -34,6 +33,7 @@ from iterreg.regions._ct_lungs import (
     left_or_right,
     rough_lungs,
 )
+from iterreg.regions._ct_unevenness import find_unevenness
 from iterreg.regions._ct_volume import (
     AIRWAYS,
     BONE,
@@ -72,6 +72,10 @@ THORAX_LABELS: dict[int, str] = {
 }
 """Names of the labels of :func:`segment_thorax_ct`. Left is the patient's left, +x in LPS."""
 
+BLURRED_LUNG_BELOW = 0.64
+"""Lung lies below this in a cone-beam scan, which is blurred: a blurred edge keeps its place midway
+between both sides, and scatter lifts the lung's median to 0.3."""
+
 SMALLEST_BONE_ML = 1.0
 """Volume of a piece of rib; smaller bright parts are calcifications, contrast or noise."""
 
@@ -99,10 +103,12 @@ def segment_thorax_ct(image: Image, fov: torch.Tensor | None = None) -> LabelMap
             f"got {image.grid.rank}-D with {image.data.shape[0]} channels"
         )
     canonical, order = image.to_canonical()
-    fov = order.apply(field_of_view(image).mask if fov is None else fov.bool())
+    view = field_of_view(image)
+    lung_below = BLURRED_LUNG_BELOW if view.is_cone_beam else LUNG_BELOW
+    fov = order.apply(view.mask if fov is None else fov.bool())
     fov = fov & torch.isfinite(canonical.data[0])
     data = canonical.data[0] if bool(fov.all()) else torch.where(fov, canonical.data[0], 0.0)
-    labels = _segment(data, fov, canonical)
+    labels = _segment(data, fov, canonical, lung_below)
     return LabelMap(
         order.undo(torch.from_numpy(labels)),
         image.grid,
@@ -111,16 +117,15 @@ def segment_thorax_ct(image: Image, fov: torch.Tensor | None = None) -> LabelMap
     )
 
 
-def _segment(data: torch.Tensor, fov: torch.Tensor, canonical: Image) -> Ints:
+def _segment(data: torch.Tensor, fov: torch.Tensor, canonical: Image, lung_below: float) -> Ints:
     """The label array of a canonical image."""
     spacing = canonical.grid.spacing_zyx_mm
     ct = denoised(downsample(data, fov, spacing, canonical.name))
-    cupping = find_cupping(ct)
-    if cupping is not None:
-        drift = cupping.on(ct.tissue_fraction.shape)
-        ct = replace(ct, tissue_fraction=ct.tissue_fraction / drift)
+    uneven = find_unevenness(ct)
+    if uneven is not None:
+        ct = replace(ct, tissue_fraction=ct.tissue_fraction / uneven.drift)
     body = find_body(ct)
-    dark = (ct.tissue_fraction < LUNG_BELOW) & body
+    dark = (ct.tissue_fraction < lung_below) & body
     midline = find_midline(ct, body)
     lungs_and_gas = dark & rough_lungs(ct, dark)
     airways = find_airways(ct, body, lungs_and_gas, midline)
@@ -129,8 +134,8 @@ def _segment(data: torch.Tensor, fov: torch.Tensor, canonical: Image) -> Ints:
     bone = (ct.tissue_fraction > BONE_ABOVE) & body
     closed = close_lungs(ct, sides, body & ~bone & ~airways)
     maybe, surely = _zones(ct, body, closed, airways)
-    sharp, smooth = tissue_fractions(data, ct, cupping, body)
-    labels = _tissue_and_air(sharp, maybe, surely, ct)
+    sharp, smooth = tissue_fractions(data, ct, uneven, body)
+    labels = _tissue_and_air(sharp, maybe, surely, ct, lung_below)
     bone = (smooth > BONE_ABOVE) & (labels == SOFT_TISSUE)
     labels[_large_bone(bone, ct, lungs)] = BONE
     labels[~fov.numpy()] = 0
@@ -162,14 +167,18 @@ def _zones(
 
 
 def _tissue_and_air(
-    fraction: Floats, maybe: NDArray[np.uint8], surely: NDArray[np.uint8], ct: DownsampledCt
+    fraction: Floats,
+    maybe: NDArray[np.uint8],
+    surely: NDArray[np.uint8],
+    ct: DownsampledCt,
+    lung_below: float,
 ) -> NDArray[np.uint8]:
     """Label soft tissue, lungs and airways at full resolution; intensity decides at boundaries."""
     maybe = enlarged(maybe, ct.factor, fraction.shape)
     surely = enlarged(surely, ct.factor, fraction.shape)
     labels = surely.copy()
     labels[(fraction > SKIN_AT) & (maybe > 0) & (surely == 0)] = SOFT_TISSUE
-    np.copyto(labels, maybe, where=(fraction < LUNG_BELOW) & (maybe > SOFT_TISSUE))
+    np.copyto(labels, maybe, where=(fraction < lung_below) & (maybe > SOFT_TISSUE))
     return labels
 
 

@@ -1,0 +1,285 @@
+"""CT to cone-beam CT: iterreg and its peers on simulated scans, judged inside the true view.
+
+    python benchmarks/cbct.py [--simulator PYTHON] [--cases GLOB ...] [--methods NAME ...]
+                              [--envs DIR] [--scans DIR] [--pictures DIR]
+    python benchmarks/cbct.py --list
+    python benchmarks/cbct.py --table
+
+The fixed image is a cone-beam scan that ``_cone_beam.py`` simulates from a breathing state of a
+real 4D-CT, the moving one is the CT of another state. No scan here is real. ``--simulator`` names
+a Python with itk-rtk and scipy; without it only the scans that lie in --scans are used.
+
+Every method gets the two images and no labels, in a process of its own with two threads; greedy,
+elastix, ANTs and convexAdam as ``peers.py`` runs them, with an affine start where the patient lies
+elsewhere. Figures count where every projection sees the patient, which the simulation knows:
+landmark error (automatic landmarks of the CT pair, ``landmarks.py``, moved along), Dice and HD95 of
+lung and bone (both cut at the view's edge), folds in the interior of the regions, share of the
+view's volume that folds (NDV), and the process's CPU seconds. ``regions`` is the Dice of iterreg's
+own segmentation of the scan with the truth. Rows are kept in results/cbct.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import surface_distance
+from _evaluator import (
+    Lattice,
+    landmark_errors,
+    moving_index,
+    nearest,
+    read_field,
+    simplex_slabs,
+    total_in_voxels,
+    whole_simplices,
+)
+from landmarks import landmarks_of, write_landmarks
+from peers import PACKAGES, Job, command_of, environment, field_of, python_of, timed
+
+HERE = Path(__file__).parent
+DATA = Path(os.environ.get("ITERREG_DATA", HERE.parents[1] / "shared" / "data"))
+SOURCE = DATA / "thorax4dct"
+KEPT = HERE / "results" / "cbct.json"
+LUNG, BONE = 2, 3
+COUCH = ["--shift", "14", "-6", "9"]
+CASES = {
+    "p720": ["--projections", "720"],
+    "p360": ["--projections", "360"],
+    "p120": ["--projections", "120"],
+    "p60": ["--projections", "60"],
+    "photons": ["--projections", "240", "--photons", "2e4"],
+    "scatter": ["--projections", "240", "--scatter", "3"],
+    "scatter-uncorrected": ["--projections", "240", "--scatter", "8", "--corrected", "0.3"],
+    "blur": ["--projections", "240", "--share", "0.3"],
+    "couch": ["--projections", "240", *COUCH],
+    "couch-far": ["--projections", "240", "--shift", "22", "-14", "16", "--turn", "3", "-2", "6"],
+    "full-fan": ["--projections", "240", "--panel-shift", "0", "--padding", "-3024"],
+    "short-panel": ["--projections", "240", "--rows", "110"],
+    "back-p360": ["--projections", "360", "--seed", "5"],
+    "back-p120": ["--projections", "120", "--seed", "6", *COUCH],
+    "back-blur": ["--projections", "240", "--share", "0.3", "--seed", "7"],
+}
+"""Options of the simulation. ``back``: of the other breathing state; nothing was tuned on these."""
+COLUMNS = (
+    ("TRE before", "tre_before_mm", "{:.2f}"),
+    ("TRE", "tre_mm", "{:.3f}"),
+    ("lung", "lung_dice", "{:.4f}"),
+    ("HD95", "lung_hd95_mm", "{:.2f}"),
+    ("bone", "bone_dice", "{:.4f}"),
+    ("HD95", "bone_hd95_mm", "{:.2f}"),
+    ("folds", "folds", "{:.0f}"),
+    ("NDV %", "ndv_percent", "{:.4f}"),
+    ("CPU s", "cpu_s", "{:.1f}"),
+)
+
+
+def main() -> None:
+    """Run what is asked for, keep the rows, print the table."""
+    asked = command_line()
+    if asked.list:
+        print("cases:", *CASES, "\nmethods:", *PACKAGES)
+        return
+    if not asked.table:
+        for name in [n for n in CASES if any(fnmatch.fnmatch(n, g) for g in asked.cases)]:
+            with tempfile.TemporaryDirectory() as scratch:
+                run_case(name, Path(scratch) / "case", asked)
+    rows = json.loads(KEPT.read_text()) if KEPT.is_file() else []
+    text = table(rows)
+    print(text)
+    KEPT.with_suffix(".txt").write_text(text + "\n")
+
+
+def command_line() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--simulator", help="a Python with itk-rtk and scipy")
+    parser.add_argument("--cases", nargs="+", metavar="GLOB", default=list(CASES))
+    parser.add_argument("--methods", nargs="+", choices=PACKAGES, default=["iterreg"])
+    parser.add_argument("--envs", type=Path, default=Path.home() / ".cache" / "iterreg-peers")
+    parser.add_argument("--python", type=Path, action="append", default=[], metavar="METHOD=PYTHON")
+    parser.add_argument("--scans", type=Path, default=Path.home() / ".cache" / "iterreg-cbct")
+    parser.add_argument("--pictures", type=Path, help="leave iterreg's overlay.png here")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--limit", type=float, default=1800, help="seconds for a run")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    return parser.parse_args()
+
+
+def states(name: str) -> tuple[str, str]:
+    """The breathing states of the scan and of the CT that is registered to it."""
+    return ("moving", "fixed") if name.startswith("back") else ("fixed", "moving")
+
+
+def scan_of(name: str, asked: argparse.Namespace) -> Path | None:
+    """A simulated scan, made where it is not there yet; None without a simulator."""
+    path: Path = asked.scans / f"{name}.nii.gz"
+    if path.with_name(f"{name}.json").is_file():
+        return path
+    if asked.simulator is None:
+        return None
+    asked.scans.mkdir(parents=True, exist_ok=True)
+    scanned, other = (str(SOURCE / f"{state}.nii.gz") for state in states(name))
+    command = [asked.simulator, str(HERE / "_cone_beam.py"), scanned, str(path), *CASES[name]]
+    command += ["--second", other] if "blur" in name else []
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment(asked.threads))
+    return path
+
+
+def run_case(name: str, folder: Path, asked: argparse.Namespace) -> None:
+    """All methods on one scan."""
+    scan = scan_of(name, asked)
+    if scan is None:
+        print(f"{name}: left out: no such scan in {asked.scans}, and no --simulator")
+        return
+    folder.mkdir()
+    make(name, scan, folder)
+    aligned = not {"--shift", "--turn"} & set(CASES[name])
+    keep(judged(folder, None) | {"case": name, "method": "before"})
+    keep(regions(folder) | {"case": name, "method": "regions"})
+    for method in asked.methods:
+        python, note = python_of(method, asked)
+        job = Job(name, method, "preset" if method == "iterreg" else "recommended", "images")
+        row: dict[str, Any] = {"case": name, "method": method}
+        if python is not None:
+            about = {"preset": "thorax", "aligned": aligned}
+            command = command_of(job, python, folder, about, asked.threads)
+            cost, note = timed(command, environment(asked.threads), asked.limit)
+            row |= cost
+        keep(row | ({"note": note} if note else judged(folder, field_of(job, folder))))
+    if asked.pictures:
+        picture(name, folder, asked.pictures)
+
+
+def make(name: str, scan: Path, folder: Path) -> None:
+    """A case: images, the truth on the scan's grid, its view, landmarks in it."""
+    about = json.loads(scan.with_name(f"{name}.json").read_text())
+    truth = np.array(about["truth_lps"])
+    fixed_state, moving_state = states(name)
+    image = sitk.ReadImage(str(scan))
+    sitk.WriteImage(image, str(folder / "fixed.nii.gz"))
+    view = sitk.ReadImage(str(scan.with_name(f"{name}_view.nii.gz")))
+    sitk.WriteImage(view, str(folder / "view.nii.gz"))
+    for what in ("", "_labels"):
+        moving = sitk.ReadImage(str(SOURCE / f"{moving_state}{what}.nii.gz"))
+        sitk.WriteImage(moving, str(folder / f"moving{what}.nii.gz"))
+    back = np.linalg.inv(truth)
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix(back[:3, :3].ravel().tolist())
+    transform.SetTranslation(back[:3, 3].tolist())
+    labels = sitk.ReadImage(str(SOURCE / f"{fixed_state}_labels.nii.gz"))
+    labels = sitk.Resample(labels, image, transform, sitk.sitkNearestNeighbor, 0)
+    sitk.WriteImage(labels, str(folder / "fixed_labels.nii.gz"))
+    points, _ = landmarks_of(SOURCE)
+    if fixed_state == "moving":
+        points = np.hstack([points[:, 3:], points[:, :3]])
+    points[:, :3] = points[:, :3] @ truth[:3, :3].T + truth[:3, 3]
+    seen = sitk.GetArrayFromImage(view) > 0
+    index = np.rint(Lattice.of(image).index(points[:, :3])).astype(int)
+    inside = ((index >= 0) & (index < seen.shape)).all(1)
+    inside[inside] = seen[tuple(index[inside].T)]
+    write_landmarks(points[inside], folder / "landmarks.csv")
+
+
+def judged(folder: Path, field: Path | None) -> dict[str, Any]:
+    """Figures inside the view."""
+    image = sitk.ReadImage(str(folder / "fixed.nii.gz"))
+    fixed = Lattice.of(image)
+    moving = Lattice.of(sitk.ReadImage(str(folder / "moving.nii.gz")))
+    field_mm = (
+        np.zeros((3, *fixed.shape), np.float32) if field is None else read_field(field, image)
+    )
+    view, truth, labels = (
+        sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{name}.nii.gz"))).astype(np.int32)
+        for name in ("view", "fixed_labels", "moving_labels")
+    )
+    figures = landmark_errors(folder / "landmarks.csv", fixed, field_mm)
+    warped, _ = nearest(labels, moving_index(field_mm, fixed, moving))
+    for title, value in (("lung", LUNG), ("bone", BONE)):
+        a, b = (truth == value) & (view > 0), (warped == value) & (view > 0)
+        figures[f"{title}_dice"] = 2 * int((a & b).sum()) / int(a.sum() + b.sum())
+        surfaces = surface_distance.compute_surface_distances(a, b, fixed.spacing_mm.tolist())
+        figures[f"{title}_hd95_mm"] = surface_distance.compute_robust_hausdorff(surfaces, 95)
+    inside = whole_simplices(np.where(view > 0, truth, 0)) & (truth > 0) & (view > 0)
+    folds, volume = np.zeros(view.shape, bool), 0.0
+    for where, determinants in simplex_slabs(total_in_voxels(field_mm, fixed)):
+        for det in determinants:
+            folds[where] |= ~(det > 0)
+            # A sixth of a determinant is a volume, and a cell is cut in two ways.
+            volume += float((np.maximum(-det, 0) / 12)[view[where] > 0].sum())
+    figures["folds"] = int((folds & inside).sum())
+    figures["ndv_percent"] = 100 * volume / int(view.sum())
+    return figures
+
+
+def regions(folder: Path) -> dict[str, Any]:
+    """How iterreg's own segmentation and view of the scan agree with the truth."""
+    import iterreg
+    from iterreg.regions.field_of_view import field_of_view
+    from iterreg.regions.thorax_ct import segment_thorax_ct
+
+    image = iterreg.read_image(folder / "fixed.nii.gz")
+    view, truth = (
+        sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{name}.nii.gz")))
+        for name in ("view", "fixed_labels")
+    )
+    seen = field_of_view(image)
+    figures: dict[str, Any] = {"view_agreement": float((seen.mask.numpy() == (view > 0)).mean())}
+    try:
+        found = segment_thorax_ct(image).data.numpy()
+    except iterreg.IterregError as error:
+        return figures | {"note": str(error)}
+    for title, value, own in (("lung", LUNG, (2, 3, 4)), ("bone", BONE, (5,))):
+        a, b = (truth == value) & (view > 0), np.isin(found, own) & (view > 0)
+        figures[f"{title}_dice"] = 2 * int((a & b).sum()) / int(a.sum() + b.sum())
+    return figures
+
+
+def picture(name: str, folder: Path, out: Path) -> None:
+    """iterreg's overlay.png of a case."""
+    run = folder.parent / "run"
+    pair = ["--fixed", str(folder / "fixed.nii.gz"), "--moving", str(folder / "moving.nii.gz")]
+    command = [sys.executable, "-m", "iterreg", "thorax", *pair, "--out", str(run), "--quiet"]
+    subprocess.run(command, env=environment(2))
+    out.mkdir(parents=True, exist_ok=True)
+    if (run / "overlay.png").is_file():
+        (run / "overlay.png").replace(out / f"{name}.png")
+
+
+def keep(row: dict[str, Any]) -> None:
+    """Put a row in the place of an older one."""
+    rows = json.loads(KEPT.read_text()) if KEPT.is_file() else []
+    rows = [r for r in rows if (r["case"], r["method"]) != (row["case"], row["method"])]
+    KEPT.write_text(json.dumps([*rows, row], indent=1) + "\n")
+    print(line_of(row), flush=True)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows by case, in the order of CASES."""
+    head = f"{'case':<20} {'method':<11}" + "".join(f"{title:>11}" for title, _, _ in COLUMNS)
+    order = list(CASES)
+    rows = sorted(rows, key=lambda row: order.index(row["case"]))
+    return "\n".join(["simulated cone-beam scans, inside the true view", head, *map(line_of, rows)])
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """One row of the table."""
+    cells = "".join(
+        f"{form.format(row[key]) if key in row else '':>11}" for _, key, form in COLUMNS
+    )
+    end = f"  view {row['view_agreement']:.4f}" if "view_agreement" in row else ""
+    return f"{row['case']:<20} {row['method']:<11}{cells}{end}  {row.get('note', '')}".rstrip()
+
+
+if __name__ == "__main__":
+    main()
