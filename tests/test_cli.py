@@ -134,7 +134,7 @@ def test_demo_ends_well_and_says_so(demo: Run) -> None:
     assert demo.result.exit_code == 0, demo.result.output
     text = demo.result.stdout
     assert text.startswith("demo: ok")
-    assert str(demo.folder / "overlay.png") in text
+    assert str(demo.folder / "report.html") in text
     assert "slides" in text
     assert "before      is identity in physical space" in text
     lines = [line for line in text.splitlines() if str(demo.folder) not in line]

@@ -119,7 +119,7 @@ def test_no_level_starts_from_a_field_that_folds(monkeypatch):
     for u_mm, shape in begun:
         spacing = [n * s / m for n, s, m in zip((13, 26, 40), (3, 1.5, 1), shape, strict=True)]
         folds.append(int(folding_mask(u_mm / torch.tensor(spacing).view(3, 1, 1, 1)).sum()))
-    first, after_first, second, _ = folds
+    first, after_first, second, _ = folds[:4]  # what follows is the check of the result
     assert first == 0 and after_first > 0
     assert second == 0
 
