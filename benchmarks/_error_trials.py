@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from _cases import DATA
+from _verdict_trials import grey, small
 from landmarks import landmarks_of
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, map_coordinates
 
 import iterreg
 from iterreg.displacement import Transform
-from iterreg.geometry import Grid, Points, apply_affine
+from iterreg.geometry import Points, apply_affine
 from iterreg.metrics import field_error_mm, tre_mm
 from iterreg.optimize.side import Side
 
@@ -140,6 +141,19 @@ def some(rows: Array, most: int = MOST_POINTS) -> Array:
 # Sources ---------------------------------------------------------------------------------------
 
 
+def boundaries(
+    source: str,
+    name: str,
+    calibrates: bool,
+    preset: str,
+    images: tuple[iterreg.Image, iterreg.Image],
+    maps: tuple[iterreg.LabelMap, iterreg.LabelMap],
+) -> Trial:
+    """A pair whose error is that of the boundaries of labels that the run does not see."""
+    measured = by_boundaries(*maps)
+    return Trial(source, "boundaries", name, calibrates, preset, *images, None, measured)
+
+
 def phantoms(
     source: str,
     calibrates: bool,
@@ -185,17 +199,8 @@ def hippocampi() -> Iterator[Trial]:
     for first in range(0, len(files), 6):
         for i, j in ((0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0)):
             i, j = first + i, first + j
-            yield Trial(
-                HIPPOCAMPUS,
-                "boundaries",
-                f"{i}-{j}",
-                first == 0,
-                "hippocampus",
-                images[i],
-                images[j],
-                None,
-                by_boundaries(maps[i], maps[j]),
-            )
+            way = (images[i], images[j]), (maps[i], maps[j])
+            yield boundaries(HIPPOCAMPUS, f"{i}-{j}", first == 0, "hippocampus", *way)
         for i in (first, first + 3):
             yield from phantoms(HIPPOCAMPUS, first == 0, "hippocampus", images[i])
 
@@ -208,12 +213,8 @@ def slices() -> Iterator[Trial]:
     files += sorted((DATA / "samreg2d" / "abdomen_ct").glob("image*.png"))
     files += sorted((DATA / "samreg2d" / "lung_ct").glob("ct_scan*.png"))
     for file in files:
-        picture = iterreg.read_image(file)
-        step = max(1, round(max(picture.grid.shape_zyx) / 200))
-        data = picture.data.mean(0, keepdim=True)[:, ::step, ::step].contiguous()
-        grid = Grid(tuple(data.shape[1:]), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
         name = f"{file.parent.name} {file.stem}"
-        image = iterreg.Image(data, grid, name=name)
+        image = replace(small(grey(iterreg.read_image(file))), name=name)
         calibrates = file.stem not in kept[file.parent.name]
         yield from phantoms(SLICES, calibrates, "general", image)
 
@@ -225,17 +226,8 @@ def hearts() -> Iterator[Trial]:
         images = [iterreg.read_image(f"{stem}.nii.gz") for stem in stems]
         maps = [iterreg.read_label_map(f"{stem}_gt.nii.gz") for stem in stems]
         for i, j in ((0, 1), (1, 0)):
-            yield Trial(
-                HEART,
-                "boundaries",
-                f"{patient} {i}-{j}",
-                calibrates,
-                "cardiac",
-                images[i],
-                images[j],
-                None,
-                by_boundaries(maps[i], maps[j]),
-            )
+            way = (images[i], images[j]), (maps[i], maps[j])
+            yield boundaries(HEART, f"{patient} {i}-{j}", calibrates, "cardiac", *way)
         yield from phantoms(HEART, calibrates, "cardiac", images[0])
 
 
@@ -250,17 +242,8 @@ def brains() -> Iterator[Trial]:
         images.append(replace(image, data=whole.image, grid=whole.grid))
         maps.append(replace(labels, data=whole.labels, grid=whole.grid))
     for i, j in ((0, 1), (1, 0)):
-        yield Trial(
-            BRAIN,
-            "boundaries",
-            f"{i}-{j}",
-            True,
-            "brain",
-            images[i],
-            images[j],
-            None,
-            by_boundaries(maps[i], maps[j]),
-        )
+        way = (images[i], images[j]), (maps[i], maps[j])
+        yield boundaries(BRAIN, f"{i}-{j}", True, "brain", *way)
     yield from phantoms(BRAIN, True, "brain", images[0])
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from iterreg.cli.options import PATH, PairRequest, pair_options, run_options, together
+from iterreg.cli.match_options import MatchRequest, matching_options
+from iterreg.cli.options import PairRequest, pair_options, run_options
 
 if TYPE_CHECKING:
     from iterreg.atomic import OutputFolder
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from iterreg.image import Image
     from iterreg.outputs import RunSummary
     from iterreg.progress import ProgressCallback
-    from iterreg.samreg.candidates import RoiSettings
     from iterreg.samreg.pairing import RoiMatching
 
 RESULTS = """
@@ -34,153 +32,11 @@ RESULTS = """
 MATCHING_FRACTION = 0.7
 """Fraction of the progress bar for the matching, if a field is fitted afterwards."""
 
-FITTED_FRACTION = 0.9  # of the bar, at the end of the fit; measuring and writing get the rest
+FITTED_FRACTION = 0.9
+"""Fraction of the progress bar at the end of the fit; measuring and writing get the rest."""
 
 MATCHING_ALONE_FRACTION = 0.95
 """Fraction of the progress bar for the matching, if no field is fitted."""
-
-
-@dataclass(frozen=True)
-class MatchRequest:
-    """The options that decide which regions are matched: one field per option."""
-
-    variant: str
-    checkpoint: Path | None
-    axis: str | None
-    slice_range: int
-    threshold: float
-    match: str
-    pairs: int | None
-    prior: float
-    points: int
-    area: tuple[float, float] | None
-    area_of: str
-    nested: str
-    window: tuple[float, float] | None
-    cache: Path | None
-    no_cache: bool
-
-    def settings(self) -> RoiSettings:
-        """Make the settings of the matching.
-
-        Raises:
-            ConfigError: a value out of range.
-        """
-        from iterreg.samreg.candidates import RoiSettings
-        from iterreg.samreg.everything import EverythingSettings
-        from iterreg.samreg.filters import RoiFilter
-        from iterreg.samreg.matching import MatchSettings
-
-        area = self.area or RoiFilter().area
-        return RoiSettings(
-            everything=EverythingSettings(points=self.points),
-            rois=RoiFilter(area, self.area_of, nested=self.nested),
-            matching=MatchSettings(
-                self.threshold, self.match, self.pairs, self.slice_range, prior=self.prior
-            ),
-            axis=self.axis,
-            window=self.window,
-        )
-
-
-def _matching_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of :class:`MatchRequest`."""
-    return together(
-        click.option(
-            "--variant",
-            default="mobile_sam",
-            show_default=True,
-            help="Segment Anything variant (see iterreg weights list).",
-        ),
-        click.option(
-            "--checkpoint",
-            type=PATH,
-            help="File of its weights.  [default: look in the cache of iterreg weights]",
-        ),
-        click.option(
-            "--axis",
-            type=click.Choice(["z", "y", "x"]),
-            help="Slice volumes across this axis: z gives axial slices, y coronal, x sagittal.  "
-            "[default: the axis along which voxels are longest]",
-        ),
-        click.option(
-            "--slice-range",
-            type=click.IntRange(min=0),
-            default=11,
-            show_default=True,
-            help="A partner may lie up to this many slices away.",
-        ),
-        click.option(
-            "--threshold",
-            type=click.FloatRange(-1, 1),
-            default=0.8,
-            show_default=True,
-            help="Least similarity of matched regions.",
-        ),
-        click.option(
-            "--match",
-            default="one-to-one",
-            show_default=True,
-            type=click.Choice(["one-to-one", "one-to-many", "mutual", "optimal"]),
-            help="Matching rule: greedy one-to-one; each region's most similar partner; only "
-            "mutually most similar; or one-to-one with the largest sum of similarities.",
-        ),
-        click.option(
-            "--pairs",
-            type=click.IntRange(min=1),
-            help="Keep at most this many pairs.  [default: all]",
-        ),
-        click.option(
-            "--prior",
-            type=click.FloatRange(min=0),
-            default=0.1,
-            show_default=True,
-            help="Expected distance between partners after a rough alignment, as a fraction of the "
-            "picture's diagonal. 0 compares by appearance alone.",
-        ),
-        click.option(
-            "--points",
-            type=click.IntRange(min=1),
-            default=16,
-            show_default=True,
-            help="Segment a grid of this many points along each side.",
-        ),
-        click.option(
-            "--area",
-            type=float,
-            nargs=2,
-            metavar="MIN MAX",
-            help="Least and largest area of a region.  [default: 0.001 0.3]",
-        ),
-        click.option(
-            "--area-of",
-            type=click.Choice(["picture", "body", "mm2"]),
-            default="picture",
-            show_default=True,
-            help="Unit of --area: fraction of the picture, fraction of the body, or mm2.",
-        ),
-        click.option(
-            "--nested",
-            type=click.Choice(["keep", "outer", "inner"]),
-            default="keep",
-            show_default=True,
-            help="If one region lies inside another, keep both, the outer or the inner one.",
-        ),
-        click.option(
-            "--window",
-            type=float,
-            nargs=2,
-            metavar="LOW HIGH",
-            help="Intensities to show as black and white.  [default: by the kind of image]",
-        ),
-        click.option(
-            "--cache",
-            type=PATH,
-            help="Folder for the masks of each slice, which later runs reuse.  [default: in the "
-            "user's cache folder]",
-        ),
-        click.option("--no-cache", is_flag=True, help="Neither read nor write the cache."),
-    )(function)
 
 
 @click.command(
@@ -200,11 +56,12 @@ def _matching_options(function: Callable[..., Any]) -> Callable[..., Any]:
     metavar="NAME|FILE",
     help="Preset of the fit.  [default: photograph for two colour pictures, else samreg]",
 )
-@_matching_options
+@matching_options
 @run_options
 def samreg(fit: bool, **values: Any) -> None:
     """Run the command; click shows its ``help`` instead of this text."""
-    matching = MatchRequest(**{k: values.pop(k) for k in MatchRequest.__dataclass_fields__})
+    names = MatchRequest.__dataclass_fields__
+    matching = MatchRequest(**{name: values.pop(name) for name in names})
     request = PairRequest.of(values)
     from iterreg.atomic import OutputFolder
     from iterreg.cli.console import Console

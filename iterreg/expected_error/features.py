@@ -17,6 +17,7 @@ from iterreg.expected_error.way_back import WayBack, inconsistency_mm, unit_mm
 from iterreg.features import normalise_intensities
 from iterreg.geometry import Grid
 from iterreg.image import Image
+from iterreg.metrics import local_correlation
 from iterreg.neighbourhood import box_mean
 from iterreg.optimize.side import Side
 from iterreg.regions.field_of_view import field_of_view
@@ -127,14 +128,10 @@ def _mean_of(values: Tensor, weights: Tensor, radius: tuple[int, ...]) -> Tensor
 
 def _agreement(image: Tensor, pulled: Tensor, radius: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Squared local correlation, 0 to 1, and the fixed image's variance that it leaves over."""
-    a, b = image.double(), pulled.double()
-    mean_a, mean_b = (box_mean(v, radius, "repeat") for v in (a, b))
-    var_a = (box_mean(a * a, radius, "repeat") - mean_a**2).clamp(min=0)
-    var_b = (box_mean(b * b, radius, "repeat") - mean_b**2).clamp(min=0)
-    both = box_mean(a * b, radius, "repeat") - mean_a * mean_b
-    floor = NOISE**2
-    correlation = both**2 / ((var_a + floor) * (var_b + floor))
-    return correlation.float(), (var_a * (1 - correlation) + floor).float()
+    correlation, variance = local_correlation(
+        image.double(), pulled.double(), lambda volume: box_mean(volume, radius, "repeat")
+    )
+    return correlation.float(), (variance * (1 - correlation) + NOISE**2).float()
 
 
 def _localisation(

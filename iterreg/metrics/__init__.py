@@ -13,7 +13,7 @@ from iterreg.metrics.folding import Folding, folding, folding_mask, interior_mas
 from iterreg.metrics.jacobian import det_jacobian, sdlogj, sdlogj_l2r, volume_change
 from iterreg.metrics.landmarks import TreSummary, summarize_tre, tre_mm
 from iterreg.metrics.overlap import dice
-from iterreg.metrics.similarity import ImageSimilarity, image_similarity
+from iterreg.metrics.similarity import ImageSimilarity, image_similarity, local_correlation
 from iterreg.metrics.surface_distance import (
     SurfaceDistance,
     hd95_by_label_mm,
@@ -38,6 +38,7 @@ __all__ = [
     "hd95_mm",
     "image_similarity",
     "interior_mask",
+    "local_correlation",
     "sdlogj",
     "sdlogj_l2r",
     "summarize_tre",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, bincount
@@ -78,14 +79,37 @@ def _lncc(fixed: Tensor, warped: Tensor, mask: Tensor) -> float:
     def mean(volume: Tensor) -> Tensor:
         return box_mean(volume, radius, "zero") / share
 
-    f, w = fixed.double() * inside, warped.double() * inside
-    mean_f, mean_w = mean(f), mean(w)
-    var_f = (mean(f * f) - mean_f**2).clamp(min=0)
-    var_w = (mean(w * w) - mean_w**2).clamp(min=0)
-    covariance = mean(f * w) - mean_f * mean_w
-    correlation = covariance**2 / ((var_f + FLAT) * (var_w + FLAT))
-    contrast = mask & (var_f >= var_f[mask].median())
+    correlation, variance = local_correlation(
+        fixed.double() * inside, warped.double() * inside, mean
+    )
+    contrast = mask & (variance >= variance[mask].median())
     return float(correlation[contrast].mean())
+
+
+def local_correlation(
+    fixed: Tensor, warped: Tensor, mean: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Squared correlation of two images in the window around each voxel.
+
+    Args:
+        fixed, warped: (Z, Y, X) float64, intensities scaled to 0 ... 1.
+        mean: the mean over the window of each voxel.
+
+    Returns:
+        (Z, Y, X) squared correlation, 0 to 1, and the fixed image's variance in the window.
+
+    Example:
+        >>> import torch
+        >>> ramp = torch.linspace(0, 1, 27).double().view(3, 3, 3)
+        >>> whole = lambda volume: volume.mean().expand(volume.shape)
+        >>> round(float(local_correlation(ramp, 1 - ramp, whole)[0][0, 0, 0]), 2)
+        1.0
+    """
+    mean_f, mean_w = mean(fixed), mean(warped)
+    var_f = (mean(fixed * fixed) - mean_f**2).clamp(min=0)
+    var_w = (mean(warped * warped) - mean_w**2).clamp(min=0)
+    covariance = mean(fixed * warped) - mean_f * mean_w
+    return covariance**2 / ((var_f + FLAT) * (var_w + FLAT)), var_f
 
 
 def _nmi(a: Tensor, b: Tensor) -> float:

@@ -43,6 +43,11 @@ class Mapped:
     affine_lps: Matrix
     u_mm: Tensor
 
+    @classmethod
+    def still(cls, level: Pair, affine_lps: Matrix) -> Mapped:
+        """A level mapped by an affine alone."""
+        return cls(level, affine_lps, Field.zero(level.fixed).u_mm)
+
     @cached_property
     def moving_index(self) -> Tensor:
         """(3, Z, Y, X): where each fixed voxel lands."""
@@ -55,8 +60,7 @@ class Mapped:
     @cached_property
     def common_fov(self) -> Tensor:
         """(Z, Y, X) bool: fixed voxels with anatomy that both images see."""
-        mapping = self.level.index_map(self.affine_lps)
-        return anatomy(self.level) & self.level.common_fov(mapping, self.u_mm)
+        return anatomy(self.level) & self.level.seen_at(self.moving_index)
 
     def similarity(self) -> ImageSimilarity:
         """How alike the fixed and the warped image are, where both see."""

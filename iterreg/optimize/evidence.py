@@ -52,7 +52,7 @@ def gather_evidence(
     level = pair.at(spacing_mm)
     u_mm = solution.field.on(level.fixed, pair.interfaces).u_mm
     ours = Mapped(level, solution.affine_lps, u_mm)
-    still = Mapped(level, np.eye(level.fixed.grid.rank + 1), torch.zeros_like(u_mm))
+    still = Mapped.still(level, np.eye(level.fixed.grid.rank + 1))
     back = register_back(pair, config, spacing_mm, initial)
     median_mm, p95_mm = _percentiles(inconsistency_mm(ours, back))
     volume, stretch, shear_deg = _shape_of(_affine_part(ours))

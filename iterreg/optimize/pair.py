@@ -136,13 +136,24 @@ class Pair:
         """
         z, y, x = at = self.fixed.fov.nonzero().T
         u = at.new_zeros(3, 1).float() if u_mm is None else u_mm[:, z, y, x]
-        q = mapping.apply(at.float(), u).round().long()
-        last = torch.tensor(self.moving.shape, device=q.device).unsqueeze(1) - 1
+        common = torch.zeros_like(self.fixed.fov)
+        common[z, y, x] = self.seen_at(mapping.apply(at.float(), u))
+        return common
+
+    def seen_at(self, index: Tensor) -> Tensor:
+        """Whether places of the moving image lie in its field of view.
+
+        Args:
+            index: (3, ...) moving voxel indices.
+
+        Returns:
+            (...) bool.
+        """
+        q = index.round().long()
+        last = torch.tensor(self.moving.shape, device=q.device).view(3, *[1] * (q.ndim - 1)) - 1
         inside = ((q >= 0) & (q <= last)).all(0)
         q = torch.minimum(q.clamp(min=0), last)
-        common = torch.zeros_like(self.fixed.fov)
-        common[z, y, x] = inside & self.moving.fov[q[0], q[1], q[2]]
-        return common
+        return inside & self.moving.fov[q[0], q[1], q[2]]
 
     def landmark_indices(self) -> tuple[Tensor, Tensor] | None:
         """Continuous voxel indices (3, N) of fixed and moving landmarks; None without any."""

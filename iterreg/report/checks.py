@@ -99,11 +99,7 @@ def _landmarks(source: Source) -> Check:
     after = table(source.tables, "measures", "tre_after")
     finding = "No landmarks were given."
     if after:
-        finding = (
-            f"Mean {number(after.get('mean_mm'), 2, 'mm')}, 95th percentile "
-            f"{number(after.get('p95_mm'), 2, 'mm')}, largest "
-            f"{number(after.get('max_mm'), 2, 'mm')} over {short(after.get('count'))} landmarks."
-        )
+        finding = _spread(after, "landmarks")
         if "history" in source.tables:
             finding += " These landmarks guided the registration; test with others too."
     return Check(
@@ -118,6 +114,13 @@ def _landmarks(source: Source) -> Check:
         ),
         expected="TG-132: within the largest voxel side, 2 to 3 mm.",
     )
+
+
+def _spread(error: Mapping[str, Any], of: str) -> str:
+    """The mean, the 95th percentile and the largest of some errors."""
+    mean, p95, largest = (number(error.get(f"{k}_mm"), 2, "mm") for k in ("mean", "p95", "max"))
+    count = short(error.get("count"))
+    return f"Mean {mean}, 95th percentile {p95}, largest {largest} over {count} {of}."
 
 
 def _jacobian(source: Source) -> Check:
@@ -169,11 +172,7 @@ def _phantom(source: Source) -> Check:
         "and measure the error of the field."
     )
     if error:
-        finding = (
-            f"Mean {number(error.get('mean_mm'), 2, 'mm')}, 95th percentile "
-            f"{number(error.get('p95_mm'), 2, 'mm')}, largest "
-            f"{number(error.get('max_mm'), 2, 'mm')} over {short(error.get('count'))} voxels."
-        )
+        finding = _spread(error, "voxels")
     return Check(
         "Digital phantom",
         "How large is the error where the truth is known?",
