@@ -251,7 +251,8 @@ def _measure_regions(
     mapped: torch.Tensor,
     total: torch.Tensor,
 ) -> tuple[RegionMeasures, ...]:
-    values = [v for v in fixed.values if v in moving.values]
+    theirs = moving.values  # counted anew at each call
+    values = [v for v in fixed.values if v in theirs]
     data, spacing = fixed.data.cpu(), fixed.grid.spacing_zyx_mm
     both = before, sample_nearest(moving.data, mapped)
     overlaps = [dice(data, warped, values) for warped in both]
