@@ -131,6 +131,27 @@ def box_sum(volume: Tensor, radius: Sequence[int]) -> Tensor:
     return volume
 
 
+def pooled(volume: Tensor, shares: Sequence[Tensor]) -> Tensor:
+    """Averages over blocks.
+
+    Args:
+        volume: (C, Z, Y, X).
+        shares: per axis (blocks, voxels), the share of each block that each voxel fills.
+
+    Returns:
+        (C, blocks of z, of y, of x).
+
+    Example:
+        >>> halves = torch.tensor([[0.5, 0.5]])
+        >>> one = torch.ones(1, 1)
+        >>> pooled(torch.tensor([[[[1.0, 3.0]]]]), (one, one, halves)).item()
+        2.0
+    """
+    z, y, x = shares
+    volume = (z @ volume.flatten(2)).unflatten(2, volume.shape[2:])
+    return y @ volume @ x.T
+
+
 Border = Literal["repeat", "cut", "zero"]
 
 

@@ -20,6 +20,10 @@ import torch
 from iterreg.geometry import Grid, apply_affine
 from iterreg.image import Image, LabelMap
 
+if not torch.cuda.is_available():
+    # Triton's kernels are then run by its interpreter. Read when Triton is loaded.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 Reorient = Callable[..., Image]
 
 

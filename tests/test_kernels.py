@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from types import ModuleType
 from typing import NamedTuple
 
@@ -14,16 +15,20 @@ import torch
 from torch import Tensor
 
 from iterreg import kernels
+from iterreg.geometry import Grid
 from iterreg.kernels import (
     PAIRS,
     IndexMap,
     LinearSystem,
     NormalEquations,
     NormalJump,
+    SampleGroup,
     Workspace,
     reference,
 )
 from iterreg.kernels import Samples as KernelSamples
+from iterreg.neighbourhood import pooled
+from iterreg.optimize.side import Side, _compact
 
 
 class Backend(NamedTuple):
@@ -42,6 +47,9 @@ def backends() -> Iterator[Backend]:
         yield Backend(reference, device)
         if kernels._backend(device) is not reference:
             yield Backend(kernels._backend(device), device)
+    if importlib.util.find_spec("triton") and len(devices) == 1:
+        # Without a GPU, Triton's interpreter runs the same kernels on the CPU.
+        yield Backend(importlib.import_module("iterreg.kernels.cuda"), devices[0])
 
 
 @pytest.fixture(params=backends(), ids=lambda b: f"{b.kernels.__name__}-{b.device.type}")
@@ -141,6 +149,45 @@ def test_squared_difference(backend, shape, channels):
     samples = Samples(shape, moving_shape, channels)
     exact = samples.to(torch.float64).call(reference.squared_difference)
     mine = samples.to(backend.device).call(backend.kernels.squared_difference)
+    for got, expected in zip(mine, exact, strict=True):
+        agree(got, expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_squared_differences_of_many_terms(backend, shape):
+    parts, random = [], torch.Generator().manual_seed(7)
+    for number in range(5):
+        moving_shape = tuple(n if n == 1 else n - number % 3 for n in shape)
+        part = Samples(shape, moving_shape, 1)
+        keep = torch.rand(len(part.voxels), generator=random) < 0.4
+        parts.append(
+            KernelSamples(
+                part.fixed[keep],
+                part.moving,
+                part.voxels[keep],
+                part.weights[keep],
+                OUTSIDE_WEIGHT * number,
+                corner=(0.0, 1.0 * number, -2.0),
+                repeats=(1, 1, 1 + number % 2),
+            )
+        )
+    samples = Samples(shape, shape, 1)
+
+    def call(kernel, *where) -> tuple[Tensor, Tensor, Tensor]:
+        there = samples.to(*where)
+        moved = [
+            replace(
+                p, **{name: getattr(p, name).to(*where) for name in ("fixed", "moving", "weights")}
+            )
+            for p in parts
+        ]
+        moved = [replace(p, voxels=p.voxels.to(p.fixed.device)) for p in moved]
+        into = NormalEquations.zero(there.u_mm)
+        energy = kernel(SampleGroup(tuple(moved), shape), there.u_mm, there.mapping, into)
+        return energy, into.gradient, into.curvature
+
+    exact = call(reference.squared_differences, torch.float64)
+    mine = call(backend.kernels.squared_differences, backend.device)
     for got, expected in zip(mine, exact, strict=True):
         agree(got, expected)
 
@@ -400,6 +447,28 @@ def test_self_similarity(backend, shape, reach):
     )
     agree(mine, exact, 1e-4)
     torch.testing.assert_close(mine.max(-1).values.cpu(), torch.ones(shape))
+
+
+@pytest.mark.parametrize("factor", [(1.0, 2.0, 3.0), (2.5, 1.0, 1.7), (4.0, 8.0, 2.0)], ids=str)
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_block_majority(backend, factor, count):
+    shape, random = (9, 16, 17), torch.Generator().manual_seed(count)
+    labels = torch.randint(0, count, shape, dtype=torch.int32, generator=random)
+    axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    grid = Grid(shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), axes)
+    side = Side(torch.zeros(1, *shape), labels, torch.ones(shape, dtype=torch.bool), grid)
+    tables = [_compact(table) for table in side._block_shares(factor)]
+    winner = backend.kernels.block_majority(
+        labels.to(backend.device), [[t.to(backend.device) for t in axis] for axis in tables]
+    ).cpu()
+    shares = torch.stack(
+        [pooled((labels == v).float()[None], side._block_shares(factor))[0] for v in range(count)]
+    )
+    torch.testing.assert_close(shares.sum(0), torch.ones_like(shares[0]))
+    won = shares.gather(0, winner.long()[None])[0]
+    assert bool((won > shares.max(0).values - 2e-6).all()), "it fills most of its block"
+    lower = torch.arange(count).view(-1, 1, 1, 1) < winner
+    assert not bool((lower & (shares > won - 1e-7)).any()), "of equals, the lower label wins"
 
 
 def test_the_same_answer_with_one_thread_and_two():

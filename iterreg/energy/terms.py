@@ -18,12 +18,14 @@ from torch import Tensor
 from iterreg.kernels import (
     IndexMap,
     NormalEquations,
+    SampleGroup,
     Samples,
     sample_with_slope,
     squared_difference,
+    squared_differences,
 )
 
-__all__ = ["NormalEquations", "SquaredDifference", "Term"]
+__all__ = ["NormalEquations", "SquaredDifference", "SquaredDifferences", "Term", "grouped"]
 
 
 class Term(Protocol):
@@ -46,17 +48,8 @@ class Term(Protocol):
 
 
 @dataclass(frozen=True)
-class SquaredDifference:
+class SquaredDifference(Samples):
     """``sum_n weight_n |moving(q_n) - fixed_n|^2`` over samples of the fixed grid.
-
-    Args:
-        fixed: (N, C) features at the samples.
-        moving: (Z, Y, X, C) features of the moving image, or of a crop of it.
-        voxels: (N, 3) int32, the fixed voxel of each sample.
-        weights: (N,).
-        outside_weight: energy per squared voxel outside ``moving``.
-        corner: (3,), moving index of the crop's first voxel.
-        repeats_zyx: (3,), how often each voxel of the crop is repeated in ``moving``.
 
     Example:
         >>> ramp = torch.arange(4.0).view(1, 1, 4, 1)
@@ -66,14 +59,6 @@ class SquaredDifference:
         >>> term.accumulate(u_mm, IndexMap(torch.eye(3), torch.zeros(3), torch.eye(3)), into).item()
         1.0
     """
-
-    fixed: Tensor
-    moving: Tensor
-    voxels: Tensor
-    weights: Tensor
-    outside_weight: float
-    corner: Tensor | None = None
-    repeats_zyx: Tensor | None = None
 
     @classmethod
     def of_features(
@@ -94,8 +79,7 @@ class SquaredDifference:
 
     def accumulate(self, u_mm: Tensor, mapping: IndexMap, into: NormalEquations) -> Tensor:
         """See :class:`Term`."""
-        samples = Samples(self.fixed, self.moving, self.voxels, self.weights, self.outside_weight)
-        return squared_difference(samples, u_mm, self._own(mapping), into)
+        return squared_difference(self, u_mm, mapping, into)
 
     def without_outside_cost(self) -> SquaredDifference:
         """See :class:`Term`."""
@@ -112,7 +96,7 @@ class SquaredDifference:
         Source: Geman and McClure's weight, ``(1 + (r / scale)^2)^-2``.
         """
         z, y, x = self.voxels.long().T
-        q = self._own(mapping).apply(self.voxels.T.to(u_mm.dtype), u_mm[:, z, y, x])
+        q = self.own_map(mapping).apply(self.voxels.T.to(u_mm.dtype), u_mm[:, z, y, x])
         values, _, _ = sample_with_slope(self.moving, q)
         relative = (values - self.fixed).square().sum(-1) / scale**2
         return replace(self, weights=self.weights / (1 + relative).square())
@@ -129,16 +113,35 @@ class SquaredDifference:
         moving = self.moving
         for axis, times in enumerate(repeats):
             moving = moving.repeat_interleave(times, axis) if times > 1 else moving
-        repeats_zyx = torch.tensor(repeats, device=moving.device)
-        return replace(self, moving=moving.contiguous(), repeats_zyx=repeats_zyx)
+        return replace(self, moving=moving.contiguous(), repeats=tuple(repeats))
 
-    def _own(self, mapping: IndexMap) -> IndexMap:
-        """The mapping to indices of ``moving``."""
-        linear, shift, from_mm = mapping.linear, mapping.shift, mapping.from_mm
-        if self.corner is not None:
-            shift = shift - self.corner
-        if self.repeats_zyx is not None:
-            times = self.repeats_zyx.to(shift.dtype)
-            shift = shift * times + (times - 1) / 2
-            linear, from_mm = linear * times.unsqueeze(1), from_mm * times.unsqueeze(1)
-        return IndexMap(linear, shift, from_mm)
+
+@dataclass(frozen=True)
+class SquaredDifferences(SampleGroup):
+    """The sum of many squared differences of one channel each."""
+
+    def accumulate(self, u_mm: Tensor, mapping: IndexMap, into: NormalEquations) -> Tensor:
+        """See :class:`Term`."""
+        return squared_differences(self, u_mm, mapping, into)
+
+    def without_outside_cost(self) -> SquaredDifferences:
+        """See :class:`Term`."""
+        return replace(self, parts=tuple(replace(p, outside_weight=0.0) for p in self.parts))
+
+
+def grouped(terms: Sequence[Term], shape: tuple[int, ...]) -> list[Term]:
+    """The same terms, with all squared differences of one channel as one.
+
+    The cost of a step then hardly depends on the number of regions.
+
+    Args:
+        terms: of one level.
+        shape: (Z, Y, X) of the fixed grid.
+    """
+    parts, others = [], []
+    for term in terms:
+        if isinstance(term, SquaredDifference) and term.fixed.shape[1] == 1 and len(term.voxels):
+            parts.append(term)
+        else:
+            others.append(term)
+    return [*others, SquaredDifferences(tuple(parts), shape)] if parts else others

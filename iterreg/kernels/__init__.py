@@ -25,6 +25,7 @@ from iterreg.kernels.types import (
     LinearSystem,
     NormalEquations,
     NormalJump,
+    SampleGroup,
     Samples,
     Workspace,
 )
@@ -36,12 +37,13 @@ __all__ = [
     "LinearSystem",
     "NormalEquations",
     "NormalJump",
+    "SampleGroup",
     "Samples",
     "Workspace",
     "set_threads",
 ]
 
-BACKENDS = {"cpu": ("iterreg.kernels.cpu", "numba")}
+BACKENDS = {"cpu": ("iterreg.kernels.cpu", "numba"), "cuda": ("iterreg.kernels.cuda", "triton")}
 """Per type of device, a module and the package that it needs."""
 
 P = ParamSpec("P")
@@ -72,6 +74,7 @@ def _dispatched(kernel: Callable[P, R]) -> Callable[P, R]:
 add_laplacian = _dispatched(reference.add_laplacian)
 add_normal_jump = _dispatched(reference.add_normal_jump)
 apply_blocks = _dispatched(reference.apply_blocks)
+block_majority = _dispatched(reference.block_majority)
 cheapest = _dispatched(reference.cheapest)
 conjugate_gradient = _dispatched(reference.conjugate_gradient)
 cost_volume = _dispatched(reference.cost_volume)
@@ -83,6 +86,7 @@ outside_equations = _dispatched(reference.outside_equations)
 sample_with_slope = _dispatched(reference.sample_with_slope)
 self_similarity = _dispatched(reference.self_similarity)
 squared_difference = _dispatched(reference.squared_difference)
+squared_differences = _dispatched(reference.squared_differences)
 upsample = _dispatched(reference.upsample)
 
 

@@ -8,9 +8,12 @@ Longer than 300 lines because it is the contract of all backends, in one place.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from iterreg.geometry import TOUCHING
 from iterreg.kernels.blocks import (
     apply_blocks,
     correct_at_interfaces,
@@ -24,15 +27,17 @@ from iterreg.kernels.types import (
     LinearSystem,
     NormalEquations,
     NormalJump,
+    SampleGroup,
     Samples,
     Workspace,
 )
-from iterreg.neighbourhood import box_sum, shifted
+from iterreg.neighbourhood import box_sum, pooled, shifted
 
 __all__ = [
     "add_laplacian",
     "add_normal_jump",
     "apply_blocks",
+    "block_majority",
     "cheapest",
     "conjugate_gradient",
     "cost_volume",
@@ -44,6 +49,7 @@ __all__ = [
     "sample_with_slope",
     "self_similarity",
     "squared_difference",
+    "squared_differences",
     "upsample",
 ]
 
@@ -149,6 +155,7 @@ def squared_difference(
     Returns:
         The energy, a float64 scalar.
     """
+    mapping = samples.own_map(mapping)
     energy = torch.zeros((), dtype=torch.float64, device=u_mm.device)
     gradient, curvature = into.gradient.view(3, -1), into.curvature.view(6, -1)
     _, _, ny, nx = u_mm.shape
@@ -166,6 +173,14 @@ def squared_difference(
         gradient[:, flat] += weights * (g + outside_g)
         curvature[:, flat] += weights * (h + outside_h)
     return energy
+
+
+def squared_differences(
+    group: SampleGroup, u_mm: Tensor, mapping: IndexMap, into: NormalEquations
+) -> Tensor:
+    """The sum of :func:`squared_difference` over the parts of a group."""
+    energies = [squared_difference(part, u_mm, mapping, into) for part in group.parts]
+    return torch.stack(energies).sum()
 
 
 def laplacian(v: Tensor, edges: Tensor) -> Tensor:
@@ -356,6 +371,32 @@ def cheapest(cost: Tensor, offsets_mm: Tensor, at_mm: Tensor, coupling: float) -
         apart = (offsets_mm.unsqueeze(0) - at_mm[rows].unsqueeze(1)).square().sum(-1)
         chosen.append((cost[rows] + coupling * apart).argmin(1))
     return torch.cat(chosen)
+
+
+def block_majority(labels: Tensor, axes: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """The label that fills most of each block; the lower one if two fill it equally.
+
+    Args:
+        labels: (Z, Y, X) int32, none negative.
+        axes: per axis the first voxel of each block (blocks,) int32, and the shares of the block
+            that this voxel and the next ones fill (blocks, n); voxels past the end have share 0.
+
+    Returns:
+        (blocks of z, of y, of x) int32.
+    """
+    tables = []
+    for (first, shares), n in zip(axes, labels.shape, strict=True):
+        table = shares.new_zeros(len(first), n + shares.shape[1])
+        at = first.long().unsqueeze(1) + torch.arange(shares.shape[1], device=first.device)
+        tables.append(table.scatter_(1, at, shares)[:, :n])
+    most = torch.zeros([len(table) for table in tables], device=labels.device)
+    winner = torch.zeros_like(most, dtype=torch.int32)
+    for value in torch.unique(labels).tolist():
+        share = pooled((labels == value).float().unsqueeze(0), tables)[0]
+        wins = share > most + TOUCHING
+        winner[wins] = value
+        most = torch.where(wins, share, most)
+    return winner
 
 
 def nearest_along(squared: Tensor, axis: int, costs: Tensor) -> Tensor:

@@ -190,32 +190,24 @@ def _generators(kind: str, fixed: Side) -> list[Tensor]:
     return generators
 
 
-def _motions(kind: str, fixed: Side) -> list[Tensor]:
-    """Displacement (3, Z, Y, X) in mm of each generator."""
-    place = [*_centred_mm(fixed), torch.ones(fixed.shape, device=fixed.labels.device)]
-    motions = []
-    for generator in _generators(kind, fixed):
-        rows = [
-            sum((float(w) * place[k] for k, w in enumerate(row) if w), torch.zeros_like(place[0]))
-            for row in generator
-        ]
-        motions.append(torch.stack(rows))
-    return motions
+def _motions(kind: str, fixed: Side) -> Tensor:
+    """Displacement in mm of each generator, (K, 3, Z, Y, X)."""
+    place = [*_centred_mm(fixed), torch.ones(fixed.shape, device=fixed.device)]
+    generators = torch.stack(_generators(kind, fixed)).float().to(fixed.device)
+    return torch.einsum("kij,jzyx->kizyx", generators, torch.stack(place))
 
 
-def _projected(gradient: Tensor, curvature: Tensor, motions: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """The normal equations of all voxels, projected on the motions."""
+def _projected(gradient: Tensor, curvature: Tensor, motions: Tensor) -> tuple[Tensor, Tensor]:
+    """The normal equations of all voxels, projected on the motions (K, 3, Z, Y, X); on the CPU."""
     count = len(motions)
-    small_gradient = torch.zeros(count, dtype=torch.float64)
-    small_curvature = torch.zeros(count, count, dtype=torch.float64)
-    for i, motion in enumerate(motions):
-        small_gradient[i] = (gradient * motion).sum(dtype=torch.float64)
-        bent = apply_blocks(curvature, motion)
-        for j in range(i, count):
-            value = (bent * motions[j]).sum(dtype=torch.float64)
-            small_curvature[i, j] = small_curvature[j, i] = value
+    bent = apply_blocks(curvature, motions.movedim(1, 0)).movedim(1, 0)
+    flat = motions.flatten(1).double()
+    right = torch.cat((gradient.unsqueeze(0), bent)).flatten(1).double()
+    # One transfer from the device: all products at once.
+    products = (flat @ right.T).cpu()
+    small_curvature = 0.5 * (products[:, 1:] + products[:, 1:].T)
     ridge = 1e-6 * small_curvature.diagonal().mean()
-    return small_gradient, small_curvature + ridge * torch.eye(count, dtype=torch.float64)
+    return products[:, 0], small_curvature + ridge * torch.eye(count, dtype=torch.float64)
 
 
 def _as_affine(kind: str, step: Tensor, fixed: Side) -> Matrix:

@@ -14,7 +14,7 @@ import torch
 from iterreg.config import Config, Overlap
 from iterreg.energy.overlap import is_thick, overlap_terms
 from iterreg.energy.smoothness import edge_weights
-from iterreg.energy.terms import SquaredDifference
+from iterreg.energy.terms import SquaredDifference, grouped
 from iterreg.geometry import Matrix
 from iterreg.neighbourhood import dilate
 from iterreg.optimize.field import Field
@@ -77,7 +77,7 @@ def correct_boundaries(config: Config, level: Pair, affine_lps: Matrix, field: F
     reach = round(REACH_LENGTHS * correction.length_mm / voxel_mm)
     problem = Problem(
         similarity=[],
-        overlap=[*bands],
+        overlap=grouped(bands, fixed.shape),
         edges=edge_weights(fixed.labels, level.interfaces.tangential, fixed.spacing_mm),
         mapping=mapping,
         voxels=max(1, int(common_fov.sum())),

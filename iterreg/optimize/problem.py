@@ -16,7 +16,7 @@ from iterreg.energy.overlap.visibility import hidden_boundaries
 from iterreg.energy.similarity import similarity_term
 from iterreg.energy.similarity.types import ComparedImages
 from iterreg.energy.smoothness import edge_weights
-from iterreg.energy.terms import NormalEquations, Term
+from iterreg.energy.terms import NormalEquations, Term, grouped
 from iterreg.geometry import Matrix
 from iterreg.kernels import IndexMap, NormalJump, Workspace, add_laplacian, add_normal_jump
 from iterreg.neighbourhood import dilate
@@ -79,7 +79,7 @@ class Problem:
         frame = overlap_frame(level, common_fov)
         overlap = overlap_terms(config.overlap, level.guidance.rois, frame)
         overlap += _label_overlap(config, level, level.region_pairs(), common_fov)
-        overlap += _landmarks(config, level, mapping)
+        overlap = grouped(overlap, level.fixed.shape) + _landmarks(config, level, mapping)
         moves = None
         if level.interfaces.empty_background and start is not None:
             moves = dilate(common_fov, MOVING_AIR_VOXELS)
@@ -124,6 +124,7 @@ class Problem:
         frame = overlap_frame(level, common_fov)
         overlap = overlap_terms(config.overlap, level.guidance.rois, frame)
         overlap += _label_overlap(config, level, pairs, common_fov)
+        overlap = grouped(overlap, level.fixed.shape)
         return cls(
             [term.without_outside_cost() for term in _similarity(config, level, common_fov)],
             overlap,

@@ -106,7 +106,7 @@ def _unfold(lattice: Lattice, at: Tensor) -> None:
     own, *others = place.view(1 + len(edges), -1)
     free = lattice.free(moved)
     places = dict(zip(edges, others, strict=True))
-    move, count = lattice.u_mm.new_zeros(3, len(moved)), lattice.u_mm.new_zeros(len(moved))
+    move, count = lattice.u_mm.new_zeros(len(moved), 3), lattice.u_mm.new_zeros(len(moved))
     for simplex, row, det in zip(lattice.simplices, low, determinants, strict=True):
         bad = row.nonzero().flatten()
         if len(bad) == 0:
@@ -122,9 +122,10 @@ def _unfold(lattice: Lattice, at: Tensor) -> None:
         length = torch.stack([slope.square().sum(0) for slope in slopes]).sum(0)
         step = (WANTED_DET - det[bad]) / length.clamp(min=1e-2)
         for index, slope in zip(indices, slopes, strict=True):
-            move.index_add_(1, index[bad], step * slope)
+            # Not index_add_: on a GPU it adds in any order.
+            move.index_put_((index[bad],), (step * slope).T, accumulate=True)
             count.index_add_(0, index[bad], slope.any(0).to(count.dtype))
-    lattice.u_mm[:, moved] += OVERSHOOT * move / count.clamp(min=1)
+    lattice.u_mm[:, moved] += OVERSHOOT * move.T / count.clamp(min=1)
 
 
 def _slopes(edges: list[Tensor], simplex: Simplex, scale: Tensor) -> list[Tensor]:

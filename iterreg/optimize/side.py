@@ -16,7 +16,8 @@ from torch.nn.functional import pad
 
 from iterreg.energy.region import Region
 from iterreg.geometry import TOUCHING, Grid, block_count
-from iterreg.neighbourhood import Box, label_boxes
+from iterreg.kernels import block_majority
+from iterreg.neighbourhood import Box, label_boxes, pooled
 
 TOO_FINE = 0.8
 """Whole-voxel blocks shorter than this share of the wanted spacing are not used: a 1.5 mm volume at
@@ -101,9 +102,9 @@ class Side:
             return self
         shares = self._block_shares(factor)
         return Side(
-            _pooled(self.image, shares),
-            self._pooled_labels(factor, shares),
-            _pooled(self.fov.float().unsqueeze(0), shares).squeeze(0) > 0.5,
+            pooled(self.image, shares),
+            block_majority(self.labels, [_compact(table) for table in shares]),
+            pooled(self.fov.float().unsqueeze(0), shares).squeeze(0) > 0.5,
             self.grid.pooled(factor[-self.grid.rank :]),
         )
 
@@ -120,7 +121,7 @@ class Side:
         factor = tuple(c / s for c, s in zip(coarse.spacing_mm, self.spacing_mm, strict=True))
         box = _blocks(region.box, factor, coarse.shape)
         shares = _within(self._block_shares(factor), box, region.box)
-        mask = _pooled(region.mask.float()[None], shares)[0] >= 0.5
+        mask = pooled(region.mask.float()[None], shares)[0] >= 0.5
         return Region(mask, box, coarse.shape) if bool(mask.any()) else None
 
     def _block_shares(self, factor: Sequence[float]) -> list[Tensor]:
@@ -139,22 +140,6 @@ class Side:
             tables.append((overlap.clamp(min=0) / f).float().to(self.device))
         return tables
 
-    def _pooled_labels(self, factor: Sequence[float], shares: Sequence[Tensor]) -> Tensor:
-        """The label that fills most of each block; the lower one if two fill it equally.
-
-        Each label is pooled in its own box, so that many small regions cost no more than a few.
-        """
-        most = torch.zeros([len(table) for table in shares], device=self.device)
-        winner = torch.zeros_like(most, dtype=torch.int32)
-        for value, box in self.boxes.items():
-            coarse = _blocks(box, factor, most.shape)
-            mask = (self.labels[box] == value).float().unsqueeze(0)
-            share = _pooled(mask, _within(shares, coarse, box)).squeeze(0)
-            wins = share > most[coarse] + TOUCHING
-            winner[coarse][wins] = value
-            most[coarse] = torch.where(wins, share, most[coarse])
-        return winner
-
 
 def _block_length(wanted: float, length: int) -> float:
     """Voxels per block, along an axis of ``length`` voxels."""
@@ -170,12 +155,15 @@ def _blocks(box: Box, factor: Sequence[float], shape: Sequence[int]) -> Box:
     )
 
 
+def _compact(shares: Tensor) -> tuple[Tensor, Tensor]:
+    """The first voxel of each block (blocks,), and the shares that it and the next ones fill."""
+    table = shares.cpu()
+    first = (table > 0).byte().argmax(1)
+    width = int((table > 0).sum(1).max())
+    padded = torch.cat((table, table.new_zeros(len(table), width)), 1)
+    at = first.unsqueeze(1) + torch.arange(width)
+    return first.int().to(shares.device), padded.gather(1, at).to(shares.device)
+
+
 def _within(shares: Sequence[Tensor], blocks: Box, voxels: Box) -> list[Tensor]:
     return [table[b, v] for table, b, v in zip(shares, blocks, voxels, strict=True)]
-
-
-def _pooled(volume: Tensor, shares: Sequence[Tensor]) -> Tensor:
-    """(C, Z, Y, X) averaged over blocks."""
-    z, y, x = shares
-    volume = (z @ volume.flatten(2)).unflatten(2, volume.shape[2:])
-    return y @ volume @ x.T

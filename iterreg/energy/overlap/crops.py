@@ -26,10 +26,9 @@ class Crop:
     values: Tensor
     box: Box
 
-    def corner(self) -> Tensor:
-        """(3,) float, the index of the box's first voxel."""
-        first = [float(part.start) for part in self.box]
-        return torch.tensor(first, device=self.values.device)
+    def corner(self) -> tuple[float, ...]:
+        """(z, y, x), the index of the box's first voxel."""
+        return tuple(float(part.start) for part in self.box)
 
 
 def sampled_difference(

@@ -34,21 +34,20 @@ class SoftDice:
         moving: (Z, Y, X, 1) 0 or 1.
         voxels: (3, N), the fixed voxel of each sample.
         weight: of the term.
-        corner: (3,), moving index of the crop's first voxel.
+        corner: (z, y, x), moving index of the crop's first voxel.
     """
 
     fixed: Tensor
     moving: Tensor
     voxels: Tensor
     weight: float
-    corner: Tensor | None = None
+    corner: tuple[float, ...] = (0.0, 0.0, 0.0)
 
     def accumulate(self, u_mm: Tensor, mapping: IndexMap, into: NormalEquations) -> Tensor:
         """See :class:`iterreg.energy.terms.Term`."""
         z, y, x = self.voxels
         q = mapping.apply(self.voxels.to(u_mm.dtype), u_mm[:, z, y, x])
-        if self.corner is not None:
-            q = q - self.corner.unsqueeze(1)
+        q = q - q.new_tensor(self.corner).unsqueeze(1)
         values, slopes, _ = sample_with_slope(self.moving, q)
         warped = values.squeeze(-1)
         both, size = (warped * self.fixed).sum(), warped.sum() + self.fixed.sum()

@@ -4,10 +4,13 @@
 
     E(u) = sum_n w / C sum_c (MIND_c(M)(q_n) - MIND_c(F)(n))^2
 
-The features are computed once, on the whole images, and the moving ones are interpolated.
+The features are computed once, on the whole images, and the moving ones are interpolated. On a GPU
+they are kept with half precision: they lie between 0 and 1, and bytes are what a step costs there.
 """
 
 from __future__ import annotations
+
+import torch
 
 from iterreg.config import Similarity
 from iterreg.energy.similarity.types import ComparedImages
@@ -22,7 +25,9 @@ def mind_term(config: Similarity, images: ComparedImages) -> SquaredDifference:
     """See :func:`iterreg.energy.similarity.similarity_term`."""
     # Only the samples are kept, so that the rest is gone before the moving features are made.
     seen, spacing_mm = images.common_fov, images.moving_spacing_mm
+    kind = torch.float16 if seen.is_cuda else torch.float32
     samples = mind_ssc(images.fixed.mean(0), images.fixed_spacing_mm, *config.radius_mm)[seen]
-    features = mind_ssc(images.moving.mean(0), spacing_mm, *config.radius_mm)
+    samples = samples.to(kind)
+    features = mind_ssc(images.moving.mean(0), spacing_mm, *config.radius_mm).to(kind)
     voxels = seen.nonzero().int()
     return SquaredDifference.of_features(samples, features, voxels, config.weight, OUTSIDE_WEIGHT)

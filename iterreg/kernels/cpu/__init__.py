@@ -8,6 +8,8 @@ not for dataclasses; this module unpacks them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numba
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from iterreg.kernels.types import (
     LinearSystem,
     NormalEquations,
     NormalJump,
+    SampleGroup,
     Samples,
     Workspace,
 )
@@ -36,6 +39,7 @@ __all__ = [
     "add_laplacian",
     "add_normal_jump",
     "apply_blocks",
+    "block_majority",
     "cheapest",
     "conjugate_gradient",
     "cost_volume",
@@ -47,6 +51,7 @@ __all__ = [
     "sample_with_slope",
     "self_similarity",
     "squared_difference",
+    "squared_differences",
     "upsample",
 ]
 
@@ -60,6 +65,7 @@ def squared_difference(
     samples: Samples, u_mm: Tensor, mapping: IndexMap, into: NormalEquations
 ) -> Tensor:
     """See :func:`iterreg.kernels.reference.squared_difference`."""
+    mapping = samples.own_map(mapping)
     energy = torch.zeros(-(-len(samples.voxels) // sampling.CHUNK_SAMPLES), dtype=torch.float64)
     what = (samples.fixed, samples.moving, samples.voxels, samples.weights, u_mm)
     where = (mapping.linear, mapping.shift, mapping.from_mm)
@@ -69,6 +75,14 @@ def squared_difference(
         *[t.numpy() for t in (into.gradient, into.curvature, energy)],
     )
     return energy.sum()
+
+
+def squared_differences(
+    group: SampleGroup, u_mm: Tensor, mapping: IndexMap, into: NormalEquations
+) -> Tensor:
+    """See :func:`iterreg.kernels.reference.squared_differences`."""
+    energies = [squared_difference(part, u_mm, mapping, into) for part in group.parts]
+    return torch.stack(energies).sum()
 
 
 def add_laplacian(v: Tensor, edges: Tensor, into: Tensor) -> Tensor:
@@ -162,6 +176,15 @@ def cheapest(cost: Tensor, offsets_mm: Tensor, at_mm: Tensor, coupling: float) -
     out = torch.empty(len(cost), dtype=torch.int64)
     arrays = [t.numpy() for t in (cost, offsets_mm, at_mm)]
     features.cheapest(*arrays, _float32(coupling), out.numpy())
+    return out
+
+
+def block_majority(labels: Tensor, axes: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """See :func:`iterreg.kernels.reference.block_majority`."""
+    out = torch.empty([len(first) for first, _ in axes], dtype=torch.int32)
+    tables = [t.numpy() for axis in axes for t in axis]
+    count = int(labels.max()) + 1
+    features.block_majority(labels.contiguous().numpy(), count, *tables, out.numpy())
     return out
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from iterreg.kernels.cpu._compile import Array, Sums, compiled, inlined
+from iterreg.geometry import TOUCHING
+from iterreg.kernels.cpu._compile import Array, Rows, Sums, compiled, inlined
 
 
 @compiled
@@ -190,3 +191,51 @@ def exponentiate(distances: Array, low: float, high: float) -> None:
             scale = np.float32(-1) / variance
             for pair in range(pairs):
                 distances[z, y, x, pair] = _exp(distances[z, y, x, pair] * scale)
+
+
+@compiled
+def block_majority(
+    labels: Rows,
+    count: int,
+    first_z: Rows,
+    shares_z: Array,
+    first_y: Rows,
+    shares_y: Array,
+    first_x: Rows,
+    shares_x: Array,
+    out: Rows,
+) -> None:
+    """See :func:`iterreg.kernels.reference.block_majority`: a histogram a block."""
+    nz, ny, nx = out.shape
+    for row in numba.prange(nz * ny):
+        z = row // ny
+        y = row % ny
+        filled = np.zeros(count, np.float32)
+        for x in range(nx):
+            winner, most = 0, np.float32(0)
+            for i in range(shares_z.shape[1]):
+                for j in range(shares_y.shape[1]):
+                    side = shares_z[z, i] * shares_y[y, j]
+                    if side == 0:
+                        continue
+                    line = labels[first_z[z] + i, first_y[y] + j]
+                    for k in range(shares_x.shape[1]):
+                        share = side * shares_x[x, k]
+                        if share > 0:
+                            filled[line[first_x[x] + k]] += share
+            # The block again: its labels, the lower one first if two fill it equally.
+            for i in range(shares_z.shape[1]):
+                for j in range(shares_y.shape[1]):
+                    if shares_z[z, i] * shares_y[y, j] == 0:
+                        continue
+                    line = labels[first_z[z] + i, first_y[y] + j]
+                    for k in range(shares_x.shape[1]):
+                        if shares_x[x, k] == 0:
+                            continue
+                        label = line[first_x[x] + k]
+                        share = filled[label]
+                        filled[label] = 0
+                        more = share - most
+                        if more > TOUCHING or (more > -TOUCHING and share > 0 and label < winner):
+                            winner, most = label, share
+            out[z, y, x] = winner
