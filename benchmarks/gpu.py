@@ -35,7 +35,7 @@ from iterreg.config import load_config
 from iterreg.image import Image, LabelMap
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _scaling_run import pieces  # noqa: E402
+from _scaling_run import pieces
 
 DATA = Path(os.environ.get("ITERREG_DATA", Path(__file__).parents[2] / "shared" / "data"))
 AXES = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
@@ -91,8 +91,8 @@ def arrays_of_files() -> dict[str, Any]:
     for side in ("fixed", "moving"):
         image = read_image(folder / f"{side}.nii.gz")
         found[side] = image.data[0].numpy().astype(np.int16)
-        found[f"{side}_labels"] = read_labels(folder / f"{side}_labels.nii.gz").data.numpy().astype(
-            np.uint8
+        found[f"{side}_labels"] = (
+            read_labels(folder / f"{side}_labels.nii.gz").data.numpy().astype(np.uint8)
         )
         found["sp"] = np.array(image.grid.spacing_xyz_mm)
     return found
@@ -152,18 +152,14 @@ class Algorithm:
         from iterreg.progress import StageTimer, ignore_progress
 
         # Fresh sides: what a side has computed once is kept in it.
-        pair = replace(
-            self.pair, fixed=replace(self.pair.fixed), moving=replace(self.pair.moving)
-        )
+        pair = replace(self.pair, fixed=replace(self.pair.fixed), moving=replace(self.pair.moving))
         timer = StageTimer(ignore_progress, _waiting_for(pair.fixed.device))
         with torch.no_grad():
             solution = register(pair, self.config, None, timer)
         return timer.seconds, solution.field.u_mm
 
 
-def whole(
-    pair: dict[str, Any], asked: argparse.Namespace
-) -> tuple[dict[str, float], torch.Tensor]:
+def whole(pair: dict[str, Any], asked: argparse.Namespace) -> tuple[dict[str, float], torch.Tensor]:
     """``optimize_pair`` from images in memory: seconds of each stage, and the field."""
     found = iterreg.optimize_pair(**pair, preset=asked.preset, device=asked.device)
     return dict(found.timings_s), found.transform.field.vox

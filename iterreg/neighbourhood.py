@@ -86,18 +86,21 @@ def label_boxes(labels: Tensor) -> dict[int, Box]:
         >>> label_boxes(torch.tensor([[[0, 2, 2]]]))[2]
         (slice(0, 1, None), slice(0, 1, None), slice(1, 3, None))
     """
-    boxes: dict[int, list[slice]] = {}
-    count = int(labels.max()) + 1
+    count, ends = int(labels.max()) + 1, []
     for axis, n in enumerate(labels.shape):
         flat = labels.movedim(axis, 0).reshape(n, -1).long()
         slices = torch.arange(n, device=labels.device).unsqueeze(1) * count
         hits = torch.zeros(n * count, dtype=torch.bool, device=labels.device)
         hits[(flat + slices).flatten()] = True
-        for value in range(count):
-            where = hits.view(n, count)[:, value].nonzero()
-            if len(where):
-                boxes.setdefault(value, []).append(slice(int(where[0]), int(where[-1]) + 1))
-    return {value: tuple(box) for value, box in boxes.items()}
+        hits = hits.view(n, count).byte()
+        ends.append(torch.stack((hits.argmax(0), n - hits.flip(0).argmax(0), hits.amax(0))))
+    # One transfer from the device: the ends of all boxes at once.
+    found = torch.stack(ends).permute(2, 0, 1).tolist()
+    return {
+        value: tuple(slice(first, last) for first, last, _ in box)
+        for value, box in enumerate(found)
+        if box[0][2]
+    }
 
 
 def shifted(volume: Tensor, offset: Sequence[int]) -> Tensor:

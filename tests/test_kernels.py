@@ -471,6 +471,46 @@ def test_block_majority(backend, factor, count):
     assert not bool((lower & (shares > won - 1e-7)).any()), "of equals, the lower label wins"
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_folding_voxels(backend, shape):
+    u = 0.8 * torch.randn(3, *shape, generator=torch.Generator().manual_seed(8))
+    u[:, -1, -1, -1] = torch.nan
+    expected = reference.folding_voxels(u.double())
+    assert bool(expected.any()) and bool(expected[-1, -1, -1])
+    assert torch.equal(backend.kernels.folding_voxels(u.to(backend.device)).cpu(), expected)
+    still = backend.kernels.folding_voxels(torch.zeros_like(u).to(backend.device))
+    assert not bool(still.any())
+
+
+def test_folding_of_a_picture(backend):
+    u = 0.8 * torch.randn(2, 9, 14, generator=torch.Generator().manual_seed(9))
+    expected = reference.folding_voxels(u.double())
+    assert bool(expected.any()) and not bool(expected.all())
+    assert torch.equal(backend.kernels.folding_voxels(u.to(backend.device)).cpu(), expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_region_slope(backend, shape):
+    random = torch.Generator().manual_seed(10)
+    labels = torch.randint(0, 3, shape, dtype=torch.int32, generator=random)
+    voxels = (torch.rand(shape, generator=random) < 0.4).flatten().nonzero().flatten()
+    options = (2, 1.2, (2.0, 1.0, 0.5))
+    exact = reference.region_slope(labels, voxels, *options)
+    mine = backend.kernels.region_slope(
+        labels.to(backend.device), voxels.to(backend.device), *options
+    )
+    agree(mine, exact)
+
+
+def test_a_regions_slope_points_inside(backend):
+    labels = (torch.arange(8) > 3).int().expand(5, 5, 8).contiguous()
+    voxels = torch.tensor([2 * 40 + 2 * 8 + 3, 2 * 40 + 2 * 8 + 4])
+    slope = backend.kernels.region_slope(
+        labels.to(backend.device), voxels.to(backend.device), 2, 1.2, (1.0, 1.0, 1.0)
+    ).cpu()
+    assert slope[2, 0] < 0 < slope[2, 1] and bool((slope[:2].abs() < 1e-5).all())
+
+
 def test_the_same_answer_with_one_thread_and_two():
     samples = Samples((9, 30, 31), (9, 30, 31), 12)
     before = torch.get_num_threads()

@@ -13,6 +13,7 @@ from synthetic import fixed_grid, places_lps, rotation
 from iterreg import DisplacementField, Transform, metrics
 from iterreg.errors import GeometryError
 from iterreg.geometry import Points
+from iterreg.kernels import simplices
 from iterreg.metrics import _determinants
 
 SHAPES = [(9, 11), (7, 8, 9)]
@@ -162,7 +163,8 @@ def test_affine_maps_have_their_determinant_everywhere(shape):
 @pytest.mark.parametrize("shape", [(9,), (5, 6), (4, 5, 3), (2, 2, 2)])
 @pytest.mark.parametrize("slab", [1, 40, 1 << 15])
 def test_folds_and_their_volume_against_brute_force(shape, slab, monkeypatch):
-    monkeypatch.setattr(_determinants, "SLAB_VOXELS", slab)
+    for module in (simplices, _determinants):
+        monkeypatch.setattr(module, "SLAB_VOXELS", slab)
     random = torch.Generator().manual_seed(2)
     total = torch.randn(len(shape), *shape, generator=random) * (1.0 if len(shape) == 1 else 0.5)
     volumes = brute_simplices(total)
@@ -190,8 +192,8 @@ def test_the_simplices_fill_the_image_twice(shape):
     inner = (slice(None), *[slice(2, n - 2) for n in shape])
     total[inner] = torch.rand(total[inner].shape, generator=torch.Generator().manual_seed(6))
     assert brute_simplices(total).sum() / 2 == pytest.approx(math.prod(shape), rel=1e-6)
-    found = [np.stack(dets).sum() for *_, dets in _determinants.simplex_slabs(total)]
-    volume = sum(found) * _determinants.simplex_volume(len(shape))
+    found = [np.stack(dets).sum() for *_, dets in simplices.simplex_slabs(total)]
+    volume = sum(found) * simplices.simplex_volume(len(shape))
     assert volume == pytest.approx(math.prod(shape), rel=1e-5)
 
 
@@ -201,7 +203,7 @@ def test_a_twist_folds_by_the_inner_tetrahedra_alone():
     total = torch.zeros(3, *shape)
     total[1:, 3:] = affine_displacement(shape[1:], turn).unsqueeze(1)
     away = (slice(None), slice(1, -1), slice(1, -1))
-    for start, stop, determinants in _determinants.simplex_slabs(total):
+    for start, stop, determinants in simplices.simplex_slabs(total):
         assert (start, stop, len(determinants)) == (0, 6, 10)
         corners = torch.stack(determinants[:8])[(slice(None), *away)]
         assert torch.allclose(corners, torch.ones(()), atol=1e-4), "by the eight nothing folds"
@@ -233,7 +235,8 @@ def test_folding_is_interior_where_all_simplices_lie_in_one_region():
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("slab", [1, 1 << 15])
 def test_central_determinant_is_numpy_gradient(shape, slab, monkeypatch):
-    monkeypatch.setattr(_determinants, "SLAB_VOXELS", slab)
+    for module in (simplices, _determinants):
+        monkeypatch.setattr(module, "SLAB_VOXELS", slab)
     rank = len(shape)
     total = torch.randn(rank, *shape, generator=torch.Generator().manual_seed(3)) * 0.3
     mapped = (index_map(shape) + total).numpy()
@@ -364,7 +367,8 @@ def test_volume_change_does_not_depend_on_the_slabs(slab, monkeypatch):
     labels = torch.randint(0, 3, shape, generator=generator)
     total = torch.randn(3, *shape, generator=generator)
     expected = metrics.volume_change(total, labels)
-    monkeypatch.setattr(_determinants, "SLAB_VOXELS", slab)
+    for module in (simplices, _determinants):
+        monkeypatch.setattr(module, "SLAB_VOXELS", slab)
     assert metrics.volume_change(total, labels) == pytest.approx(expected)
 
 

@@ -9,14 +9,10 @@ a gap or makes tissue overlap, and costs::
 
 from __future__ import annotations
 
-import itertools
-import math
-
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from iterreg.kernels import NormalJump
+from iterreg.kernels import NormalJump, region_slope
 from iterreg.neighbourhood import face_pairs
 
 NORMAL_SIGMA_VOXELS = 1.2
@@ -52,7 +48,8 @@ def normal_jump(
     voxels, place = torch.unique(torch.cat(ends), return_inverse=True)
     if len(voxels) == 0:
         return None
-    inward = _inward(labels, voxels, spacing_zyx_mm)
+    reach, sigma = NORMAL_REACH_VOXELS, NORMAL_SIGMA_VOXELS
+    inward = region_slope(labels, voxels, reach, sigma, spacing_zyx_mm)
     sides = place.split([len(end) for end in ends])
     across = []
     for axis, (_, _, weight) in enumerate(edges):
@@ -85,31 +82,3 @@ def _edges(labels: Tensor, weights: Tensor, axis: int) -> tuple[Tensor, Tensor, 
     is_weighted = weight > 0
     first = ((z * ny + y) * nx + x)[is_weighted]
     return first, first + (ny * nx, nx, 1)[axis], weight[is_weighted]
-
-
-def _inward(labels: Tensor, voxels: Tensor, spacing_zyx_mm: tuple[float, ...]) -> Tensor:
-    """(3, N), the gradient of each voxel's own region, smoothed; the border is repeated.
-
-    Args:
-        labels: (Z, Y, X).
-        voxels: (N,) flat indices.
-        spacing_zyx_mm: of the grid.
-    """
-    _, ny, nx = labels.shape
-    padding = (NORMAL_REACH_VOXELS,) * 6
-    wide = pad(labels[None].float(), padding, mode="replicate")[0].to(labels)
-    _, wy, wx = wide.shape
-    index = torch.stack((voxels // (ny * nx), voxels // nx % ny, voxels % nx))
-    index = index + NORMAL_REACH_VOXELS
-    at = (index[0] * wy + index[1]) * wx + index[2]
-    flat = wide.flatten()
-    own = flat[at]
-    inward = torch.zeros(3, len(voxels), device=labels.device)
-    reach = range(-NORMAL_REACH_VOXELS, NORMAL_REACH_VOXELS + 1)
-    for z, y, x in itertools.product(*[reach if n > 1 else (0,) for n in labels.shape]):
-        same = flat[at + (z * wy + y) * wx + x] == own
-        share = math.exp(-(z * z + y * y + x * x) / (2 * NORMAL_SIGMA_VOXELS**2))
-        for axis, (step, spacing) in enumerate(zip((z, y, x), spacing_zyx_mm, strict=True)):
-            if step:
-                inward[axis].add_(same, alpha=share * step / spacing)
-    return inward

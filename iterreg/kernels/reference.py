@@ -8,10 +8,13 @@ Longer than 300 lines because it is the contract of all backends, in one place.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from iterreg.geometry import TOUCHING
 from iterreg.kernels.blocks import (
@@ -21,6 +24,7 @@ from iterreg.kernels.blocks import (
     invert_blocks,
     preconditioner_diagonal,
 )
+from iterreg.kernels.simplices import moving_axes, not_positive, simplex_slabs
 from iterreg.kernels.types import (
     PAIRS,
     IndexMap,
@@ -42,10 +46,12 @@ __all__ = [
     "conjugate_gradient",
     "cost_volume",
     "edge_degree",
+    "folding_voxels",
     "laplacian",
     "nearest_along",
     "normal_equations",
     "outside_equations",
+    "region_slope",
     "sample_with_slope",
     "self_similarity",
     "squared_difference",
@@ -181,6 +187,58 @@ def squared_differences(
     """The sum of :func:`squared_difference` over the parts of a group."""
     energies = [squared_difference(part, u_mm, mapping, into) for part in group.parts]
     return torch.stack(energies).sum()
+
+
+def folding_voxels(total_vox: Tensor) -> Tensor:
+    """Where x + d(x) folds: a determinant of the voxel's simplices is <= 0 or NaN.
+
+    Args:
+        total_vox: (rank, *shape), displacement in voxels; rank 2 or 3.
+
+    Returns:
+        (*shape) bool.
+
+    Source:
+        The simplices are those of Liu et al.: see :mod:`iterreg.kernels.simplices`.
+    """
+    field = moving_axes(total_vox)
+    result = torch.empty(field.shape[1:], dtype=torch.bool, device=field.device)
+    for start, stop, determinants in simplex_slabs(field):
+        result[start:stop] = not_positive(determinants, field)
+    return result.reshape(total_vox.shape[1:])
+
+
+def region_slope(
+    labels: Tensor, voxels: Tensor, reach: int, sigma: float, spacing_zyx_mm: tuple[float, ...]
+) -> Tensor:
+    """The slope of each voxel's own region, smoothed by a Gaussian that is cut off.
+
+    Args:
+        labels: (Z, Y, X); beyond the grid its border goes on.
+        voxels: (N,) int64, flat indices.
+        reach: half-width of the box that is looked at, in voxels.
+        sigma: of the Gaussian, in voxels.
+        spacing_zyx_mm: of the grid.
+
+    Returns:
+        (3, N), toward the inside of the region.
+    """
+    _, ny, nx = labels.shape
+    wide = pad(labels[None].float(), (reach,) * 6, mode="replicate")[0].to(labels)
+    _, wy, wx = wide.shape
+    index = torch.stack((voxels // (ny * nx), voxels // nx % ny, voxels % nx)) + reach
+    at = (index[0] * wy + index[1]) * wx + index[2]
+    flat = wide.flatten()
+    own = flat[at]
+    slope = torch.zeros(3, len(voxels), device=labels.device)
+    steps = range(-reach, reach + 1)
+    for z, y, x in itertools.product(*[steps if n > 1 else (0,) for n in labels.shape]):
+        same = flat[at + (z * wy + y) * wx + x] == own
+        share = math.exp(-(z * z + y * y + x * x) / (2 * sigma**2))
+        for axis, (step, spacing) in enumerate(zip((z, y, x), spacing_zyx_mm, strict=True)):
+            if step:
+                slope[axis].add_(same, alpha=share * step / spacing)
+    return slope
 
 
 def laplacian(v: Tensor, edges: Tensor) -> Tensor:

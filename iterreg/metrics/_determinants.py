@@ -1,57 +1,17 @@
-"""Differences of x + d(x) and their determinants, slab by slab.
-
-Everything is computed on slabs of the field, small enough for the temporaries to stay in the cache.
-
-The *simplices* of a voxel are the tetrahedra that decide whether the map folds there, ten in 3-D:
-
-- eight corners: the voxel and one face neighbour along each axis, behind or ahead;
-- two inner tetrahedra: the voxel v with v + (0, 1, 1), v + (1, 0, 1), v + (1, 1, 0), and with
-  v - (0, 1, 1), v - (1, 0, 1), v - (1, 1, 0).
-
-A cell of eight voxels can be cut into five tetrahedra, four corners and an inner one, in two ways;
-the two cuts use all ten, each once. In 2-D the two cuts of a cell into two triangles use the four
-corners, and in 1-D there are two intervals. Beyond the image the displacement goes on with its
-value at the border, so that every voxel has all its simplices.
-
-Source:
-    Liu et al., On finite difference Jacobian computation in deformable image registration,
-    International Journal of Computer Vision, 2024.
-"""
+"""Central differences of x + d(x) and their determinant, slab by slab."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from iterreg.errors import GeometryError
+from iterreg.kernels.simplices import SLAB_VOXELS, determinant
 from iterreg.neighbourhood import face_pairs
-
-SLAB_VOXELS = 1 << 15
-"""Voxels processed at once. Temporaries of this size stay in the cache, and torch does not split
-operations on them among threads, which would wait for each other on a busy machine."""
 
 Differences = list[tuple[Tensor, Tensor]]
 """For each axis the forward and the backward difference of x + d(x), each (axes, *slab)."""
-
-
-def moving_axes(total_vox: Tensor) -> Tensor:
-    """Drop the axes of length 1 of a displacement, and the components along them."""
-    rank = total_vox.shape[0]
-    if total_vox.ndim != rank + 1:
-        raise GeometryError(
-            f"total_vox: expected shape (rank, *shape), got {tuple(total_vox.shape)}"
-        )
-    axes = [k for k in range(rank) if total_vox.shape[1 + k] > 1]
-    if len(axes) == rank:
-        return total_vox
-    if not axes:
-        return total_vox.new_empty((0, 1))
-    return total_vox[axes].reshape(len(axes), *[total_vox.shape[1 + k] for k in axes])
 
 
 def slabs(field: Tensor) -> Iterator[tuple[int, int, Differences]]:
@@ -88,73 +48,6 @@ def _differences(field: Tensor, axis: int, start: int, stop: int) -> tuple[Tenso
     return forward, backward
 
 
-def simplex_slabs(field: Tensor) -> Iterator[tuple[int, int, list[Tensor]]]:
-    """Cut a field into slabs along its first axis: (start, stop, determinants of the simplices).
-
-    Determinants are those of the edges from the voxel, each (*slab): eight corners, forward first,
-    the last axis fastest, and then the inner tetrahedra, whose determinant is 2 in a map that moves
-    nothing.
-    """
-    rank = len(field)
-    if rank == 0:
-        yield 0, 1, []
-        return
-    length = field.shape[1]
-    step = max(1, SLAB_VOXELS * length // max(1, field[0].numel()))
-    for start in range(0, length, step):
-        stop = min(start + step, length)
-        first, last = max(start - 1, 0), min(stop + 1, length)
-        beyond = [1, 1] * (rank - 1) + [int(first == start), int(last == stop)]
-        block = pad(field[None, :, first:last], beyond, mode="replicate")[0]
-        found = list(_corners(block))
-        yield start, stop, found + (list(_inner_tetrahedra(block)) if rank == 3 else [])
-
-
-def simplex_volume(rank: int) -> float:
-    """Volume in voxels of a simplex whose determinant is 1, halved: the two cuts are averaged."""
-    return 0.5 / math.factorial(rank)
-
-
-def _corners(block: Tensor) -> Iterator[Tensor]:
-    """Determinants of the corners of a block's inner voxels."""
-    axes = range(len(block))
-    differences = [_edges(block, [int(k == axis) for k in axes]) for axis in axes]
-    if len(differences) != 3:
-        for columns in itertools.product(*differences):
-            yield _determinant(columns)
-        return
-    # The cross product of two columns serves both differences along the first axis.
-    crosses = [_cross(second, third) for second, third in itertools.product(*differences[1:])]
-    for first in differences[0]:
-        for cross in crosses:
-            yield _dot(first, cross)
-
-
-def _inner_tetrahedra(block: Tensor) -> Iterator[Tensor]:
-    """Determinants of the two inner tetrahedra of a block's inner voxels."""
-    edges = [_edges(block, [int(k != axis) for k in range(3)]) for axis in range(3)]
-    for columns in zip(*edges, strict=True):
-        yield _determinant(columns)
-
-
-def _edges(block: Tensor, offset: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Edges of x + d(x) from a block's inner voxels ahead by an offset of 0 and 1, and behind."""
-    behind = ahead = block
-    for axis, step in enumerate(offset, 1):
-        inner = block.shape[axis] - 2
-        behind = behind.narrow(axis, 1 - step, inner + step)
-        ahead = ahead.narrow(axis, 1, inner + step)
-    edges = ahead - behind
-    forward = backward = edges
-    for axis, step in enumerate(offset, 1):
-        if step:
-            edges[axis - 1] += 1
-        inner = block.shape[axis] - 2
-        forward = forward.narrow(axis, step, inner)
-        backward = backward.narrow(axis, 0, inner)
-    return forward, backward
-
-
 def central_determinant(field: Tensor, labels: Tensor | None) -> Tensor:
     """Determinant by central differences; with labels, only by differences within a region."""
     result = torch.empty(field.shape[1:], dtype=field.dtype, device=field.device)
@@ -164,7 +57,7 @@ def central_determinant(field: Tensor, labels: Tensor | None) -> Tensor:
                 _within_region(labels, axis, start, stop, *pair)
                 for axis, pair in enumerate(differences)
             ]
-        result[start:stop] = _determinant([(ahead + behind) / 2 for ahead, behind in differences])
+        result[start:stop] = determinant([(ahead + behind) / 2 for ahead, behind in differences])
     return result
 
 
@@ -187,26 +80,3 @@ def _within_region(
         torch.where(ahead | ~behind, forward, backward),
         torch.where(behind | ~ahead, backward, forward),
     )
-
-
-def _determinant(columns: Sequence[Tensor]) -> Tensor:
-    """Determinant of up to three columns, each (m, *shape) for m columns."""
-    if not columns:
-        return torch.ones(())
-    if len(columns) == 1:
-        return columns[0][0]
-    if len(columns) == 2:
-        return (columns[0][0] * columns[1][1]).addcmul_(columns[0][1], columns[1][0], value=-1)
-    return _dot(columns[0], _cross(columns[1], columns[2]))
-
-
-def _cross(a: Tensor, b: Tensor) -> list[Tensor]:
-    return [
-        (a[1] * b[2]).addcmul_(a[2], b[1], value=-1),
-        (a[2] * b[0]).addcmul_(a[0], b[2], value=-1),
-        (a[0] * b[1]).addcmul_(a[1], b[0], value=-1),
-    ]
-
-
-def _dot(a: Tensor, b: Sequence[Tensor]) -> Tensor:
-    return (a[0] * b[0]).addcmul_(a[1], b[1]).addcmul_(a[2], b[2])

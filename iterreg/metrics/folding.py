@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from iterreg.metrics._determinants import moving_axes, simplex_slabs, simplex_volume
+from iterreg.kernels import folding_voxels
+from iterreg.kernels.simplices import moving_axes, not_positive, simplex_slabs, simplex_volume
 from iterreg.metrics._shared import ratio, require_shape
 from iterreg.neighbourhood import face_pairs
 
@@ -104,7 +105,7 @@ def folding(total_vox: Tensor, labels: Tensor, mask: Tensor | None = None) -> Fo
         parts = [part & mask.reshape(shape) for part in parts]
     counts, volumes = [0, 0], [0.0, 0.0]
     for start, stop, determinants in simplex_slabs(field):
-        folds = _not_positive(determinants, field)
+        folds = not_positive(determinants, field)
         if not folds.any():
             continue
         lost = torch.stack([(-det[folds]).clamp(min=0).double() for det in determinants]).sum(0)
@@ -135,21 +136,8 @@ def folding_mask(total_vox: Tensor) -> Tensor:
         >>> folding_mask(line).flatten().tolist()
         [False, False, True, True, False]
     """
-    field = moving_axes(total_vox)
-    result = torch.empty(field.shape[1:], dtype=torch.bool, device=field.device)
-    for start, stop, determinants in simplex_slabs(field):
-        result[start:stop] = _not_positive(determinants, field)
-    return result.reshape(total_vox.shape[1:])
-
-
-def _not_positive(determinants: list[Tensor], field: Tensor) -> Tensor:
-    """(*slab) bool, where one of some determinants is <= 0 or NaN."""
-    if not determinants:
-        return torch.zeros(field.shape[1:], dtype=torch.bool, device=field.device)
-    lowest = determinants[0]
-    for det in determinants[1:]:
-        lowest = torch.minimum(lowest, det)
-    return ~(lowest > 0)
+    moving_axes(total_vox)
+    return folding_voxels(total_vox)
 
 
 def simplices_in_one_region(labels: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from iterreg.kernels.simplices import moving_axes
 from iterreg.labels import compact_labels
-from iterreg.metrics._determinants import central_determinant, moving_axes
+from iterreg.metrics._determinants import central_determinant
 from iterreg.metrics._shared import ratio, require_shape
 
 LOG_FLOOR = 1e-9

@@ -47,7 +47,7 @@ def hidden_boundaries(
         [True, False]
     """
     values = image.mean(0)
-    medians = torch.stack([_median(values, labels, v) for v in range(label_count)])
+    medians = _medians(values, labels, label_count)
     boundary, hidden = torch.zeros_like(values), torch.zeros_like(values)
     for axis in range(3):
         first, second = (side.long() for side in face_pairs(labels, axis))
@@ -68,8 +68,20 @@ def hidden_boundaries(
     return (share > 0) & (share > HIDDEN_SHARE * box_mean(boundary, radius, "zero"))
 
 
-def _median(values: Tensor, labels: Tensor, value: int) -> Tensor:
-    """The median intensity of a region, NaN if the region is empty."""
+def _medians(values: Tensor, labels: Tensor, label_count: int) -> Tensor:
+    """(labels,), the median intensity of each region, NaN if the region is empty."""
     flat, marks = values.flatten(), labels.flatten()
-    some = flat[::MEDIAN_STRIDE][marks[::MEDIAN_STRIDE] == value]
-    return (some if len(some) else flat[marks == value]).median()
+    medians = _medians_of(flat[::MEDIAN_STRIDE], marks[::MEDIAN_STRIDE], label_count)
+    if bool(medians.isnan().any()):
+        medians = torch.where(medians.isnan(), _medians_of(flat, marks, label_count), medians)
+    return medians
+
+
+def _medians_of(values: Tensor, labels: Tensor, label_count: int) -> Tensor:
+    """The same of a list: sorted by value, then by label, the middle of each label's part."""
+    values, order = values.sort()
+    labels, place = labels[order].sort(stable=True)
+    sizes = torch.bincount(labels, minlength=label_count)
+    middle = sizes.cumsum(0) - sizes + (sizes - 1).clamp(min=0) // 2
+    found = values[place][middle.clamp(max=len(values) - 1)]
+    return torch.where(sizes > 0, found, torch.nan)

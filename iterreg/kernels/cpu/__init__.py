@@ -20,6 +20,7 @@ from iterreg.kernels.cpu import features, linear_algebra, sampling
 from iterreg.kernels.reference import (
     apply_blocks,
     edge_degree,
+    folding_voxels,
     laplacian,
     normal_equations,
     outside_equations,
@@ -44,10 +45,12 @@ __all__ = [
     "conjugate_gradient",
     "cost_volume",
     "edge_degree",
+    "folding_voxels",
     "laplacian",
     "nearest_along",
     "normal_equations",
     "outside_equations",
+    "region_slope",
     "sample_with_slope",
     "self_similarity",
     "squared_difference",
@@ -185,6 +188,19 @@ def block_majority(labels: Tensor, axes: Sequence[tuple[Tensor, Tensor]]) -> Ten
     tables = [t.numpy() for axis in axes for t in axis]
     count = int(labels.max()) + 1
     features.block_majority(labels.contiguous().numpy(), count, *tables, out.numpy())
+    return out
+
+
+def region_slope(
+    labels: Tensor, voxels: Tensor, reach: int, sigma: float, spacing_zyx_mm: tuple[float, ...]
+) -> Tensor:
+    """See :func:`iterreg.kernels.reference.region_slope`."""
+    steps = torch.arange(-reach, reach + 1).square()
+    squared = steps.view(-1, 1, 1) + steps.view(-1, 1) + steps
+    shares = torch.exp(-squared / (2 * sigma**2))
+    out = torch.empty(3, len(voxels))
+    arrays = (labels.contiguous(), voxels, shares, torch.tensor(spacing_zyx_mm), out)
+    features.region_slope(*[t.numpy() for t in arrays])
     return out
 
 

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from iterreg.geometry import TOUCHING
-from iterreg.kernels.cpu._compile import Array, Rows, Sums, compiled, inlined
+from iterreg.kernels.cpu._compile import Array, Indices, Rows, Sums, compiled, inlined
 
 
 @compiled
@@ -239,3 +239,30 @@ def block_majority(
                         if more > TOUCHING or (more > -TOUCHING and share > 0 and label < winner):
                             winner, most = label, share
             out[z, y, x] = winner
+
+
+@compiled
+def region_slope(labels: Rows, voxels: Indices, shares: Array, spacing: Array, out: Array) -> None:
+    """See :func:`iterreg.kernels.reference.region_slope`; ``shares`` is the Gaussian, a cube."""
+    nz, ny, nx = labels.shape
+    reach = shares.shape[0] // 2
+    rz, ry, rx = min(reach, nz - 1), min(reach, ny - 1), min(reach, nx - 1)
+    rz, ry, rx = reach if rz else 0, reach if ry else 0, reach if rx else 0
+    for e in numba.prange(len(voxels)):
+        z = voxels[e] // (ny * nx)
+        y = voxels[e] // nx % ny
+        x = voxels[e] % nx
+        own = labels[z, y, x]
+        sz, sy, sx = np.float32(0), np.float32(0), np.float32(0)
+        for dz in range(-rz, rz + 1):
+            for dy in range(-ry, ry + 1):
+                line = labels[min(max(z + dz, 0), nz - 1), min(max(y + dy, 0), ny - 1)]
+                for dx in range(-rx, rx + 1):
+                    if line[min(max(x + dx, 0), nx - 1)] == own:
+                        share = shares[dz + reach, dy + reach, dx + reach]
+                        sz += share * np.float32(dz)
+                        sy += share * np.float32(dy)
+                        sx += share * np.float32(dx)
+        out[0, e] = sz / spacing[0]
+        out[1, e] = sy / spacing[1]
+        out[2, e] = sx / spacing[2]

@@ -44,10 +44,12 @@ __all__ = [
     "conjugate_gradient",
     "cost_volume",
     "edge_degree",
+    "folding_voxels",
     "laplacian",
     "nearest_along",
     "normal_equations",
     "outside_equations",
+    "region_slope",
     "sample_with_slope",
     "self_similarity",
     "squared_difference",
@@ -58,8 +60,14 @@ __all__ = [
 BLOCK = 256
 """Voxels, or samples of one channel, that a program handles."""
 
+SUMMED = 4096
+"""Partial sums that are added at once."""
+
+CHANNELS = 8
+"""So many channels of a sample are read at once: 16 bytes of half precision."""
+
 TILE = 1024
-"""Samples times channels that a program handles: larger tiles do not fit into the registers."""
+"""Values that a program handles: larger tiles do not fit into the registers."""
 
 
 def _launch(kernel: Any, programs: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
@@ -77,8 +85,8 @@ def squared_difference(
     """See :func:`iterreg.kernels.reference.squared_difference`."""
     mapping = samples.own_map(mapping)
     channels = samples.fixed.shape[1]
-    padded = triton.next_power_of_2(channels)
-    block = max(1, min(BLOCK, TILE // padded))
+    at_once = min(CHANNELS, triton.next_power_of_2(channels))
+    block = TILE // 2 // max(at_once, 4)
     programs = _blocks(len(samples.voxels), block)
     partial = torch.empty(programs, dtype=torch.float64, device=u_mm.device)
     _launch(
@@ -99,7 +107,8 @@ def squared_difference(
         *u_mm.shape[2:],
         *samples.moving.shape[:3],
         C=channels,
-        CP=padded,
+        CP=at_once,
+        WIDE=max(samples.moving.numel(), samples.fixed.numel()) >= 1 << 31,
         B=block,
     )
     return partial.sum()
@@ -193,20 +202,20 @@ def conjugate_gradient(
     def update() -> None:
         operands = (step, residual, direction, product, blocks, scalars, preconditioned, partial)
         _launch(linear_algebra.cg_update, programs, *operands, count, B=BLOCK)
-        _launch(linear_algebra.cg_beta, (1,), partial, programs[0], scalars, B=TILE)
+        _launch(linear_algebra.cg_beta, (1,), partial, programs[0], scalars, B=SUMMED, num_warps=8)
 
     update()
     scalars[2:].zero_()
     for _ in range(steps):
         operands = (preconditioned, direction, scalars, system.edges, system.curvature)
         answers = (spare, product, partial)
-        _launch(
-            linear_algebra.cg_product, programs, *operands, *answers, count, *shape, B=BLOCK
-        )
+        _launch(linear_algebra.cg_product, programs, *operands, *answers, count, *shape, B=BLOCK)
         direction, spare = spare, direction
         if jump is not None:
             _add_jump(direction, jump, product, partial[programs[0] :])
-        _launch(linear_algebra.cg_alpha, (1,), partial, len(partial), scalars, B=TILE)
+        _launch(
+            linear_algebra.cg_alpha, (1,), partial, len(partial), scalars, B=SUMMED, num_warps=8
+        )
         update()
     return step
 
@@ -218,9 +227,7 @@ def _preconditioner(system: LinearSystem, damping: float, workspace: Workspace) 
     shape, count = curvature.shape[1:], curvature[0].numel()
     sizes = (count, *shape, damping, ROUNDING_SHARE)
     operands = (curvature, edges, rows)
-    _launch(
-        linear_algebra.invert_blocks, _blocks(count), *operands, blocks, *sizes, B=BLOCK
-    )
+    _launch(linear_algebra.invert_blocks, _blocks(count), *operands, blocks, *sizes, B=BLOCK)
     if system.normal_jump is not None:
         voxels, extra = system.normal_jump.diagonal_blocks
         operands = (*operands, voxels, extra.contiguous(), blocks, len(voxels))
@@ -291,7 +298,9 @@ def nearest_along(squared: Tensor, axis: int, costs: Tensor) -> Tensor:
     if squared.numel() and len(costs) > 1:
         sizes = (squared.numel(), squared.shape[axis], squared.stride(axis))
         step = float(costs[1]), len(costs) - 1
-        _launch(features.nearest_along, _blocks(squared.numel()), squared, out, *step, *sizes, B=BLOCK)
+        _launch(
+            features.nearest_along, _blocks(squared.numel()), squared, out, *step, *sizes, B=BLOCK
+        )
         return out
     return out.copy_(squared)
 
@@ -319,15 +328,40 @@ def self_similarity(
     programs = _blocks(count, block)
     distances = volume.new_empty(*volume.shape, pairs)
     partial = torch.empty(programs, dtype=torch.float64, device=volume.device)
-    rz, ry, rx = radius.tolist()
     constants = {"P": pairs, "PP": padded, "B": block}
+    reach = dict(zip(("RZ", "RY", "RX"), radius.tolist(), strict=True))
     operands = (volume.contiguous(), first.contiguous(), second.contiguous(), distances, partial)
-    reach = {"RZ": rz, "RY": ry, "RX": rx}
-    _launch(features.patch_distances, programs, *operands, count, *volume.shape, **reach, **constants)
+    sizes = (count, *volume.shape)
+    _launch(features.patch_distances, programs, *operands, *sizes, **reach, **constants)
     typical = partial.sum() / count
     operands = (distances, distances, typical, count, *clamp)
     _launch(features.exponentiate, programs, *operands, **constants)
     return distances
+
+
+def folding_voxels(total_vox: Tensor) -> Tensor:
+    """See :func:`iterreg.kernels.reference.folding_voxels`."""
+    flat = total_vox.shape[0] == 2
+    if flat:
+        total_vox = torch.cat((torch.zeros_like(total_vox[:1]), total_vox)).unsqueeze(1)
+    shape, count = total_vox.shape[1:], total_vox[0].numel()
+    out = torch.empty(shape, dtype=torch.int8, device=total_vox.device)
+    constants = {"INNER": min(shape) > 1, "B": BLOCK}
+    operands = (total_vox.contiguous(), out, count, *shape)
+    _launch(features.folding_voxels, _blocks(count), *operands, **constants)
+    return out.bool()[0] if flat else out.bool()
+
+
+def region_slope(
+    labels: Tensor, voxels: Tensor, reach: int, sigma: float, spacing_zyx_mm: tuple[float, ...]
+) -> Tensor:
+    """See :func:`iterreg.kernels.reference.region_slope`."""
+    out = torch.empty(3, len(voxels), device=labels.device)
+    spacing = out.new_tensor(spacing_zyx_mm)
+    operands = (labels.contiguous(), voxels, spacing, out, len(voxels), *labels.shape)
+    decay = -1 / (2 * sigma**2)
+    _launch(features.region_slope, _blocks(len(voxels)), *operands, decay, R=reach, B=BLOCK)
+    return out
 
 
 def _parts(mapping: IndexMap) -> tuple[Tensor, Tensor, Tensor]:

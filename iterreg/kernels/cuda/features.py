@@ -37,7 +37,9 @@ def patch_distances(
         px = _within(x + k % (2 * RX + 1) - RX, nx)
         a = (_within(pz + az, nz) * ny + _within(py + ay, ny)) * nx + _within(px + ax, nx)
         b = (_within(pz + bz, nz) * ny + _within(py + by, ny)) * nx + _within(px + bx, nx)
-        apart = tl.load(volume + a, mask=mask, other=0.0) - tl.load(volume + b, mask=mask, other=0.0)
+        apart = tl.load(volume + a, mask=mask, other=0.0) - tl.load(
+            volume + b, mask=mask, other=0.0
+        )
         total += apart * apart
     least = tl.min(tl.where(real[None, :], total, float("inf")), 1)
     total = tl.where(mask, total - least[:, None], 0.0)
@@ -72,11 +74,19 @@ def cost_volume(
     mask = k < shifts
     c = tl.arange(0, CP)
     real = c < C
-    z, y, x = tl.load(nodes + 3 * node), tl.load(nodes + 3 * node + 1), tl.load(nodes + 3 * node + 2)
+    z, y, x = (
+        tl.load(nodes + 3 * node),
+        tl.load(nodes + 3 * node + 1),
+        tl.load(nodes + 3 * node + 2),
+    )
     here = tl.load(fixed + ((z * fy + y) * fx + x) * C + c, mask=real, other=0.0)
     pz = _within(tl.load(centre + 3 * node) + tl.load(offsets + 3 * k, mask=mask, other=0), mz)
-    py = _within(tl.load(centre + 3 * node + 1) + tl.load(offsets + 3 * k + 1, mask=mask, other=0), my)
-    px = _within(tl.load(centre + 3 * node + 2) + tl.load(offsets + 3 * k + 2, mask=mask, other=0), mx)
+    py = _within(
+        tl.load(centre + 3 * node + 1) + tl.load(offsets + 3 * k + 1, mask=mask, other=0), my
+    )
+    px = _within(
+        tl.load(centre + 3 * node + 2) + tl.load(offsets + 3 * k + 2, mask=mask, other=0), mx
+    )
     at = ((pz * my + py) * mx + px) * C
     both = mask[:, None] & real[None, :]
     there = tl.load(moving + at[:, None] + c[None, :], mask=both, other=0.0)
@@ -88,7 +98,11 @@ def cost_volume(
 def cheapest(cost, offsets_mm, at_mm, out, coupling, shifts, B: tl.constexpr):
     """The index of a node's least ``cost + coupling |offset - at|^2``; the first one wins ties."""
     node = tl.program_id(0)
-    az, ay, ax = tl.load(at_mm + 3 * node), tl.load(at_mm + 3 * node + 1), tl.load(at_mm + 3 * node + 2)
+    az, ay, ax = (
+        tl.load(at_mm + 3 * node),
+        tl.load(at_mm + 3 * node + 1),
+        tl.load(at_mm + 3 * node + 2),
+    )
     best = tl.full((B,), float("inf"), tl.float32)
     where = tl.zeros((B,), tl.int32)
     for first in range(0, shifts, B):
@@ -115,7 +129,9 @@ def nearest_along(squared, out, step_cost, steps, count, size, stride, B: tl.con
     nearest = tl.load(squared + n, mask=mask, other=0.0)
     for k in range(1, steps + 1):
         cost = step_cost * (k * k)
-        ahead = tl.load(squared + n + k * stride, mask=mask & (place + k < size), other=float("inf"))
+        ahead = tl.load(
+            squared + n + k * stride, mask=mask & (place + k < size), other=float("inf")
+        )
         behind = tl.load(squared + n - k * stride, mask=mask & (place >= k), other=float("inf"))
         nearest = tl.minimum(nearest, tl.minimum(ahead, behind) + cost)
     tl.store(out + n, nearest, mask=mask)
@@ -167,3 +183,91 @@ def block_majority(
         wanted = after
         left = tl.sum(tl.where(mask & (after < 2147483647), 1, 0), 0)
     tl.store(out + n, winner, mask=mask)
+
+
+@triton.jit
+def region_slope(
+    labels, voxels, spacing, out, faces, nz, ny, nx, decay, R: tl.constexpr, B: tl.constexpr
+):
+    """The smoothed slope of each voxel's own region, along z, y and x."""
+    e = tl.program_id(0) * B + tl.arange(0, B)
+    mask = e < faces
+    n = tl.load(voxels + e, mask=mask, other=0)
+    z, y, x = n // (ny * nx), n // nx % ny, n % nx
+    own = tl.load(labels + n, mask=mask, other=0)
+    W: tl.constexpr = 2 * R + 1
+    sz, sy, sx = tl.zeros((B,), tl.float32), tl.zeros((B,), tl.float32), tl.zeros((B,), tl.float32)
+    for k in range(W * W * W):
+        dz, dy, dx = k // (W * W) - R, k // W % W - R, k % W - R
+        # An axis of one voxel has no neighbours along it.
+        real = ((nz > 1) | (dz == 0)) & ((ny > 1) | (dy == 0)) & ((nx > 1) | (dx == 0))
+        at = (_within(z + dz, nz) * ny + _within(y + dy, ny)) * nx + _within(x + dx, nx)
+        same = (tl.load(labels + at, mask=mask, other=0) == own) & real
+        power = tl.zeros((B,), tl.float32) + decay * (dz * dz + dy * dy + dx * dx)
+        share = tl.where(same, tl.exp(power), 0.0)
+        sz += share * dz
+        sy += share * dy
+        sx += share * dx
+    tl.store(out + e, sz / tl.load(spacing), mask=mask)
+    tl.store(out + faces + e, sy / tl.load(spacing + 1), mask=mask)
+    tl.store(out + 2 * faces + e, sx / tl.load(spacing + 2), mask=mask)
+
+
+@triton.jit
+def _edge(u, n, count, there, mask, uz, uy, ux):
+    """The difference of the displacement between another voxel and this one."""
+    dz = tl.load(u + there, mask=mask, other=0.0) - uz
+    dy = tl.load(u + count + there, mask=mask, other=0.0) - uy
+    dx = tl.load(u + 2 * count + there, mask=mask, other=0.0) - ux
+    return dz, dy, dx
+
+
+@triton.jit
+def _determinant(az, ay, ax, bz, by, bx, cz, cy, cx):
+    return az * (by * cx - bx * cy) + ay * (bx * cz - bz * cx) + ax * (bz * cy - by * cz)
+
+
+@triton.jit
+def folding_voxels(u, out, count, nz, ny, nx, INNER: tl.constexpr, B: tl.constexpr):
+    """Whether a simplex of a voxel folds: eight corners, and two inner tetrahedra in 3-D."""
+    n = tl.program_id(0) * B + tl.arange(0, B)
+    mask = n < count
+    z, y, x = n // (ny * nx), n // nx % ny, n % nx
+    uz = tl.load(u + n, mask=mask, other=0.0)
+    uy = tl.load(u + count + n, mask=mask, other=0.0)
+    ux = tl.load(u + 2 * count + n, mask=mask, other=0.0)
+    zs, ys = ny * nx, nx
+    down, up = tl.where(z > 0, -zs, 0), tl.where(z < nz - 1, zs, 0)
+    front, back = tl.where(y > 0, -ys, 0), tl.where(y < ny - 1, ys, 0)
+    left, right = tl.where(x > 0, -1, 0), tl.where(x < nx - 1, 1, 0)
+    good = tl.full((B,), 1, tl.int1)
+    for sz in tl.static_range(2):
+        az, ay, ax = _edge(u, n, count, n + (up if sz else down), mask, uz, uy, ux)
+        # Edges are turned ahead. Along an axis of one voxel nothing moves.
+        az = (az if sz else -az) * (nz > 1) + 1
+        ay = (ay if sz else -ay) * (nz > 1)
+        ax = (ax if sz else -ax) * (nz > 1)
+        for sy in tl.static_range(2):
+            bz, by, bx = _edge(u, n, count, n + (back if sy else front), mask, uz, uy, ux)
+            bz = (bz if sy else -bz) * (nz > 1) * (ny > 1)
+            by = (by if sy else -by) * (ny > 1) + 1
+            bx = (bx if sy else -bx) * (ny > 1)
+            for sx in tl.static_range(2):
+                cz, cy, cx = _edge(u, n, count, n + (right if sx else left), mask, uz, uy, ux)
+                cz = (cz if sx else -cz) * (nz > 1) * (nx > 1)
+                cy = (cy if sx else -cy) * (ny > 1) * (nx > 1)
+                cx = (cx if sx else -cx) * (nx > 1) + 1
+                good = good & (_determinant(az, ay, ax, bz, by, bx, cz, cy, cx) > 0)
+    if INNER:
+        for side in tl.static_range(2):
+            p = up if side else down
+            q = back if side else front
+            r = right if side else left
+            az, ay, ax = _edge(u, n, count, n + q + r, mask, uz, uy, ux)
+            bz, by, bx = _edge(u, n, count, n + p + r, mask, uz, uy, ux)
+            cz, cy, cx = _edge(u, n, count, n + p + q, mask, uz, uy, ux)
+            az, ay, ax = (az, ay + 1, ax + 1) if side else (-az, 1 - ay, 1 - ax)
+            bz, by, bx = (bz + 1, by, bx + 1) if side else (1 - bz, -by, 1 - bx)
+            cz, cy, cx = (cz + 1, cy + 1, cx) if side else (1 - cz, 1 - cy, -cx)
+            good = good & (_determinant(az, ay, ax, bz, by, bx, cz, cy, cx) > 0)
+    tl.store(out + n, (good == 0).to(tl.int8), mask=mask)

@@ -117,9 +117,7 @@ def invert_blocks(
     """The inverse blocks of the preconditioner; zero where nothing may move."""
     n = tl.program_id(0) * B + tl.arange(0, B)
     mask = n < count
-    z0, z1, y0, y1, x0, x1, _0, _1, _2, _3, _4, _5 = _edges_of(
-        edges, n, mask, count, nz, ny, nx
-    )
+    z0, z1, y0, y1, x0, x1, _0, _1, _2, _3, _4, _5 = _edges_of(edges, n, mask, count, nz, ny, nx)
     own = curvature + n
     zz = tl.load(own, mask=mask, other=1.0)
     zy = tl.load(own + count, mask=mask, other=0.0)
@@ -147,9 +145,7 @@ def correct_at_interfaces(
     e = tl.program_id(0) * B + tl.arange(0, B)
     mask = e < faces
     n = tl.load(voxels + e, mask=mask, other=0)
-    z0, z1, y0, y1, x0, x1, _0, _1, _2, _3, _4, _5 = _edges_of(
-        edges, n, mask, count, nz, ny, nx
-    )
+    z0, z1, y0, y1, x0, x1, _0, _1, _2, _3, _4, _5 = _edges_of(edges, n, mask, count, nz, ny, nx)
     own, extra = curvature + n, blocks + e
     zz = tl.load(own, mask=mask, other=1.0)
     yy = tl.load(own + 3 * count, mask=mask, other=1.0)

@@ -19,9 +19,9 @@ def _axis(q, size):
 def squared_difference(
     fixed, moving, voxels, weights, u, linear, shift, from_mm, gradient, curvature, partial,
     outside_weight, samples, count, ny, nx, mz, my, mx,
-    C: tl.constexpr, CP: tl.constexpr, B: tl.constexpr,
+    C: tl.constexpr, CP: tl.constexpr, WIDE: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
-    """A block of samples with all their channels; no voxel is sampled twice."""
+    """A block of samples, a few channels at a time; no voxel is sampled twice."""
     n = tl.program_id(0) * B + tl.arange(0, B)
     mask = n < samples
     z = tl.load(voxels + 3 * n, mask=mask, other=0)
@@ -46,43 +46,57 @@ def squared_difference(
     ix, tx, ox = _axis(qx, mx)
     tz, ty, tx = tz[:, None], ty[:, None], tx[:, None]
     sz, sy, sx = 1.0 - tz, 1.0 - ty, 1.0 - tx
-    c = tl.arange(0, CP)
-    both = mask[:, None] & (c < C)[None, :]
-    base = moving + (((iz.to(tl.int64) * my + iy) * mx + ix) * C)[:, None] + c[None, :]
+    if WIDE:
+        iz, n = iz.to(tl.int64), n.to(tl.int64)
+    at = (((iz * my + iy) * mx + ix) * C)[:, None]
+    ours = (n * C)[:, None]
     dx = tl.where(mx > 1, C, 0)
     dy = tl.where(my > 1, mx * C, 0)
     dz = tl.where(mz > 1, my * mx * C, 0)
-    v0 = tl.load(base, mask=both, other=0.0).to(tl.float32)
-    v1 = tl.load(base + dx, mask=both, other=0.0).to(tl.float32)
-    e00, f00 = v0 * sx + v1 * tx, v1 - v0
-    v0 = tl.load(base + dy, mask=both, other=0.0).to(tl.float32)
-    v1 = tl.load(base + dy + dx, mask=both, other=0.0).to(tl.float32)
-    e01, f01 = v0 * sx + v1 * tx, v1 - v0
-    low, along_y0, along_x0 = e00 * sy + e01 * ty, e01 - e00, f00 * sy + f01 * ty
-    v0 = tl.load(base + dz, mask=both, other=0.0).to(tl.float32)
-    v1 = tl.load(base + dz + dx, mask=both, other=0.0).to(tl.float32)
-    e10, f10 = v0 * sx + v1 * tx, v1 - v0
-    v0 = tl.load(base + dz + dy, mask=both, other=0.0).to(tl.float32)
-    v1 = tl.load(base + dz + dy + dx, mask=both, other=0.0).to(tl.float32)
-    e11, f11 = v0 * sx + v1 * tx, v1 - v0
-    high = e10 * sy + e11 * ty
-    here = tl.load(fixed + n[:, None].to(tl.int64) * C + c[None, :], mask=both, other=0.0)
-    residual = low * sz + high * tz - here.to(tl.float32)
     iz1 = tl.where(oz != 0, 0.0, 1.0)
     iy1 = tl.where(oy != 0, 0.0, 1.0)
     ix1 = tl.where(ox != 0, 0.0, 1.0)
-    pz = (high - low) * iz1[:, None]
-    py = (along_y0 * sz + (e11 - e10) * tz) * iy1[:, None]
-    px = (along_x0 * sz + (f10 * sy + f11 * ty) * tz) * ix1[:, None]
-    cost = tl.sum(residual * residual, 1) + outside_weight * (oz * oz + oy * oy + ox * ox)
+    cost = outside_weight * (oz * oz + oy * oy + ox * ox)
+    gz, gy, gx = outside_weight * oz, outside_weight * oy, outside_weight * ox
+    hzz, hyy = outside_weight * (1 - iz1), outside_weight * (1 - iy1)
+    hxx = outside_weight * (1 - ix1)
+    zero = tl.zeros((B,), tl.float32)
+    hzy, hzx, hyx = zero, zero, zero
+    for start in range(0, C, CP):
+        c = (start + tl.arange(0, CP))[None, :]
+        both = mask[:, None] & (c < C)
+        base = at + c
+        v0 = tl.load(moving + base, mask=both, other=0.0).to(tl.float32)
+        v1 = tl.load(moving + base + dx, mask=both, other=0.0).to(tl.float32)
+        e0, f0 = v0 * sx + v1 * tx, v1 - v0
+        v0 = tl.load(moving + base + dy, mask=both, other=0.0).to(tl.float32)
+        v1 = tl.load(moving + base + dy + dx, mask=both, other=0.0).to(tl.float32)
+        e1, f1 = v0 * sx + v1 * tx, v1 - v0
+        low, low_y, low_x = e0 * sy + e1 * ty, e1 - e0, f0 * sy + f1 * ty
+        v0 = tl.load(moving + base + dz, mask=both, other=0.0).to(tl.float32)
+        v1 = tl.load(moving + base + dz + dx, mask=both, other=0.0).to(tl.float32)
+        e0, f0 = v0 * sx + v1 * tx, v1 - v0
+        v0 = tl.load(moving + base + dz + dy, mask=both, other=0.0).to(tl.float32)
+        v1 = tl.load(moving + base + dz + dy + dx, mask=both, other=0.0).to(tl.float32)
+        e1, f1 = v0 * sx + v1 * tx, v1 - v0
+        high = e0 * sy + e1 * ty
+        residual = (
+            low * sz + high * tz - tl.load(fixed + ours + c, mask=both, other=0.0).to(tl.float32)
+        )
+        pz = (high - low) * iz1[:, None]
+        py = (low_y * sz + (e1 - e0) * tz) * iy1[:, None]
+        px = (low_x * sz + (f0 * sy + f1 * ty) * tz) * ix1[:, None]
+        cost += tl.sum(residual * residual, 1)
+        gz += tl.sum(residual * pz, 1)
+        gy += tl.sum(residual * py, 1)
+        gx += tl.sum(residual * px, 1)
+        hzz += tl.sum(pz * pz, 1)
+        hzy += tl.sum(pz * py, 1)
+        hzx += tl.sum(pz * px, 1)
+        hyy += tl.sum(py * py, 1)
+        hyx += tl.sum(py * px, 1)
+        hxx += tl.sum(px * px, 1)
     tl.store(partial + tl.program_id(0), tl.sum((weight * cost).to(tl.float64), 0))
-    gz = tl.sum(residual * pz, 1) + outside_weight * oz
-    gy = tl.sum(residual * py, 1) + outside_weight * oy
-    gx = tl.sum(residual * px, 1) + outside_weight * ox
-    hzz = tl.sum(pz * pz, 1) + outside_weight * (1 - iz1)
-    hyy = tl.sum(py * py, 1) + outside_weight * (1 - iy1)
-    hxx = tl.sum(px * px, 1) + outside_weight * (1 - ix1)
-    hzy, hzx, hyx = tl.sum(pz * py, 1), tl.sum(pz * px, 1), tl.sum(py * px, 1)
     for k in tl.static_range(3):
         a, b, d = tl.load(from_mm + k), tl.load(from_mm + 3 + k), tl.load(from_mm + 6 + k)
         at = gradient + k * count + flat
@@ -119,8 +133,16 @@ def squared_differences(
     ux = tl.load(u + 2 * count + flat, mask=here, other=0.0)
     energy = tl.zeros((B,), tl.float64)
     g0, g1, g2 = tl.zeros((B,), tl.float32), tl.zeros((B,), tl.float32), tl.zeros((B,), tl.float32)
-    h00, h01, h02 = tl.zeros((B,), tl.float32), tl.zeros((B,), tl.float32), tl.zeros((B,), tl.float32)
-    h11, h12, h22 = tl.zeros((B,), tl.float32), tl.zeros((B,), tl.float32), tl.zeros((B,), tl.float32)
+    h00, h01, h02 = (
+        tl.zeros((B,), tl.float32),
+        tl.zeros((B,), tl.float32),
+        tl.zeros((B,), tl.float32),
+    )
+    h11, h12, h22 = (
+        tl.zeros((B,), tl.float32),
+        tl.zeros((B,), tl.float32),
+        tl.zeros((B,), tl.float32),
+    )
     most = tl.max(last - first, 0)
     for k in range(most):
         n = first + k
