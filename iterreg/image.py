@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
 
 from iterreg.errors import GeometryError, ImageContentError
 from iterreg.geometry import AxisOrder, Grid, canonical
+from iterreg.labels import label_counts
 from iterreg.neighbourhood import bounding_box
 
 
@@ -123,10 +125,10 @@ class LabelMap:
         more = ", ..." if len(self.values) > 8 else ""
         return f"LabelMap({self.name}: {self.grid!r}, labels {known}{more})"
 
-    @property
+    @cached_property
     def values(self) -> list[int]:
         """The labels that occur, without background, in ascending order."""
-        return [int(v) for v in torch.unique(self.data).tolist() if v != 0]
+        return [value for value in label_counts(self.data) if value != 0]
 
     def title(self, value: int) -> str:
         """Return the name of a label, or ``label N`` if it has none."""

@@ -1,4 +1,4 @@
-"""Change the numbers of labels."""
+"""Count labels and change their numbers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,27 @@ from torch import Tensor
 
 TABLE_RANGE = 1 << 20
 """Labels that span more than this are found by binary search instead of a lookup table."""
+
+
+def label_counts(data: Tensor) -> dict[int, int]:
+    """The voxels of each label that occurs, ascending by label.
+
+    Args:
+        data: (*shape) integers.
+
+    Example:
+        >>> label_counts(torch.tensor([7, 3, 7], dtype=torch.int32))
+        {3: 1, 7: 2}
+    """
+    if data.numel() == 0:
+        return {}
+    low, high = torch.stack(torch.aminmax(data)).tolist()
+    if high - low < TABLE_RANGE:
+        # Sorting or hashing a volume takes twenty times as long as counting.
+        counts = torch.bincount((data - low).flatten()).tolist()
+        return {low + k: count for k, count in enumerate(counts) if count}
+    found, sizes = torch.unique(data, return_counts=True)
+    return dict(zip(found.tolist(), sizes.tolist(), strict=True))
 
 
 def relabel(data: Tensor, numbers: Mapping[int, int]) -> Tensor:

@@ -208,11 +208,11 @@ def _pair(
 def _side(config: Config, image: Image, labels: Tensor, fov: Tensor, device: torch.device) -> Side:
     """One image in canonical axis order, of rank 3, on the device."""
     grid, order = canonical(image.grid)
-    intensities = normalise_intensities(order.apply(image.data), config.similarity.intensity_range)
-    labels, fov = order.apply(labels), order.apply(fov)
+    data, labels, fov = (order.apply(t.to(device)) for t in (image.data, labels, fov))
+    intensities = normalise_intensities(data, config.similarity.intensity_range)
     if grid.rank == 2:
         intensities, labels, fov = (t.unsqueeze(-3) for t in (intensities, labels, fov))
-    return Side(intensities.to(device), labels.to(device), fov.to(device), grid)
+    return Side(intensities, labels, fov, grid)
 
 
 def _roi_regions(pairs: Sequence[RoiPair], device: torch.device) -> tuple[RegionPair, ...]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from iterreg.image import LabelMap
+from iterreg.labels import label_counts
 from iterreg.neighbourhood import Box, dilate, face_pairs, label_boxes
 
 NO_REGION = -1
@@ -25,7 +26,7 @@ class MappedRegions:
 
     def __init__(self, fixed: LabelMap, vox: Tensor) -> None:
         labels = fixed.data.detach().cpu()
-        self._values = torch.unique(labels)
+        self._values = torch.tensor(list(label_counts(labels)), dtype=labels.dtype)
         self._number = torch.bucketize(labels, self._values).short()
         self._target = _landing_voxel(vox)
         boxes = label_boxes(self._number + 1)

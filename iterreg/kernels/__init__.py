@@ -19,6 +19,7 @@ from typing import ParamSpec, TypeVar
 import torch
 
 from iterreg.kernels import reference
+from iterreg.kernels.lattice import Lattice
 from iterreg.kernels.types import (
     PAIRS,
     IndexMap,
@@ -34,6 +35,7 @@ __all__ = [
     *reference.__all__,
     "PAIRS",
     "IndexMap",
+    "Lattice",
     "LinearSystem",
     "NormalEquations",
     "NormalJump",
@@ -80,6 +82,7 @@ conjugate_gradient = _dispatched(reference.conjugate_gradient)
 cost_volume = _dispatched(reference.cost_volume)
 edge_degree = _dispatched(reference.edge_degree)
 folding_voxels = _dispatched(reference.folding_voxels)
+folds_among = _dispatched(reference.folds_among)
 laplacian = _dispatched(reference.laplacian)
 nearest_along = _dispatched(reference.nearest_along)
 normal_equations = _dispatched(reference.normal_equations)
@@ -89,6 +92,8 @@ sample_with_slope = _dispatched(reference.sample_with_slope)
 self_similarity = _dispatched(reference.self_similarity)
 squared_difference = _dispatched(reference.squared_difference)
 squared_differences = _dispatched(reference.squared_differences)
+surroundings = _dispatched(reference.surroundings)
+unfold = _dispatched(reference.unfold)
 upsample = _dispatched(reference.upsample)
 
 

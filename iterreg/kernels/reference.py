@@ -24,6 +24,7 @@ from iterreg.kernels.blocks import (
     invert_blocks,
     preconditioner_diagonal,
 )
+from iterreg.kernels.lattice import folds_among, surroundings, unfold
 from iterreg.kernels.simplices import moving_axes, not_positive, simplex_slabs
 from iterreg.kernels.types import (
     PAIRS,
@@ -35,6 +36,7 @@ from iterreg.kernels.types import (
     Samples,
     Workspace,
 )
+from iterreg.labels import label_counts
 from iterreg.neighbourhood import box_sum, pooled, shifted
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "cost_volume",
     "edge_degree",
     "folding_voxels",
+    "folds_among",
     "laplacian",
     "nearest_along",
     "normal_equations",
@@ -56,6 +59,8 @@ __all__ = [
     "self_similarity",
     "squared_difference",
     "squared_differences",
+    "surroundings",
+    "unfold",
     "upsample",
 ]
 
@@ -449,7 +454,7 @@ def block_majority(labels: Tensor, axes: Sequence[tuple[Tensor, Tensor]]) -> Ten
         tables.append(table.scatter_(1, at, shares)[:, :n])
     most = torch.zeros([len(table) for table in tables], device=labels.device)
     winner = torch.zeros_like(most, dtype=torch.int32)
-    for value in torch.unique(labels).tolist():
+    for value in label_counts(labels):
         share = pooled((labels == value).float().unsqueeze(0), tables)[0]
         wins = share > most + TOUCHING
         winner[wins] = value

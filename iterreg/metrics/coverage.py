@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from iterreg.labels import compact_labels
+from iterreg.labels import compact_labels, label_counts
 from iterreg.metrics._shared import ratio, require_shape
 from iterreg.neighbourhood import dilate
 
@@ -62,7 +62,7 @@ def coverage(
         {1: 0.75}
     """
     require_shape("coverage", "mapped_index", mapped_index[0], fixed_labels.shape)
-    found = [v for v in torch.unique(moving_labels).tolist() if v != 0]
+    found = [v for v in label_counts(moving_labels) if v != 0]
     wanted = sorted(set(found if values is None else values))
     # A border of background stands for everything outside the moving image.
     goal = torch.nn.functional.pad(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from iterreg.displacement import Transform, moving_index, resample_transform
 from iterreg.errors import GeometryError
+from iterreg.labels import label_counts
 from iterreg.metrics._shared import require_shape
 from iterreg.metrics.landmarks import TreSummary, summarize_tre
 
@@ -82,8 +83,8 @@ def field_error(
     if labels is not None:
         labels = labels.cpu()
         require_shape("field_error", "labels", labels, error_mm.shape)
-        for value in torch.unique(labels[counts]).tolist():
+        for value in label_counts(labels[counts]):
             if value != 0:
                 inside = counts & (labels == value)
-                by_label[int(value)] = summarize_tre(error_mm[inside].double().numpy())
+                by_label[value] = summarize_tre(error_mm[inside].double().numpy())
     return FieldError(summarize_tre(error_mm[counts].double().numpy()), by_label)

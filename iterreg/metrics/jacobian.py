@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iterreg.kernels.simplices import moving_axes
-from iterreg.labels import compact_labels
+from iterreg.labels import compact_labels, label_counts
 from iterreg.metrics._determinants import central_determinant
 from iterreg.metrics._shared import ratio, require_shape
 
@@ -121,7 +121,7 @@ def volume_change(
         {7: 1.0}
     """
     require_shape("volume_change", "labels", labels, total_vox.shape[1:])
-    found = [v for v in torch.unique(labels).tolist() if v != 0] if values is None else values
+    found = [v for v in label_counts(labels) if v != 0] if values is None else values
     wanted = sorted(set(found))
     field = moving_axes(total_vox)
     det = central_determinant(field, labels.reshape(field.shape[1:]))

@@ -21,21 +21,13 @@ import itertools
 import torch
 from torch import Tensor
 
-from iterreg.metrics import folding_mask
+from iterreg.kernels import Lattice, folding_voxels, folds_among, surroundings, unfold
+from iterreg.kernels.lattice import FACES, LEAST_DET, Neighbourhoods
 from iterreg.optimize.field import Field
-from iterreg.optimize.lattice import FACES, Lattice, Neighbourhoods, Simplex, around, rest_det, sign
 from iterreg.optimize.pair import Interfaces
 
 ROUNDS = 600
 """Most rounds of projecting the folds and looking again."""
-
-LEAST_DET, WANTED_DET = 0.05, 0.1
-"""A determinant below the first is raised to the second, so that rounding does not fold it
-again."""
-
-OVERSHOOT = 1.5
-"""Averaged moves fall short, so each is lengthened: a factor of 1 takes half as many rounds
-again."""
 
 ROUNDS_UNTIL_AVERAGED = 10
 """After so many rounds, simplices that disagree hold what still folds: it is moved half way to its
@@ -61,7 +53,7 @@ def repair_folds(
     Returns:
         The field, and how many voxels still have a glued simplex that folds.
     """
-    lattice = Lattice.of(field, interfaces, still)
+    lattice = _lattice(field, interfaces, still)
     folds = _all_folds(lattice)
     for attempt in range(1, ROUNDS + 1):
         if len(folds) == 0:
@@ -69,71 +61,32 @@ def repair_folds(
         reach = 0
         if attempt % ROUNDS_UNTIL_AVERAGED == 0:
             reach = attempt // ROUNDS_PER_REACH
-            _average(lattice, around(folds, lattice.shape, reach), 2 * reach + 1)
-        _unfold(lattice, folds)
-        folds = _folds(lattice, around(folds, lattice.shape, reach + 2), LEAST_DET)
+            _average(lattice, surroundings(folds, lattice.shape, reach), 2 * reach + 1)
+        unfold(lattice, folds)
+        folds = folds_among(lattice, surroundings(folds, lattice.shape, reach + 2), LEAST_DET)
     if len(folds):
         folds = _all_folds(lattice)
     return field, len(folds)
 
 
+def _lattice(field: Field, interfaces: Interfaces, still: Tensor | None) -> Lattice:
+    """A view of a field."""
+    u_mm, glued = field.u_mm, interfaces.tangential >= 1
+    return Lattice(
+        u_mm.view(3, -1),
+        tuple(u_mm.shape[1:]),
+        field.side.labels.flatten(),
+        None if bool(glued.all()) else glued,
+        u_mm.new_tensor([1 / s for s in field.side.spacing_mm]),
+        None if still is None else still.flatten(),
+    )
+
+
 def _all_folds(lattice: Lattice) -> Tensor:
     """(n,) flat indices of the voxels with a glued simplex that folds."""
     vox = lattice.u_mm * lattice.scale.unsqueeze(1)
-    at = folding_mask(vox.view(3, *lattice.shape)).flatten().nonzero().flatten()
-    return _folds(lattice, at, ROUNDING)
-
-
-def _folds(lattice: Lattice, at: Tensor, limit: float) -> Tensor:
-    """Those of some voxels that have a glued simplex with a determinant below a limit."""
-    voxels = Neighbourhoods.of(lattice, at)
-    low, _ = voxels.low(voxels.edges(), limit)
-    return at[low.any(0)]
-
-
-def _unfold(lattice: Lattice, at: Tensor) -> None:
-    """Move some voxels and their neighbours until their simplices do not fold, a step, in place.
-
-    Args:
-        lattice: changed.
-        at: (n,) flat indices of voxels, once each.
-    """
-    voxels = Neighbourhoods.of(lattice, at)
-    edges = voxels.edges()
-    low, determinants = voxels.low(edges, LEAST_DET)
-    members = torch.cat([at, *(voxels.there(offset) for offset in edges)])
-    moved, place = torch.unique(members, return_inverse=True)
-    own, *others = place.view(1 + len(edges), -1)
-    free = lattice.free(moved)
-    places = dict(zip(edges, others, strict=True))
-    move, count = lattice.u_mm.new_zeros(len(moved), 3), lattice.u_mm.new_zeros(len(moved))
-    for simplex, row, det in zip(lattice.simplices, low, determinants, strict=True):
-        bad = row.nonzero().flatten()
-        if len(bad) == 0:
-            continue
-        slopes = _slopes([edges[o][:, bad] for o in simplex], simplex, lattice.scale)
-        # An edge to a stand-in that is the voxel itself is fixed. Other stand-ins do not move, so
-        # that no voxel moves twice for one simplex.
-        turns = [s * (voxels.there(o) != at)[bad] for s, o in zip(slopes, simplex, strict=True)]
-        slopes = [s * voxels.inside(o)[bad] for s, o in zip(slopes, simplex, strict=True)]
-        slopes.append(-turns[0] - turns[1] - turns[2])
-        indices = [*(places[o] for o in simplex), own]
-        slopes = [s * free[i[bad]] for s, i in zip(slopes, indices, strict=True)]
-        length = torch.stack([slope.square().sum(0) for slope in slopes]).sum(0)
-        step = (WANTED_DET - det[bad]) / length.clamp(min=1e-2)
-        for index, slope in zip(indices, slopes, strict=True):
-            # Not index_add_: on a GPU it adds in any order.
-            move.index_put_((index[bad],), (step * slope).T, accumulate=True)
-            count.index_add_(0, index[bad], slope.any(0).to(count.dtype))
-    lattice.u_mm[:, moved] += OVERSHOOT * move.T / count.clamp(min=1)
-
-
-def _slopes(edges: list[Tensor], simplex: Simplex, scale: Tensor) -> list[Tensor]:
-    """Derivatives of a simplex's determinant by the displacements of three vertices in mm."""
-    a, b, c = edges
-    cofactors = [torch.linalg.cross(*pair, dim=0) for pair in ((b, c), (c, a), (a, b))]
-    factors = [sign(offset) / rest_det(simplex) for offset in simplex]
-    return [c * f * scale.unsqueeze(1) for c, f in zip(cofactors, factors, strict=True)]
+    at = folding_voxels(vox.view(3, *lattice.shape)).flatten().nonzero().flatten()
+    return folds_among(lattice, at, ROUNDING)
 
 
 def _average(lattice: Lattice, at: Tensor, times: int) -> None:

@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from iterreg.energy.region import Region
 from iterreg.geometry import TOUCHING, Grid, block_count
 from iterreg.kernels import block_majority
+from iterreg.labels import label_counts
 from iterreg.neighbourhood import Box, label_boxes, pooled
 
 TOO_FINE = 0.8
@@ -82,7 +83,7 @@ class Side:
                 continue
             near = at_edge.narrow(axis, 0, n) | at_edge.narrow(axis, 2, n)
             at_edge = near | at_edge.narrow(axis, 1, n)
-        cut = set(torch.unique(self.labels[at_edge]).tolist())
+        cut = label_counts(self.labels[at_edge]).keys()
         return {value for value in self.boxes if value != 0 and value not in cut}
 
     def at(self, spacing_mm: float) -> Side:

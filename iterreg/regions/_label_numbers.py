@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
 from iterreg.errors import ImageContentError
 from iterreg.image import LabelMap
-from iterreg.labels import TABLE_RANGE
 
 MOST_LISTED = 12
 
@@ -17,16 +14,9 @@ def present_labels(labels: LabelMap) -> list[int]:
     Raises:
         ImageContentError: every voxel is background.
     """
-    data = labels.data.flatten()
-    low, high = int(data.min()), int(data.max())
-    if high - low < TABLE_RANGE:
-        count = torch.bincount(data - low, minlength=1)
-        values = [low + k for k in count.nonzero().flatten().tolist() if low + k != 0]
-    else:
-        values = labels.values
-    if not values:
+    if not labels.values:
         raise ImageContentError(f"{labels.name}: expected labels, but every voxel is background")
-    return values
+    return labels.values
 
 
 def listed(labels: LabelMap, names: dict[int, str]) -> str:

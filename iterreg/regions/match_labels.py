@@ -83,6 +83,8 @@ def _renumbered(
     labels: LabelMap, keys: dict[int, str], numbers: dict[str, int], names: dict[int, str]
 ) -> LabelMap:
     new = {value: numbers[key] for value, key in keys.items() if key in numbers}
+    if all(new.get(value) == value for value in labels.values):
+        return replace(labels, names=dict(names))
     return replace(labels, data=relabel(labels.data, new), names=dict(names))
 
 

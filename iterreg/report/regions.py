@@ -12,6 +12,7 @@ from iterreg.displacement import moving_index, sample_nearest, total_displacemen
 from iterreg.errors import IterregError
 from iterreg.evaluation import identity
 from iterreg.image import LabelMap, require_same_space
+from iterreg.labels import label_counts
 from iterreg.metrics import coverage, surface_distance_by_label, volume_change
 from iterreg.report.source import Source
 from iterreg.report.words import number, rows_of, table
@@ -113,9 +114,8 @@ class _Measured:
 
 
 def _counts(labels: torch.Tensor, values: list[int]) -> dict[int, int]:
-    found, counts = torch.unique(labels, return_counts=True)
-    by_value = dict(zip(found.tolist(), counts.tolist(), strict=True))
-    return {v: int(by_value.get(v, 0)) for v in values}
+    counts = label_counts(labels)
+    return {v: counts.get(v, 0) for v in values}
 
 
 def _row(row: Mapping[str, Any], measured: _Measured | None) -> RegionRow:

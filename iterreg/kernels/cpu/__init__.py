@@ -21,10 +21,13 @@ from iterreg.kernels.reference import (
     apply_blocks,
     edge_degree,
     folding_voxels,
+    folds_among,
     laplacian,
     normal_equations,
     outside_equations,
     sample_with_slope,
+    surroundings,
+    unfold,
 )
 from iterreg.kernels.types import (
     IndexMap,
@@ -46,6 +49,7 @@ __all__ = [
     "cost_volume",
     "edge_degree",
     "folding_voxels",
+    "folds_among",
     "laplacian",
     "nearest_along",
     "normal_equations",
@@ -55,6 +59,8 @@ __all__ = [
     "self_similarity",
     "squared_difference",
     "squared_differences",
+    "surroundings",
+    "unfold",
     "upsample",
 ]
 

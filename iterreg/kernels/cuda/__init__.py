@@ -9,14 +9,15 @@ each time. No value leaves the device. Where there is no GPU, Triton's interpret
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from iterreg.kernels.blocks import ROUNDING_SHARE
-from iterreg.kernels.cuda import features, linear_algebra, sampling
+from iterreg.kernels.cuda import features, sampling
+from iterreg.kernels.cuda.launch import BLOCK, CHANNELS, TILE, grid_of, launch
+from iterreg.kernels.cuda.solving import add_laplacian, add_normal_jump, conjugate_gradient
+from iterreg.kernels.cuda.unfolding import folding_voxels, folds_among, surroundings, unfold
 from iterreg.kernels.reference import (
     apply_blocks,
     edge_degree,
@@ -25,15 +26,7 @@ from iterreg.kernels.reference import (
     outside_equations,
     sample_with_slope,
 )
-from iterreg.kernels.types import (
-    IndexMap,
-    LinearSystem,
-    NormalEquations,
-    NormalJump,
-    SampleGroup,
-    Samples,
-    Workspace,
-)
+from iterreg.kernels.types import IndexMap, NormalEquations, SampleGroup, Samples
 
 __all__ = [
     "add_laplacian",
@@ -45,6 +38,7 @@ __all__ = [
     "cost_volume",
     "edge_degree",
     "folding_voxels",
+    "folds_among",
     "laplacian",
     "nearest_along",
     "normal_equations",
@@ -54,29 +48,10 @@ __all__ = [
     "self_similarity",
     "squared_difference",
     "squared_differences",
+    "surroundings",
+    "unfold",
     "upsample",
 ]
-
-BLOCK = 256
-"""Voxels, or samples of one channel, that a program handles."""
-
-SUMMED = 4096
-"""Partial sums that are added at once."""
-
-CHANNELS = 8
-"""So many channels of a sample are read at once: 16 bytes of half precision."""
-
-TILE = 1024
-"""Values that a program handles: larger tiles do not fit into the registers."""
-
-
-def _launch(kernel: Any, programs: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """Run a kernel; every launch passes here."""
-    kernel[programs](*arguments, **constants)
-
-
-def _blocks(count: int, block: int = BLOCK) -> tuple[int]:
-    return (max(1, -(-count // block)),)
 
 
 def squared_difference(
@@ -87,9 +62,9 @@ def squared_difference(
     channels = samples.fixed.shape[1]
     at_once = min(CHANNELS, triton.next_power_of_2(channels))
     block = TILE // 2 // max(at_once, 4)
-    programs = _blocks(len(samples.voxels), block)
+    programs = grid_of(len(samples.voxels), block)
     partial = torch.empty(programs, dtype=torch.float64, device=u_mm.device)
-    _launch(
+    launch(
         sampling.squared_difference,
         programs,
         samples.fixed.contiguous(),
@@ -119,9 +94,9 @@ def squared_differences(
 ) -> Tensor:
     """See :func:`iterreg.kernels.reference.squared_differences`."""
     joined = group.joined
-    programs = _blocks(len(joined.voxels), BLOCK // 2)
+    programs = grid_of(len(joined.voxels), BLOCK)
     partial = torch.empty(programs, dtype=torch.float64, device=u_mm.device)
-    _launch(
+    launch(
         sampling.squared_differences,
         programs,
         joined.voxels,
@@ -141,99 +116,9 @@ def squared_differences(
         len(joined.voxels),
         u_mm[0].numel(),
         *u_mm.shape[2:],
-        B=BLOCK // 2,
-    )
-    return partial.sum()
-
-
-def add_laplacian(v: Tensor, edges: Tensor, into: Tensor) -> Tensor:
-    """See :func:`iterreg.kernels.reference.add_laplacian`."""
-    count = v[0].numel()
-    programs = _blocks(count)
-    partial = torch.empty(programs, dtype=torch.float64, device=v.device)
-    operands = (v.contiguous(), edges, into, partial, count, *v.shape[1:])
-    _launch(linear_algebra.add_laplacian, programs, *operands, B=BLOCK)
-    return partial.sum()
-
-
-def add_normal_jump(v: Tensor, jump: NormalJump, into: Tensor) -> Tensor:
-    """See :func:`iterreg.kernels.reference.add_normal_jump`."""
-    programs = _blocks(len(jump.by_voxel.voxels))
-    partial = torch.empty(programs, dtype=torch.float64, device=v.device)
-    _add_jump(v, jump, into, partial)
-    return partial.sum()
-
-
-def _add_jump(v: Tensor, jump: NormalJump, into: Tensor, partial: Tensor) -> None:
-    faces = jump.by_voxel
-    _launch(
-        linear_algebra.add_normal_jump,
-        _blocks(len(faces.voxels)),
-        v,
-        faces.voxels,
-        faces.there,
-        faces.across,
-        into,
-        partial,
-        len(faces.voxels),
-        v[0].numel(),
         B=BLOCK,
     )
-
-
-def conjugate_gradient(
-    system: LinearSystem, residual: Tensor, steps: int, damping: float, workspace: Workspace
-) -> Tensor:
-    """See :func:`iterreg.kernels.reference.conjugate_gradient`.
-
-    ``residual`` is overwritten, and the step lives in the workspace until the next call.
-    """
-    shape, count = residual.shape[1:], residual[0].numel()
-    blocks = _preconditioner(system, damping, workspace)
-    step, product, preconditioned, direction, spare = (
-        workspace.zeros(name, residual)
-        for name in ("step", "product", "preconditioned", "direction", "spare")
-    )
-    programs, jump = _blocks(count), system.normal_jump
-    jumps = 0 if jump is None else _blocks(len(jump.by_voxel.voxels))[0]
-    partial = torch.zeros(programs[0] + jumps, dtype=torch.float64, device=residual.device)
-    scalars = torch.zeros(3, device=residual.device)
-
-    def update() -> None:
-        operands = (step, residual, direction, product, blocks, scalars, preconditioned, partial)
-        _launch(linear_algebra.cg_update, programs, *operands, count, B=BLOCK)
-        _launch(linear_algebra.cg_beta, (1,), partial, programs[0], scalars, B=SUMMED, num_warps=8)
-
-    update()
-    scalars[2:].zero_()
-    for _ in range(steps):
-        operands = (preconditioned, direction, scalars, system.edges, system.curvature)
-        answers = (spare, product, partial)
-        _launch(linear_algebra.cg_product, programs, *operands, *answers, count, *shape, B=BLOCK)
-        direction, spare = spare, direction
-        if jump is not None:
-            _add_jump(direction, jump, product, partial[programs[0] :])
-        _launch(
-            linear_algebra.cg_alpha, (1,), partial, len(partial), scalars, B=SUMMED, num_warps=8
-        )
-        update()
-    return step
-
-
-def _preconditioner(system: LinearSystem, damping: float, workspace: Workspace) -> Tensor:
-    """(6, Z, Y, X), the inverse of each voxel's block; zero where nothing may move."""
-    curvature, edges, rows = system.curvature, system.edges, system.active_rows
-    blocks = workspace.zeros("blocks", curvature, 6)
-    shape, count = curvature.shape[1:], curvature[0].numel()
-    sizes = (count, *shape, damping, ROUNDING_SHARE)
-    operands = (curvature, edges, rows)
-    _launch(linear_algebra.invert_blocks, _blocks(count), *operands, blocks, *sizes, B=BLOCK)
-    if system.normal_jump is not None:
-        voxels, extra = system.normal_jump.diagonal_blocks
-        operands = (*operands, voxels, extra.contiguous(), blocks, len(voxels))
-        programs = _blocks(len(voxels))
-        _launch(linear_algebra.correct_at_interfaces, programs, *operands, *sizes, B=BLOCK)
-    return blocks
+    return partial.sum()
 
 
 def upsample(
@@ -248,9 +133,9 @@ def upsample(
     out = coarse.new_empty(coarse.shape[0], *fine_labels.shape)
     arrays = (coarse, coarse_labels, fine_labels, scale, shift, affinity)
     sizes = (fine_labels.numel(), *fine_labels.shape, *coarse.shape[1:], len(affinity))
-    _launch(
+    launch(
         sampling.upsample,
-        _blocks(fine_labels.numel()),
+        grid_of(fine_labels.numel()),
         *[t.contiguous() for t in arrays],
         out,
         *sizes,
@@ -268,9 +153,9 @@ def cost_volume(
     padded = triton.next_power_of_2(channels)
     block = TILE // padded
     out = fixed.new_empty(len(nodes), len(offsets))
-    _launch(
+    launch(
         features.cost_volume,
-        (len(nodes), *_blocks(len(offsets), block)),
+        (len(nodes), *grid_of(len(offsets), block)),
         *[t.contiguous() for t in (fixed, moving, nodes, centre, offsets)],
         out,
         len(offsets),
@@ -287,7 +172,7 @@ def cheapest(cost: Tensor, offsets_mm: Tensor, at_mm: Tensor, coupling: float) -
     """See :func:`iterreg.kernels.reference.cheapest`."""
     out = torch.empty(len(cost), dtype=torch.int64, device=cost.device)
     arrays = [t.contiguous() for t in (cost, offsets_mm, at_mm)]
-    _launch(features.cheapest, (len(cost),), *arrays, out, coupling, cost.shape[1], B=TILE)
+    launch(features.cheapest, (len(cost),), *arrays, out, coupling, cost.shape[1], B=TILE)
     return out
 
 
@@ -298,8 +183,8 @@ def nearest_along(squared: Tensor, axis: int, costs: Tensor) -> Tensor:
     if squared.numel() and len(costs) > 1:
         sizes = (squared.numel(), squared.shape[axis], squared.stride(axis))
         step = float(costs[1]), len(costs) - 1
-        _launch(
-            features.nearest_along, _blocks(squared.numel()), squared, out, *step, *sizes, B=BLOCK
+        launch(
+            features.nearest_along, grid_of(squared.numel()), squared, out, *step, *sizes, B=BLOCK
         )
         return out
     return out.copy_(squared)
@@ -312,9 +197,9 @@ def block_majority(labels: Tensor, axes: Sequence[tuple[Tensor, Tensor]]) -> Ten
     widths = [shares.shape[1] for _, shares in axes]
     tables = [t.contiguous() for axis in axes for t in axis]
     sizes = (out.numel(), *shape[1:], *labels.shape, *widths)
-    block = BLOCK // 2
-    programs = _blocks(out.numel(), block)
-    _launch(features.block_majority, programs, labels.contiguous(), *tables, out, *sizes, B=block)
+    block = BLOCK
+    programs = grid_of(out.numel(), block)
+    launch(features.block_majority, programs, labels.contiguous(), *tables, out, *sizes, B=block)
     return out
 
 
@@ -325,31 +210,18 @@ def self_similarity(
     pairs, count = len(first), volume.numel()
     padded = triton.next_power_of_2(pairs)
     block = max(1, TILE // padded)
-    programs = _blocks(count, block)
+    programs = grid_of(count, block)
     distances = volume.new_empty(*volume.shape, pairs)
     partial = torch.empty(programs, dtype=torch.float64, device=volume.device)
     constants = {"P": pairs, "PP": padded, "B": block}
     reach = dict(zip(("RZ", "RY", "RX"), radius.tolist(), strict=True))
     operands = (volume.contiguous(), first.contiguous(), second.contiguous(), distances, partial)
     sizes = (count, *volume.shape)
-    _launch(features.patch_distances, programs, *operands, *sizes, **reach, **constants)
+    launch(features.patch_distances, programs, *operands, *sizes, **reach, **constants)
     typical = partial.sum() / count
-    operands = (distances, distances, typical, count, *clamp)
-    _launch(features.exponentiate, programs, *operands, **constants)
+    ends = (distances, distances, typical, count, *clamp)
+    launch(features.exponentiate, programs, *ends, **constants)
     return distances
-
-
-def folding_voxels(total_vox: Tensor) -> Tensor:
-    """See :func:`iterreg.kernels.reference.folding_voxels`."""
-    flat = total_vox.shape[0] == 2
-    if flat:
-        total_vox = torch.cat((torch.zeros_like(total_vox[:1]), total_vox)).unsqueeze(1)
-    shape, count = total_vox.shape[1:], total_vox[0].numel()
-    out = torch.empty(shape, dtype=torch.int8, device=total_vox.device)
-    constants = {"INNER": min(shape) > 1, "B": BLOCK}
-    operands = (total_vox.contiguous(), out, count, *shape)
-    _launch(features.folding_voxels, _blocks(count), *operands, **constants)
-    return out.bool()[0] if flat else out.bool()
 
 
 def region_slope(
@@ -360,7 +232,7 @@ def region_slope(
     spacing = out.new_tensor(spacing_zyx_mm)
     operands = (labels.contiguous(), voxels, spacing, out, len(voxels), *labels.shape)
     decay = -1 / (2 * sigma**2)
-    _launch(features.region_slope, _blocks(len(voxels)), *operands, decay, R=reach, B=BLOCK)
+    launch(features.region_slope, grid_of(len(voxels)), *operands, decay, R=reach, B=BLOCK)
     return out
 
 

@@ -1,4 +1,8 @@
-"""The lattice of a field as simplices: ten tetrahedra per voxel, four triangles in a picture."""
+"""The lattice of a field as simplices, and a step that unfolds some of them.
+
+Ten tetrahedra per voxel, four triangles in a picture. This is plain torch, the definition of the
+kernels that look for folds and take them out.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from iterreg.optimize.field import Field
-from iterreg.optimize.pair import Interfaces
 
 Offset = tuple[int, int, int]
 Simplex = tuple[Offset, Offset, Offset]
@@ -30,6 +31,17 @@ INNER: tuple[Simplex, ...] = (
 
 INNER_DET = 2.0
 """Their determinant if nothing moves; that of a corner is 1."""
+
+LEAST_DET, WANTED_DET = 0.05, 0.1
+"""A determinant below the first is raised to the second, so that rounding does not fold it
+again."""
+
+LEAST_LENGTH = 1e-2
+"""Of the squared slopes of a determinant: a flat simplex must not leap."""
+
+OVERSHOOT = 1.5
+"""Averaged moves fall short, so each is lengthened: a factor of 1 takes half as many rounds
+again."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +64,10 @@ class Lattice:
     scale: Tensor
     still: Tensor | None = None
 
-    @classmethod
-    def of(cls, field: Field, interfaces: Interfaces, still: Tensor | None = None) -> Lattice:
-        """A view of a field; ``still`` (Z, Y, X) bool marks voxels that may not move."""
-        u_mm, glued = field.u_mm, interfaces.tangential >= 1
-        scale = u_mm.new_tensor([1 / s for s in field.side.spacing_mm])
-        labels = field.side.labels.flatten()
-        table = None if bool(glued.all()) else glued
-        at_rest = None if still is None else still.flatten()
-        return cls(u_mm.view(3, -1), tuple(u_mm.shape[1:]), labels, table, scale, at_rest)
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.u_mm.device
 
     def free(self, at: Tensor) -> Tensor:
         """(n,) bool, whether some voxels may move."""
@@ -172,8 +179,17 @@ def rest_det(simplex: Simplex) -> float:
     return INNER_DET if simplex in INNER else 1.0
 
 
-def around(at: Tensor, shape: tuple[int, ...], reach: int) -> Tensor:
-    """Flat indices of the voxels in boxes of half-width ``reach`` around some voxels, once each."""
+def surroundings(at: Tensor, shape: tuple[int, ...], reach: int) -> Tensor:
+    """Flat indices of the voxels in boxes of half-width ``reach`` around some voxels, once each.
+
+    Args:
+        at: (n,) int64, flat indices.
+        shape: (Z, Y, X).
+        reach: in voxels.
+
+    Returns:
+        (m,) int64, ascending.
+    """
     for axis, n in enumerate(shape):
         stride = (shape[1] * shape[2], shape[2], 1)[axis]
         index = at // stride % n
@@ -182,3 +198,64 @@ def around(at: Tensor, shape: tuple[int, ...], reach: int) -> Tensor:
             wider.append(at[(index + step >= 0) & (index + step < n)] + step * stride)
         at = torch.unique(torch.cat(wider))
     return at
+
+
+def folds_among(lattice: Lattice, at: Tensor, limit: float) -> Tensor:
+    """Those of some voxels that have a glued simplex with a determinant below a limit.
+
+    Args:
+        lattice: the field.
+        at: (n,) int64, flat indices.
+        limit: the determinant is 1 if nothing moves.
+
+    Returns:
+        (m,) int64, in the order of ``at``.
+    """
+    voxels = Neighbourhoods.of(lattice, at)
+    low, _ = voxels.low(voxels.edges(), limit)
+    return at[low.any(0)]
+
+
+def unfold(lattice: Lattice, at: Tensor) -> None:
+    """Move some voxels and their neighbours until their simplices do not fold, a step, in place.
+
+    Args:
+        lattice: changed.
+        at: (n,) flat indices of voxels, once each.
+    """
+    voxels = Neighbourhoods.of(lattice, at)
+    edges = voxels.edges()
+    low, determinants = voxels.low(edges, LEAST_DET)
+    members = torch.cat([at, *(voxels.there(offset) for offset in edges)])
+    moved, place = torch.unique(members, return_inverse=True)
+    own, *others = place.view(1 + len(edges), -1)
+    free = lattice.free(moved)
+    places = dict(zip(edges, others, strict=True))
+    move, count = lattice.u_mm.new_zeros(len(moved), 3), lattice.u_mm.new_zeros(len(moved))
+    for simplex, row, det in zip(lattice.simplices, low, determinants, strict=True):
+        bad = row.nonzero().flatten()
+        if len(bad) == 0:
+            continue
+        slopes = _slopes([edges[o][:, bad] for o in simplex], simplex, lattice.scale)
+        # An edge to a stand-in that is the voxel itself is fixed. Other stand-ins do not move, so
+        # that no voxel moves twice for one simplex.
+        turns = [s * (voxels.there(o) != at)[bad] for s, o in zip(slopes, simplex, strict=True)]
+        slopes = [s * voxels.inside(o)[bad] for s, o in zip(slopes, simplex, strict=True)]
+        slopes.append(-turns[0] - turns[1] - turns[2])
+        indices = [*(places[o] for o in simplex), own]
+        slopes = [s * free[i[bad]] for s, i in zip(slopes, indices, strict=True)]
+        length = torch.stack([slope.square().sum(0) for slope in slopes]).sum(0)
+        step = (WANTED_DET - det[bad]) / length.clamp(min=LEAST_LENGTH)
+        for index, slope in zip(indices, slopes, strict=True):
+            # Not index_add_: on a GPU it adds in any order.
+            move.index_put_((index[bad],), (step * slope).T, accumulate=True)
+            count.index_add_(0, index[bad], slope.any(0).to(count.dtype))
+    lattice.u_mm[:, moved] += OVERSHOOT * move.T / count.clamp(min=1)
+
+
+def _slopes(edges: list[Tensor], simplex: Simplex, scale: Tensor) -> list[Tensor]:
+    """Derivatives of a simplex's determinant by the displacements of three vertices in mm."""
+    a, b, c = edges
+    cofactors = [torch.linalg.cross(*pair, dim=0) for pair in ((b, c), (c, a), (a, b))]
+    factors = [sign(offset) / rest_det(simplex) for offset in simplex]
+    return [c * f * scale.unsqueeze(1) for c, f in zip(cofactors, factors, strict=True)]
