@@ -15,7 +15,7 @@ EXCUSE = "Longer than 300 lines because"
 
 ALGORITHM = ("kernels", "features", "energy", "metrics", "optimize", "inverse")
 MOST_PARAMETERS = 6
-COMPILED = "kernels/cpu/"
+COMPILED = ("kernels/cpu/", "kernels/cuda/programs/")
 """Compiled loops take arrays one by one: the compiler knows no dataclass."""
 
 

@@ -148,6 +148,8 @@ def test_heavy_packages_stay_where_they_belong(path):
             assert found.lazy or package == "click", f"{where} at the top slows every command"
         elif package in ("torch", "numpy"):
             assert found.lazy or mine not in ("errors", "config", "cli"), f"{where} slows --help"
+        elif package == "triton":
+            assert each_file(path).startswith("kernels/cuda/"), f"{where} belongs to kernels/cuda/"
         elif package == "numba":
             assert each_file(path).startswith("kernels/cpu/"), f"{where} belongs to kernels/cpu/"
         else:
@@ -158,7 +160,8 @@ def test_heavy_packages_stay_where_they_belong(path):
 
 def test_every_package_that_is_imported_is_declared():
     text = (ROOT / "setup.cfg").read_text("utf-8").lower().replace("-", "_")
-    optional = {"totalsegmentator"}
+    # Triton comes with torch, where it runs at all.
+    optional = {"totalsegmentator", "triton"}
     distribution = {"cv2": "opencv_python"}
     for path in modules():
         for found in imports(path):

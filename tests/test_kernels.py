@@ -540,18 +540,22 @@ def test_a_direction_that_is_much_stiffer_than_the_rest_is_solved(backend):
     assert float((0.5 * step * product(system, step) - step * right).sum()) < -1e4
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("reach", [1, 3])
-def test_nearest_along(backend, reach):
-    squared = torch.rand(6, 7, 8, generator=torch.Generator().manual_seed(7))
+def test_nearest_along(backend, reach, axis):
+    random = torch.Generator().manual_seed(7)
+    shapes = [(6, 7, 8), (1, 3, 2), (2, 1, 9), (5, 5, 1), (4, 9, 3)]
+    boxes = [torch.rand(shape, generator=random) for shape in shapes]
     costs = 0.1 * torch.arange(reach + 1.0).square()
-    for axis, n in enumerate(squared.shape):
+    exact = []
+    for squared in boxes:
+        n = squared.shape[axis]
         apart = (torch.arange(n).unsqueeze(1) - torch.arange(n)).abs()
         cost = torch.where(apart <= reach, 0.1 * apart.square(), torch.inf)
-        exact = (squared.movedim(axis, -1).unsqueeze(-2) + cost).amin(-1).movedim(-1, axis)
-        found = backend.kernels.nearest_along(
-            squared.to(backend.device), axis, costs.to(backend.device)
-        )
-        agree(found, exact)
+        nearest = (squared.movedim(axis, -1).unsqueeze(-2) + cost).amin(-1).movedim(-1, axis)
+        exact.append(nearest.flatten())
+    flat = torch.cat([box.flatten() for box in boxes]).to(backend.device)
+    agree(backend.kernels.nearest_along(flat, shapes, axis, costs), torch.cat(exact))
 
 
 def test_outside_equations_are_the_derivative(backend):

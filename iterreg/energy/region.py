@@ -39,11 +39,15 @@ class Region:
 
     def grown(self, margins: Sequence[int]) -> Region:
         """The same region in a box that is wider by so many voxels, as far as the grid reaches."""
-        box = [
+        box = self.grown_box(margins)
+        return Region(self.spread(self.mask, box, False), box, self.shape)
+
+    def grown_box(self, margins: Sequence[int]) -> Box:
+        """The box of :meth:`grown`."""
+        return tuple(
             slice(max(0, part.start - margin), min(n, part.stop + margin))
             for part, margin, n in zip(self.box, margins, self.shape, strict=True)
-        ]
-        return Region(self.spread(self.mask, box, False), tuple(box), self.shape)
+        )
 
     def spread(self, values: Tensor, box: Sequence[slice], fill: float) -> Tensor:
         """Values of this region's box on a wider box, with ``fill`` around them."""

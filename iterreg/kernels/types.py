@@ -119,6 +119,13 @@ class SampleGroup:
         """Where the tensors are."""
         return self.parts[0].device
 
+    def own_maps(self, mapping: IndexMap) -> list[IndexMap]:
+        """Each part's own map. It is kept: a level asks for the same one again and again."""
+        known: dict[str, tuple[IndexMap, list[IndexMap]]] = self.__dict__
+        if "_maps" not in known or known["_maps"][0] is not mapping:
+            known["_maps"] = mapping, [part.own_map(mapping) for part in self.parts]
+        return known["_maps"][1]
+
     @cached_property
     def joined(self) -> JoinedSamples:
         """All samples as one list, voxel by voxel."""

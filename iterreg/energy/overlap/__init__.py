@@ -1,7 +1,7 @@
 """The mask-wise term L_m: how well matched regions meet.
 
 Each kind of overlap is one file beside this one and one row of ``OVERLAPS``. A row names a function
-``(config: Overlap, pair: RegionPair, frame: Frame) -> list of terms``.
+``(config: Overlap, pairs: Sequence[RegionPair], frame: Frame) -> list of terms``.
 
 Source: SegReg, eq. 3-5. Composed Dice alone is nearly a tautology, because a region may collapse
 onto a corner of its partner and still score 1. So the default, ``boundary``, compares signed
@@ -43,5 +43,5 @@ def overlap_terms(config: Overlap, pairs: Sequence[RegionPair], frame: Frame) ->
     """
     if config.weight == 0:
         return []
-    of_pair = OVERLAPS[config.kind]
-    return [term for pair in pairs for term in of_pair(config, pair, frame)]
+    terms: list[Term] = OVERLAPS[config.kind](config, pairs, frame)
+    return terms

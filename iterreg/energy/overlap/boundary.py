@@ -14,72 +14,110 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from iterreg.config import Overlap
-from iterreg.energy.distance import signed_distance_mm
-from iterreg.energy.overlap.crops import Crop, margin_voxels, sampled_difference
+from iterreg.energy.distance import signed_distances_mm
+from iterreg.energy.overlap.crops import Crop, margin_voxels, sampled_differences
 from iterreg.energy.overlap.types import Frame, RegionPair, is_thick
 from iterreg.energy.region import Region
 from iterreg.energy.terms import Term
 from iterreg.neighbourhood import Box
 
+Spacing = tuple[float, ...]
 
-def boundary_terms(config: Overlap, pair: RegionPair, frame: Frame) -> list[Term]:
-    """Signed distances in a band around the fixed boundary; see :mod:`iterreg.energy.overlap`.
 
-    Nobody knows whether the region goes on beyond the edge of the moving field of view. So a voxel
+def boundary_terms(config: Overlap, pairs: Sequence[RegionPair], frame: Frame) -> list[Term]:
+    """Signed distances in a band around each fixed boundary; see :mod:`iterreg.energy.overlap`.
+
+    Nobody knows whether a region goes on beyond the edge of the moving field of view. So a voxel
     of the fixed region finds no boundary at that edge, and a voxel around it may leave the field of
     view to get out of the region: a heart's base that moves out of the stack of slices takes along
     what lay above it.
     """
+    spacings = (frame.fixed_spacing_mm, frame.moving_spacing_mm)
+    terms = _terms(config, [pair for pair in pairs if not pair.in_slices], frame, spacings)
+    in_slices = [pair for pair in pairs if pair.in_slices]
+    if in_slices:
+        shapes = (in_slices[0].fixed.shape, in_slices[0].moving.shape)
+        flat = [_within_slices(s, n) for s, n in zip(spacings, shapes, strict=True)]
+        terms += _terms(config, in_slices, frame, (flat[0], flat[1]))
+    return terms
+
+
+def _terms(
+    config: Overlap, pairs: Sequence[RegionPair], frame: Frame, spacings: tuple[Spacing, Spacing]
+) -> list[Term]:
+    """The terms of pairs whose distances are taken with the same spacings, fixed and moving."""
+    if not pairs:
+        return []
     band_mm = frame.band_mm(config.band_mm)
-    spacing_mm, moving_spacing_mm = frame.fixed_spacing_mm, frame.moving_spacing_mm
-    if pair.in_slices:
-        spacing_mm = _within_slices(spacing_mm, pair.fixed.shape)
-        moving_spacing_mm = _within_slices(moving_spacing_mm, pair.moving.shape)
-    region = pair.fixed.grown(margin_voxels(band_mm, spacing_mm))
-    fixed_mm = signed_distance_mm(region.mask, frame.fixed_fov[region.box], spacing_mm, band_mm)
-    chosen = (fixed_mm.abs() < band_mm) & frame.common_fov[region.box]
-    weight = config.weight * pair.weight / config.band_mm**2
-    ours = Crop(fixed_mm, region.box)
-    closed = _closed_distances(pair.moving, frame, moving_spacing_mm, band_mm)
-    if not _is_cut(pair.moving, frame.moving_fov, moving_spacing_mm):
-        return [sampled_difference(ours, closed, chosen, weight, frame)]
-    own, around = chosen & (fixed_mm <= 0), chosen & (fixed_mm > 0)
-    open_ended = _open_distances(pair.moving, moving_spacing_mm, band_mm)
-    return [
-        sampled_difference(ours, closed, own, weight, frame),
-        sampled_difference(ours, open_ended, around, weight, frame),
-    ]
+    ours = _distances([p.fixed for p in pairs], frame.fixed_fov, spacings[0], band_mm)
+    chosen = [(d.values.abs() < band_mm) & frame.common_fov[d.box] for d in ours]
+    weights = [config.weight * pair.weight / config.band_mm**2 for pair in pairs]
+    moving = [pair.moving for pair in pairs]
+    closed = _closed_distances(moving, frame, spacings[1], band_mm)
+    cut = [k for k, c in enumerate(_are_cut(moving, frame.moving_fov, spacings[1])) if c]
+    around = [chosen[k] & (ours[k].values > 0) for k in cut]
+    for k, outside in zip(cut, around, strict=True):
+        chosen[k] = chosen[k] & ~outside
+    terms = sampled_differences(ours, closed, chosen, weights, frame)
+    if not cut:
+        return [*terms]
+    open_ended = _open_distances([moving[k] for k in cut], spacings[1], band_mm)
+    ours, weights = [ours[k] for k in cut], [weights[k] for k in cut]
+    return [*terms, *sampled_differences(ours, open_ended, around, weights, frame)]
+
+
+def _distances(
+    regions: Sequence[Region], fov: Tensor, spacing_mm: Spacing, band_mm: float
+) -> list[Crop]:
+    """Signed distances around regions, with no boundary at the edge of the field of view."""
+    near = [region.grown(margin_voxels(band_mm, spacing_mm)) for region in regions]
+    masks, views = [region.mask for region in near], [fov[region.box] for region in near]
+    found = signed_distances_mm(masks, views, spacing_mm, band_mm)
+    return [Crop(values, region.box) for values, region in zip(found, near, strict=True)]
 
 
 def _closed_distances(
-    moving: Region, frame: Frame, spacing_mm: tuple[float, ...], band_mm: float
-) -> Crop:
-    """Signed distances with no boundary at the edge of the field of view."""
-    near = moving.grown(margin_voxels(band_mm, spacing_mm))
-    distance = signed_distance_mm(near.mask, frame.moving_fov[near.box], spacing_mm, band_mm)
-    wide = near.grown(margin_voxels(frame.margin_mm, spacing_mm))
-    return Crop(near.spread(distance, wide.box, band_mm), wide.box)
+    moving: Sequence[Region], frame: Frame, spacing_mm: Spacing, band_mm: float
+) -> list[Crop]:
+    """The same in crops that are wide enough for the largest motion."""
+    wide = []
+    margins = margin_voxels(frame.margin_mm, spacing_mm)
+    for near in _distances(moving, frame.moving_fov, spacing_mm, band_mm):
+        region = Region(near.values, near.box, moving[0].shape)
+        box = region.grown_box(margins)
+        wide.append(Crop(region.spread(near.values, box, band_mm), box))
+    return wide
 
 
-def _open_distances(moving: Region, spacing_mm: tuple[float, ...], band_mm: float) -> Crop:
-    """Signed distances with a boundary at the edge of the grid, beyond which the crop reaches."""
-    box = _widened(moving, margin_voxels(band_mm, spacing_mm))
-    mask = moving.spread(moving.mask, box, False)
-    return Crop(signed_distance_mm(mask, None, spacing_mm, band_mm), box)
+def _open_distances(moving: Sequence[Region], spacing_mm: Spacing, band_mm: float) -> list[Crop]:
+    """Signed distances with a boundary at the edge of the grid, beyond which the crops reach."""
+    boxes = [_widened(region, margin_voxels(band_mm, spacing_mm)) for region in moving]
+    pairs = list(zip(moving, boxes, strict=True))
+    masks = [region.spread(region.mask, box, False) for region, box in pairs]
+    found = signed_distances_mm(masks, None, spacing_mm, band_mm)
+    return [Crop(values, box) for values, box in zip(found, boxes, strict=True)]
 
 
-def _is_cut(region: Region, fov: Tensor, spacing_mm: Sequence[float]) -> bool:
-    """Whether the region may reach the edge of the field of view, along an axis with spacing."""
-    sides = list(zip(region.box, region.shape, spacing_mm, strict=True))
-    margins = [0 if n == 1 or math.isinf(s) else 1 for _, n, s in sides]
-    at_edge = any(
-        margin and (part.start == 0 or part.stop == n)
-        for margin, (part, n, _) in zip(margins, sides, strict=True)
-    )
-    return at_edge or not bool(fov[region.grown(margins).box].all())
+def _are_cut(regions: Sequence[Region], fov: Tensor, spacing_mm: Sequence[float]) -> list[bool]:
+    """Whether each region may reach the edge of the field of view, along an axis with spacing."""
+    margins = [
+        0 if n == 1 or math.isinf(s) else 1
+        for n, s in zip(regions[0].shape, spacing_mm, strict=True)
+    ]
+    at_edge = [
+        any(
+            margin and (part.start == 0 or part.stop == n)
+            for margin, part, n in zip(margins, region.box, region.shape, strict=True)
+        )
+        for region in regions
+    ]
+    # One transfer from the device for all regions.
+    seen = torch.stack([fov[region.grown_box(margins)].all() for region in regions]).tolist()
+    return [edge or not all_seen for edge, all_seen in zip(at_edge, seen, strict=True)]
 
 
 def _widened(region: Region, margins: Sequence[int]) -> Box:

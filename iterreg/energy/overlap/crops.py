@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,29 +32,51 @@ class Crop:
         return tuple(float(part.start) for part in self.box)
 
 
-def sampled_difference(
-    fixed: Crop, moving: Crop, chosen: Tensor, weight: float, frame: Frame
-) -> SquaredDifference:
-    """The squared difference of two crops at some fixed voxels.
+def sampled_differences(
+    fixed: Sequence[Crop],
+    moving: Sequence[Crop],
+    chosen: Sequence[Tensor],
+    weights: Sequence[float],
+    frame: Frame,
+) -> list[SquaredDifference]:
+    """The squared difference of each two crops at some fixed voxels.
 
-    Outside the moving crop the distance to it is added, so that the gradient never vanishes.
+    Outside a moving crop the distance to it is added, so that the gradient never vanishes. All
+    crops are handled as one list: on a GPU the cost hardly depends on how many there are.
 
     Args:
-        fixed, moving: of both images.
-        chosen: (z, y, x) bool, the fixed crop's voxels that are sampled.
-        weight: of every sample.
+        fixed, moving: of both images, pair by pair.
+        chosen: (z, y, x) bool, the voxels of each fixed crop that are sampled.
+        weights: of every sample of a pair.
         frame: the level's grids.
     """
-    voxels = voxels_of(chosen, fixed.box).int()
+    device = frame.common_fov.device
+    sizes = [c.numel() for c in chosen]
+    at = torch.cat([c.flatten() for c in chosen]).nonzero().flatten()
+    starts = torch.tensor([0, *itertools.accumulate(sizes)]).to(device)
+    part = torch.bucketize(at, starts[1:], right=True)
+    firsts = [[side.start for side in crop.box] for crop in fixed]
+    tables = torch.tensor([[*f, *c.shape] for f, c in zip(firsts, chosen, strict=True)])
+    first, shape = tables.to(device)[part].split(3, 1)
+    local = at - starts[part]
+    place = (local // (shape[:, 1] * shape[:, 2]), local // shape[:, 2] % shape[:, 1])
+    voxels = (torch.stack((*place, local % shape[:, 2]), 1) + first).int()
+    values = torch.cat([crop.values.flatten() for crop in fixed])[at].unsqueeze(1)
+    weight = torch.tensor(weights, dtype=torch.float32).to(device)[part]
+    counts = torch.bincount(part, minlength=len(fixed)).tolist()
+    parts = [tensor.split(counts) for tensor in (values, voxels, weight)]
     voxel_mm = sum(frame.moving_spacing_mm) / len(frame.moving_spacing_mm)
-    return SquaredDifference(
-        fixed.values[chosen].unsqueeze(-1),
-        moving.values.unsqueeze(-1).contiguous(),
-        voxels,
-        torch.full((len(voxels),), weight, device=chosen.device),
-        outside_weight=voxel_mm * voxel_mm,
-        corner=moving.corner(),
-    )
+    return [
+        SquaredDifference(
+            values,
+            crop.values.unsqueeze(-1).contiguous(),
+            voxels,
+            weight,
+            outside_weight=voxel_mm * voxel_mm,
+            corner=crop.corner(),
+        )
+        for values, voxels, weight, crop in zip(*parts, moving, strict=True)
+    ]
 
 
 def voxels_of(chosen: Tensor, box: Box) -> Tensor:

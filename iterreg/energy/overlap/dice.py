@@ -13,6 +13,7 @@ Source: SegReg, eq. 3.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -65,20 +66,22 @@ class SoftDice:
         return self
 
 
-def dice_terms(config: Overlap, pair: RegionPair, frame: Frame) -> list[Term]:
-    """Dice in a band around the fixed region; see :mod:`iterreg.energy.overlap`."""
+def dice_terms(config: Overlap, pairs: Sequence[RegionPair], frame: Frame) -> list[Term]:
+    """Dice in a band around each fixed region; see :mod:`iterreg.energy.overlap`."""
+    return [_of_pair(config, pair, frame) for pair in pairs]
+
+
+def _of_pair(config: Overlap, pair: RegionPair, frame: Frame) -> SoftDice:
     band_mm = frame.band_mm(config.band_mm)
     region = pair.fixed.grown(margin_voxels(band_mm, frame.fixed_spacing_mm))
     moving = pair.moving.grown((1, 1, 1))
     is_near = distance_mm(region.mask, frame.fixed_spacing_mm, band_mm) < band_mm
     chosen = is_near & frame.common_fov[region.box]
     mask = Crop(moving.mask.float(), moving.box)
-    return [
-        SoftDice(
-            region.mask[chosen].float(),
-            mask.values.unsqueeze(-1),
-            voxels_of(chosen, region.box).T,
-            config.weight * pair.weight,
-            mask.corner(),
-        )
-    ]
+    return SoftDice(
+        region.mask[chosen].float(),
+        mask.values.unsqueeze(-1),
+        voxels_of(chosen, region.box).T,
+        config.weight * pair.weight,
+        mask.corner(),
+    )

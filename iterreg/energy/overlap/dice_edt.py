@@ -9,6 +9,7 @@ Source: SegReg, "Datasets and Implementation Details".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from iterreg.config import Overlap
@@ -21,8 +22,8 @@ DICE_SHARE, EDT_SHARE = 0.5, 50.0
 """Of the term's weight."""
 
 
-def dice_and_edt_terms(config: Overlap, pair: RegionPair, frame: Frame) -> list[Term]:
-    """The sum of both losses for a region pair; see :mod:`iterreg.energy.overlap`."""
+def dice_and_edt_terms(config: Overlap, pairs: Sequence[RegionPair], frame: Frame) -> list[Term]:
+    """The sum of both losses of all region pairs; see :mod:`iterreg.energy.overlap`."""
     dice = replace(config, weight=config.weight * DICE_SHARE)
     edt = replace(config, weight=config.weight * EDT_SHARE)
-    return [*dice_terms(dice, pair, frame), *edt_terms(edt, pair, frame)]
+    return [*dice_terms(dice, pairs, frame), *edt_terms(edt, pairs, frame)]

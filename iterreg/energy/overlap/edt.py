@@ -11,26 +11,32 @@ Source: SegReg, eq. 4.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.nn.functional import pad
 
 from iterreg.config import Overlap
 from iterreg.energy.distance import distance_mm
-from iterreg.energy.overlap.crops import Crop, margin_voxels, sampled_difference
+from iterreg.energy.overlap.crops import Crop, margin_voxels, sampled_differences
 from iterreg.energy.overlap.types import Frame, RegionPair
-from iterreg.energy.terms import Term
+from iterreg.energy.terms import SquaredDifference, Term
 
 
-def edt_terms(config: Overlap, pair: RegionPair, frame: Frame) -> list[Term]:
+def edt_terms(config: Overlap, pairs: Sequence[RegionPair], frame: Frame) -> list[Term]:
     """The squared difference of normalised depths; see :mod:`iterreg.energy.overlap`."""
+    return [term for pair in pairs for term in _of_pair(config, pair, frame)]
+
+
+def _of_pair(config: Overlap, pair: RegionPair, frame: Frame) -> list[SquaredDifference]:
     box = pair.fixed.box
     wide = pair.moving.grown(margin_voxels(frame.margin_mm, frame.moving_spacing_mm))
     fixed = _normalised_depth(pair.fixed.mask, frame.fixed_spacing_mm)
     moving = _normalised_depth(pair.moving.mask, frame.moving_spacing_mm)
     moving = pair.moving.spread(moving, wide.box, 0.0)
     chosen = pair.fixed.mask & frame.common_fov[box]
-    weight = config.weight * pair.weight
-    return [sampled_difference(Crop(fixed, box), Crop(moving, wide.box), chosen, weight, frame)]
+    crops = [Crop(fixed, box)], [Crop(moving, wide.box)]
+    return sampled_differences(*crops, [chosen], [config.weight * pair.weight], frame)
 
 
 def _normalised_depth(mask: Tensor, spacing_mm: tuple[float, ...]) -> Tensor:

@@ -8,6 +8,7 @@ not for dataclasses; this module unpacks them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numba
@@ -74,7 +75,13 @@ def squared_difference(
     samples: Samples, u_mm: Tensor, mapping: IndexMap, into: NormalEquations
 ) -> Tensor:
     """See :func:`iterreg.kernels.reference.squared_difference`."""
-    mapping = samples.own_map(mapping)
+    return _squared_difference(samples, u_mm, samples.own_map(mapping), into)
+
+
+def _squared_difference(
+    samples: Samples, u_mm: Tensor, mapping: IndexMap, into: NormalEquations
+) -> Tensor:
+    """The same, with a map to indices of the samples' own moving features."""
     energy = torch.zeros(-(-len(samples.voxels) // sampling.CHUNK_SAMPLES), dtype=torch.float64)
     what = (samples.fixed, samples.moving, samples.voxels, samples.weights, u_mm)
     where = (mapping.linear, mapping.shift, mapping.from_mm)
@@ -90,8 +97,8 @@ def squared_differences(
     group: SampleGroup, u_mm: Tensor, mapping: IndexMap, into: NormalEquations
 ) -> Tensor:
     """See :func:`iterreg.kernels.reference.squared_differences`."""
-    energies = [squared_difference(part, u_mm, mapping, into) for part in group.parts]
-    return torch.stack(energies).sum()
+    parts = zip(group.parts, group.own_maps(mapping), strict=True)
+    return torch.stack([_squared_difference(part, u_mm, own, into) for part, own in parts]).sum()
 
 
 def add_laplacian(v: Tensor, edges: Tensor, into: Tensor) -> Tensor:
@@ -210,10 +217,16 @@ def region_slope(
     return out
 
 
-def nearest_along(squared: Tensor, axis: int, costs: Tensor) -> Tensor:
+def nearest_along(
+    squared: Tensor, shapes: Sequence[tuple[int, ...]], axis: int, costs: Tensor
+) -> Tensor:
     """See :func:`iterreg.kernels.reference.nearest_along`."""
-    out = torch.empty_like(squared)
-    features.nearest_along(squared.numpy(), axis, costs.numpy(), out.numpy())
+    out, first = torch.empty_like(squared), 0
+    for shape in shapes:
+        part = slice(first, first + math.prod(shape))
+        boxes = [t[part].view(shape).numpy() for t in (squared, out)]
+        features.nearest_along(boxes[0], axis, costs[: shape[axis]].numpy(), boxes[1])
+        first = part.stop
     return out
 
 

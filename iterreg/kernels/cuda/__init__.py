@@ -8,14 +8,16 @@ each time. No value leaves the device. Where there is no GPU, Triton's interpret
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import torch
 import triton
 from torch import Tensor
 
-from iterreg.kernels.cuda import features, sampling
 from iterreg.kernels.cuda.launch import BLOCK, CHANNELS, TILE, grid_of, launch
+from iterreg.kernels.cuda.programs import features, sampling
 from iterreg.kernels.cuda.solving import add_laplacian, add_normal_jump, conjugate_gradient
 from iterreg.kernels.cuda.unfolding import folding_voxels, folds_among, surroundings, unfold
 from iterreg.kernels.reference import (
@@ -176,18 +178,19 @@ def cheapest(cost: Tensor, offsets_mm: Tensor, at_mm: Tensor, coupling: float) -
     return out
 
 
-def nearest_along(squared: Tensor, axis: int, costs: Tensor) -> Tensor:
+def nearest_along(
+    squared: Tensor, shapes: Sequence[tuple[int, ...]], axis: int, costs: Tensor
+) -> Tensor:
     """See :func:`iterreg.kernels.reference.nearest_along`."""
-    squared = squared.contiguous()
     out = torch.empty_like(squared)
-    if squared.numel() and len(costs) > 1:
-        sizes = (squared.numel(), squared.shape[axis], squared.stride(axis))
-        step = float(costs[1]), len(costs) - 1
-        launch(
-            features.nearest_along, grid_of(squared.numel()), squared, out, *step, *sizes, B=BLOCK
-        )
-        return out
-    return out.copy_(squared)
+    starts = itertools.accumulate((math.prod(shape) for shape in shapes), initial=0)
+    strides = [math.prod(shape[axis + 1 :]) for shape in shapes]
+    rows = [(n[axis], s, first) for n, s, first in zip(shapes, strides, starts, strict=False)]
+    boxes = torch.tensor(rows).T.contiguous().to(squared.device)
+    step = float(costs[1]), len(costs) - 1
+    operands = (squared.contiguous(), out, boxes, len(rows), *step, squared.numel())
+    launch(features.nearest_along, grid_of(squared.numel()), *operands, B=BLOCK)
+    return out
 
 
 def block_majority(labels: Tensor, axes: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from iterreg.kernels.blocks import ROUNDING_SHARE
-from iterreg.kernels.cuda import linear_algebra
 from iterreg.kernels.cuda.launch import BLOCK, SUMMED, grid_of, launch
+from iterreg.kernels.cuda.programs import linear_algebra
 from iterreg.kernels.types import LinearSystem, NormalJump, Workspace
 
 

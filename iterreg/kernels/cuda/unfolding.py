@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from iterreg.kernels.cuda import folds
 from iterreg.kernels.cuda.launch import BLOCK, grid_of, launch
+from iterreg.kernels.cuda.programs import folds
 from iterreg.kernels.lattice import (
     LEAST_DET,
     LEAST_LENGTH,

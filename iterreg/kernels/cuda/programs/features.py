@@ -121,18 +121,31 @@ def cheapest(cost, offsets_mm, at_mm, out, coupling, shifts, B: tl.constexpr):
 
 
 @triton.jit
-def nearest_along(squared, out, step_cost, steps, count, size, stride, B: tl.constexpr):
-    """The least of ``squared`` plus the cost of k steps along an axis, both ways."""
+def nearest_along(squared, out, boxes, parts, step_cost, steps, count, B: tl.constexpr):
+    """The least of ``squared`` plus the cost of k steps along an axis, both ways, box by box.
+
+    ``boxes`` (3, parts) has the length of each box along the axis, its stride, and where it begins.
+    """
     n = tl.program_id(0) * B + tl.arange(0, B)
     mask = n < count
-    place = n // stride % size
+    low, high = tl.zeros((B,), tl.int32), tl.zeros((B,), tl.int32) + parts
+    # The box of each voxel is the last one that begins no later.
+    left = parts
+    while left > 1:
+        middle = (low + high) // 2
+        later = tl.load(boxes + 2 * parts + middle, mask=mask & (middle < parts), other=0) > n
+        high = tl.where(later, middle, high)
+        low = tl.where(later, low, middle)
+        left = (left + 1) // 2
+    size = tl.load(boxes + low, mask=mask, other=1)
+    stride = tl.load(boxes + parts + low, mask=mask, other=1)
+    place = (n - tl.load(boxes + 2 * parts + low, mask=mask, other=0)) // stride % size
     nearest = tl.load(squared + n, mask=mask, other=0.0)
     for k in range(1, steps + 1):
         cost = step_cost * (k * k)
-        ahead = tl.load(
-            squared + n + k * stride, mask=mask & (place + k < size), other=float("inf")
-        )
-        behind = tl.load(squared + n - k * stride, mask=mask & (place >= k), other=float("inf"))
+        after, before = mask & (place + k < size), mask & (place >= k)
+        ahead = tl.load(squared + n + k * stride, mask=after, other=float("inf"))
+        behind = tl.load(squared + n - k * stride, mask=before, other=float("inf"))
         nearest = tl.minimum(nearest, tl.minimum(ahead, behind) + cost)
     tl.store(out + n, nearest, mask=mask)
 

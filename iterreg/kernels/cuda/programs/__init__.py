@@ -1,0 +1,1 @@
+"""Triton's programs. Their arguments are pointers, sizes and constants, checked by who launches."""
