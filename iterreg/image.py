@@ -64,7 +64,8 @@ class Image:
         Raises:
             ImageContentError: a voxel is NaN or infinite, or all voxels are equal.
         """
-        if not bool(torch.isfinite(self.data).all()):
+        # One sum tells in most cases; asking every voxel takes ten times as long.
+        if not bool(self.data.sum().isfinite()) and not bool(torch.isfinite(self.data).all()):
             count = int((~torch.isfinite(self.data)).sum())
             raise ImageContentError(
                 f"{self.name}: expected finite intensities, got {count} NaN or infinite voxels"

@@ -64,10 +64,10 @@ class Field:
             grid: of the fixed image; this field lives on its canonical order.
         """
         reordered, order = canonical(grid)
-        vox = (self.u_mm.squeeze(1)[1:] if grid.rank == 2 else self.u_mm).cpu()
+        vox = self.u_mm.squeeze(1)[1:] if grid.rank == 2 else self.u_mm
         spacing = vox.new_tensor(reordered.spacing_zyx_mm)
         vox = vox.div_(spacing.view(-1, *[1] * grid.rank))
-        return Transform(affine_lps, DisplacementField(order.undo_vectors(vox), grid))
+        return Transform(affine_lps, DisplacementField(order.undo_vectors(vox).cpu(), grid))
 
 
 @dataclass(frozen=True)

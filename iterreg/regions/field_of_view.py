@@ -98,9 +98,10 @@ def field_of_view(image: Image, scanner: ConeBeam | None = None) -> FieldOfView:
         FieldOfView(non-finite, 66.7% of the image measured)
     """
     canonical, order = image.to_canonical()
-    finite = torch.isfinite(canonical.data).all(0)
     data = canonical.data.numpy()
-    measured = finite.numpy().copy()
+    measured = np.ones(data.shape[1:], bool)
+    if not np.isfinite(data.sum()):
+        measured = np.isfinite(data).all(0)
     kinds = [] if measured.all() else ["non-finite"]
     impossible = _impossible(data, measured)
     if impossible is not None:
