@@ -120,7 +120,7 @@ def cheapest(cost, offsets_mm, at_mm, out, coupling, shifts, B: tl.constexpr):
     tl.store(out + node, tl.min(tl.where(best == least, where, shifts), 0).to(tl.int64))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["parts"])
 def nearest_along(squared, out, boxes, parts, step_cost, steps, count, B: tl.constexpr):
     """The least of ``squared`` plus the cost of k steps along an axis, both ways, box by box.
 
