@@ -27,7 +27,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from iterreg.kernels.cuda.launch import BLOCK, CHANNELS, SUMMED, TILE
-from iterreg.kernels.cuda.programs import features, folds, linear_algebra, sampling
+from iterreg.kernels.cuda.programs import features, fields, folds, linear_algebra, sampling
 
 ASSEMBLER = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
 KINDS = {
@@ -73,7 +73,8 @@ def programs() -> Iterator[Program]:
     yield Program(sampling.squared_difference, "hhifffffffdsnnnnnnn", wide, "24 of float16")
     yield Program(sampling.squared_difference, "ffifffffffdsnnnnnnn", narrow, "1")
     yield Program(sampling.squared_differences, "liiffflifffffdnnnn", block)
-    yield Program(sampling.upsample, "fiiffffnnnnnnnn", {"C": 3, "B": BLOCK})
+    yield Program(sampling.squared_residuals, "liifffliffflfnnnn", block)
+    yield Program(fields.upsample, "fiiffffnnnnnnnn", {"C": 3, "B": BLOCK})
     yield Program(features.patch_distances, "flifdnnnn".replace("li", "ll"), pairs | reach)
     yield Program(features.exponentiate, "ffdnss", pairs)
     yield Program(features.cost_volume, "fflllfnnnnnn", {"C": 12, "CP": 16, "B": TILE // 16})

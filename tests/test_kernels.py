@@ -191,6 +191,14 @@ def test_squared_differences_of_many_terms(backend, shape):
     mine = call(backend.kernels.squared_differences, backend.device)
     for got, expected in zip(mine, exact, strict=True):
         agree(got, expected)
+    residuals = [
+        call(lambda *args, k=k: k(*args[:3]), kind)[0]
+        for k, kind in (
+            (reference.squared_residuals, torch.float64),
+            (backend.kernels.squared_residuals, backend.device),
+        )
+    ]
+    agree(residuals[1], residuals[0])
 
 
 def test_squared_difference_adds_to_what_is_there(backend):

@@ -20,12 +20,19 @@ from iterreg.kernels import (
     NormalEquations,
     SampleGroup,
     Samples,
-    sample_with_slope,
     squared_difference,
     squared_differences,
+    squared_residuals,
 )
 
-__all__ = ["NormalEquations", "SquaredDifference", "SquaredDifferences", "Term", "grouped"]
+__all__ = [
+    "NormalEquations",
+    "SquaredDifference",
+    "SquaredDifferences",
+    "Term",
+    "grouped",
+    "reweighted",
+]
 
 
 class Term(Protocol):
@@ -85,22 +92,6 @@ class SquaredDifference(Samples):
         """See :class:`Term`."""
         return replace(self, outside_weight=0.0)
 
-    def reweighted(self, u_mm: Tensor, mapping: IndexMap, scale: float) -> SquaredDifference:
-        """The same samples, with less weight where they differ by more than ``scale``.
-
-        Args:
-            u_mm: (3, Z, Y, X), the displacement at which the difference is taken.
-            mapping: from a fixed voxel and its displacement to a moving index.
-            scale: in units of the features.
-
-        Source: Geman and McClure's weight, ``(1 + (r / scale)^2)^-2``.
-        """
-        z, y, x = self.voxels.long().T
-        q = self.own_map(mapping).apply(self.voxels.T.to(u_mm.dtype), u_mm[:, z, y, x])
-        values, _, _ = sample_with_slope(self.moving, q)
-        relative = (values - self.fixed).square().sum(-1) / scale**2
-        return replace(self, weights=self.weights / (1 + relative).square())
-
     def nearest_across_slices(self, repeats: Sequence[int]) -> SquaredDifference:
         """The same samples of a moving image that is constant over most of a voxel.
 
@@ -127,6 +118,28 @@ class SquaredDifferences(SampleGroup):
     def without_outside_cost(self) -> SquaredDifferences:
         """See :class:`Term`."""
         return replace(self, parts=tuple(replace(p, outside_weight=0.0) for p in self.parts))
+
+
+def reweighted(
+    terms: Sequence[SquaredDifference], u_mm: Tensor, mapping: IndexMap, scale: float
+) -> list[SquaredDifference]:
+    """The same samples, with less weight where they differ by more than ``scale``.
+
+    Args:
+        terms: of one channel.
+        u_mm: (3, Z, Y, X), the displacement at which the difference is taken.
+        mapping: from a fixed voxel and its displacement to a moving index.
+        scale: in units of the features.
+
+    Source: Geman and McClure's weight, ``(1 + (r / scale)^2)^-2``.
+    """
+    some = [term for term in terms if len(term.voxels)]
+    if not some:
+        return []
+    squared = squared_residuals(SampleGroup(tuple(some), tuple(u_mm.shape[1:])), u_mm, mapping)
+    shares = (1 + squared / scale**2).square().reciprocal()
+    parts = shares.split([len(term.voxels) for term in some])
+    return [replace(t, weights=t.weights * share) for t, share in zip(some, parts, strict=True)]
 
 
 def grouped(terms: Sequence[Term], shape: tuple[int, ...]) -> list[Term]:

@@ -60,6 +60,7 @@ __all__ = [
     "self_similarity",
     "squared_difference",
     "squared_differences",
+    "squared_residuals",
     "surroundings",
     "unfold",
     "upsample",
@@ -199,6 +200,22 @@ def squared_differences(
     """The sum of :func:`squared_difference` over the parts of a group."""
     parts = zip(group.parts, group.own_maps(mapping), strict=True)
     return torch.stack([_squared_difference(part, u_mm, own, into) for part, own in parts]).sum()
+
+
+def squared_residuals(group: SampleGroup, u_mm: Tensor, mapping: IndexMap) -> Tensor:
+    """``|moving(q) - fixed|^2`` of each sample of a group, (N,), part after part.
+
+    Args:
+        group: the samples.
+        u_mm, mapping: as for :func:`squared_difference`.
+    """
+    found = []
+    for part, own in zip(group.parts, group.own_maps(mapping), strict=True):
+        z, y, x = part.voxels.long().T
+        q = own.apply(part.voxels.T.to(u_mm.dtype), u_mm[:, z, y, x])
+        values, _, _ = sample_with_slope(part.moving, q)
+        found.append((values - part.fixed).square().sum(-1))
+    return torch.cat(found)
 
 
 def laplacian(v: Tensor, edges: Tensor) -> Tensor:

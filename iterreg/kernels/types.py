@@ -146,6 +146,7 @@ class JoinedSamples:
         sizes: (T, 3) int32, of each term's values.
         outside_weights: (T,).
         corners, repeats: (T, 3) float, see :class:`Samples`.
+        order: (N,) int64, the place of each sample if the terms' own lists are joined.
     """
 
     voxels: Tensor
@@ -159,6 +160,7 @@ class JoinedSamples:
     outside_weights: Tensor
     corners: Tensor
     repeats: Tensor
+    order: Tensor
 
     @classmethod
     def of(cls, group: SampleGroup) -> JoinedSamples:
@@ -184,14 +186,19 @@ class JoinedSamples:
             _on(device, [part.outside_weight for part in parts], torch.float32),
             _on(device, [part.corner for part in parts], torch.float32),
             _on(device, [part.repeats for part in parts], torch.float32),
+            order,
         )
 
     def maps(self, mapping: IndexMap) -> Tensor:
-        """(T, 21): each term's linear part, shift and from_mm, to indices of its own values."""
-        times = self.repeats.unsqueeze(2)
-        shift = (mapping.shift - self.corners) * self.repeats + (self.repeats - 1) / 2
-        linear, from_mm = mapping.linear * times, mapping.from_mm * times
-        return torch.cat((linear.flatten(1), shift, from_mm.flatten(1)), 1).contiguous()
+        """(T, 21): each term's linear part, shift and from_mm to its own values; kept."""
+        known: dict[str, tuple[IndexMap, Tensor]] = self.__dict__
+        if "_maps" not in known or known["_maps"][0] is not mapping:
+            times = self.repeats.unsqueeze(2)
+            shift = (mapping.shift - self.corners) * self.repeats + (self.repeats - 1) / 2
+            linear, from_mm = mapping.linear * times, mapping.from_mm * times
+            maps = torch.cat((linear.flatten(1), shift, from_mm.flatten(1)), 1).contiguous()
+            known["_maps"] = mapping, maps
+        return known["_maps"][1]
 
 
 def _on(device: torch.device, values: Sequence[object], kind: torch.dtype) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from iterreg.config import Config, Overlap
 from iterreg.energy.overlap import is_thick, overlap_terms
 from iterreg.energy.smoothness import edge_weights
-from iterreg.energy.terms import SquaredDifference, grouped
+from iterreg.energy.terms import SquaredDifference, grouped, reweighted
 from iterreg.geometry import Matrix
 from iterreg.neighbourhood import dilate
 from iterreg.optimize.field import Field
@@ -66,14 +66,11 @@ def correct_boundaries(config: Config, level: Pair, affine_lps: Matrix, field: F
     ]
     # No label is more precise than its voxels.
     scale_mm = max(correction.robust_scale_mm, voxel_mm)
-    bands = [
-        term.nearest_across_slices(repeats).reweighted(field.u_mm, mapping, scale_mm)
-        for term in terms
-        if isinstance(term, SquaredDifference)
-    ]
+    across = [t.nearest_across_slices(repeats) for t in terms if isinstance(t, SquaredDifference)]
+    bands = reweighted(across, field.u_mm, mapping, scale_mm)
     sampled = torch.zeros_like(common_fov)
-    for term in bands:
-        sampled[term.voxels.long().unbind(1)] = True
+    if bands:
+        sampled[torch.cat([term.voxels for term in bands]).long().unbind(1)] = True
     reach = round(REACH_LENGTHS * correction.length_mm / voxel_mm)
     problem = Problem(
         similarity=[],

@@ -27,6 +27,7 @@ from iterreg.kernels.reference import (
     normal_equations,
     outside_equations,
     sample_with_slope,
+    squared_residuals,
     surroundings,
     unfold,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "self_similarity",
     "squared_difference",
     "squared_differences",
+    "squared_residuals",
     "surroundings",
     "unfold",
     "upsample",

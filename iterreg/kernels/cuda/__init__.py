@@ -17,7 +17,7 @@ import triton
 from torch import Tensor
 
 from iterreg.kernels.cuda.launch import BLOCK, CHANNELS, TILE, grid_of, launch
-from iterreg.kernels.cuda.programs import features, sampling
+from iterreg.kernels.cuda.programs import features, fields, sampling
 from iterreg.kernels.cuda.solving import add_laplacian, add_normal_jump, conjugate_gradient
 from iterreg.kernels.cuda.unfolding import folding_voxels, folds_among, surroundings, unfold
 from iterreg.kernels.reference import (
@@ -50,6 +50,7 @@ __all__ = [
     "self_similarity",
     "squared_difference",
     "squared_differences",
+    "squared_residuals",
     "surroundings",
     "unfold",
     "upsample",
@@ -95,12 +96,26 @@ def squared_differences(
     group: SampleGroup, u_mm: Tensor, mapping: IndexMap, into: NormalEquations
 ) -> Tensor:
     """See :func:`iterreg.kernels.reference.squared_differences`."""
-    joined = group.joined
-    programs = grid_of(len(joined.voxels), BLOCK)
+    programs = grid_of(len(group.joined.voxels))
     partial = torch.empty(programs, dtype=torch.float64, device=u_mm.device)
-    launch(
-        sampling.squared_differences,
-        programs,
+    answers = (into.gradient, into.curvature, partial)
+    operands = (*_joined(group, mapping), u_mm, *answers, *_sizes(group, u_mm))
+    launch(sampling.squared_differences, programs, *operands, B=BLOCK)
+    return partial.sum()
+
+
+def squared_residuals(group: SampleGroup, u_mm: Tensor, mapping: IndexMap) -> Tensor:
+    """See :func:`iterreg.kernels.reference.squared_residuals`."""
+    out = torch.empty_like(group.joined.fixed)
+    operands = (*_joined(group, mapping), u_mm, group.joined.order, out, *_sizes(group, u_mm))
+    launch(sampling.squared_residuals, grid_of(len(group.joined.voxels)), *operands, B=BLOCK)
+    return out
+
+
+def _joined(group: SampleGroup, mapping: IndexMap) -> tuple[Tensor, ...]:
+    """What the programs take of a group."""
+    joined = group.joined
+    return (
         joined.voxels,
         joined.starts,
         joined.terms,
@@ -111,16 +126,11 @@ def squared_differences(
         joined.sizes,
         joined.maps(mapping),
         joined.outside_weights,
-        u_mm,
-        into.gradient,
-        into.curvature,
-        partial,
-        len(joined.voxels),
-        u_mm[0].numel(),
-        *u_mm.shape[2:],
-        B=BLOCK,
     )
-    return partial.sum()
+
+
+def _sizes(group: SampleGroup, u_mm: Tensor) -> tuple[int, ...]:
+    return len(group.joined.voxels), u_mm[0].numel(), *u_mm.shape[2:]
 
 
 def upsample(
@@ -136,7 +146,7 @@ def upsample(
     arrays = (coarse, coarse_labels, fine_labels, scale, shift, affinity)
     sizes = (fine_labels.numel(), *fine_labels.shape, *coarse.shape[1:], len(affinity))
     launch(
-        sampling.upsample,
+        fields.upsample,
         grid_of(fine_labels.numel()),
         *[t.contiguous() for t in arrays],
         out,

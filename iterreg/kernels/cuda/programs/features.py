@@ -1,4 +1,4 @@
-"""Triton kernels of features: self-similarity, the search's costs, distances, majorities."""
+"""Triton programs of features: self-similarity, the search's costs, distances, majorities."""
 
 from __future__ import annotations
 

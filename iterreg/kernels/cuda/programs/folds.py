@@ -1,4 +1,4 @@
-"""Triton kernels that find folds and take them out: the definition is ``kernels/lattice.py``.
+"""Triton programs that find folds and take them out: the definition is ``kernels/lattice.py``.
 
 A step that unfolds has two stages, so that no two programs add to the same place. First every
 simplex writes the moves of its four vertices into slots of its own; then every voxel that moves

@@ -1,4 +1,4 @@
-"""Triton kernels of the linear algebra: Laplacian, normal jumps, conjugate gradients.
+"""Triton programs of the linear algebra: Laplacian, normal jumps, conjugate gradients.
 
 A program handles a block of voxels and writes its own place in a list of partial sums, which one
 program adds up afterwards. Nothing is added by several programs at once, so the result has the same

@@ -1,4 +1,4 @@
-"""Triton kernels that sample: the squared difference, and the prolongation of a field."""
+"""Triton programs that sample the moving image: squared differences."""
 
 from __future__ import annotations
 
@@ -113,6 +113,66 @@ def squared_difference(
 
 
 @triton.jit
+def _sample(n, mask, terms, fixed, moving, places, sizes, maps, z, y, x, uz, uy, ux):
+    """One sample of each voxel: its residual, slopes, what is outside, term and map in mm."""
+    term = tl.load(terms + n, mask=mask, other=0)
+    own = maps + 21 * term
+    m00 = tl.load(own + 12, mask=mask, other=0.0)
+    m01 = tl.load(own + 13, mask=mask, other=0.0)
+    m02 = tl.load(own + 14, mask=mask, other=0.0)
+    m10 = tl.load(own + 15, mask=mask, other=0.0)
+    m11 = tl.load(own + 16, mask=mask, other=0.0)
+    m12 = tl.load(own + 17, mask=mask, other=0.0)
+    m20 = tl.load(own + 18, mask=mask, other=0.0)
+    m21 = tl.load(own + 19, mask=mask, other=0.0)
+    m22 = tl.load(own + 20, mask=mask, other=0.0)
+    qz = tl.load(own, mask=mask, other=0.0) * z
+    qz += tl.load(own + 1, mask=mask, other=0.0) * y
+    qz += tl.load(own + 2, mask=mask, other=0.0) * x
+    qz += tl.load(own + 9, mask=mask, other=0.0)
+    qy = tl.load(own + 3, mask=mask, other=0.0) * z
+    qy += tl.load(own + 4, mask=mask, other=0.0) * y
+    qy += tl.load(own + 5, mask=mask, other=0.0) * x
+    qy += tl.load(own + 10, mask=mask, other=0.0)
+    qx = tl.load(own + 6, mask=mask, other=0.0) * z
+    qx += tl.load(own + 7, mask=mask, other=0.0) * y
+    qx += tl.load(own + 8, mask=mask, other=0.0) * x
+    qx += tl.load(own + 11, mask=mask, other=0.0)
+    qz += m00 * uz + m01 * uy + m02 * ux
+    qy += m10 * uz + m11 * uy + m12 * ux
+    qx += m20 * uz + m21 * uy + m22 * ux
+    mz = tl.load(sizes + 3 * term, mask=mask, other=1)
+    my = tl.load(sizes + 3 * term + 1, mask=mask, other=1)
+    mx = tl.load(sizes + 3 * term + 2, mask=mask, other=1)
+    iz, tz, oz = _axis(qz, mz)
+    iy, ty, oy = _axis(qy, my)
+    ix, tx, ox = _axis(qx, mx)
+    sz, sy, sx = 1.0 - tz, 1.0 - ty, 1.0 - tx
+    base = moving + tl.load(places + term, mask=mask, other=0) + (iz * my + iy) * mx + ix
+    dx, dy = tl.where(mx > 1, 1, 0), tl.where(my > 1, mx, 0)
+    dz = tl.where(mz > 1, my * mx, 0)
+    v0, v1 = tl.load(base, mask=mask, other=0.0), tl.load(base + dx, mask=mask, other=0.0)
+    e00, f00 = v0 * sx + v1 * tx, v1 - v0
+    v0 = tl.load(base + dy, mask=mask, other=0.0)
+    v1 = tl.load(base + dy + dx, mask=mask, other=0.0)
+    e01, f01 = v0 * sx + v1 * tx, v1 - v0
+    v0 = tl.load(base + dz, mask=mask, other=0.0)
+    v1 = tl.load(base + dz + dx, mask=mask, other=0.0)
+    e10, f10 = v0 * sx + v1 * tx, v1 - v0
+    v0 = tl.load(base + dz + dy, mask=mask, other=0.0)
+    v1 = tl.load(base + dz + dy + dx, mask=mask, other=0.0)
+    e11, f11 = v0 * sx + v1 * tx, v1 - v0
+    low, high = e00 * sy + e01 * ty, e10 * sy + e11 * ty
+    residual = low * sz + high * tz - tl.load(fixed + n, mask=mask, other=0.0)
+    pz = tl.where(oz != 0, 0.0, high - low)
+    py = tl.where(oy != 0, 0.0, (e01 - e00) * sz + (e11 - e10) * tz)
+    px = tl.where(ox != 0, 0.0, (f00 * sy + f01 * ty) * sz + (f10 * sy + f11 * ty) * tz)
+    return (
+        residual, pz, py, px, oz, oy, ox, term, m00, m01, m02, m10, m11, m12, m20, m21, m22
+    )  # fmt: skip
+
+
+@triton.jit
 def squared_differences(
     voxels, starts, terms, fixed, weights, moving, places, sizes, maps, outside_weights,
     u, gradient, curvature, partial, sampled, count, ny, nx, B: tl.constexpr,
@@ -132,75 +192,18 @@ def squared_differences(
     uy = tl.load(u + count + flat, mask=here, other=0.0)
     ux = tl.load(u + 2 * count + flat, mask=here, other=0.0)
     energy = tl.zeros((B,), tl.float64)
-    g0, g1, g2 = tl.zeros((B,), tl.float32), tl.zeros((B,), tl.float32), tl.zeros((B,), tl.float32)
-    h00, h01, h02 = (
-        tl.zeros((B,), tl.float32),
-        tl.zeros((B,), tl.float32),
-        tl.zeros((B,), tl.float32),
-    )
-    h11, h12, h22 = (
-        tl.zeros((B,), tl.float32),
-        tl.zeros((B,), tl.float32),
-        tl.zeros((B,), tl.float32),
-    )
+    zero = tl.zeros((B,), tl.float32)
+    g0, g1, g2 = zero, zero, zero
+    h00, h01, h02, h11, h12, h22 = zero, zero, zero, zero, zero, zero
     most = tl.max(last - first, 0)
     for k in range(most):
         n = first + k
         mask = n < last
-        term = tl.load(terms + n, mask=mask, other=0)
+        residual, pz, py, px, oz, oy, ox, term, m00, m01, m02, m10, m11, m12, m20, m21, m22 = (
+            _sample(n, mask, terms, fixed, moving, places, sizes, maps, z, y, x, uz, uy, ux)
+        )
         weight = tl.load(weights + n, mask=mask, other=0.0)
         outside_weight = tl.load(outside_weights + term, mask=mask, other=0.0)
-        own = maps + 21 * term
-        m00 = tl.load(own + 12, mask=mask, other=0.0)
-        m01 = tl.load(own + 13, mask=mask, other=0.0)
-        m02 = tl.load(own + 14, mask=mask, other=0.0)
-        m10 = tl.load(own + 15, mask=mask, other=0.0)
-        m11 = tl.load(own + 16, mask=mask, other=0.0)
-        m12 = tl.load(own + 17, mask=mask, other=0.0)
-        m20 = tl.load(own + 18, mask=mask, other=0.0)
-        m21 = tl.load(own + 19, mask=mask, other=0.0)
-        m22 = tl.load(own + 20, mask=mask, other=0.0)
-        qz = tl.load(own, mask=mask, other=0.0) * z
-        qz += tl.load(own + 1, mask=mask, other=0.0) * y
-        qz += tl.load(own + 2, mask=mask, other=0.0) * x
-        qz += tl.load(own + 9, mask=mask, other=0.0)
-        qy = tl.load(own + 3, mask=mask, other=0.0) * z
-        qy += tl.load(own + 4, mask=mask, other=0.0) * y
-        qy += tl.load(own + 5, mask=mask, other=0.0) * x
-        qy += tl.load(own + 10, mask=mask, other=0.0)
-        qx = tl.load(own + 6, mask=mask, other=0.0) * z
-        qx += tl.load(own + 7, mask=mask, other=0.0) * y
-        qx += tl.load(own + 8, mask=mask, other=0.0) * x
-        qx += tl.load(own + 11, mask=mask, other=0.0)
-        qz += m00 * uz + m01 * uy + m02 * ux
-        qy += m10 * uz + m11 * uy + m12 * ux
-        qx += m20 * uz + m21 * uy + m22 * ux
-        mz = tl.load(sizes + 3 * term, mask=mask, other=1)
-        my = tl.load(sizes + 3 * term + 1, mask=mask, other=1)
-        mx = tl.load(sizes + 3 * term + 2, mask=mask, other=1)
-        iz, tz, oz = _axis(qz, mz)
-        iy, ty, oy = _axis(qy, my)
-        ix, tx, ox = _axis(qx, mx)
-        sz, sy, sx = 1.0 - tz, 1.0 - ty, 1.0 - tx
-        base = moving + tl.load(places + term, mask=mask, other=0) + (iz * my + iy) * mx + ix
-        dx, dy = tl.where(mx > 1, 1, 0), tl.where(my > 1, mx, 0)
-        dz = tl.where(mz > 1, my * mx, 0)
-        v0, v1 = tl.load(base, mask=mask, other=0.0), tl.load(base + dx, mask=mask, other=0.0)
-        e00, f00 = v0 * sx + v1 * tx, v1 - v0
-        v0 = tl.load(base + dy, mask=mask, other=0.0)
-        v1 = tl.load(base + dy + dx, mask=mask, other=0.0)
-        e01, f01 = v0 * sx + v1 * tx, v1 - v0
-        v0 = tl.load(base + dz, mask=mask, other=0.0)
-        v1 = tl.load(base + dz + dx, mask=mask, other=0.0)
-        e10, f10 = v0 * sx + v1 * tx, v1 - v0
-        v0 = tl.load(base + dz + dy, mask=mask, other=0.0)
-        v1 = tl.load(base + dz + dy + dx, mask=mask, other=0.0)
-        e11, f11 = v0 * sx + v1 * tx, v1 - v0
-        low, high = e00 * sy + e01 * ty, e10 * sy + e11 * ty
-        residual = low * sz + high * tz - tl.load(fixed + n, mask=mask, other=0.0)
-        pz = tl.where(oz != 0, 0.0, high - low)
-        py = tl.where(oy != 0, 0.0, (e01 - e00) * sz + (e11 - e10) * tz)
-        px = tl.where(ox != 0, 0.0, (f00 * sy + f01 * ty) * sz + (f10 * sy + f11 * ty) * tz)
         cost = residual * residual + outside_weight * (oz * oz + oy * oy + ox * ox)
         energy += (weight * cost).to(tl.float64)
         gz = weight * (residual * pz + outside_weight * oz)
@@ -235,49 +238,32 @@ def squared_differences(
 
 
 @triton.jit
-def _add(at, value, mask):
-    """Add to places that no other program touches."""
-    tl.store(at, tl.load(at, mask=mask, other=0.0) + value, mask=mask)
+def squared_residuals(
+    voxels, starts, terms, fixed, weights, moving, places, sizes, maps, outside_weights,
+    u, order, out, sampled, count, ny, nx, B: tl.constexpr,
+):  # fmt: skip
+    """The squared residual of every sample, in the order of the terms' own lists."""
+    v = tl.program_id(0) * B + tl.arange(0, B)
+    here = v < sampled
+    flat = tl.load(voxels + v, mask=here, other=0)
+    first = tl.load(starts + v, mask=here, other=0)
+    last = tl.load(starts + v + 1, mask=here, other=0)
+    z, y, x = flat // (ny * nx), flat // nx % ny, flat % nx
+    uz = tl.load(u + flat, mask=here, other=0.0)
+    uy = tl.load(u + count + flat, mask=here, other=0.0)
+    ux = tl.load(u + 2 * count + flat, mask=here, other=0.0)
+    most = tl.max(last - first, 0)
+    for k in range(most):
+        n = first + k
+        mask = n < last
+        residual, _0, _1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, _12, _13, _14, _15 = _sample(
+            n, mask, terms, fixed, moving, places, sizes, maps, z, y, x, uz, uy, ux
+        )
+        at = tl.load(order + n, mask=mask, other=0)
+        tl.store(out + at, residual * residual, mask=mask)
 
 
 @triton.jit
-def upsample(
-    coarse, coarse_labels, fine_labels, scale, shift, affinity, out, count, nz, ny, nx, cz, cy, cx,
-    labels, C: tl.constexpr, B: tl.constexpr,
-):  # fmt: skip
-    """Label-aware linear interpolation of a block of fine voxels."""
-    n = tl.program_id(0) * B + tl.arange(0, B)
-    mask = n < count
-    z, y, x = n // (ny * nx), n // nx % ny, n % nx
-    qz = tl.minimum(tl.maximum(tl.load(scale) * z + tl.load(shift), 0.0), cz - 1.0)
-    qy = tl.minimum(tl.maximum(tl.load(scale + 1) * y + tl.load(shift + 1), 0.0), cy - 1.0)
-    qx = tl.minimum(tl.maximum(tl.load(scale + 2) * x + tl.load(shift + 2), 0.0), cx - 1.0)
-    lz, ly, lx = qz.to(tl.int32), qy.to(tl.int32), qx.to(tl.int32)
-    tz, ty, tx = qz - lz, qy - ly, qx - lx
-    own = tl.load(fine_labels + n, mask=mask, other=0)
-    size = cz * cy * cx
-    mass = tl.zeros((B,), tl.float32)
-    for corner in tl.static_range(8):
-        dz, dy, dx = corner // 4, corner // 2 % 2, corner % 2
-        iz = tl.minimum(lz + dz, cz - 1)
-        iy = tl.minimum(ly + dy, cy - 1)
-        ix = tl.minimum(lx + dx, cx - 1)
-        at = (iz * cy + iy) * cx + ix
-        there = tl.load(coarse_labels + at, mask=mask, other=0)
-        share = tl.load(affinity + own * labels + there, mask=mask, other=1.0)
-        weight = (tz if dz else 1.0 - tz) * (ty if dy else 1.0 - ty) * (tx if dx else 1.0 - tx)
-        mass += weight * share
-    for c in tl.static_range(C):
-        total = tl.zeros((B,), tl.float32)
-        for corner in tl.static_range(8):
-            dz, dy, dx = corner // 4, corner // 2 % 2, corner % 2
-            iz = tl.minimum(lz + dz, cz - 1)
-            iy = tl.minimum(ly + dy, cy - 1)
-            ix = tl.minimum(lx + dx, cx - 1)
-            at = (iz * cy + iy) * cx + ix
-            there = tl.load(coarse_labels + at, mask=mask, other=0)
-            share = tl.load(affinity + own * labels + there, mask=mask, other=1.0)
-            weight = (tz if dz else 1.0 - tz) * (ty if dy else 1.0 - ty)
-            weight *= (tx if dx else 1.0 - tx) * share
-            total += weight * tl.load(coarse + c * size + at, mask=mask, other=0.0)
-        tl.store(out + c * count + n, total / mass, mask=mask)
+def _add(at, value, mask):
+    """Add to places that no other program touches."""
+    tl.store(at, tl.load(at, mask=mask, other=0.0) + value, mask=mask)
