@@ -28,6 +28,9 @@ is flat, no method can know the motion."""
 
 MOST_POINTS = 20_000
 LEAST_POINTS = 30
+SLAB_VOXELS = 1 << 20
+"""So many voxels of the whole grid are mapped at once."""
+
 LEAST_REGION_VOXELS = 30
 """Of a smaller region, the Dice is chance."""
 
@@ -185,17 +188,35 @@ def _regions(
     values = [v for v in pair.region_pairs() if 0 < v <= len(names)]
     if not values:
         return {}, {}
-    whole = Mapped(pair, solution.affine_lps, solution.field.u_mm)
-    warped = sample_nearest(pair.moving.labels, whole.moving_index)
-    seen = whole.common_fov
-    fixed = pair.fixed.labels * seen
-    warped = warped * seen
+    fixed, warped = _seen_labels(pair, solution)
     counts = torch.bincount(fixed.flatten().long(), minlength=len(names) + 1)
     values = [v for v in values if int(counts[v]) >= LEAST_REGION_VOXELS]
     overlap = {names[v - 1]: value for v, value in dice(fixed, warped, values).items()}
     apart = _centres_mm(fixed, pair, values), _centres_mm(warped, pair, values)
     distance = (apart[0] - apart[1]).norm(dim=1).tolist()
     return overlap, {names[v - 1]: d for v, d in zip(values, distance, strict=True)}
+
+
+def _seen_labels(pair: Pair, solution: Solution) -> tuple[Tensor, Tensor]:
+    """The fixed and the warped labels, (Z, Y, X) each, 0 where not both images see."""
+    mapping, u_mm, shape = (
+        pair.index_map(solution.affine_lps),
+        solution.field.u_mm,
+        pair.fixed.shape,
+    )
+    view = anatomy(pair)
+    fixed, warped = torch.empty_like(pair.fixed.labels), torch.empty_like(pair.fixed.labels)
+    rows = [torch.arange(n, device=u_mm.device) for n in shape[1:]]
+    step = max(1, SLAB_VOXELS // (shape[1] * shape[2]))
+    for first in range(0, shape[0], step):
+        slab = slice(first, min(first + step, shape[0]))
+        planes = torch.arange(slab.start, slab.stop, device=u_mm.device)
+        voxels = torch.cartesian_prod(planes, *rows).T.float()
+        index = mapping.apply(voxels, u_mm[:, slab].reshape(3, -1))
+        seen = view[slab] & pair.seen_at(index).view_as(view[slab])
+        fixed[slab] = pair.fixed.labels[slab] * seen
+        warped[slab] = sample_nearest(pair.moving.labels, index).view_as(seen) * seen
+    return fixed, warped
 
 
 def _centres_mm(labels: Tensor, pair: Pair, values: Sequence[int]) -> Tensor:

@@ -119,8 +119,10 @@ class Pair:
         linear = full[:3, :3]
         moves = torch.tensor([0.0 if n == 1 else 1.0 for n in self.fixed.shape]).double()
         from_mm = linear * (moves / torch.tensor(self.fixed.spacing_mm, dtype=torch.float64))
-        device = self.fixed.device
-        return IndexMap(*[t.float().to(device) for t in (linear, full[:3, 3], from_mm)])
+        # One transfer to the device for all three.
+        parts = torch.cat((linear.flatten(), full[:3, 3], from_mm.flatten())).float()
+        parts = parts.to(self.fixed.device)
+        return IndexMap(parts[:9].view(3, 3), parts[9:12], parts[12:].view(3, 3))
 
     def region_pairs(self) -> dict[int, RegionPair]:
         """The regions that both sides hold, by label."""
