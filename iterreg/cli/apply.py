@@ -17,6 +17,7 @@ from iterreg.cli.options import (
     quiet_option,
     refuse_existing,
 )
+from iterreg.cli.reading_options import geometry_option
 
 if TYPE_CHECKING:
     from iterreg.displacement import Transform
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     help="Moving regions for --inverse.  [default: moving_regions.nii.gz next to T]",
 )
 @click.option("--fill", type=float, help="Intensity outside the image.  [default: its minimum]")
+@geometry_option
 @overwrite_option
 @quiet_option
 @debug_option
@@ -113,9 +115,15 @@ def _apply_to_labels(options: dict[str, Any]) -> str:
 
 def _transform(source: Grid, options: dict[str, Any]) -> tuple[Transform, str]:
     """Make the transform on the reference's grid, and a message about it."""
+    from iterreg.errors import GeometryError
     from iterreg.io import read_image
 
     reference = read_image(options["reference"]).grid
+    if source.rank != reference.rank:
+        raise GeometryError(
+            f"{options['image'] or options['labels']}: expected rank {reference.rank} as "
+            f"{options['reference']}, got {source.rank}"
+        )
     if options["inverse"]:
         return _inverse_on(reference, source, options)
     return _forward_on(reference, options["transform_path"]), "on the fixed grid"

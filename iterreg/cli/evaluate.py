@@ -19,6 +19,7 @@ from iterreg.cli.options import (
     refuse_existing,
 )
 from iterreg.cli.origin import provenance_of
+from iterreg.cli.reading_options import geometry_option
 
 if TYPE_CHECKING:
     from iterreg.displacement import Transform
@@ -53,6 +54,7 @@ SCHEMA = 2
 @click.option("--html", type=PATH, metavar="FILE", help="Also write everything as one page.")
 @click.option("--fixed", type=PATH, help="Fixed image, to show it on the page of --html.")
 @click.option("--moving", type=PATH, help="Moving image, to show it on the page of --html.")
+@geometry_option
 @quiet_option
 @debug_option
 def evaluate(**options: Any) -> None:
@@ -140,6 +142,9 @@ class _Given:
                 f"{options['fixed_landmarks']}: expected {grid.rank}-D points as the transform, "
                 f"got {self.landmarks[0]!r}"
             )
+        maps = () if self.labels is None else (self.labels.fixed, self.labels.moving)
+        read = (*(self.images or ()), *maps)
+        self.notes = (*self.notes, *dict.fromkeys(n for file in read for n in file.notes))
         if options["transform"] is None:
             self.notes = ("no --transform was given: this measures the identity", *self.notes)
 
