@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from iterreg.atomic import last_line, write_aside
 from iterreg.displacement import DisplacementField, Transform
 from iterreg.errors import OutputError, TransformError
 from iterreg.formats.headers import nifti_shape
+from iterreg.formats.loaded import Loaded
 from iterreg.formats.types import TransformFormat
 from iterreg.geometry import Grid, Matrix, apply_linear
 from iterreg.io import (
@@ -92,6 +94,16 @@ def read_transform(path: str | Path, reference: Grid | None = None) -> Transform
         >>> read_transform("identity.h5").grid
         Grid(5 x 4 voxels (x first) of 1 x 1 mm, axes LP)
     """
+    return load_itk(path).on(reference)
+
+
+def load_itk(path: str | Path) -> Loaded:
+    """Read what :func:`read_transform` reads, without putting it on a grid.
+
+    Raises:
+        TransformError, ImageReadError, ImageContentError, GeometryError: as
+            :func:`read_transform`.
+    """
     import SimpleITK as sitk
 
     path = Path(path)
@@ -99,10 +111,10 @@ def read_transform(path: str | Path, reference: Grid | None = None) -> Transform
         raise TransformError(f"{path}: no such file")
     if extension_of(path) in VOLUME_EXTENSIONS:
         field = _field_from_itk(read_vector_image(path), str(path))
-        return Transform(np.eye(field.grid.rank + 1), field)
+        return Loaded(str(path), field.grid.rank, np.eye(field.grid.rank + 1), field)
     with _one_line(path):
         loaded = sitk.ReadTransform(str(path))
-    return itk_to_transform(loaded, reference, str(path))
+    return itk_to_loaded(loaded, str(path))
 
 
 def as_transform(
@@ -165,23 +177,26 @@ def itk_to_transform(
     Raises:
         TransformError: as :func:`read_transform`.
     """
-    parts = _flatten(itk)
-    rank = itk.GetDimension()
-    if reference is not None and reference.rank != rank:
-        raise TransformError(f"{name}: expected a {reference.rank}-D transform, got {rank}-D")
-    first_applied = parts[-1] if parts else None
-    has_field = first_applied is not None and _is_field(first_applied)
+    return itk_to_loaded(itk, name).on(reference)
+
+
+def itk_to_loaded(itk: sitk.Transform, name: str) -> Loaded:
+    """Return a SimpleITK transform before it is put on a grid: see :func:`itk_to_transform`.
+
+    Raises:
+        TransformError: not finite, or an affine that cannot be inverted.
+    """
+    parts, rank = _flatten(itk), itk.GetDimension()
+    has_field = bool(parts) and _is_field(parts[-1])
     linear = parts[:-1] if has_field else parts
     if not all(part.IsLinear() for part in linear):
-        return _sampled(itk, reference, name)
+        kinds = ", ".join(part.GetName() for part in parts)
+        sampled = partial(_sampled, itk, name)
+        return Loaded(name, rank, np.eye(rank + 1), sampled=sampled, kinds=kinds)
     affine = _product(linear, rank, name)
-    if first_applied is not None and has_field:
-        return Transform(affine, _field_from_itk(first_applied.GetDisplacementField(), name))
-    if reference is None:
-        raise TransformError(
-            f"{name}: expected a reference grid, because a linear transform has none"
-        )
-    return Transform(affine, DisplacementField.zero(reference))
+    if has_field:
+        return Loaded(name, rank, affine, _field_from_itk(parts[-1].GetDisplacementField(), name))
+    return Loaded(name, rank, affine)
 
 
 def _flatten(itk: Any) -> list[Any]:
@@ -234,15 +249,9 @@ def _field_from_itk(image: sitk.Image, name: str) -> DisplacementField:
     return DisplacementField(torch.from_numpy(vox), grid)
 
 
-def _sampled(itk: sitk.Transform, reference: Grid | None, name: str) -> Transform:
+def _sampled(itk: sitk.Transform, name: str, reference: Grid) -> Transform:
     import SimpleITK as sitk
 
-    if reference is None:
-        kinds = ", ".join(part.GetName() for part in _flatten(itk))
-        raise TransformError(
-            f"{name}: expected linear transforms and one displacement field applied first, or a "
-            f"reference grid to sample on, got {kinds}"
-        )
     with _one_line(name):
         image = sitk.TransformToDisplacementField(
             itk,

@@ -13,7 +13,7 @@ from iterreg.io.image_formats import (
 )
 from iterreg.io.itk import GZIP_LEVEL, grid_of, grid_of_file, silent_itk, to_itk
 from iterreg.io.nifti import PIECE_BYTES, GeometryWarning
-from iterreg.io.points import AXES, read_points, write_points
+from iterreg.io.points import AXES, read_points, require_point_suffix, write_points
 from iterreg.io.reading import (
     as_image,
     as_label_map,
@@ -46,6 +46,7 @@ __all__ = [
     "read_mask",
     "read_points",
     "read_vector_image",
+    "require_point_suffix",
     "silent_itk",
     "to_itk",
     "write_displacement_mm",
