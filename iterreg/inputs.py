@@ -52,6 +52,12 @@ class Inputs:
     roi_pairs: Sequence[RoiPair]
     initial: Transform | None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about how the files were read."""
+        files = [self.fixed, self.moving, *(self.labels or ()), *self.masks]
+        return tuple(dict.fromkeys(n for file in files if file is not None for n in file.notes))
+
 
 @dataclass(frozen=True)
 class Given:

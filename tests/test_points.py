@@ -323,7 +323,7 @@ def test_a_flat_image_is_no_volume(folder: Path) -> None:
         result = run(
             "apply", *given, f"--{kind}", folder / "flat.nii.gz", "--out", folder / "o.nii.gz"
         )
-        require_refused(result, "flat.nii.gz: expected a 3-D image")
+        require_refused(result, "flat.nii.gz: expected rank 3")
 
 
 def test_a_linear_known_field_needs_a_grid(folder: Path) -> None:

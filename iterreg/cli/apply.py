@@ -18,6 +18,7 @@ from iterreg.cli.options import (
     quiet_option,
     refuse_existing,
 )
+from iterreg.cli.reading_options import geometry_option
 
 if TYPE_CHECKING:
     from iterreg.displacement import Transform
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     help="Moving regions for --inverse.  [default: moving_regions.nii.gz next to T]",
 )
 @click.option("--fill", type=float, help="Intensity outside the image.  [default: its minimum]")
+@geometry_option
 @overwrite_option
 @quiet_option
 @debug_option
@@ -123,10 +125,9 @@ def _transform(source: Grid, options: dict[str, Any]) -> tuple[Transform, str]:
 
     reference = read_image(options["reference"]).grid
     if source.rank != reference.rank:
-        name = options["image"] or options["labels"]
         raise GeometryError(
-            f"{name}: expected a {reference.rank}-D image as {options['reference']}, got a "
-            f"{source.rank}-D one"
+            f"{options['image'] or options['labels']}: expected rank {reference.rank} as "
+            f"{options['reference']}, got {source.rank}"
         )
     if options["inverse"]:
         return _inverse_on(reference, source, options)

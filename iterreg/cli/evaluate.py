@@ -18,6 +18,7 @@ from iterreg.cli.options import (
     refuse_existing,
 )
 from iterreg.cli.origin import provenance_of
+from iterreg.cli.reading_options import geometry_option
 
 if TYPE_CHECKING:
     from iterreg.displacement import Transform
@@ -53,6 +54,7 @@ SCHEMA = 2
 @click.option("--html", type=PATH, metavar="FILE", help="Also write everything as one page.")
 @click.option("--fixed", type=PATH, help="Fixed image, to show it on the page of --html.")
 @click.option("--moving", type=PATH, help="Moving image, to show it on the page of --html.")
+@geometry_option
 @quiet_option
 @debug_option
 def evaluate(**options: Any) -> None:
@@ -129,6 +131,9 @@ class _Given:
         self.transform = self.original if grid is None else resample_transform(self.original, grid)
         self.known = known
         self._check_landmarks()
+        maps = () if self.labels is None else (self.labels.fixed, self.labels.moving)
+        read = (*(self.images or ()), *maps)
+        self.notes = (*self.notes, *dict.fromkeys(n for file in read for n in file.notes))
         if options["transform"] is None:
             self.notes = ("no --transform was given: this measures the identity", *self.notes)
 

@@ -8,6 +8,7 @@ import click
 
 from iterreg.cli.failures import debug_option
 from iterreg.cli.options import PATH, overwrite_option, quiet_option, refuse_existing
+from iterreg.cli.reading_options import geometry_option
 
 
 @click.command("merge-labels", short_help="Merge a label map's structures by name.")
@@ -35,6 +36,7 @@ from iterreg.cli.options import PATH, overwrite_option, quiet_option, refuse_exi
     help="Table of the classes to merge into.",
 )
 @click.option("--out", type=PATH, required=True, help="Merged label map to write.")
+@geometry_option
 @overwrite_option
 @quiet_option
 @debug_option
