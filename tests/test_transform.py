@@ -16,13 +16,8 @@ from iterreg.displacement import (
     total_displacement_vox,
 )
 from iterreg.errors import ImageReadError, OutputError, TransformError
-from iterreg.formats.itk import (
-    as_transform,
-    itk_to_transform,
-    read_transform,
-    transform_to_itk,
-    write_transform,
-)
+from iterreg.formats.itk import as_transform, read_transform, write_transform
+from iterreg.formats.itk_objects import itk_to_transform, transform_to_itk
 from iterreg.geometry import Grid, Points, apply_affine
 from iterreg.io import write_displacement_mm
 
