@@ -50,6 +50,7 @@ def write_transform(transform: Transform, path: str | Path) -> None:
         OutputError: unknown extension, or a folder that is missing or not writable.
 
     Example:
+        >>> from iterreg.displacement import DisplacementField
         >>> grid = Grid((4, 5), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
         >>> write_transform(Transform(np.eye(3), DisplacementField.zero(grid)), "identity.h5")
     """
@@ -84,6 +85,7 @@ def read_transform(path: str | Path, reference: Grid | None = None) -> Transform
         ImageReadError, ImageContentError, GeometryError: a field's image file cannot be used.
 
     Example:
+        >>> from iterreg.displacement import DisplacementField
         >>> grid = Grid((4, 5), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
         >>> write_transform(Transform(np.eye(3), DisplacementField.zero(grid)), "identity.h5")
         >>> read_transform("identity.h5").grid
