@@ -48,6 +48,7 @@ ROOMS = (
     "phantom",
     "evaluation",
     "report",
+    "landmarks",
     "inputs",
     "pair",
     "expected_error",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from iterreg.provenance import Provenance
 
 PATH = FilePath()
+POINT_FILES = "CSV file with columns x,y,z (LPS, mm), or 3D Slicer's .fcsv or .mrk.json."
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 COMMAND_OPTIONS = (
@@ -180,8 +181,8 @@ def landmark_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--fixed-landmarks",
             type=PATH,
-            help="CSV file with columns x,y,z (LPS, mm). A registration uses them to match the "
-            "images; evaluate it with other landmarks.",
+            help=f"{POINT_FILES} A registration uses them to match the images; evaluate it with "
+            "other landmarks.",
         ),
         click.option(
             "--moving-landmarks", type=PATH, help="The same landmarks in the moving image."

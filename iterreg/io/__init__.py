@@ -14,7 +14,7 @@ from iterreg.io.image_formats import (
 )
 from iterreg.io.itk import GZIP_LEVEL, grid_of, silent_itk, to_itk
 from iterreg.io.nifti import PIECE_BYTES
-from iterreg.io.points import AXES, read_points, write_points
+from iterreg.io.points import AXES, read_points, require_point_suffix, write_points
 from iterreg.io.reading import (
     as_image,
     as_label_map,
@@ -50,6 +50,7 @@ __all__ = [
     "read_points",
     "read_vector_image",
     "reading_with",
+    "require_point_suffix",
     "silent_itk",
     "to_itk",
     "write_displacement_mm",

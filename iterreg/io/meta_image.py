@@ -211,7 +211,7 @@ def _fields(path: Path, start: bytes) -> tuple[dict[str, str], int]:
         line = start[place : stop if stop >= 0 else len(start)]
         key, sign, value = line.decode("latin-1").replace(":", "=", 1).partition("=")
         key = key.strip()
-        if len(line) > LONGEST_LINE or not sign or not key.replace("_", "a").isalnum():
+        if len(line) > LONGEST_LINE or not sign or not key:
             raise ImageReadError(f"{path}: expected a MetaImage, but its content is not one")
         if key in fields:
             raise ImageReadError(f"{path}: expected {key} once in its header, got it twice")
