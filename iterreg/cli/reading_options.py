@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 GEOMETRIES = ("auto", "sform", "qform", "pixdim")
+READING_OPTIONS = ("geometry", "pixel_mm")
+"""Options that hold for every file that a command reads; no command sees their values."""
 
 
 class FilePath(click.Path):
