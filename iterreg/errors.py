@@ -17,7 +17,8 @@ The tree::
     └── NoRoiPairsError         14   no two regions of interest are similar enough
 
 Exit codes 15 and 16 are no errors: the results were written, and the verdict on them is doubtful or
-failed. Exit code 2 means a wrong command line, 130 means Ctrl-C. Each message is one line that
+failed. Exit code 2 means a wrong command line, 23 that a library ended the process, 130 that
+Ctrl-C, SIGTERM or SIGHUP did. Each message is one line that
 names the file or argument, what was expected, and what was found.
 """
 
@@ -51,6 +52,7 @@ class ExitCode(IntEnum):
     NO_ROI_PAIRS = 14
     DOUBTFUL = 15
     FAILED = 16
+    CRASHED = 23
     INTERRUPTED = 130
 
 

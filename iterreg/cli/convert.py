@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 from iterreg.cli.failures import debug_option
 from iterreg.cli.options import PATH
+from iterreg.cli.streams import tell
 from iterreg.formats import TRANSFORM_FORMATS
 
 FORMAT = click.Choice(["auto", *TRANSFORM_FORMATS])
@@ -83,7 +85,7 @@ def convert(
     from iterreg.errors import OutputError
     from iterreg.formats.convert import TransformFile, convert_transform
 
-    if out.exists() and not overwrite:
+    if os.path.exists(out) and not overwrite:
         raise OutputError(f"{out}: exists already; --overwrite replaces it")
     report = convert_transform(
         TransformFile(source, source_format),
@@ -93,4 +95,4 @@ def convert(
         is_inverse=direction == "moving-to-fixed",
     )
     if not quiet:
-        click.echo(f"{report}\n{out}")
+        tell(f"{report}\n{out}")

@@ -7,6 +7,7 @@ as in :class:`~iterreg.displacement.Transform`. ITK's numbers are LPS mm.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,7 +96,7 @@ def read_transform(path: str | Path, reference: Grid | None = None) -> Transform
     import SimpleITK as sitk
 
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise TransformError(f"{path}: no such file")
     if extension_of(path) in VOLUME_EXTENSIONS:
         field = _field_from_itk(read_vector_image(path), str(path))

@@ -64,7 +64,7 @@ def require_exists(path: Path) -> None:
     Raises:
         ImageReadError: naming it.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise ImageReadError(f"{path}: no such file or folder")
     if not os.access(path, os.R_OK):
         raise ImageReadError(f"{path}: not readable by this user")
@@ -88,7 +88,7 @@ def _without_twin(path: Path) -> Iterator[Path]:
     If both exist, ITK's NIfTI library takes the header of the requested file and the voxels of
     a.nii.
     """
-    if extension_of(path) != ".nii.gz" or not path.with_suffix("").exists():
+    if extension_of(path) != ".nii.gz" or not os.path.exists(path.with_suffix("")):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX) as folder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -202,7 +203,7 @@ def read_vector_image(path: str | Path) -> sitk.Image:
 
 def _load(path: Path) -> tuple[sitk.Image, Stored]:
     require_exists(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return scalar_volume(load_dicom(path), str(path)), Stored()
     stored = inspect(path)
     return scalar_volume(read_itk(path), str(path)), stored
