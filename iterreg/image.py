@@ -22,6 +22,7 @@ class Image:
         dtype: NumPy name of the type in which files store it.
         slope, intercept: stored value * slope + intercept = intensity.
         name: the file or argument it came from; messages use it.
+        notes: what the user should know about how the file was read.
 
     Raises:
         GeometryError: data and grid have different shapes.
@@ -42,6 +43,7 @@ class Image:
     slope: float = 1.0
     intercept: float = 0.0
     name: str = "image"
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if tuple(self.data.shape[1:]) != self.grid.shape_zyx:
@@ -89,6 +91,7 @@ class LabelMap:
         grid: where its voxels are.
         names: names of labels; labels without a name are allowed.
         name: the file or argument it came from; messages use it.
+        notes: what the user should know about how the file was read.
 
     Raises:
         GeometryError: data and grid have different shapes.
@@ -108,6 +111,7 @@ class LabelMap:
     grid: Grid
     names: dict[int, str] = field(default_factory=dict)
     name: str = "labels"
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if tuple(self.data.shape) != self.grid.shape_zyx:

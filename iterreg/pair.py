@@ -164,7 +164,7 @@ def optimize_pair(
         config=config,
         start=solution.start,
         field_of_view=views.in_words,
-        notes=regions.notes,
+        notes=(*regions.notes, *inputs.notes),
         device=str(where),
         seed=seed,
         threads=used,

@@ -49,6 +49,7 @@ ROOMS = (
     "phantom",
     "evaluation",
     "report",
+    "landmarks",
     "inputs",
     "pair",
     "expected_error",

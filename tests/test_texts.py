@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import pytest
-from test_imports import PACKAGE, each_file, imports, modules
 
 from iterreg.config import load_config
 from iterreg.errors import ConfigError, ImageReadError, IterregError
@@ -179,12 +177,3 @@ def test_printing_spells_out_control_letters() -> None:
     assert without_controls(" left\x1b \n lung\u200b ") == "left lung"
     assert len(one_line("y" * 1_000_000)) == LONGEST_LINE
     assert one_line("a\r\nb") == "a b"
-
-
-@pytest.mark.parametrize("path", modules(), ids=each_file)
-def test_one_module_parses_json_and_toml(path: Path) -> None:
-    if path == PACKAGE / "texts.py":
-        return
-    assert "tomllib" not in {found.module for found in imports(path)}
-    calls = [n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call)]
-    assert not {"json.loads", "json.load"} & {ast.unparse(call.func) for call in calls}

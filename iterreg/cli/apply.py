@@ -13,11 +13,13 @@ import click
 from iterreg.cli.failures import debug_option
 from iterreg.cli.options import (
     PATH,
+    POINT_FILES,
     both_or_neither,
     overwrite_option,
     quiet_option,
     refuse_existing,
 )
+from iterreg.cli.reading_options import geometry_option
 from iterreg.cli.streams import tell
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 @click.option(
     "--labels", type=PATH, help="Label map to warp, with nearest-neighbour interpolation."
 )
-@click.option("--points", type=PATH, help="CSV file with columns x,y,z (LPS, mm).")
+@click.option("--points", type=PATH, help=POINT_FILES)
 @click.option("--out", type=PATH, required=True, help="File to write.")
 @click.option("--inverse", is_flag=True, help="Apply the inverse transform.")
 @click.option(
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     help="Moving regions for --inverse.  [default: moving_regions.nii.gz next to T]",
 )
 @click.option("--fill", type=float, help="Intensity outside the image.  [default: its minimum]")
+@geometry_option
 @overwrite_option
 @quiet_option
 @debug_option
@@ -86,6 +89,10 @@ def apply(**options: Any) -> None:
             f"--{sources[0]} needs --reference, which defines the grid of the result"
         )
     refuse_existing(options["out"], options["overwrite"])
+    if sources == ["points"]:
+        from iterreg.io import require_point_suffix
+
+        require_point_suffix(options["out"])
     apply_to = {"image": _apply_to_image, "labels": _apply_to_labels, "points": _apply_to_points}
     message = apply_to[sources[0]](options)
     if not options["quiet"]:
@@ -115,9 +122,15 @@ def _apply_to_labels(options: dict[str, Any]) -> str:
 
 def _transform(source: Grid, options: dict[str, Any]) -> tuple[Transform, str]:
     """Make the transform on the reference's grid, and a message about it."""
+    from iterreg.errors import GeometryError
     from iterreg.io import read_image
 
     reference = read_image(options["reference"]).grid
+    if source.rank != reference.rank:
+        raise GeometryError(
+            f"{options['image'] or options['labels']}: expected rank {reference.rank} as "
+            f"{options['reference']}, got {source.rank}"
+        )
     if options["inverse"]:
         return _inverse_on(reference, source, options)
     return _forward_on(reference, options["transform_path"]), "on the fixed grid"
@@ -147,18 +160,27 @@ def _inverse_on(moving: Grid, fixed: Grid, options: dict[str, Any]) -> tuple[Tra
 
 
 def _apply_to_points(options: dict[str, Any]) -> str:
-    from iterreg.formats.itk import read_transform
-    from iterreg.inverse import invert_points
+    from iterreg.formats.itk import load_itk
+    from iterreg.inverse import invert_linear, invert_points
     from iterreg.io import read_image, read_points, write_points
+    from iterreg.landmarks import check_inside, require_rank
 
     points = read_points(options["points"])
-    # An affine has no grid of its own; for points any grid will do.
+    loaded = load_itk(options["transform_path"])
+    require_rank(points, loaded.rank, "the transform")
     grid = None if options["reference"] is None else read_image(options["reference"]).grid
-    transform = read_transform(options["transform_path"], grid)
+    if grid is not None:
+        check_inside(points, grid, str(options["reference"]))
+    elif not options["inverse"] and loaded.field is not None:
+        check_inside(points, loaded.field.grid, "the grid of the transform")
+    transform = loaded.for_points(grid)
     if not options["inverse"]:
         write_points(transform.map_points(points), options["out"])
         return f"{len(points)} points, fixed to moving"
-    inverted = invert_points(transform, points, *_regions(options, transform.grid))
+    if grid is None and loaded.is_linear:
+        inverted = invert_linear(loaded.affine_lps, points)
+    else:
+        inverted = invert_points(transform, points, *_regions(options, transform.grid))
     statuses = [s.name.lower() for s in inverted.status]
     columns = {"status": statuses, "residual_mm": [f"{r:.4f}" for r in inverted.residual_mm]}
     write_points(inverted.points, options["out"], columns)

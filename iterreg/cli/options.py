@@ -16,6 +16,7 @@ import click
 
 from iterreg.cli.failures import debug_option
 from iterreg.cli.origin import provenance_of
+from iterreg.cli.reading_options import geometry_option
 from iterreg.cli.setting import Setting
 from iterreg.errors import OutputError
 from iterreg.regions.segmenters import SEGMENTERS
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from iterreg.provenance import Provenance
 
 PATH = click.Path(path_type=Path)
+POINT_FILES = "CSV file with columns x,y,z (LPS, mm), or 3D Slicer's .fcsv or .mrk.json."
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 COMMAND_OPTIONS = (
@@ -180,8 +182,8 @@ def landmark_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--fixed-landmarks",
             type=PATH,
-            help="CSV file with columns x,y,z (LPS, mm). A registration uses them to match the "
-            "images; evaluate it with other landmarks.",
+            help=f"{POINT_FILES} A registration uses them to match the images; evaluate it with "
+            "other landmarks.",
         ),
         click.option(
             "--moving-landmarks", type=PATH, help="The same landmarks in the moving image."
@@ -280,6 +282,7 @@ def pair_options(without: Collection[str] = ()) -> Decorator:
             "Also write expected_error_mm.nii.gz, bounds of the error at every voxel. This "
             "registers the pair once more, in the other direction.",
         ),
+        "--geometry": geometry_option,
         "run": run_options,
     }
     assert set(without) <= set(options), f"no such options: {set(without) - set(options)}"

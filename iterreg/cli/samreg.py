@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,7 @@ def _match_and_write(
     from iterreg.cli.register import read_arguments, register_and_write
     from iterreg.devices import threads_used
     from iterreg.figures.roi_overlay import draw_roi_pairs
+    from iterreg.landmarks import check_landmarks
     from iterreg.progress import Progress
     from iterreg.samreg.match import find_rois, fit_preset, load
     from iterreg.samreg.roi_files import write_roi_files
@@ -89,6 +91,9 @@ def _match_and_write(
     report(Progress("read", 0.0, "reading"))
     arguments = read_arguments(request)
     images: tuple[Image, Image] = arguments["fixed"], arguments["moving"]
+    if (fixed_landmarks := arguments["fixed_landmarks"]) is not None:
+        landmarks = fixed_landmarks, arguments["moving_landmarks"]
+        check_landmarks(landmarks, (images[0].grid, images[1].grid))
     config = request.config(fit_preset(*images))
     matched = MATCHING_FRACTION if fit else MATCHING_ALONE_FRACTION
     with threads_used(arguments["threads"]):
@@ -118,7 +123,7 @@ def _add_matching(run: Path, found: RoiMatching, request: PairRequest) -> None:
     from iterreg.outputs import SCHEMA
     from iterreg.texts import parse_json
 
-    if run.exists():
+    if os.path.exists(run):
         tables = parse_json(run.read_text("utf-8"))
     else:
         tables = {"schema": SCHEMA} | request.provenance().tables()

@@ -5,19 +5,21 @@ ITK accepts some files that a user would not want (a cut file padded with zeros,
 as 1); they are refused here.
 """
 
+from iterreg.io.choices import GEOMETRIES, GeometryWarning, reading_with
 from iterreg.io.image_formats import (
     IMAGE_FORMATS,
     PICTURE_EXTENSIONS,
     VOLUME_EXTENSIONS,
     extension_of,
 )
-from iterreg.io.itk import GZIP_LEVEL, grid_of, grid_of_file, silent_itk, to_itk
-from iterreg.io.nifti import PIECE_BYTES, GeometryWarning
-from iterreg.io.points import AXES, read_points, write_points
+from iterreg.io.itk import GZIP_LEVEL, grid_of, silent_itk, to_itk
+from iterreg.io.nifti import PIECE_BYTES
+from iterreg.io.points import AXES, read_points, require_point_suffix, write_points
 from iterreg.io.reading import (
     as_image,
     as_label_map,
     as_mask,
+    grid_of_file,
     read_channels,
     read_image,
     read_label_map,
@@ -28,6 +30,7 @@ from iterreg.io.writing import write_displacement_mm, write_image, write_label_m
 
 __all__ = [
     "AXES",
+    "GEOMETRIES",
     "GZIP_LEVEL",
     "IMAGE_FORMATS",
     "PICTURE_EXTENSIONS",
@@ -46,6 +49,8 @@ __all__ = [
     "read_mask",
     "read_points",
     "read_vector_image",
+    "reading_with",
+    "require_point_suffix",
     "silent_itk",
     "to_itk",
     "write_displacement_mm",

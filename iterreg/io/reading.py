@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +14,18 @@ import torch
 from numpy.typing import NDArray
 
 from iterreg.errors import ImageContentError
+from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap
+from iterreg.io.choices import GeometryWarning
 from iterreg.io.dicom import load_dicom
-from iterreg.io.image_formats import Stored, inspect
+from iterreg.io.image_formats import Stored, extension_of, load_file
 from iterreg.io.itk import (
     channels_first,
+    header_grid,
     named_grid,
     numpy_type,
-    read_itk,
     require_exists,
+    require_sane,
     scalar_volume,
 )
 
@@ -58,8 +62,6 @@ def read_image(path: str | Path) -> Image:
     name = str(path)
     loaded, stored = _load(Path(path))
     data = channels_first(loaded, name)
-    if stored.bad_index is not None and data.size == loaded.GetNumberOfPixels():
-        data.reshape(-1)[stored.bad_index] = stored.bad_values
     return Image(
         torch.from_numpy(data),
         named_grid(loaded, name),
@@ -67,7 +69,24 @@ def read_image(path: str | Path) -> Image:
         stored.slope,
         stored.intercept,
         name,
+        stored.notes,
     )
+
+
+def grid_of_file(path: str | Path) -> Grid:
+    """The grid of an image file, from its header alone.
+
+    Raises:
+        ImageReadError, ImageContentError, GeometryError: the file cannot be read, or its grid
+            cannot be used.
+    """
+    from iterreg.io.nifti import nifti_grid
+
+    path = Path(path)
+    require_exists(path)
+    if extension_of(path).startswith(".nii"):
+        return require_sane(nifti_grid(path), str(path))
+    return require_sane(header_grid(path), str(path))
 
 
 def read_channels(path: str | Path) -> Image:
@@ -80,8 +99,7 @@ def read_channels(path: str | Path) -> Image:
 
     path = Path(path)
     require_exists(path)
-    inspect(path)
-    loaded = read_itk(path)
+    loaded, _ = load_file(path)
     stored = sitk.GetArrayViewFromImage(loaded)
     channels = stored[None] if stored.ndim == loaded.GetDimension() else np.moveaxis(stored, -1, 0)
     data = torch.from_numpy(np.array(channels, np.float32))
@@ -93,7 +111,7 @@ def read_label_map(path: str | Path, names: Mapping[int, str] | None = None) -> 
 
     Args:
         path: the file. Floating-point files are accepted if every value is a whole number.
-        names: name of each label, if known.
+        names: name of each label; None takes the names that the file carries, if it does.
 
     Raises:
         ImageReadError: as :func:`read_image`.
@@ -113,8 +131,8 @@ def read_label_map(path: str | Path, names: Mapping[int, str] | None = None) -> 
         ([5], 'liver')
     """
     loaded, stored = _load(Path(path))
-    _require_finite(stored, str(path))
-    return _label_map(loaded, str(path), names)
+    names = stored.names if names is None else names
+    return replace(_label_map(loaded, str(path), names), notes=stored.notes)
 
 
 def read_mask(path: str | Path) -> LabelMap:
@@ -187,17 +205,19 @@ def read_vector_image(path: str | Path) -> sitk.Image:
         ImageContentError: it does not hold one component per axis in each voxel.
         GeometryError: as :func:`read_image`.
     """
+    import SimpleITK as sitk
+
     path = Path(path)
     require_exists(path)
-    stored = inspect(path)
-    _require_finite(stored, str(path))
-    loaded = read_itk(path)
+    loaded, _ = load_file(path)
     rank, count = loaded.GetDimension(), loaded.GetNumberOfComponentsPerPixel()
     if rank not in (2, 3) or count != rank:
         raise ImageContentError(
             f"{path}: expected a displacement field with one component per axis, got a {rank}-D "
             f"image with {count} components"
         )
+    if not np.isfinite(sitk.GetArrayViewFromImage(loaded)).all():
+        raise ImageContentError(f"{path}: expected finite values, got NaN or infinite ones")
     return loaded
 
 
@@ -205,15 +225,10 @@ def _load(path: Path) -> tuple[sitk.Image, Stored]:
     require_exists(path)
     if os.path.isdir(path):
         return scalar_volume(load_dicom(path), str(path)), Stored()
-    stored = inspect(path)
-    return scalar_volume(read_itk(path), str(path)), stored
-
-
-def _require_finite(stored: Stored, name: str) -> None:
-    if stored.bad_index is not None and len(stored.bad_index):
-        raise ImageContentError(
-            f"{name}: expected finite values, got {len(stored.bad_index)} NaN or infinite ones"
-        )
+    loaded, stored = load_file(path)
+    for note in stored.notes:
+        warnings.warn(GeometryWarning(note), stacklevel=3)
+    return scalar_volume(loaded, str(path)), stored
 
 
 def _label_map(loaded: sitk.Image, name: str, names: Mapping[int, str] | None) -> LabelMap:

@@ -86,6 +86,7 @@ def read_folder(
         )
     else:
         images = read_image(str(paths[0])), read_image(str(paths[1]))
+        notes += [note for image in images for note in image.notes]
     transform_path = folder / "transform.h5"
     if not os.path.isfile(transform_path):
         raise ImageReadError(f"{transform_path}: no such file; expected the folder of a result")

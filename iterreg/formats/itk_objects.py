@@ -1,0 +1,158 @@
+"""SimpleITK's transforms, to and from iterreg's. ITK's numbers are LPS mm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from iterreg.atomic import last_line
+from iterreg.displacement import DisplacementField, Transform
+from iterreg.errors import TransformError
+from iterreg.formats.loaded import Loaded
+from iterreg.geometry import Grid, Matrix, apply_linear
+from iterreg.io import grid_of, silent_itk, to_itk
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+
+def transform_to_itk(transform: Transform) -> sitk.CompositeTransform:
+    """Return SimpleITK's composite ``[affine, field]``; the field is applied first."""
+    import SimpleITK as sitk
+
+    rank = transform.grid.rank
+    affine = sitk.AffineTransform(rank)
+    affine.SetMatrix(transform.affine_lps[:rank, :rank].ravel().tolist())
+    affine.SetTranslation(transform.affine_lps[:rank, rank].tolist())
+    vox = transform.field.vox.detach().cpu().double().numpy()
+    mm = apply_linear(transform.grid.index_to_lps, vox)
+    image = to_itk(np.moveaxis(mm, 0, -1), transform.grid, vectors=True)
+    return sitk.CompositeTransform([affine, sitk.DisplacementFieldTransform(image)])
+
+
+def itk_to_transform(
+    itk: sitk.Transform, reference: Grid | None = None, name: str = "transform"
+) -> Transform:
+    """Return a SimpleITK transform as a :class:`Transform`.
+
+    Linear transforms (translation, rigid, affine and composites of them) become the affine, with
+    a zero field on ``reference``. A displacement field that is followed by linear transforms
+    becomes the residual field, and their product the affine. Any other transform is sampled on
+    ``reference`` as one field and is the identity outside it.
+
+    Args:
+        itk: any transform of rank 2 or 3.
+        reference: the fixed grid, if one is needed.
+        name: used in messages.
+
+    Raises:
+        TransformError: as :func:`read_transform`.
+    """
+    return itk_to_loaded(itk, name).on(reference)
+
+
+def itk_to_loaded(itk: sitk.Transform, name: str) -> Loaded:
+    """Return a SimpleITK transform before it is put on a grid: see :func:`itk_to_transform`.
+
+    Raises:
+        TransformError: not finite, or an affine that cannot be inverted.
+    """
+    parts, rank = _flatten(itk), itk.GetDimension()
+    has_field = bool(parts) and _is_field(parts[-1])
+    linear = parts[:-1] if has_field else parts
+    if not all(part.IsLinear() for part in linear):
+        kinds = ", ".join(part.GetName() for part in parts)
+        sampled = partial(_sampled, itk, name)
+        return Loaded(name, rank, np.eye(rank + 1), sampled=sampled, kinds=kinds)
+    affine = _product(linear, rank, name)
+    if has_field:
+        return Loaded(name, rank, affine, field_from_itk(parts[-1].GetDisplacementField(), name))
+    return Loaded(name, rank, affine)
+
+
+def _flatten(itk: Any) -> list[Any]:
+    """Return the parts of a possibly nested composite; the last one is applied first."""
+    itk = itk.Downcast()
+    if itk.GetName() != "CompositeTransform":
+        return [itk]
+    return [
+        part
+        for n in range(itk.GetNumberOfTransforms())
+        for part in _flatten(itk.GetNthTransform(n))
+    ]
+
+
+def _is_field(itk: Any) -> bool:
+    return str(itk.GetName()) == "DisplacementFieldTransform"
+
+
+def _product(parts: list[Any], rank: int, name: str) -> Matrix:
+    matrix = np.eye(rank + 1)
+    for part in parts:
+        matrix = matrix @ _homogeneous(part, rank)
+    if not np.all(np.isfinite(matrix)):
+        raise TransformError(f"{name}: expected finite parameters, got NaN or infinite ones")
+    if abs(np.linalg.det(matrix)) < 1e-12:
+        raise TransformError(f"{name}: expected an affine that can be inverted, got a singular one")
+    return matrix
+
+
+def _homogeneous(part: Any, rank: int) -> Matrix:
+    matrix = np.eye(rank + 1)
+    shift = np.asarray(part.TransformPoint([0.0] * rank))
+    if hasattr(part, "GetMatrix"):
+        matrix[:rank, :rank] = np.asarray(part.GetMatrix()).reshape(rank, rank)
+    else:
+        ends = [np.asarray(part.TransformPoint(e)) for e in np.eye(rank).tolist()]
+        matrix[:rank, :rank] = np.stack([end - shift for end in ends], axis=1)
+    matrix[:rank, rank] = shift
+    return matrix
+
+
+def field_from_itk(image: sitk.Image, name: str) -> DisplacementField:
+    """Return a vector image of displacements as a field.
+
+    Raises:
+        TransformError: NaN or infinite values.
+    """
+    import SimpleITK as sitk
+
+    grid = grid_of(image)
+    mm = np.moveaxis(sitk.GetArrayViewFromImage(image), -1, 0).astype(np.float64)
+    if not np.all(np.isfinite(mm)):
+        raise TransformError(f"{name}: expected a finite displacement, got NaN or infinite values")
+    vox = apply_linear(grid.lps_to_index, mm).astype(np.float32)
+    return DisplacementField(torch.from_numpy(vox), grid)
+
+
+def _sampled(itk: sitk.Transform, name: str, reference: Grid) -> Transform:
+    import SimpleITK as sitk
+
+    with one_line(name):
+        image = sitk.TransformToDisplacementField(
+            itk,
+            sitk.sitkVectorFloat64,
+            tuple(reversed(reference.shape_zyx)),
+            reference.origin_lps_mm,
+            reference.spacing_xyz_mm,
+            np.asarray(reference.direction_lps).ravel().tolist(),
+        )
+    vox = field_from_itk(image, name).vox
+    return Transform(np.eye(reference.rank + 1), DisplacementField(vox, reference))
+
+
+@contextmanager
+def one_line(source: str | Path) -> Iterator[None]:
+    """Keep ITK from printing warnings, and turn its long errors into one line."""
+    try:
+        with silent_itk():
+            yield
+    except RuntimeError as error:
+        reason = last_line(str(error))
+        raise TransformError(f"{source}: expected an ITK transform, got: {reason}") from error

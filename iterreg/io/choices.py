@@ -1,0 +1,61 @@
+"""What the user decides about reading, where a file leaves a doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any
+
+GEOMETRIES = ("auto", "sform", "qform", "pixdim")
+"""Which part of a NIfTI header decides where the voxels are."""
+
+
+class GeometryWarning(UserWarning):
+    """A file was read, but it leaves a doubt, such as where its voxels are."""
+
+
+@dataclass(frozen=True)
+class ReadingChoices:
+    """How doubtful files are read.
+
+    Args:
+        geometry: one of :data:`GEOMETRIES`; ``auto`` takes what is beyond doubt and refuses the
+            rest.
+
+    Example:
+        >>> ReadingChoices().geometry
+        'auto'
+    """
+
+    geometry: str = "auto"
+
+
+DEFAULT = ReadingChoices()
+
+_current: ContextVar[ReadingChoices] = ContextVar("reading_choices", default=DEFAULT)
+
+
+def reading_choices() -> ReadingChoices:
+    """The choices that hold now."""
+    return _current.get()
+
+
+@contextmanager
+def reading_with(**changes: Any) -> Iterator[None]:
+    """Read with other choices inside a ``with`` block.
+
+    Args:
+        changes: fields of :class:`ReadingChoices`.
+
+    Example:
+        >>> with reading_with(geometry="qform"):
+        ...     reading_choices().geometry
+        'qform'
+    """
+    token = _current.set(replace(_current.get(), **changes))
+    try:
+        yield
+    finally:
+        _current.reset(token)
