@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from iterreg.cli.streams import complain, keep_foreign_output_in
-from iterreg.errors import ExitCode
+from iterreg.errors import CrashError, ExitCode, IterregError, OutOfMemoryError
 from iterreg.texts import one_line
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -130,12 +130,12 @@ def _answer(status: int, printed: bytes) -> int:
     code = os.waitstatus_to_exitcode(status)
     if code in (0, ExitCode.INTERRUPTED) or (code > 0 and ORDERLY in printed):
         return code
-    message, code = describe_end(code, printed)
-    complain(f"error: {message}")
-    return code
+    error = ended_by(code, printed)
+    complain(f"error: {error}")
+    return error.exit_code
 
 
-def describe_end(code: int, printed: bytes) -> tuple[str, int]:
+def ended_by(code: int, printed: bytes) -> IterregError:
     """Say in one line why a process ended that did not end by itself.
 
     Args:
@@ -143,19 +143,17 @@ def describe_end(code: int, printed: bytes) -> tuple[str, int]:
         printed: the last of what libraries printed.
 
     Returns:
-        The message and an exit code.
+        The error, to be told in one line.
     """
     if code == -signal.SIGKILL or any(word in printed for word in MEMORY_WORDS):
-        return (
+        return OutOfMemoryError(
             "out of memory: the system or a library ended the process; crop the images, use a "
-            "coarser levels.spacing_mm, or allow more memory",
-            ExitCode.OUT_OF_MEMORY,
+            "coarser levels.spacing_mm, or allow more memory"
         )
     how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
     lines = printed.decode("utf-8", "replace").split("\n")
     last = one_line(next((line for line in reversed(lines) if line.strip()), ""), 200)
-    return (
+    return CrashError(
         f"a library ended the process ({how}{f': {last}' if last else ''}), most often because a "
-        "file is damaged; --debug shows what it prints",
-        ExitCode.CRASHED,
+        "file is damaged; --debug shows what it prints"
     )
