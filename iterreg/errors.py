@@ -18,8 +18,8 @@ The tree::
     └── CrashError              23   a library ended the process
 
 Exit codes 15 and 16 are no errors: the results were written, and the verdict on them is doubtful or
-failed. Exit code 2 means a wrong command line, 130 means Ctrl-C, SIGTERM or SIGHUP. Each message is one line that
-names the file or argument, what was expected, and what was found.
+failed. Exit code 2 means a wrong command line, 130 means Ctrl-C, SIGTERM or SIGHUP. Each message is
+one line that names the file or argument, what was expected, and what was found.
 """
 
 from __future__ import annotations

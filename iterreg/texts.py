@@ -133,7 +133,7 @@ def one_line(text: str, longest: int = LONGEST_LINE) -> str:
 
     Example:
         >>> one_line("expected a name,\\n got " + 50 * "x", 40)
-        'expected a name, got xx ... xxxxxxxxxxxx'
+        'expected a name, got xxx ... xxxxxxxxxxx'
     """
     line = printable(" ".join(text[: 4 * longest].split() + text[4 * longest :][-longest:].split()))
     if len(line) <= longest:
