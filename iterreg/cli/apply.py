@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,12 @@ from iterreg.cli.options import (
     quiet_option,
     refuse_existing,
 )
+<<<<<<< HEAD
 from iterreg.cli.reading_options import reading_options
+=======
+from iterreg.cli.reading_options import geometry_option
+from iterreg.cli.streams import tell
+>>>>>>> main
 
 if TYPE_CHECKING:
     from iterreg.displacement import Transform
@@ -94,7 +100,7 @@ def apply(**options: Any) -> None:
     apply_to = {"image": _apply_to_image, "labels": _apply_to_labels, "points": _apply_to_points}
     message = apply_to[sources[0]](options)
     if not options["quiet"]:
-        click.echo(f"{options['out']}: {message}")
+        tell(f"{options['out']}: {message}")
 
 
 def _apply_to_image(options: dict[str, Any]) -> str:
@@ -195,7 +201,7 @@ def _regions(options: dict[str, Any], grid: Grid) -> tuple[LabelMap | None, Labe
     if fixed is None:
         folder = options["transform_path"].parent
         fixed, moving = folder / "fixed_regions.nii.gz", folder / "moving_regions.nii.gz"
-        if not (fixed.exists() and moving.exists()):
+        if not (os.path.exists(fixed) and os.path.exists(moving)):
             return None, None
     fixed_labels = read_label_map(fixed)
     if not fixed_labels.grid.same_space(grid):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 from iterreg.cli.failures import debug_option
 from iterreg.cli.options import PATH
+<<<<<<< HEAD
 from iterreg.cli.reading_options import reading_options
+=======
+from iterreg.cli.reading_options import geometry_option
+from iterreg.cli.streams import tell
+>>>>>>> main
 from iterreg.formats import TRANSFORM_FORMATS
 
 FORMAT = click.Choice(["auto", *TRANSFORM_FORMATS])
@@ -85,7 +91,7 @@ def convert(
     from iterreg.errors import OutputError
     from iterreg.formats.convert import TransformFile, convert_transform
 
-    if out.exists() and not overwrite:
+    if os.path.exists(out) and not overwrite:
         raise OutputError(f"{out}: exists already; --overwrite replaces it")
     report = convert_transform(
         TransformFile(source, source_format),
@@ -95,4 +101,4 @@ def convert(
         is_inverse=direction == "moving-to-fixed",
     )
     if not quiet:
-        click.echo(f"{report}\n{out}")
+        tell(f"{report}\n{out}")

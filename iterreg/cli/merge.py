@@ -8,7 +8,12 @@ import click
 
 from iterreg.cli.failures import debug_option
 from iterreg.cli.options import PATH, overwrite_option, quiet_option, refuse_existing
+<<<<<<< HEAD
 from iterreg.cli.reading_options import reading_options
+=======
+from iterreg.cli.reading_options import geometry_option
+from iterreg.cli.streams import tell
+>>>>>>> main
 
 
 @click.command("merge-labels", short_help="Merge a label map's structures by name.")
@@ -64,6 +69,6 @@ def merge_labels(
     write_label_map(merged.labels, out)
     if not quiet:
         for value in merged.labels.values:
-            click.echo(f"{value:>4}  {merged.labels.title(value)}")
+            tell(f"{value:>4}  {merged.labels.title(value)}")
         for note in merged.notes:
-            click.echo(f"note: {note}")
+            tell(f"note: {note}")

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,9 +139,9 @@ def refuse_existing(path: Path | None, overwrite: bool) -> None:
     Raises:
         OutputError: in both cases.
     """
-    if path is not None and not path.parent.is_dir():
+    if path is not None and not os.path.isdir(path.parent):
         raise OutputError(f"{path}: cannot be written: the folder {path.parent} does not exist")
-    if path is not None and path.exists() and not overwrite:
+    if path is not None and os.path.exists(path) and not overwrite:
         raise OutputError(f"{path}: exists already; --overwrite replaces it")
 
 

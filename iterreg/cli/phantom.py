@@ -77,8 +77,9 @@ def phantom(
     if --labels was given, and phantom.json. Register the pair, then compare with iterreg evaluate
     --known-field.
     """
-    if slide and labels is None:
-        raise click.UsageError("--slide was given without --labels")
+    for option, value in (("--slide", slide), ("--label-table", label_table)):
+        if value and labels is None:
+            raise click.UsageError(f"{option} was given without --labels")
     from iterreg.atomic import OutputFolder
     from iterreg.cli.console import Console
     from iterreg.io import read_image, read_label_map

@@ -109,7 +109,7 @@ def read_arguments(request: PairRequest) -> dict[str, Any]:
     if (path := arguments.get("initial_transform")) is not None:
         arguments["initial_transform"] = read_transform(path, arguments["fixed"].grid)
     if (path := arguments.get("roi_pairs")) is not None:
-        arguments["roi_pairs"] = read_roi_pairs(path)
+        arguments["roi_pairs"] = read_roi_pairs(path, (arguments["fixed"], arguments["moving"]))
     keys = "fixed_landmarks", "moving_landmarks"
     landmarks = read_landmarks(*map(arguments.get, keys))
     return arguments | dict(zip(keys, landmarks or (None, None), strict=True))

@@ -7,6 +7,7 @@ as in :class:`~iterreg.displacement.Transform`. ITK's numbers are LPS mm.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from iterreg.atomic import write_aside
 from iterreg.displacement import Transform
 from iterreg.errors import OutputError, TransformError
 from iterreg.formats.headers import nifti_shape
+from iterreg.formats.itk_checks import check_itk_file
 from iterreg.formats.itk_objects import (
     field_from_itk,
     itk_to_loaded,
@@ -104,14 +106,21 @@ def load_itk(path: str | Path) -> Loaded:
     import SimpleITK as sitk
 
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise TransformError(f"{path}: no such file")
     if extension_of(path) in VOLUME_EXTENSIONS:
         field = field_from_itk(read_vector_image(path), str(path))
         return Loaded(str(path), field.grid.rank, np.eye(field.grid.rank + 1), field)
-    with one_line(path):
-        loaded = sitk.ReadTransform(str(path))
-    return itk_to_loaded(loaded, str(path))
+    check_itk_file(path)
+    try:
+        with one_line(path):
+            loaded = sitk.ReadTransform(str(path))
+        return itk_to_loaded(loaded, str(path))
+    except (KeyError, TypeError) as error:  # SimpleITK's table of classes has no such kind
+        raise TransformError(
+            f"{path}: expected a kind of transform that SimpleITK knows; write it as an affine or "
+            "as a displacement field"
+        ) from error
 
 
 def as_transform(

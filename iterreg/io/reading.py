@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -222,7 +223,7 @@ def read_vector_image(path: str | Path) -> sitk.Image:
 
 def _load(path: Path) -> tuple[sitk.Image, Stored]:
     require_exists(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return scalar_volume(load_dicom(path), str(path)), Stored()
     loaded, stored = load_file(path)
     for note in stored.notes:

@@ -1,0 +1,298 @@
+"""ITK's transform files, checked before ITK reads them.
+
+ITK believes the sizes that such a file states. A wrong count of B-spline parameters damages the
+memory of the process, and a small HDF5 file can ask for any amount of memory. So every count is
+held against its kind and its grid, and against the size of the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from iterreg.errors import TransformError
+from iterreg.io import extension_of
+
+if TYPE_CHECKING:
+    import h5py
+
+HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
+TEXT_SUFFIXES = (".tfm", ".txt")
+TEXT_START = b"#Insight Transform File"
+
+PIECE_BYTES = 1 << 20
+MOST_PARTS = 1000
+MOST_FIXED = 1000
+"""No transform needs so many fixed parameters."""
+
+SMALL_BYTES = 200_000_000
+MOST_UNPACKED = 100
+"""Parameters above SMALL_BYTES may not be so many times larger than what the file stores."""
+
+LINEAR: dict[str, Callable[[int], int]] = {
+    "IdentityTransform": lambda rank: 0,
+    "TranslationTransform": lambda rank: rank,
+    "ScaleTransform": lambda rank: rank,
+    "ScaleLogarithmicTransform": lambda rank: rank,
+    "AffineTransform": lambda rank: rank * (rank + 1),
+    "MatrixOffsetTransformBase": lambda rank: rank * (rank + 1),
+    "CenteredAffineTransform": lambda rank: rank * (rank + 2),
+    "ScalableAffineTransform": lambda rank: rank * (rank + 1),
+    "FixedCenterOfRotationAffineTransform": lambda rank: rank * (rank + 1),
+    "Rigid2DTransform": lambda rank: 3,
+    "Euler2DTransform": lambda rank: 3,
+    "CenteredRigid2DTransform": lambda rank: 5,
+    "CenteredEuler3DTransform": lambda rank: 9,
+    "Similarity2DTransform": lambda rank: 4,
+    "CenteredSimilarity2DTransform": lambda rank: 6,
+    "Euler3DTransform": lambda rank: 6,
+    "VersorTransform": lambda rank: 3,
+    "VersorRigid3DTransform": lambda rank: 6,
+    "QuaternionRigidTransform": lambda rank: 7,
+    "Similarity3DTransform": lambda rank: 7,
+    "ScaleVersor3DTransform": lambda rank: 9,
+    "ScaleSkewVersor3DTransform": lambda rank: 15,
+    "ComposeScaleSkewVersor3DTransform": lambda rank: 12,
+}
+"""How many parameters the linear kinds have, by rank."""
+
+ON_A_GRID = ("BSplineTransform", "BSplineDeformableTransform", "DisplacementFieldTransform")
+COMPOSITE = "CompositeTransform"
+
+_KIND = re.compile(r"(\w+?)_(?:double|float)_([23])_\2(?:_(\d))?")
+_MATLAB_HEADER = 20
+
+
+@dataclass
+class _Part:
+    """One transform of a file."""
+
+    kind: str
+    count: int | None = None
+    fixed: list[float] = field(default_factory=list)
+    has_fixed: bool = False
+
+
+def check_itk_file(path: Path) -> None:
+    """Refuse a transform file whose parts do not fit each other.
+
+    Args:
+        path: .h5, .tfm, .txt or .mat, in ITK's form.
+
+    Raises:
+        TransformError: cut, damaged, of an unknown kind, or larger than its content explains.
+    """
+    suffix = extension_of(path)
+    if suffix in HDF5_SUFFIXES:
+        parts = _hdf5_parts(path)
+    elif suffix == ".mat":
+        parts = _matlab_parts(path)
+    else:
+        parts = _text_parts(path)
+    for part in parts:
+        _require_fit(path, part)
+    if not parts or all(part.kind.startswith(COMPOSITE) for part in parts):
+        raise TransformError(f"{path}: expected a transform, got a file without one; it may be cut")
+
+
+def _require_fit(path: Path, part: _Part) -> None:
+    named = _KIND.fullmatch(part.kind)
+    kind = named[1] if named else ""
+    if named is None or kind not in (*LINEAR, *ON_A_GRID, COMPOSITE):
+        raise TransformError(
+            f"{path}: expected a linear transform, a B-spline or a displacement field of rank 2 or "
+            f"3, got {part.kind[:80]!a}"
+        )
+    if kind == COMPOSITE:
+        return
+    rank = int(named[2])
+    if part.count is None or not part.has_fixed:
+        raise TransformError(
+            f"{path}: expected parameters and fixed parameters of {kind}, got a file that ends "
+            "before them: it is cut"
+        )
+    if not np.isfinite(part.fixed).all():
+        raise TransformError(f"{path}: expected finite fixed parameters of {kind}, got others")
+    if kind in LINEAR:
+        expected = LINEAR[kind](rank)
+    else:
+        order = int(named[3] or 3) if kind.startswith("BSpline") else 0
+        expected = rank * _voxels(path, kind, rank, order + 1, part.fixed)
+    if part.count != expected:
+        raise TransformError(
+            f"{path}: expected {expected} parameters of {kind}, got {part.count}; the file is cut "
+            "or damaged"
+        )
+
+
+def _voxels(path: Path, kind: str, rank: int, least: int, fixed: Sequence[float]) -> int:
+    """The size of a grid with at least so many nodes an axis: size, origin, spacing, direction."""
+    size, spacing = fixed[:rank], fixed[2 * rank : 3 * rank]
+    fits = len(fixed) == rank * (3 + rank) and all(n >= least and n == int(n) for n in size)
+    if not fits or not all(s > 0 for s in spacing):
+        raise TransformError(
+            f"{path}: expected size, origin, spacing and direction of {kind} in "
+            f"{rank * (3 + rank)} fixed parameters, got {len(fixed)} or a size or spacing that "
+            "is too small"
+        )
+    voxels = 1
+    for n in size:
+        voxels *= int(n)
+    return voxels
+
+
+def _text_parts(path: Path) -> list[_Part]:
+    with path.open("rb") as file:
+        if not file.read(len(TEXT_START)).startswith(TEXT_START):
+            raise TransformError(f"{path}: expected ITK's first line {TEXT_START.decode()} V1.0")
+    parts: list[_Part] = []
+    with path.open("rb") as file:
+        for key, pieces in _text_lines(file):
+            if key == b"Transform":
+                parts.append(_Part(b"".join(pieces)[:200].decode("latin-1").strip()))
+            elif key in (b"Parameters", b"FixedParameters"):
+                if not parts:
+                    raise TransformError(f"{path}: expected a line Transform before {key.decode()}")
+                _take_numbers(path, parts[-1], key == b"FixedParameters", pieces)
+    return parts
+
+
+def _text_lines(file: IO[bytes]) -> Iterator[tuple[bytes, Iterator[bytes]]]:
+    """Yield the key of each line and its value, in pieces that end between numbers."""
+    while line := file.readline(PIECE_BYTES):
+        key, _, value = line.partition(b":")
+        pieces = _pieces(file, value)
+        yield key.strip(), pieces
+        for _ in pieces:
+            pass
+
+
+def _pieces(file: IO[bytes], value: bytes) -> Iterator[bytes]:
+    while value and not value.endswith(b"\n"):
+        more = file.readline(PIECE_BYTES)
+        if not more:
+            break
+        whole, _, rest = value.rpartition(b" ")
+        if whole:
+            yield whole
+        value = rest + more
+        if len(value) > 4 * PIECE_BYTES:
+            break
+    yield value
+
+
+def _take_numbers(path: Path, part: _Part, is_fixed: bool, pieces: Iterator[bytes]) -> None:
+    count = 0
+    for piece in pieces:
+        try:
+            values = np.array(piece.split(), np.float64)
+        except ValueError as error:
+            raise TransformError(
+                f"{path}: expected numbers as parameters, got {str(error)[-80:]!a}"
+            ) from error
+        count += len(values)
+        if is_fixed:
+            part.fixed += values[: MOST_FIXED + 1].tolist()
+            part.has_fixed = True
+            if len(part.fixed) > MOST_FIXED:
+                raise TransformError(f"{path}: expected at most {MOST_FIXED} fixed parameters")
+        else:
+            part.count = count
+
+
+def _matlab_parts(path: Path) -> list[_Part]:
+    """The matrices of a MATLAB file of level 4, as ANTs writes it: parameters, then fixed ones."""
+    length = path.stat().st_size
+    parts: list[_Part] = []
+    with path.open("rb") as file:
+        while header := file.read(_MATLAB_HEADER):
+            numbers = np.frombuffer(header.ljust(_MATLAB_HEADER, b"\xff"), "<i4")
+            kind, rows, columns, imaginary, letters = numbers.tolist()
+            size = {0: 8, 10: 4}.get(kind, 0)
+            room = length - file.tell() - letters
+            if not size or imaginary or not 0 < letters < 200 or min(rows, columns) < 0:
+                raise TransformError(f"{path}: expected an ITK transform in MATLAB's level 4 form")
+            if rows * columns * size > room:
+                raise TransformError(
+                    f"{path}: expected {rows} x {columns} numbers, got a file that is cut"
+                )
+            name = file.read(letters).rstrip(b"\0").decode("latin-1")
+            count = rows * columns
+            values = np.frombuffer(file.read(count * size), "<f8" if size == 8 else "<f4")
+            if name != "fixed":
+                parts.append(_Part(name, count))
+            elif parts:
+                parts[-1].fixed, parts[-1].has_fixed = values[:MOST_FIXED].tolist(), True
+    return parts
+
+
+def _hdf5_parts(path: Path) -> list[_Part]:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            group = file.get("TransformGroup")
+            if not isinstance(group, h5py.Group) or len(group) > MOST_PARTS:
+                raise TransformError(f"{path}: expected an ITK transform (a group TransformGroup)")
+            return [_hdf5_part(path, group, name) for name in sorted(group)]
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TransformError(f"{path}: expected an HDF5 file of ITK, got: {reason!a}") from error
+
+
+def _hdf5_part(path: Path, group: h5py.Group, name: str) -> _Part:
+    import h5py
+
+    own = _inside(path, group, name, h5py.Group)
+    kind_set = _inside(path, own, "TransformType", h5py.Dataset)
+    if kind_set.size != 1 or (kind_set.dtype.kind == "S" and kind_set.dtype.itemsize > 1000):
+        raise TransformError(f"{path}: expected one kind for transform {name[:20]!a}")
+    value: Any = np.asarray(kind_set[()]).ravel()[0]
+    kind = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+    part = _Part(kind.strip("\0 ")[:200])
+    for key in ("TransformParameters", "TranformParameters"):
+        if key in own:
+            part.count = _numbers(path, own, key).size
+    for key in ("TransformFixedParameters", "TranformFixedParameters"):
+        if key in own:
+            numbers = _numbers(path, own, key)
+            if numbers.size > MOST_FIXED:
+                raise TransformError(f"{path}: expected at most {MOST_FIXED} fixed parameters")
+            part.fixed, part.has_fixed = np.asarray(numbers[()], np.float64).tolist(), True
+    return part
+
+
+def _inside(path: Path, group: h5py.Group, name: str, wanted: type) -> Any:
+    """An entry of the file itself: links to other files are never followed."""
+    import h5py
+
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise TransformError(f"{path}: expected {name[:40]!a} in the file, got none or a link")
+    entry = group[name]
+    if not isinstance(entry, wanted):
+        raise TransformError(f"{path}: expected {name[:40]!a} in ITK's form")
+    return entry
+
+
+def _numbers(path: Path, group: h5py.Group, name: str) -> h5py.Dataset:
+    """A list of numbers that the file really stores."""
+    import h5py
+
+    numbers = _inside(path, group, name, h5py.Dataset)
+    if numbers.ndim != 1 or numbers.dtype.kind != "f" or numbers.external or numbers.is_virtual:
+        raise TransformError(f"{path}: expected a list of numbers as {name}")
+    size = numbers.size * numbers.dtype.itemsize
+    stored = min(int(numbers.id.get_storage_size()), path.stat().st_size)
+    if size > SMALL_BYTES and size > MOST_UNPACKED * stored:
+        raise TransformError(
+            f"{path}: expected parameters that are stored, got {size / 1e9:.1f} GB of them in "
+            f"{stored / 1e6:.1f} MB"
+        )
+    if numbers.chunks is None and stored < size:
+        raise TransformError(f"{path}: expected {numbers.size} numbers as {name}, got fewer")
+    return numbers
