@@ -19,12 +19,8 @@ from iterreg.cli.options import (
     quiet_option,
     refuse_existing,
 )
-<<<<<<< HEAD
 from iterreg.cli.reading_options import reading_options
-=======
-from iterreg.cli.reading_options import geometry_option
 from iterreg.cli.streams import tell
->>>>>>> main
 
 if TYPE_CHECKING:
     from iterreg.displacement import Transform

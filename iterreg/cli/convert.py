@@ -9,12 +9,8 @@ import click
 
 from iterreg.cli.failures import debug_option
 from iterreg.cli.options import PATH
-<<<<<<< HEAD
 from iterreg.cli.reading_options import reading_options
-=======
-from iterreg.cli.reading_options import geometry_option
 from iterreg.cli.streams import tell
->>>>>>> main
 from iterreg.formats import TRANSFORM_FORMATS
 
 FORMAT = click.Choice(["auto", *TRANSFORM_FORMATS])

@@ -8,12 +8,8 @@ import click
 
 from iterreg.cli.failures import debug_option
 from iterreg.cli.options import PATH, overwrite_option, quiet_option, refuse_existing
-<<<<<<< HEAD
 from iterreg.cli.reading_options import reading_options
-=======
-from iterreg.cli.reading_options import geometry_option
 from iterreg.cli.streams import tell
->>>>>>> main
 
 
 @click.command("merge-labels", short_help="Merge a label map's structures by name.")

@@ -82,17 +82,8 @@ def require_exists(path: Path) -> None:
     Raises:
         ImageReadError: naming it.
     """
-<<<<<<< HEAD
     require_utf8(path)
-    try:
-        there = path.exists()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ImageReadError(f"{str(path)[:200]}: not the name of a file: {reason}") from error
-    if not there:
-=======
     if not os.path.exists(path):
->>>>>>> main
         raise ImageReadError(f"{path}: no such file or folder")
     if not os.access(path, os.R_OK):
         raise ImageReadError(f"{path}: not readable by this user")
