@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -82,7 +83,7 @@ def grid_of_file(path: str | Path) -> Grid:
     """
     path = Path(path)
     require_exists(path)
-    reader = "" if path.is_dir() else format_of(path).grid
+    reader = "" if os.path.isdir(path) else format_of(path).grid
     if not reader:
         return read_image(path).grid
     grid: Grid = load(reader)(path)

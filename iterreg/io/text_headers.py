@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import math
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def data_file(path: Path, name: str) -> Path:
             "are not read; write the image into one file"
         )
     file = path.parent / name
-    if not name or not file.is_file():
+    if not name or not os.path.isfile(file):
         raise ImageReadError(f"{path}: expected the data file {shown(name)} beside it")
     return file
 
