@@ -22,7 +22,20 @@ MEMORY_ADVICE = (
 
 
 class SafeGroup(click.Group):
-    """A group whose commands print a traceback only with ``--debug``."""
+    """A group whose commands print a traceback only with ``--debug``, and drop no option."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; refuse a second value where an option takes one.
+
+        Raises:
+            click.UsageError: naming the option.
+        """
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and not ctx.resilient_parsing:
+            _refuse_seconds(command, click.Context(command, ctx, name), rest)
+        return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn exceptions into one line and an exit code."""
@@ -38,6 +51,25 @@ class SafeGroup(click.Group):
             if ctx.meta.get(DEBUG):
                 traceback.print_exception(error, file=sys.stderr)
             ctx.exit(code)
+
+
+def _refuse_seconds(command: click.Command, ctx: click.Context, args: list[str]) -> None:
+    """Refuse an option that is given twice and takes one value; click would keep the last."""
+    try:
+        _, rest, order = command.make_parser(ctx).parse_args(list(args))
+    except click.UsageError:
+        return  # told when the command itself is parsed
+    for param in order:
+        if not isinstance(param, click.Option) or param.multiple or param.count:
+            continue
+        if order.count(param) > 1 and (not param.is_flag or param.secondary_opts):
+            raise click.UsageError(
+                f"{param.opts[-1]} takes one value, and was given {order.count(param)}", ctx
+            )
+    if isinstance(command, click.Group) and rest:
+        inner = command.get_command(ctx, rest[0])
+        if inner is not None:
+            _refuse_seconds(inner, click.Context(inner, ctx, rest[0]), rest[1:])
 
 
 def describe(error: BaseException) -> tuple[str, int]:
