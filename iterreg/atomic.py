@@ -40,7 +40,7 @@ def write_aside(path: str | Path, write: Callable[[Path], None]) -> None:
         'hello'
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise OutputError(f"{path}: expected a file to write, got a folder")
     staging = _make_staging(path.parent, path)
     aside = staging / _lower_suffix(path.name)
@@ -141,7 +141,7 @@ class OutputFolder:
         self._staging: Path | None = None
 
     def __enter__(self) -> OutputFolder:
-        if self.folder.exists() and not self.folder.is_dir():
+        if os.path.exists(self.folder) and not os.path.isdir(self.folder):
             raise OutputError(f"{self.folder}: expected a folder for the results, got a file")
         try:
             self._require_free()
@@ -191,7 +191,7 @@ class OutputFolder:
                 self._remove_made()
 
     def _require_free(self) -> None:
-        if self._overwrite or not self.folder.exists():
+        if self._overwrite or not os.path.exists(self.folder):
             return
         entries = [f.name for f in self.folder.iterdir() if not f.name.startswith(STAGING_PREFIX)]
         if entries:
@@ -201,7 +201,7 @@ class OutputFolder:
             )
 
     def _make_folders(self) -> None:
-        missing = [f for f in (self.folder, *self.folder.parents) if not f.exists()]
+        missing = [f for f in (self.folder, *self.folder.parents) if not os.path.exists(f)]
         for folder in reversed(missing):
             folder.mkdir()
             self._made.append(folder)
@@ -218,17 +218,17 @@ class OutputFolder:
         """Move each file; keep what it replaces until all are moved, and undo all on failure."""
         assert self._staging is not None
         new, old = self._staging / "new", self._staging / "old"
-        moves = [(f, f.relative_to(new)) for f in sorted(new.rglob("*")) if f.is_file()]
+        moves = [(f, f.relative_to(new)) for f in sorted(new.rglob("*")) if os.path.isfile(f)]
         begun: list[Path] = []
         made: list[Path] = []
         try:
             for source, name in moves:
                 target, kept = self.folder / name, old / name
-                made += [f for f in target.parents if not f.exists()]
+                made += [f for f in target.parents if not os.path.exists(f)]
                 target.parent.mkdir(parents=True, exist_ok=True)
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 begun.append(name)
-                if target.exists():
+                if os.path.exists(target):
                     os.replace(target, kept)
                 os.replace(source, target)
         except BaseException:
@@ -240,14 +240,14 @@ class OutputFolder:
 
     @staticmethod
     def _put_back(source: Path, kept: Path, target: Path) -> None:
-        if kept.exists():
+        if os.path.exists(kept):
             os.replace(kept, target)
-        elif not source.exists():
+        elif not os.path.exists(source):
             target.unlink(missing_ok=True)
 
 
 def _make_staging(folder: Path, target: Path) -> Path:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise OutputError(f"{target}: cannot be written: the folder {folder} does not exist")
     try:
         return Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=folder))

@@ -14,11 +14,12 @@ The tree::
     ├── MissingDependencyError  11   an optional package is not installed
     ├── TransformError          12   transform file unreadable or of an unknown kind
     ├── WeightsError            13   weights missing, damaged, or for another model
-    └── NoRoiPairsError         14   no two regions of interest are similar enough
+    ├── NoRoiPairsError         14   no two regions of interest are similar enough
+    └── CrashError              23   a library ended the process
 
 Exit codes 15 and 16 are no errors: the results were written, and the verdict on them is doubtful or
-failed. Exit code 2 means a wrong command line, 130 means Ctrl-C. Each message is one line that
-names the file or argument, what was expected, and what was found.
+failed. Exit code 2 means a wrong command line, 130 means Ctrl-C, SIGTERM or SIGHUP. Each message is
+one line that names the file or argument, what was expected, and what was found.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class ExitCode(IntEnum):
     NO_ROI_PAIRS = 14
     DOUBTFUL = 15
     FAILED = 16
+    CRASHED = 23
     INTERRUPTED = 130
 
 
@@ -138,3 +140,9 @@ class NoRoiPairsError(IterregError):
     """No two regions of interest are similar enough to be a pair."""
 
     exit_code = ExitCode.NO_ROI_PAIRS
+
+
+class CrashError(IterregError):
+    """A library ended the process in which a command ran."""
+
+    exit_code = ExitCode.CRASHED

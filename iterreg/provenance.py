@@ -96,8 +96,8 @@ def _sha256_of_file(path: Path) -> str:
 
 
 def _files_of(path: Path) -> list[Path]:
-    if path.is_dir():
-        return [f for f in path.iterdir() if f.is_file() and not f.name.startswith(".")]
+    if os.path.isdir(path):
+        return [f for f in path.iterdir() if os.path.isfile(f) and not f.name.startswith(".")]
     if path.suffix.lower() not in TEXT_HEADERS:
         return [path]
     data = _data_file(path)

@@ -119,10 +119,10 @@ REFUSED = {
     ),
     "ijk.fcsv": (slicer("2"), "LPS or RAS, got '2'"),
     "no points.fcsv": (SLICER.format("LPS", COLUMNS), "at least one point"),
-    "deep.json": ("[" * 100_000, "nested too deeply"),
+    "deep.json": ("[" * 100_000, "nested more than"),
     "cut.mrk.json": (markups("LPS")[:-20], "expected JSON"),
     "digits.mrk.json": (markups("LPS").replace("70.0", "7" * 5000), "expected JSON"),
-    "infinite.mrk.json": (markups("LPS").replace("70.0", "Infinity"), "three finite numbers"),
+    "infinite.mrk.json": (markups("LPS").replace("70.0", "Infinity"), "finite numbers"),
     "flat.mrk.json": (markups("LPS").replace("-60.0, ", ""), "control point 1 ('F-0')"),
     "missing.mrk.json": (
         markups("LPS", controlPoints=[{"positionStatus": "missing", "position": [0, 0, 0]}]),

@@ -16,7 +16,8 @@ from iterreg.cli.options import (
     quiet_option,
     refuse_existing,
 )
-from iterreg.cli.reading_options import geometry_option
+from iterreg.cli.reading_options import reading_options, series_options
+from iterreg.cli.streams import tell
 
 if TYPE_CHECKING:
     from iterreg.displacement import Transform
@@ -65,7 +66,8 @@ if TYPE_CHECKING:
     help="Moving regions for --inverse.  [default: moving_regions.nii.gz next to T]",
 )
 @click.option("--fill", type=float, help="Intensity outside the image.  [default: its minimum]")
-@geometry_option
+@reading_options
+@series_options("image", "reference")
 @overwrite_option
 @quiet_option
 @debug_option
@@ -108,14 +110,14 @@ def apply(**options: Any) -> None:
     apply_to = {"image": _apply_to_image, "labels": _apply_to_labels, "points": apply_to_points}
     message = apply_to[sources[0]](options)
     if not options["quiet"]:
-        click.echo(f"{options['out']}: {message}")
+        tell(f"{options['out']}: {message}")
 
 
 def _apply_to_image(options: dict[str, Any]) -> str:
     from iterreg.displacement import warp_image
-    from iterreg.io import read_image, write_image
+    from iterreg.io import read_image, series_of, write_image
 
-    image = read_image(options["image"])
+    image = read_image(options["image"], series_of("image"))
     transform, message = _transform(image.grid, options)
     fill = float(image.data.min()) if options["fill"] is None else options["fill"]
     write_image(warp_image(image, transform, fill), options["out"])
@@ -135,9 +137,9 @@ def _apply_to_labels(options: dict[str, Any]) -> str:
 def _transform(source: Grid, options: dict[str, Any]) -> tuple[Transform, str]:
     """Make the transform on the reference's grid, and a message about it."""
     from iterreg.errors import GeometryError
-    from iterreg.io import read_image
+    from iterreg.io import read_image, series_of
 
-    reference = read_image(options["reference"]).grid
+    reference = read_image(options["reference"], series_of("reference")).grid
     if source.rank != reference.rank:
         raise GeometryError(
             f"{options['image'] or options['labels']}: expected rank {reference.rank} as "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,11 +41,13 @@ def load_chain(options: dict[str, Any], reference: Grid | None = None) -> list[L
 def apply_to_points(options: dict[str, Any]) -> str:
     """Map the points of ``--points``, write them, and say how many there were."""
     from iterreg.formats.itk_objects import chain, map_points
-    from iterreg.io import read_image, read_points, write_points
+    from iterreg.io import read_image, read_points, series_of, write_points
     from iterreg.landmarks import check_inside, require_rank
 
     points = read_points(options["points"])
-    grid = None if options["reference"] is None else read_image(options["reference"]).grid
+    grid = None
+    if options["reference"] is not None:
+        grid = read_image(options["reference"], series_of("reference")).grid
     links = load_chain(options, grid)
     require_rank(points, links[0].rank, "the transform")
     if grid is not None:
@@ -102,7 +105,7 @@ def regions_of(
     if fixed is None:
         folder = transform.parent
         fixed, moving = folder / "fixed_regions.nii.gz", folder / "moving_regions.nii.gz"
-        if not (fixed.exists() and moving.exists()):
+        if not (os.path.exists(fixed) and os.path.exists(moving)):
             return None, None
     fixed_labels = read_label_map(fixed)
     if not fixed_labels.grid.same_space(grid):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 from iterreg.cli.failures import debug_option
 from iterreg.cli.options import PATH
-from iterreg.cli.reading_options import geometry_option
+from iterreg.cli.reading_options import reading_options
+from iterreg.cli.streams import tell
 from iterreg.formats import TRANSFORM_FORMATS, WRITTEN
 
 READ = click.Choice(["auto", *TRANSFORM_FORMATS])
@@ -71,7 +73,7 @@ WRITE = click.Choice(["auto", *WRITTEN])
     show_default=True,
     help="Direction in which T maps points. A moving-to-fixed transform is inverted.",
 )
-@geometry_option
+@reading_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @debug_option
@@ -100,7 +102,7 @@ def convert(
     from iterreg.errors import OutputError
     from iterreg.formats.convert import Images, TransformFile, convert_transform
 
-    if out.exists() and not overwrite:
+    if os.path.exists(out) and not overwrite:
         raise OutputError(f"{out}: exists already; --overwrite replaces it")
     report = convert_transform(
         TransformFile(transform, source_format),
@@ -109,4 +111,4 @@ def convert(
         is_inverse=direction == "moving-to-fixed",
     )
     if not quiet:
-        click.echo(f"{report}\n{out}")
+        tell(f"{report}\n{out}")

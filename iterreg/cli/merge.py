@@ -8,7 +8,8 @@ import click
 
 from iterreg.cli.failures import debug_option
 from iterreg.cli.options import PATH, overwrite_option, quiet_option, refuse_existing
-from iterreg.cli.reading_options import geometry_option
+from iterreg.cli.reading_options import reading_options
+from iterreg.cli.streams import tell
 
 
 @click.command("merge-labels", short_help="Merge a label map's structures by name.")
@@ -36,7 +37,7 @@ from iterreg.cli.reading_options import geometry_option
     help="Table of the classes to merge into.",
 )
 @click.option("--out", type=PATH, required=True, help="Merged label map to write.")
-@geometry_option
+@reading_options
 @overwrite_option
 @quiet_option
 @debug_option
@@ -64,6 +65,6 @@ def merge_labels(
     write_label_map(merged.labels, out)
     if not quiet:
         for value in merged.labels.values:
-            click.echo(f"{value:>4}  {merged.labels.title(value)}")
+            tell(f"{value:>4}  {merged.labels.title(value)}")
         for note in merged.notes:
-            click.echo(f"note: {note}")
+            tell(f"note: {note}")

@@ -95,13 +95,13 @@ def exit_by_verdict(status: Status) -> None:
 def read_arguments(request: PairRequest) -> dict[str, Any]:
     """Read the files of a request: the arguments of ``optimize_pair``, masks left as paths."""
     from iterreg.formats.reading import read_transform
-    from iterreg.io import read_image, read_label_map
+    from iterreg.io import read_image, read_label_map, series_of
     from iterreg.landmarks import read_landmarks
     from iterreg.samreg.roi_files import read_roi_pairs
 
     arguments = dict(request.arguments)
     for side in ("fixed", "moving"):
-        arguments[side] = read_image(arguments[side])
+        arguments[side] = read_image(arguments[side], series_of(side))
     names = label_names(request.label_table)
     for key in ("fixed_labels", "moving_labels"):
         if (path := arguments.get(key)) is not None:
@@ -109,7 +109,7 @@ def read_arguments(request: PairRequest) -> dict[str, Any]:
     if (path := arguments.get("initial_transform")) is not None:
         arguments["initial_transform"] = read_transform(path, arguments["fixed"].grid)
     if (path := arguments.get("roi_pairs")) is not None:
-        arguments["roi_pairs"] = read_roi_pairs(path)
+        arguments["roi_pairs"] = read_roi_pairs(path, (arguments["fixed"], arguments["moving"]))
     keys = "fixed_landmarks", "moving_landmarks"
     landmarks = read_landmarks(*map(arguments.get, keys))
     return arguments | dict(zip(keys, landmarks or (None, None), strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,9 +121,10 @@ def _add_matching(run: Path, found: RoiMatching, request: PairRequest) -> None:
     """Add a section on the matching to ``run.json``, which exists if a field was fitted."""
     from iterreg.atomic import write_json
     from iterreg.outputs import SCHEMA
+    from iterreg.texts import parse_json
 
-    if run.exists():
-        tables = json.loads(run.read_text("utf-8"))
+    if os.path.exists(run):
+        tables = parse_json(run.read_text("utf-8"))
     else:
         tables = {"schema": SCHEMA} | request.provenance().tables()
     tables["matching"] = found.about

@@ -7,6 +7,7 @@ as in :class:`~iterreg.displacement.Transform`. ITK's numbers are LPS mm.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,7 @@ def load_itk(path: str | Path) -> Loaded:
     import SimpleITK as sitk
 
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise TransformError(f"{path}: no such file")
     if extension_of(path) in VOLUME_EXTENSIONS:
         vectors, grid = read_vectors(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,7 +107,7 @@ def recognise(path: Path, guess: bool = True) -> str:
         ImageReadError: the file is unreadable.
         TransformError: it is missing, or no format matches; if it is known whose it is, by name.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise TransformError(f"{path}: no such file")
     suffix = extension_of(path)
     for name, row in TRANSFORM_FORMATS.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,28 +17,29 @@ from iterreg.errors import ImageContentError
 from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap
 from iterreg.io.choices import GeometryWarning
-from iterreg.io.dicom import load_dicom
-from iterreg.io.image_formats import Stored, extension_of, load_file
+from iterreg.io.dicom import holds_dicom, load_dicom
+from iterreg.io.image_formats import Stored, format_of, load_file
 from iterreg.io.itk import (
     channels_first,
-    header_grid,
     named_grid,
     numpy_type,
     require_exists,
     require_sane,
     scalar_volume,
 )
+from iterreg.tables import load
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
 
-def read_image(path: str | Path) -> Image:
+def read_image(path: str | Path, series: str | None = None) -> Image:
     """Read an image.
 
     Args:
-        path: NIfTI, MetaImage or NRRD file, a picture (PNG, JPEG, TIFF, BMP), or a folder that
-            holds exactly one DICOM series.
+        path: NIfTI, MetaImage or NRRD file, a picture (PNG, JPEG, TIFF, BMP), a folder with DICOM
+            files, a DICOMDIR, or a DICOM file of many frames.
+        series: of a DICOM folder with several: number, UID, or part of the description.
 
     Returns:
         The image; rank 2 for a 2-D file, C = 3 for an RGB picture. ``name`` is the path as given,
@@ -59,7 +61,7 @@ def read_image(path: str | Path) -> Image:
         ('uint8', (1.0, 1.0, 2.0))
     """
     name = str(path)
-    loaded, stored = _load(Path(path))
+    loaded, stored = _load(Path(path), series)
     data = channels_first(loaded, name)
     return Image(
         torch.from_numpy(data),
@@ -69,6 +71,7 @@ def read_image(path: str | Path) -> Image:
         stored.intercept,
         name,
         stored.notes,
+        stored.series,
     )
 
 
@@ -79,13 +82,13 @@ def grid_of_file(path: str | Path) -> Grid:
         ImageReadError, ImageContentError, GeometryError: the file cannot be read, or its grid
             cannot be used.
     """
-    from iterreg.io.nifti import nifti_grid
-
     path = Path(path)
     require_exists(path)
-    if extension_of(path).startswith(".nii"):
-        return require_sane(nifti_grid(path), str(path))
-    return require_sane(header_grid(path), str(path))
+    reader = "" if os.path.isdir(path) else format_of(path).grid
+    if not reader:
+        return read_image(path).grid
+    grid: Grid = load(reader)(path)
+    return require_sane(grid, str(path))
 
 
 def read_channels(path: str | Path) -> Image:
@@ -220,11 +223,12 @@ def read_vector_image(path: str | Path) -> sitk.Image:
     return loaded
 
 
-def _load(path: Path) -> tuple[sitk.Image, Stored]:
+def _load(path: Path, series: str | None = None) -> tuple[sitk.Image, Stored]:
     require_exists(path)
-    if path.is_dir():
-        return scalar_volume(load_dicom(path), str(path)), Stored()
-    loaded, stored = load_file(path)
+    if holds_dicom(path):
+        loaded, stored = load_dicom(path, series)
+    else:
+        loaded, stored = load_file(path)
     for note in stored.notes:
         warnings.warn(GeometryWarning(note), stacklevel=3)
     return scalar_volume(loaded, str(path)), stored

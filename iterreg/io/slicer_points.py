@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from iterreg.errors import ImageReadError
 from iterreg.io.point_tables import FARTHEST_MM, SLICER_SYSTEMS, SYSTEMS, shown
+from iterreg.texts import parse_json
 
 LARGEST_BYTES = 200_000_000
 """A larger ``.mrk.json`` is refused; it would hold a million points."""
@@ -55,9 +56,9 @@ def _only_markup(path: Path) -> dict[str, Any]:
             f"{path.stat().st_size // 1_000_000} MB"
         )
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else shown(str(error))
+        content = parse_json(path.read_text("utf-8"))
+    except ValueError as error:
+        reason = shown(str(error))
         raise ImageReadError(f"{path}: expected JSON of 3D Slicer's markups: {reason}") from error
     markups = content.get("markups") if isinstance(content, dict) else None
     if not isinstance(markups, list) or not all(isinstance(m, dict) for m in markups):

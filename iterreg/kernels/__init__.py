@@ -18,6 +18,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from iterreg.errors import DeviceError
 from iterreg.kernels import reference
 from iterreg.kernels.types import (
     PAIRS,
@@ -44,6 +45,8 @@ __all__ = [
 BACKENDS = {"cpu": ("iterreg.kernels.cpu", "numba")}
 """Per type of device, a module and the package that it needs."""
 
+THREADS = "NUMBA_NUM_THREADS"
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -54,7 +57,17 @@ def _backend(device: torch.device) -> ModuleType:
     module, package = BACKENDS.get(device.type, ("", ""))
     if not module or os.environ.get("ITERREG_COMPILED", "1") == "0":
         return reference
-    return importlib.import_module(module) if importlib.util.find_spec(package) else reference
+    if not importlib.util.find_spec(package):
+        return reference
+    _require_threads()
+    return importlib.import_module(module)
+
+
+def _require_threads() -> None:
+    """Refuse a number of threads with which numba cannot even be loaded."""
+    given = os.environ.get(THREADS, "1").strip()
+    if not (given.isascii() and given.isdigit() and len(given) < 9 and int(given) > 0):
+        raise DeviceError(f"{THREADS}: expected a whole number of at least 1, got {given!r:.40}")
 
 
 def _dispatched(kernel: Callable[P, R]) -> Callable[P, R]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import tempfile
 import zipfile
@@ -65,7 +66,7 @@ def write_zip(paths: Sequence[Path], out: str | Path) -> None:
         ImageReadError: a field is missing.
         OutputError: the zip cannot be written.
     """
-    missing = [path.name for path in paths if not path.is_file()]
+    missing = [path.name for path in paths if not os.path.isfile(path)]
     if missing:
         raise ImageReadError(f"{out}: fields are missing: {', '.join(missing)}")
 
@@ -104,7 +105,7 @@ def check_zip(
         ImageReadError: no such file.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ImageReadError(f"{path}: no such file")
     try:
         with zipfile.ZipFile(path) as packed:
@@ -150,7 +151,7 @@ def open_fields(fields: Path, task: Task, evaluation: Evaluation) -> Iterator[Pa
         IterregError: the leaderboard would refuse the zip.
         ImageReadError: it cannot be read.
     """
-    if fields.is_dir():
+    if os.path.isdir(fields):
         yield fields
         return
     checked = check_zip(fields, evaluation, field_shapes(task, evaluation))
@@ -166,7 +167,7 @@ def field_shapes(task: Task, evaluation: Evaluation) -> Callable[[Pair], Shape |
     def shape(pair: Pair) -> Shape | None:
         if evaluation.shape_ijk is not None:
             return evaluation.shape_ijk
-        if not task.path(pair.fixed).is_file():
+        if not os.path.isfile(task.path(pair.fixed)):
             return None
         k, j, i = grid_of_file(task.path(pair.fixed)).shape_zyx
         return i, j, k

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -30,7 +31,7 @@ def find_regions(folder: Path, image: PurePosixPath) -> Path:
         f"{image.parent.name}/{image.name}",
         f"{stem}_seg.nii.gz",
     )
-    found = next((folder / name for name in candidates if (folder / name).is_file()), None)
+    found = next((folder / name for name in candidates if os.path.isfile(folder / name)), None)
     if found is None:
         raise ImageReadError(f"{folder}: expected the regions of {image.name} there")
     return found

@@ -51,7 +51,7 @@ def submit(
     config_of(task, settings)
     if jobs < 1:
         raise DeviceError(f"jobs: expected at least 1, got {jobs}")
-    if not out.parent.is_dir():
+    if not os.path.isdir(out.parent):
         raise OutputError(f"{out}: cannot be written: the folder {out.parent} does not exist")
     _make_folder(settings.fields)
     jobs = min(jobs, len(task.pairs))
@@ -65,7 +65,7 @@ def submit(
     failed = any(not outcome.ok for outcome in outcomes)
     every = read_task(task.folder, task.split).pairs if task.is_part else task.pairs
     paths = [field_path(settings, pair) for pair in every]
-    if failed or not all(path.is_file() for path in paths):
+    if failed or not all(os.path.isfile(path) for path in paths):
         return tuple(outcomes), False
     progress(Progress("zip", ZIPPING, "zipping"))
     write_zip(paths, out)

@@ -75,7 +75,7 @@ def cached_weights(spec: VariantSpec) -> Path:
         WeightsError: they are not there; the message says how to get them.
     """
     path = cache_folder() / spec.file
-    if path.exists():
+    if os.path.exists(path):
         return path
     raise WeightsError(f"{spec.name}: no weights at {path}; {how_to_get(spec)}")
 
@@ -96,7 +96,7 @@ def inspect_cache() -> Iterator[CachedFile]:
     """Yield every variant with its file in the cache; existing files are read to verify them."""
     for spec in VARIANTS.values():
         path = cache_folder() / spec.file
-        yield CachedFile(spec, path, checksum(path) if path.is_file() else None)
+        yield CachedFile(spec, path, checksum(path) if os.path.isfile(path) else None)
 
 
 def fetch(spec: VariantSpec, url: str | None = None, on_bytes: ByteCounter | None = None) -> Path:
@@ -119,18 +119,17 @@ def fetch(spec: VariantSpec, url: str | None = None, on_bytes: ByteCounter | Non
         OutputError: the cache cannot be written.
     """
     path = cache_folder() / spec.file
-    if path.is_file() and spec.sha256 in (None, checksum(path)):
+    if os.path.isfile(path) and spec.sha256 in (None, checksum(path)):
         return path
     source = url or spec.url
     if source is None:
         raise WeightsError(f"{spec.name}: no link to its weights is known; {how_to_get(spec)}")
-    if urlsplit(source).scheme not in ("http", "https"):
-        raise WeightsError(f"{source}: expected a link that begins with http:// or https://")
+    _require_link(source)
     # Part files are named by their link: never append one link's data to another's.
     part = path.with_name(f"{path.name}.{hashlib.sha256(source.encode()).hexdigest()[:8]}.part")
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not (part.exists() and checksum(part) == spec.sha256):
+        if not (os.path.exists(part) and checksum(part) == spec.sha256):
             _download(source, part, on_bytes or (lambda done, total: None))
         got = checksum(part)
         if spec.sha256 not in (None, got):
@@ -143,9 +142,22 @@ def fetch(spec: VariantSpec, url: str | None = None, on_bytes: ByteCounter | Non
     return path
 
 
+def _require_link(url: str) -> None:
+    """Refuse what is no link to a file on a server."""
+    try:
+        parts = urlsplit(url)
+        host, _ = (parts.hostname or "").encode("idna"), parts.port
+    except ValueError as error:
+        raise WeightsError(f"{url}: expected a link, got: {error}") from error
+    if parts.scheme not in ("http", "https"):
+        raise WeightsError(f"{url}: expected a link that begins with http:// or https://")
+    if not host or not url.isascii() or not url.isprintable() or " " in url:
+        raise WeightsError(f"{url}: expected a link in plain ASCII letters, with a host")
+
+
 def _download(url: str, part: Path, on_bytes: ByteCounter) -> None:
     """Download the rest of ``part``."""
-    have = part.stat().st_size if part.exists() else 0
+    have = part.stat().st_size if os.path.exists(part) else 0
     response = _request(url, have)
     if response is None:
         part.unlink()
@@ -199,7 +211,7 @@ def _network(url: str) -> Iterator[None]:
         yield
     except urllib.error.HTTPError as error:
         raise WeightsError(f"{url}: the server answered {error.code} {error.reason}") from error
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error or type(error).__name__
         raise WeightsError(f"{url}: cannot be fetched: {reason}") from error
 
