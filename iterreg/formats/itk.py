@@ -18,6 +18,7 @@ from iterreg.displacement import Transform
 from iterreg.errors import OutputError, TransformError
 from iterreg.formats.headers import nifti_shape
 from iterreg.formats.itk_checks import check_itk_file
+from iterreg.formats.itk_files import write_hdf5, write_text_transform
 from iterreg.formats.itk_objects import (
     field_from_itk,
     itk_to_loaded,
@@ -42,7 +43,8 @@ READ_EXTENSIONS = (*COMPOSITE_EXTENSIONS, ".mat", ".xfm", *VOLUME_EXTENSIONS)
 def write_transform(transform: Transform, path: str | Path) -> None:
     """Write a transform as one ITK composite of its affine and its residual field.
 
-    SimpleITK, ANTs and nitransforms read it. Numbers are stored as float64.
+    SimpleITK, ANTs and nitransforms read it. Numbers are stored as float64. The same transform
+    gives the same bytes.
 
     Args:
         transform: fixed to moving.
@@ -56,16 +58,17 @@ def write_transform(transform: Transform, path: str | Path) -> None:
         >>> grid = Grid((4, 5), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
         >>> write_transform(Transform(np.eye(3), DisplacementField.zero(grid)), "identity.h5")
     """
-    import SimpleITK as sitk
-
     extension = extension_of(path)
     if extension not in COMPOSITE_EXTENSIONS:
         raise OutputError(
             f"{path}: cannot be written: expected one of {' '.join(COMPOSITE_EXTENSIONS)}, "
             f"got {extension or 'no extension'}"
         )
-    composite = transform_to_itk(transform)
-    write_aside(path, lambda target: sitk.WriteTransform(composite, str(target)))
+    if extension in (".h5", ".hdf5"):
+        write_aside(path, lambda target: write_hdf5(transform, target))
+    else:
+        composite = transform_to_itk(transform)
+        write_aside(path, lambda target: write_text_transform(composite, target))
 
 
 def read_transform(path: str | Path, reference: Grid | None = None) -> Transform:
