@@ -161,12 +161,12 @@ def test_heavy_packages_stay_where_they_belong(path):
 def test_every_package_that_is_imported_is_declared():
     text = (ROOT / "setup.cfg").read_text("utf-8").lower().replace("-", "_")
     optional = {"totalsegmentator"}
-    distribution = {"cv2": "opencv_python"}
+    distribution = {"cv2": "opencv_python", "pil": "pillow"}
     for path in modules():
         for found in imports(path):
             package = found.module.split(".")[0]
             if package not in ("iterreg", *sys.stdlib_module_names, *optional):
-                name = distribution.get(package, package.lower())
+                name = distribution.get(package.lower(), package.lower())
                 assert name in text, f"{path}:{found.line}: {package} is not installed"
 
 

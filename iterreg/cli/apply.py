@@ -19,7 +19,7 @@ from iterreg.cli.options import (
     quiet_option,
     refuse_existing,
 )
-from iterreg.cli.reading_options import geometry_option
+from iterreg.cli.reading_options import reading_options
 from iterreg.cli.streams import tell
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     help="Moving regions for --inverse.  [default: moving_regions.nii.gz next to T]",
 )
 @click.option("--fill", type=float, help="Intensity outside the image.  [default: its minimum]")
-@geometry_option
+@reading_options
 @overwrite_option
 @quiet_option
 @debug_option

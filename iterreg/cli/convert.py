@@ -9,7 +9,7 @@ import click
 
 from iterreg.cli.failures import debug_option
 from iterreg.cli.options import PATH
-from iterreg.cli.reading_options import geometry_option
+from iterreg.cli.reading_options import reading_options
 from iterreg.cli.streams import tell
 from iterreg.formats import TRANSFORM_FORMATS
 
@@ -60,7 +60,7 @@ FORMAT = click.Choice(["auto", *TRANSFORM_FORMATS])
     show_default=True,
     help="Direction in which T maps points. A moving-to-fixed transform is inverted.",
 )
-@geometry_option
+@reading_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @debug_option

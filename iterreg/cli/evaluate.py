@@ -18,7 +18,7 @@ from iterreg.cli.options import (
     refuse_existing,
 )
 from iterreg.cli.origin import provenance_of
-from iterreg.cli.reading_options import geometry_option
+from iterreg.cli.reading_options import reading_options
 
 if TYPE_CHECKING:
     from iterreg.displacement import Transform
@@ -54,7 +54,7 @@ SCHEMA = 2
 @click.option("--html", type=PATH, metavar="FILE", help="Also write everything as one page.")
 @click.option("--fixed", type=PATH, help="Fixed image, to show it on the page of --html.")
 @click.option("--moving", type=PATH, help="Moving image, to show it on the page of --html.")
-@geometry_option
+@reading_options
 @quiet_option
 @debug_option
 def evaluate(**options: Any) -> None:

@@ -8,7 +8,7 @@ import click
 
 from iterreg.cli.failures import debug_option
 from iterreg.cli.options import PATH, overwrite_option, quiet_option, refuse_existing
-from iterreg.cli.reading_options import geometry_option
+from iterreg.cli.reading_options import reading_options
 from iterreg.cli.streams import tell
 
 
@@ -37,7 +37,7 @@ from iterreg.cli.streams import tell
     help="Table of the classes to merge into.",
 )
 @click.option("--out", type=PATH, required=True, help="Merged label map to write.")
-@geometry_option
+@reading_options
 @overwrite_option
 @quiet_option
 @debug_option

@@ -16,7 +16,7 @@ import click
 
 from iterreg.cli.failures import debug_option
 from iterreg.cli.origin import provenance_of
-from iterreg.cli.reading_options import geometry_option
+from iterreg.cli.reading_options import FilePath, reading_options
 from iterreg.cli.setting import Setting
 from iterreg.errors import OutputError
 from iterreg.regions.segmenters import SEGMENTERS
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from iterreg.config import Config
     from iterreg.provenance import Provenance
 
-PATH = click.Path(path_type=Path)
+PATH = FilePath()
 POINT_FILES = "CSV file with columns x,y,z (LPS, mm), or 3D Slicer's .fcsv or .mrk.json."
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -282,7 +282,7 @@ def pair_options(without: Collection[str] = ()) -> Decorator:
             "Also write expected_error_mm.nii.gz, bounds of the error at every voxel. This "
             "registers the pair once more, in the other direction.",
         ),
-        "--geometry": geometry_option,
+        "reading": reading_options,
         "run": run_options,
     }
     assert set(without) <= set(options), f"no such options: {set(without) - set(options)}"

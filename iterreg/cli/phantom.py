@@ -9,7 +9,7 @@ import click
 from iterreg.cli.failures import debug_option
 from iterreg.cli.names import label_names, names_of_run
 from iterreg.cli.options import PATH, label_table_option, quiet_option, seed_option
-from iterreg.cli.reading_options import geometry_option
+from iterreg.cli.reading_options import reading_options
 
 AT_LEAST_ZERO = click.FloatRange(min=0)
 
@@ -50,7 +50,7 @@ AT_LEAST_ZERO = click.FloatRange(min=0)
     show_default=True,
     help="Change the fixed image's intensities: by a power curve, or dark for bright.",
 )
-@geometry_option
+@reading_options
 @seed_option
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
 @quiet_option

@@ -1,24 +1,61 @@
-"""The options that say how a doubtful image file is read."""
+"""The options that say how files are read: what they leave open, the user decides."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
 GEOMETRIES = ("auto", "sform", "qform", "pixdim")
+READING_OPTIONS = ("geometry", "pixel_mm")
+"""Options that hold for every file that a command reads; no command sees their values."""
 
 
-def geometry_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--geometry``: it holds for every NIfTI file that the command reads."""
+class FilePath(click.Path):
+    """A path whose name is UTF-8. Other libraries crash on other names."""
 
-    def choose(ctx: click.Context, param: click.Parameter, value: str) -> None:
-        if value != "auto":
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check the name.
+
+        Raises:
+            ImageReadError: it is not UTF-8.
+        """
+        from iterreg.errors import ImageReadError
+
+        found = super().convert(value, param, ctx)
+        try:
+            str(found).encode()
+        except UnicodeEncodeError as error:
+            name = str(found).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            raise ImageReadError(
+                f"{name}: expected a name in UTF-8; rename the file, or use a UTF-8 locale"
+            ) from error
+        return found
+
+
+def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--geometry`` and ``--pixel-mm``: they hold for every image that the command reads."""
+
+    def choose(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        if value not in (None, "auto"):
             from iterreg.io import reading_with
 
-            ctx.with_resource(reading_with(geometry=value))
+            assert param.name is not None
+            ctx.with_resource(reading_with(**{param.name: value}))
 
+    command = click.option(
+        "--pixel-mm",
+        type=click.FloatRange(min=1e-4, max=1e3),
+        expose_value=False,
+        callback=choose,
+        help="Size of a pixel of pictures (PNG, JPEG, TIFF, BMP).  [default: 1, whatever the file "
+        "says about printing]",
+    )(command)
     return click.option(
         "--geometry",
         type=click.Choice(GEOMETRIES),

@@ -23,6 +23,7 @@ class ReadingChoices:
     Args:
         geometry: one of :data:`GEOMETRIES`; ``auto`` takes what is beyond doubt and refuses the
             rest.
+        pixel_mm: size of a picture's pixels; None takes 1, whatever the file says about printing.
 
     Example:
         >>> ReadingChoices().geometry
@@ -30,6 +31,7 @@ class ReadingChoices:
     """
 
     geometry: str = "auto"
+    pixel_mm: float | None = None
 
 
 DEFAULT = ReadingChoices()

@@ -42,20 +42,29 @@ class ImageFormat:
             picture of rank 2.
         loader: reference of a function of the path that returns the image and what was found out
             about it.
+        grid: reference of a function of the path that returns the grid from the header alone;
+            empty if there is none.
     """
 
     name: str
     suffixes: tuple[str, ...]
     keeps_geometry: bool = False
-    loader: str = "iterreg.io.itk:load_itk"
+    loader: str = "iterreg.io.pictures:load_picture"
+    grid: str = ""
+
+
+def _volumes(name: str, suffixes: tuple[str, ...], module: str) -> ImageFormat:
+    """The row of a format with geometry; its module has ``load`` and ``read_grid``."""
+    where = f"iterreg.io.{module}"
+    return ImageFormat(name, suffixes, True, f"{where}:load", f"{where}:read_grid")
 
 
 IMAGE_FORMATS = (
-    ImageFormat("NIfTI", (".nii", ".nii.gz"), True, "iterreg.io.nifti:load_nifti"),
-    ImageFormat("MetaImage", (".mha", ".mhd"), True, "iterreg.io.integrity:load_text_header"),
-    ImageFormat("NRRD", (".nrrd", ".nhdr"), True, "iterreg.io.integrity:load_text_header"),
+    _volumes("NIfTI", (".nii", ".nii.gz"), "nifti"),
+    _volumes("MetaImage", (".mha", ".mhd"), "meta_image"),
+    _volumes("NRRD", (".nrrd", ".nhdr"), "nrrd"),
     ImageFormat("PNG", (".png",)),
-    ImageFormat("JPEG", (".jpg", ".jpeg"), loader="iterreg.io.integrity:load_jpeg"),
+    ImageFormat("JPEG", (".jpg", ".jpeg")),
     ImageFormat("TIFF", (".tif", ".tiff")),
     ImageFormat("BMP", (".bmp",)),
 )

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from iterreg.atomic import last_line
 from iterreg.errors import GeometryError, ImageContentError, ImageReadError
 from iterreg.geometry import Grid
-from iterreg.io.image_formats import Stored
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -62,12 +61,28 @@ def _readable(path: Path, message: str) -> ImageReadError | GeometryError:
     return ImageReadError(f"{path}: expected a whole image, got: {last_line(message)}")
 
 
+def require_utf8(path: str | Path) -> None:
+    """Refuse a name that is not UTF-8, as old file servers have them: ITK would crash.
+
+    Raises:
+        ImageReadError: naming it.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        name = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise ImageReadError(
+            f"{name}: expected a name in UTF-8; rename the file, or use a UTF-8 locale"
+        ) from error
+
+
 def require_exists(path: Path) -> None:
     """Refuse a path that is missing or cannot be read.
 
     Raises:
         ImageReadError: naming it.
     """
+    require_utf8(path)
     if not os.path.exists(path):
         raise ImageReadError(f"{path}: no such file or folder")
     if not os.access(path, os.R_OK):
@@ -83,11 +98,6 @@ def read_itk(path: Path) -> sitk.Image:
         reader.SetFileName(str(path))
         loaded: sitk.Image = reader.Execute()
     return loaded
-
-
-def load_itk(path: Path) -> tuple[sitk.Image, Stored]:
-    """Read a file of which ITK tells everything."""
-    return read_itk(path), Stored()
 
 
 def scalar_volume(loaded: sitk.Image, name: str) -> sitk.Image:
@@ -149,7 +159,7 @@ def header_grid(path: Path) -> Grid:
     reader.SetFileName(str(path))
     with quiet_itk(path):
         reader.ReadImageInformation()
-    return grid_of(cast(sitk.Image, reader))
+    return named_grid(cast(sitk.Image, reader), str(path))
 
 
 def named_grid(loaded: sitk.Image, name: str) -> Grid:

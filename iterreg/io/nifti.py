@@ -35,7 +35,7 @@ DISPLACEMENT_INTENT = 1006
 """Vectors that follow the axes of NIfTI, right, anterior and superior."""
 
 
-def load_nifti(path: Path) -> tuple[sitk.Image, Stored]:
+def load(path: Path) -> tuple[sitk.Image, Stored]:
     """Read a NIfTI file, NIfTI-1 or -2, compressed or not whatever its name says.
 
     Raises:
@@ -57,11 +57,11 @@ def load_nifti(path: Path) -> tuple[sitk.Image, Stored]:
     return image, Stored(*stored, notes=placed.notes, names=label_names(header, content))
 
 
-def nifti_grid(path: Path) -> Grid:
+def read_grid(path: Path) -> Grid:
     """Read the grid of a NIfTI file, from its header alone.
 
     Raises:
-        ImageReadError, ImageContentError, GeometryError: as :func:`load_nifti`.
+        ImageReadError, ImageContentError, GeometryError: as :func:`load`.
     """
     with _opened(path) as file:
         header, placed = _placed(path, _exactly(path, file, HEADER_BYTES))

@@ -18,16 +18,16 @@ from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap
 from iterreg.io.choices import GeometryWarning
 from iterreg.io.dicom import load_dicom
-from iterreg.io.image_formats import Stored, extension_of, load_file
+from iterreg.io.image_formats import Stored, format_of, load_file
 from iterreg.io.itk import (
     channels_first,
-    header_grid,
     named_grid,
     numpy_type,
     require_exists,
     require_sane,
     scalar_volume,
 )
+from iterreg.tables import load
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -80,13 +80,13 @@ def grid_of_file(path: str | Path) -> Grid:
         ImageReadError, ImageContentError, GeometryError: the file cannot be read, or its grid
             cannot be used.
     """
-    from iterreg.io.nifti import nifti_grid
-
     path = Path(path)
     require_exists(path)
-    if extension_of(path).startswith(".nii"):
-        return require_sane(nifti_grid(path), str(path))
-    return require_sane(header_grid(path), str(path))
+    reader = "" if os.path.isdir(path) else format_of(path).grid
+    if not reader:
+        return read_image(path).grid
+    grid: Grid = load(reader)(path)
+    return require_sane(grid, str(path))
 
 
 def read_channels(path: str | Path) -> Image:
