@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from iterreg.atomic.moves import move_into_place, reach_disk
-from iterreg.atomic.staging import Staging, is_staged
+from iterreg.atomic.staging import Staging, final_path, is_staged
 from iterreg.errors import OutputError, is_out_of_memory
 
 PROBE_BYTES = 1 << 16
@@ -50,7 +50,7 @@ def write_aside(path: str | Path, write: Callable[[Path], None]) -> None:
         if is_out_of_memory(error):
             raise
         reason = _no_room_in(staging.path / "new") or reason_of(error)
-        raise OutputError(f"{path}: cannot be written: {reason}") from error
+        raise OutputError(f"{final_path(path)}: cannot be written: {reason}") from error
     finally:
         staging.remove()
 

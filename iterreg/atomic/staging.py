@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -138,8 +139,26 @@ def clear_stale(folder: Path) -> None:
     _cleared.add(folder)
     with suppress(OSError):
         for entry in list(os.scandir(folder)):
-            if entry.name.startswith(STAGING_PREFIX) and entry.is_dir(follow_symlinks=False):
+            if entry.name.startswith(STAGING_PREFIX) and _is_folder(entry.path):
                 _clear(Path(entry.path), folder)
+
+
+def final_path(path: Path) -> Path:
+    """Where a file of a hidden folder will be.
+
+    Example:
+        >>> final_path(Path("out/.iterreg-ab12cd34/new/warped.nii.gz")).as_posix()
+        'out/warped.nii.gz'
+    """
+    parts = list(path.parts)
+    for n in reversed(range(len(parts))):
+        if parts[n].startswith(STAGING_PREFIX):
+            del parts[n : n + 2]
+    return Path(*parts)
+
+
+def _is_folder(path: str) -> bool:
+    return stat.S_ISDIR(os.lstat(path).st_mode)
 
 
 def _make_locked(folder: Path) -> tuple[Path, int | None]:

@@ -192,6 +192,10 @@ def write_nifti(
         plain.unlink()
 
 
+LEAST_OFFSET = 352
+"""Bytes before the voxels of a single file of NIfTI-1; NIfTI-2 has more."""
+
+
 def _require_whole(path: Path, image: sitk.Image) -> None:
     """Refuse a file that is shorter than its voxels: on a full disk ITK cuts it in silence.
 
@@ -199,7 +203,7 @@ def _require_whole(path: Path, image: sitk.Image) -> None:
         OSError: it is.
     """
     voxels = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel()
-    if path.stat().st_size < HEADER_BYTES + voxels * image.GetSizeOfPixelComponent():
+    if path.stat().st_size < LEAST_OFFSET + voxels * image.GetSizeOfPixelComponent():
         raise OSError(errno.ENOSPC, "no room for the whole file")
 
 
