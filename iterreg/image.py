@@ -23,6 +23,7 @@ class Image:
         slope, intercept: stored value * slope + intercept = intensity.
         name: the file or argument it came from; messages use it.
         notes: what the user should know about how the file was read.
+        series: UID of its DICOM series, if it comes from one.
 
     Raises:
         GeometryError: data and grid have different shapes.
@@ -44,6 +45,7 @@ class Image:
     intercept: float = 0.0
     name: str = "image"
     notes: tuple[str, ...] = ()
+    series: str = ""
 
     def __post_init__(self) -> None:
         if tuple(self.data.shape[1:]) != self.grid.shape_zyx:

@@ -221,6 +221,7 @@ def _about(image: Image) -> dict[str, Any]:
     grid = image.grid
     return {
         "file": image.name,
+        "series": image.series or None,
         "size_xyz": tuple(reversed(grid.shape_zyx)),
         "spacing_xyz_mm": grid.spacing_xyz_mm,
         "origin_lps_mm": grid.origin_lps_mm,

@@ -19,7 +19,7 @@ from iterreg.cli.options import (
     quiet_option,
     refuse_existing,
 )
-from iterreg.cli.reading_options import reading_options
+from iterreg.cli.reading_options import reading_options, series_options
 from iterreg.cli.streams import tell
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 )
 @click.option("--fill", type=float, help="Intensity outside the image.  [default: its minimum]")
 @reading_options
+@series_options("image", "reference")
 @overwrite_option
 @quiet_option
 @debug_option
@@ -101,9 +102,9 @@ def apply(**options: Any) -> None:
 
 def _apply_to_image(options: dict[str, Any]) -> str:
     from iterreg.displacement import warp_image
-    from iterreg.io import read_image, write_image
+    from iterreg.io import read_image, series_of, write_image
 
-    image = read_image(options["image"])
+    image = read_image(options["image"], series_of("image"))
     transform, message = _transform(image.grid, options)
     fill = float(image.data.min()) if options["fill"] is None else options["fill"]
     write_image(warp_image(image, transform, fill), options["out"])
@@ -123,9 +124,9 @@ def _apply_to_labels(options: dict[str, Any]) -> str:
 def _transform(source: Grid, options: dict[str, Any]) -> tuple[Transform, str]:
     """Make the transform on the reference's grid, and a message about it."""
     from iterreg.errors import GeometryError
-    from iterreg.io import read_image
+    from iterreg.io import read_image, series_of
 
-    reference = read_image(options["reference"]).grid
+    reference = read_image(options["reference"], series_of("reference")).grid
     if source.rank != reference.rank:
         raise GeometryError(
             f"{options['image'] or options['labels']}: expected rank {reference.rank} as "
@@ -162,13 +163,17 @@ def _inverse_on(moving: Grid, fixed: Grid, options: dict[str, Any]) -> tuple[Tra
 def _apply_to_points(options: dict[str, Any]) -> str:
     from iterreg.formats.itk import load_itk
     from iterreg.inverse import invert_linear, invert_points
-    from iterreg.io import read_image, read_points, write_points
+    from iterreg.io import read_image, read_points, series_of, write_points
     from iterreg.landmarks import check_inside, require_rank
 
     points = read_points(options["points"])
     loaded = load_itk(options["transform_path"])
     require_rank(points, loaded.rank, "the transform")
-    grid = None if options["reference"] is None else read_image(options["reference"]).grid
+    grid = (
+        None
+        if options["reference"] is None
+        else read_image(options["reference"], series_of("reference")).grid
+    )
     if grid is not None:
         check_inside(points, grid, str(options["reference"]))
     elif not options["inverse"] and loaded.field is not None:

@@ -18,7 +18,7 @@ from iterreg.cli.options import (
     refuse_existing,
 )
 from iterreg.cli.origin import provenance_of
-from iterreg.cli.reading_options import reading_options
+from iterreg.cli.reading_options import pair_reading_options
 
 if TYPE_CHECKING:
     from iterreg.displacement import Transform
@@ -54,7 +54,7 @@ SCHEMA = 2
 @click.option("--html", type=PATH, metavar="FILE", help="Also write everything as one page.")
 @click.option("--fixed", type=PATH, help="Fixed image, to show it on the page of --html.")
 @click.option("--moving", type=PATH, help="Moving image, to show it on the page of --html.")
-@reading_options
+@pair_reading_options
 @quiet_option
 @debug_option
 def evaluate(**options: Any) -> None:
@@ -117,14 +117,17 @@ class _Given:
 
     def __init__(self, options: dict[str, Any]) -> None:
         from iterreg.displacement import resample_transform
-        from iterreg.io import read_image
+        from iterreg.io import read_image, series_of
         from iterreg.landmarks import read_landmarks
 
         self.landmarks = read_landmarks(options["fixed_landmarks"], options["moving_landmarks"])
         self.labels = _read_labels(options)
         self.images: tuple[Image, Image] | None = None
         if options["fixed"] is not None:
-            self.images = read_image(options["fixed"]), read_image(options["moving"])
+            self.images = (
+                read_image(options["fixed"], series_of("fixed")),
+                read_image(options["moving"], series_of("moving")),
+            )
         self.notes = () if self.labels is None else self.labels.notes
         self.original, known, grid = _read_transforms(options, self._grids()[0], self.landmarks)
         self.has_grid = grid is not None

@@ -64,6 +64,7 @@ _OWN_COMMANDS = {
     "phantom": "phantom:phantom",
     "report": "report:report",
     "merge-labels": "merge:merge_labels",
+    "dicom": "dicom:dicom",
     "learn2reg": "learn2reg:learn2reg",
     "presets": "presets:presets",
     "weights": "weights:weights",

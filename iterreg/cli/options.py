@@ -16,7 +16,7 @@ import click
 
 from iterreg.cli.failures import debug_option
 from iterreg.cli.origin import provenance_of
-from iterreg.cli.reading_options import FilePath, reading_options
+from iterreg.cli.reading_options import FilePath, pair_reading_options
 from iterreg.cli.setting import Setting
 from iterreg.errors import OutputError
 from iterreg.regions.segmenters import SEGMENTERS
@@ -282,7 +282,7 @@ def pair_options(without: Collection[str] = ()) -> Decorator:
             "Also write expected_error_mm.nii.gz, bounds of the error at every voxel. This "
             "registers the pair once more, in the other direction.",
         ),
-        "reading": reading_options,
+        "reading": pair_reading_options,
         "run": run_options,
     }
     assert set(without) <= set(options), f"no such options: {set(without) - set(options)}"

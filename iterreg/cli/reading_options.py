@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 GEOMETRIES = ("auto", "sform", "qform", "pixdim")
-READING_OPTIONS = ("geometry", "pixel_mm")
+READING_OPTIONS = ("geometry", "pixel_mm", "fixed_series", "moving_series")
 """Options that hold for every file that a command reads; no command sees their values."""
 
 
@@ -66,3 +66,34 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="What places the voxels of NIfTI files whose sform, qform and pixdim disagree. auto "
         "takes what is beyond doubt and refuses the rest.",
     )(command)
+
+
+def series_options(*roles: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--ROLE-series`` for each image of a command."""
+
+    def pick(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            from iterreg.io import reading_choices, reading_with
+
+            role = str(param.name).removesuffix("_series")
+            known = reading_choices().series
+            ctx.with_resource(reading_with(series={**known, role: value}))
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for role in reversed(roles):
+            command = click.option(
+                f"--{role}-series",
+                metavar="TEXT",
+                expose_value=False,
+                callback=pick,
+                help=f"Series of a DICOM folder to take as the {role} image: its number, its UID, "
+                "or part of its description (iterreg dicom list shows them).",
+            )(command)
+        return command
+
+    return decorate
+
+
+def pair_reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """All of these options for a command with a fixed and a moving image."""
+    return series_options("fixed", "moving")(reading_options(command))

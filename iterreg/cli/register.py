@@ -95,13 +95,13 @@ def exit_by_verdict(status: Status) -> None:
 def read_arguments(request: PairRequest) -> dict[str, Any]:
     """Read the files of a request: the arguments of ``optimize_pair``, masks left as paths."""
     from iterreg.formats.itk import read_transform
-    from iterreg.io import read_image, read_label_map
+    from iterreg.io import read_image, read_label_map, series_of
     from iterreg.landmarks import read_landmarks
     from iterreg.samreg.roi_files import read_roi_pairs
 
     arguments = dict(request.arguments)
     for side in ("fixed", "moving"):
-        arguments[side] = read_image(arguments[side])
+        arguments[side] = read_image(arguments[side], series_of(side))
     names = label_names(request.label_table)
     for key in ("fixed_labels", "moving_labels"):
         if (path := arguments.get(key)) is not None:

@@ -14,7 +14,7 @@ from iterreg.cli.options import (
     quiet_option,
     refuse_existing,
 )
-from iterreg.cli.reading_options import reading_options
+from iterreg.cli.reading_options import pair_reading_options
 
 PAGE = "report.html"
 
@@ -24,7 +24,7 @@ PAGE = "report.html"
 @click.option("--fixed", type=PATH, help="Fixed image.  [default: the file that run.json names]")
 @click.option("--moving", type=PATH, help="Moving image.  [default: the file that run.json names]")
 @click.option("--out", type=PATH, metavar="FILE", help="Page to write.  [default: DIR/report.html]")
-@reading_options
+@pair_reading_options
 @overwrite_option
 @quiet_option
 @debug_option

@@ -5,14 +5,14 @@ ITK accepts some files that a user would not want (a cut file padded with zeros,
 as 1); they are refused here.
 """
 
-from iterreg.io.choices import GEOMETRIES, GeometryWarning, reading_with
+from iterreg.io.choices import GEOMETRIES, GeometryWarning, reading_choices, reading_with, series_of
 from iterreg.io.image_formats import (
     IMAGE_FORMATS,
     PICTURE_EXTENSIONS,
     VOLUME_EXTENSIONS,
     extension_of,
 )
-from iterreg.io.itk import GZIP_LEVEL, grid_of, silent_itk, to_itk
+from iterreg.io.itk import GZIP_LEVEL, grid_of, require_exists, silent_itk, to_itk
 from iterreg.io.nifti import PIECE_BYTES
 from iterreg.io.points import AXES, read_points, require_point_suffix, write_points
 from iterreg.io.reading import (
@@ -49,8 +49,11 @@ __all__ = [
     "read_mask",
     "read_points",
     "read_vector_image",
+    "reading_choices",
     "reading_with",
+    "require_exists",
     "require_point_suffix",
+    "series_of",
     "silent_itk",
     "to_itk",
     "write_displacement_mm",

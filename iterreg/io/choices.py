@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 GEOMETRIES = ("auto", "sform", "qform", "pixdim")
@@ -24,6 +24,7 @@ class ReadingChoices:
         geometry: one of :data:`GEOMETRIES`; ``auto`` takes what is beyond doubt and refuses the
             rest.
         pixel_mm: size of a picture's pixels; None takes 1, whatever the file says about printing.
+        series: for each role of an image, such as ``fixed``, which series of a DICOM folder it is.
 
     Example:
         >>> ReadingChoices().geometry
@@ -32,6 +33,7 @@ class ReadingChoices:
 
     geometry: str = "auto"
     pixel_mm: float | None = None
+    series: Mapping[str, str] = field(default_factory=dict)
 
 
 DEFAULT = ReadingChoices()
@@ -42,6 +44,11 @@ _current: ContextVar[ReadingChoices] = ContextVar("reading_choices", default=DEF
 def reading_choices() -> ReadingChoices:
     """The choices that hold now."""
     return _current.get()
+
+
+def series_of(role: str) -> str | None:
+    """The DICOM series that the user picked for an image; None if none was picked."""
+    return _current.get().series.get(role)
 
 
 @contextmanager

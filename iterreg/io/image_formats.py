@@ -22,6 +22,7 @@ class Stored:
         slope, intercept: the intensity scale.
         notes: what the user should know about how it was read.
         names: names of labels, by number.
+        series: which of the volumes of a DICOM folder it is, as it can be asked for again.
     """
 
     dtype: str = ""
@@ -29,6 +30,7 @@ class Stored:
     intercept: float = 0.0
     notes: tuple[str, ...] = ()
     names: dict[int, str] = field(default_factory=dict)
+    series: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from iterreg.io.nifti_header import NiftiHeader
-from iterreg.io.plain_names import plain_name
+from iterreg.texts import without_controls
 
 MOST_EXTENSION_BYTES = 1 << 24
 """A longer extension holds no names."""
@@ -27,7 +27,7 @@ def label_names(header: NiftiHeader, content: bytes | bytearray) -> dict[int, st
     """
     for extension in _extensions(header, content):
         text = extension.decode("utf-8", "replace")
-        found = {int(number): plain_name(name) for number, name in _LABEL.findall(text)}
+        found = {int(number): without_controls(name) for number, name in _LABEL.findall(text)}
         found.pop(0, None)
         if found:
             return {number: name for number, name in found.items() if name}

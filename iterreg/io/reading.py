@@ -17,7 +17,7 @@ from iterreg.errors import ImageContentError
 from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap
 from iterreg.io.choices import GeometryWarning
-from iterreg.io.dicom import load_dicom
+from iterreg.io.dicom import holds_dicom, load_dicom
 from iterreg.io.image_formats import Stored, format_of, load_file
 from iterreg.io.itk import (
     channels_first,
@@ -33,12 +33,13 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 
-def read_image(path: str | Path) -> Image:
+def read_image(path: str | Path, series: str | None = None) -> Image:
     """Read an image.
 
     Args:
-        path: NIfTI, MetaImage or NRRD file, a picture (PNG, JPEG, TIFF, BMP), or a folder that
-            holds exactly one DICOM series.
+        path: NIfTI, MetaImage or NRRD file, a picture (PNG, JPEG, TIFF, BMP), a folder with DICOM
+            files, a DICOMDIR, or a DICOM file of many frames.
+        series: of a DICOM folder with several: number, UID, or part of the description.
 
     Returns:
         The image; rank 2 for a 2-D file, C = 3 for an RGB picture. ``name`` is the path as given,
@@ -60,7 +61,7 @@ def read_image(path: str | Path) -> Image:
         ('uint8', (1.0, 1.0, 2.0))
     """
     name = str(path)
-    loaded, stored = _load(Path(path))
+    loaded, stored = _load(Path(path), series)
     data = channels_first(loaded, name)
     return Image(
         torch.from_numpy(data),
@@ -70,6 +71,7 @@ def read_image(path: str | Path) -> Image:
         stored.intercept,
         name,
         stored.notes,
+        stored.series,
     )
 
 
@@ -221,11 +223,12 @@ def read_vector_image(path: str | Path) -> sitk.Image:
     return loaded
 
 
-def _load(path: Path) -> tuple[sitk.Image, Stored]:
+def _load(path: Path, series: str | None = None) -> tuple[sitk.Image, Stored]:
     require_exists(path)
-    if os.path.isdir(path):
-        return scalar_volume(load_dicom(path), str(path)), Stored()
-    loaded, stored = load_file(path)
+    if holds_dicom(path):
+        loaded, stored = load_dicom(path, series)
+    else:
+        loaded, stored = load_file(path)
     for note in stored.notes:
         warnings.warn(GeometryWarning(note), stacklevel=3)
     return scalar_volume(loaded, str(path)), stored

@@ -15,7 +15,7 @@ from iterreg.displacement import Transform, resample_transform
 from iterreg.errors import ImageReadError, IterregError
 from iterreg.formats.itk import read_transform
 from iterreg.image import Image, LabelMap, require_same_space
-from iterreg.io import read_channels, read_image, read_label_map
+from iterreg.io import read_channels, read_image, read_label_map, series_of
 from iterreg.regions.field_of_view import field_of_view
 from iterreg.report.words import table
 from iterreg.texts import parse_json, without_controls
@@ -85,7 +85,7 @@ def read_folder(
             "--moving to see the images."
         )
     else:
-        images = read_image(str(paths[0])), read_image(str(paths[1]))
+        images = _read_image(paths[0], tables, "fixed"), _read_image(paths[1], tables, "moving")
         notes += [note for image in images for note in image.notes]
     transform_path = folder / "transform.h5"
     if not os.path.isfile(transform_path):
@@ -102,6 +102,11 @@ def read_folder(
         folder=str(folder),
         notes=tuple(notes),
     )
+
+
+def _read_image(path: Path | None, tables: Mapping[str, Any], side: str) -> Image:
+    """An image, of a DICOM folder the series that the user or else the run took."""
+    return read_image(str(path), series_of(side) or table(tables, side).get("series"))
 
 
 def _read_tables(path: Path) -> Mapping[str, Any]:
