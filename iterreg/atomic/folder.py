@@ -30,6 +30,7 @@ class OutputFolder:
             ``overwrite`` is False; on leaving, if the files cannot be moved into place.
 
     Example:
+        >>> from iterreg.atomic import write_text
         >>> with OutputFolder("results") as out:
         ...     write_text("3 cases", out.path("report.txt"))
         >>> Path("results/report.txt").read_text()
