@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 import traceback
 import warnings
@@ -16,7 +15,7 @@ import click
 
 from iterreg.cli.single_values import refuse_seconds
 from iterreg.cli.streams import complain, hint
-from iterreg.errors import ExitCode, IterregError
+from iterreg.errors import NO_ROOM, ExitCode, IterregError, OutOfMemoryError, is_out_of_memory
 from iterreg.texts import one_line
 
 DEBUG = "iterreg.debug"
@@ -26,10 +25,6 @@ MEMORY_ADVICE = (
     "out of memory: try --device cpu, or a coarser last level, such as "
     "--set 'levels.spacing_mm=[8.0, 4.0]' --set 'levels.steps=[20, 15]'"
 )
-
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-"""What the system answers if a file cannot be written."""
 
 
 class HelpfulGroup(click.Group):
@@ -106,10 +101,10 @@ def describe(error: BaseException) -> tuple[str, int]:
     """
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; nothing was written", ExitCode.INTERRUPTED
+    if is_out_of_memory(error) and not isinstance(error, OutOfMemoryError):
+        return f"error: {MEMORY_ADVICE}", ExitCode.OUT_OF_MEMORY
     if isinstance(error, IterregError):
         return f"error: {one_line(str(error))}", error.exit_code
-    if _is_out_of_memory(error):
-        return f"error: {MEMORY_ADVICE}", ExitCode.OUT_OF_MEMORY
     if isinstance(error, OSError) and error.errno is not None:
         return _refused_by_the_system(error)
     return (
@@ -144,17 +139,6 @@ def _refused_by_the_system(error: OSError) -> tuple[str, int]:
     if error.errno in NO_ROOM:
         return f"error: {one_line(f'{what}cannot be written: {reason}')}", ExitCode.OUTPUT
     return f"error: {one_line(f'{what}cannot be used: {reason}')}", ExitCode.IMAGE_READ
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Check by name, because torch may not be loaded and its CPU allocator raises RuntimeError."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return True
-    return isinstance(error, RuntimeError) and any(
-        sign in str(error) for sign in ("DefaultCPUAllocator", "out of memory", "bad_alloc")
-    )
 
 
 def _show_warning(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,15 +18,13 @@ from iterreg.errors import OutputError, TransformError
 from iterreg.formats.foreign import is_x5
 from iterreg.formats.headers import first_bytes, nifti_head
 from iterreg.formats.itk_checks import HDF5_SUFFIXES, TEXT_START, check_itk_file
+from iterreg.formats.itk_files import write_hdf5, write_text_transform
 from iterreg.formats.itk_objects import itk_to_loaded, one_line, transform_to_itk
 from iterreg.formats.loaded import Loaded
 from iterreg.formats.types import Sides, TransformFormat
 from iterreg.formats.vectors import field_of_vectors, read_vectors, require_displacements
 from iterreg.geometry import Grid
 from iterreg.io import VOLUME_EXTENSIONS, extension_of, write_displacement_mm
-
-if TYPE_CHECKING:
-    pass
 
 COMPOSITE_EXTENSIONS = (".h5", ".hdf5", ".tfm", ".txt")
 """Suffixes of the composites that iterreg writes; .h5 files are the smallest."""
@@ -41,7 +38,8 @@ INTENTS = (0, 1007)
 def write_transform(transform: Transform, path: str | Path) -> None:
     """Write a transform as one ITK composite of its affine and its residual field.
 
-    SimpleITK, ANTs and nitransforms read it. Numbers are stored as float64.
+    SimpleITK, ANTs and nitransforms read it. Numbers are stored as float64. The same transform
+    gives the same bytes.
 
     Args:
         transform: fixed to moving.
@@ -55,16 +53,17 @@ def write_transform(transform: Transform, path: str | Path) -> None:
         >>> grid = Grid((4, 5), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
         >>> write_transform(Transform(np.eye(3), DisplacementField.zero(grid)), "identity.h5")
     """
-    import SimpleITK as sitk
-
     extension = extension_of(path)
     if extension not in COMPOSITE_EXTENSIONS:
         raise OutputError(
             f"{path}: cannot be written: expected one of {' '.join(COMPOSITE_EXTENSIONS)}, "
             f"got {extension or 'no extension'}"
         )
-    composite = transform_to_itk(transform)
-    write_aside(path, lambda target: sitk.WriteTransform(composite, str(target)))
+    if extension in (".h5", ".hdf5"):
+        write_aside(path, lambda target: write_hdf5(transform, target))
+    else:
+        composite = transform_to_itk(transform)
+        write_aside(path, lambda target: write_text_transform(composite, target))
 
 
 def load_itk(path: str | Path) -> Loaded:
