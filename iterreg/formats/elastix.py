@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,7 @@ def _chain(path: Path, seen: tuple[Path, ...]) -> list[sitk.Transform]:
             "transformix -def all writes the sum as a displacement field"
         )
     candidates = [Path(initial), path.parent / Path(initial).name]
-    before = next((file for file in candidates if file.is_file()), None)
+    before = next((file for file in candidates if os.path.isfile(file)), None)
     if before is None or before.resolve() in seen or len(seen) >= LONGEST_CHAIN:
         raise TransformError(
             f"{path}: expected its initial transform {initial[:200]!a}, got no such file beside it"
