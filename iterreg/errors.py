@@ -24,7 +24,24 @@ one line that names the file or argument, what was expected, and what was found.
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What the system answers if a file cannot be written: numbers of ``OSError``."""
+
+MEMORY_WORDS = (
+    "out of memory",
+    "not enough memory",
+    "defaultcpuallocator",
+    "bad_alloc",
+    "cannot allocate",
+    "failed to allocate",
+    "unable to allocate",
+    "start new thread",
+    "can't allocate",
+)
+"""How libraries say that memory ran out, in lower case."""
 
 
 class ExitCode(IntEnum):
@@ -146,3 +163,25 @@ class CrashError(IterregError):
     """A library ended the process in which a command ran."""
 
     exit_code = ExitCode.CRASHED
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, says that memory ran out.
+
+    Example:
+        >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+        True
+        >>> is_out_of_memory(ValueError("out of range"))
+        False
+    """
+    while error is not None:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return True
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            return True
+        if isinstance(error, RuntimeError | ImportError | OSError) and any(
+            words in str(error).lower() for words in MEMORY_WORDS
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 import traceback
 import warnings
@@ -14,8 +13,9 @@ from typing import Any
 
 import click
 
+from iterreg.cli.single_values import refuse_seconds
 from iterreg.cli.streams import complain, hint
-from iterreg.errors import ExitCode, IterregError
+from iterreg.errors import NO_ROOM, ExitCode, IterregError, OutOfMemoryError, is_out_of_memory
 from iterreg.texts import one_line
 
 DEBUG = "iterreg.debug"
@@ -27,17 +27,13 @@ MEMORY_ADVICE = (
 )
 
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-"""What the system answers if a file cannot be written."""
-
-
 class HelpfulGroup(click.Group):
     """A group that suggests a command for a name that does not exist."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, or what may be meant."""
+        """Find the command, or what may be meant; refuse options that would be dropped."""
         name = str(args[0]) if args else ""
         if name and not name.startswith("-") and self.get_command(ctx, name) is None:
             close = get_close_matches(name, self.list_commands(ctx), 3, 0.5)
@@ -47,7 +43,10 @@ class HelpfulGroup(click.Group):
                 else "See --help for a list."
             )
             ctx.fail(f"No such command '{one_line(name, 60)}'. {advice}")
-        return super().resolve_command(ctx, args)
+        found, command, rest = super().resolve_command(ctx, args)
+        if command is not None and not ctx.resilient_parsing:
+            refuse_seconds(command, click.Context(command, ctx, found), rest)
+        return found, command, rest
 
 
 class SafeGroup(HelpfulGroup):
@@ -102,10 +101,10 @@ def describe(error: BaseException) -> tuple[str, int]:
     """
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; nothing was written", ExitCode.INTERRUPTED
+    if is_out_of_memory(error) and not isinstance(error, OutOfMemoryError):
+        return f"error: {MEMORY_ADVICE}", ExitCode.OUT_OF_MEMORY
     if isinstance(error, IterregError):
         return f"error: {one_line(str(error))}", error.exit_code
-    if _is_out_of_memory(error):
-        return f"error: {MEMORY_ADVICE}", ExitCode.OUT_OF_MEMORY
     if isinstance(error, OSError) and error.errno is not None:
         return _refused_by_the_system(error)
     return (
@@ -140,17 +139,6 @@ def _refused_by_the_system(error: OSError) -> tuple[str, int]:
     if error.errno in NO_ROOM:
         return f"error: {one_line(f'{what}cannot be written: {reason}')}", ExitCode.OUTPUT
     return f"error: {one_line(f'{what}cannot be used: {reason}')}", ExitCode.IMAGE_READ
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Check by name, because torch may not be loaded and its CPU allocator raises RuntimeError."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return True
-    return isinstance(error, RuntimeError) and any(
-        sign in str(error) for sign in ("DefaultCPUAllocator", "out of memory", "bad_alloc")
-    )
 
 
 def _show_warning(

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from iterreg.cli.streams import complain, keep_foreign_output_in
-from iterreg.errors import CrashError, ExitCode, IterregError, OutOfMemoryError
+from iterreg.errors import MEMORY_WORDS, CrashError, ExitCode, IterregError, OutOfMemoryError
 from iterreg.texts import one_line
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -29,15 +29,8 @@ ORDERLY = b"\0iterreg ended by itself\0"
 KEPT_BYTES = 1 << 16
 """How much of the foreign output is kept: its end."""
 
-MEMORY_WORDS = (
-    b"allocate",
-    b"bad_alloc",
-    b"memory",
-    b"MemoryError",
-    b"Resource temporarily unavailable",
-    b"Thread creation failed",
-)
-"""How libraries say that memory, or the room for a thread's stack, ran out."""
+MORE_MEMORY_WORDS = ("memoryerror", "resource temporarily unavailable", "thread creation failed")
+"""How libraries in C say that memory, or the room for a thread's stack, ran out."""
 
 
 def run_guarded(run: Callable[[], None]) -> None:
@@ -145,14 +138,16 @@ def ended_by(code: int, printed: bytes) -> IterregError:
     Returns:
         The error, to be told in one line.
     """
-    if code == -signal.SIGKILL or any(word in printed for word in MEMORY_WORDS):
+    text = printed.decode("utf-8", "replace")
+    words = MEMORY_WORDS + MORE_MEMORY_WORDS
+    if code == -signal.SIGKILL or any(word in text.lower() for word in words):
         return OutOfMemoryError(
             "out of memory: the system or a library ended the process; crop the images, use a "
             "coarser levels.spacing_mm, or allow more memory"
         )
     how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
-    lines = printed.decode("utf-8", "replace").split("\n")
-    last = one_line(next((line for line in reversed(lines) if line.strip()), ""), 200)
+    lines = reversed(text.split("\n"))
+    last = one_line(next((line for line in lines if line.strip()), ""), 200)
     return CrashError(
         f"a library ended the process ({how}{f': {last}' if last else ''}), most often because a "
         "file is damaged; --debug shows what it prints"

@@ -5,6 +5,7 @@ The voxels are read here and not by ITK, which guesses where a header is in doub
 
 from __future__ import annotations
 
+import errno
 import gzip
 import zlib
 from pathlib import Path
@@ -181,6 +182,7 @@ def write_nifti(
     """
     plain = target if target.suffix == ".nii" else target.with_suffix("")
     write_itk(image, plain, compress=False)
+    _require_whole(plain, image)
     if scale != (1.0, 0.0):
         with plain.open("r+b") as file:
             file.seek(112)  # scl_slope and scl_inter of NIfTI-1, which ITK writes natively
@@ -188,6 +190,21 @@ def write_nifti(
     if plain != target:
         _gzip(plain, target, zlib.Z_RLE if floating else zlib.Z_DEFAULT_STRATEGY)
         plain.unlink()
+
+
+LEAST_OFFSET = 352
+"""Bytes before the voxels of a single file of NIfTI-1; NIfTI-2 has more."""
+
+
+def _require_whole(path: Path, image: sitk.Image) -> None:
+    """Refuse a file that is shorter than its voxels: on a full disk ITK cuts it in silence.
+
+    Raises:
+        OSError: it is.
+    """
+    voxels = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel()
+    if path.stat().st_size < LEAST_OFFSET + voxels * image.GetSizeOfPixelComponent():
+        raise OSError(errno.ENOSPC, "no room for the whole file")
 
 
 def _gzip(source: Path, target: Path, strategy: int) -> None:

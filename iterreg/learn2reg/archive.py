@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +13,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from iterreg.atomic import write_aside
-from iterreg.errors import ImageReadError, IterregError
+from iterreg.atomic import scratch_folder, write_aside
+from iterreg.errors import ImageReadError, IterregError, OutputError
 from iterreg.formats.learn2reg_files import FIELD_EXTENSIONS, Shape, check_field
 from iterreg.io import grid_of_file
 from iterreg.learn2reg.limited import copy_limited
@@ -130,17 +129,17 @@ def unpacked(path: str | Path, evaluation: Evaluation) -> Iterator[Path]:
         ImageReadError: not a zip, or a member cannot be read.
         ImageContentError: a member is larger than a field can be.
     """
-    with tempfile.TemporaryDirectory(prefix=".iterreg-") as folder:
+    with scratch_folder() as folder:
         try:
             with zipfile.ZipFile(path) as packed:
                 for pair in evaluation.pairs:
                     member = _member_of(packed, pair)
                     if member is not None:
                         name = PurePosixPath(member.filename).name
-                        _copy(packed, member, Path(folder) / name, evaluation.shape_ijk)
+                        _copy(packed, member, folder / name, evaluation.shape_ijk)
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise ImageReadError(f"{path}: not a zip that can be read: {error}") from error
-        yield Path(folder)
+        yield folder
 
 
 @contextmanager
@@ -222,11 +221,13 @@ def _check_case(
         return False
     extras = [n for n in pair.file_names if n in packed.NameToInfo and n != member.filename]
     warnings += [f"{n}: not read, because {member.filename} comes first" for n in extras]
-    with tempfile.TemporaryDirectory(prefix=".iterreg-") as folder:
-        target = Path(folder) / member.filename
+    with scratch_folder() as folder:
+        target = folder / member.filename
         try:
             _copy(packed, member, target, shape)
             largest = check_field(target, shape)
+        except OutputError:
+            raise
         except (
             IterregError,
             zipfile.BadZipFile,
