@@ -13,7 +13,7 @@ from torch import Tensor
 from iterreg.config import Config
 from iterreg.displacement import Transform
 from iterreg.errors import GeometryError, ImageContentError
-from iterreg.formats.itk import as_transform
+from iterreg.formats.reading import as_transform
 from iterreg.geometry import Grid, Points, apply_affine
 from iterreg.image import Image, LabelMap, RoiPair, require_same_space
 from iterreg.io import as_image, as_label_map, as_mask

@@ -16,8 +16,9 @@ from iterreg.displacement import (
     total_displacement_vox,
 )
 from iterreg.errors import ImageContentError, ImageReadError, OutputError, TransformError
-from iterreg.formats.itk import as_transform, read_transform, write_transform
+from iterreg.formats.itk import write_transform
 from iterreg.formats.itk_objects import itk_to_transform, transform_to_itk
+from iterreg.formats.reading import as_transform, read_transform
 from iterreg.geometry import Grid, Points, apply_affine
 from iterreg.io import write_displacement_mm
 

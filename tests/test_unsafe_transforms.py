@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from iterreg.cli import iterreg
 from iterreg.errors import ExitCode, TransformError
-from iterreg.formats.itk import read_transform
 from iterreg.formats.itk_checks import LINEAR, check_itk_file
+from iterreg.formats.reading import read_transform
 from iterreg.geometry import Grid, Points
 
 START = "#Insight Transform File V1.0\n#Transform 0\n"

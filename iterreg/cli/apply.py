@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from iterreg.cli.apply_points import apply_to_points, load_chain, regions_of
 from iterreg.cli.failures import debug_option
 from iterreg.cli.options import (
     PATH,
@@ -25,17 +22,18 @@ from iterreg.cli.streams import tell
 if TYPE_CHECKING:
     from iterreg.displacement import Transform
     from iterreg.geometry import Grid
-    from iterreg.image import LabelMap
 
 
 @click.command()
 @click.option(
     "--transform",
-    "transform_path",
+    "transforms",
     type=PATH,
     required=True,
+    multiple=True,
     metavar="T",
-    help="transform.h5 of a run, another ITK transform, or a displacement field in mm.",
+    help="transform.h5 of a run, or another program's transform. Repeated, they are a chain in "
+    "ANTs' order: points go through the first one first.",
 )
 @click.option(
     "--reference",
@@ -43,6 +41,12 @@ if TYPE_CHECKING:
     metavar="F",
     help="Image that defines the grid of the result: the fixed image, or with --inverse the moving "
     "one. Required for images and labels.",
+)
+@click.option(
+    "--source",
+    type=PATH,
+    metavar="S",
+    help="Image that FSL moved (flirt -in), for FSL's transforms, whose -ref is --reference.",
 )
 @click.option("--image", type=PATH, help="Image to warp, with linear interpolation.")
 @click.option(
@@ -72,6 +76,8 @@ def apply(**options: Any) -> None:
 
     A transform maps points of the fixed image to the moving image. Moving images and labels are
     therefore warped onto the fixed grid, while points go from the fixed image to the moving one.
+    With --transform WARP --transform AFFINE a point x of the fixed image goes to AFFINE(WARP(x)),
+    as with ANTs.
 
     With --inverse, images and labels of the FIXED image are warped onto the moving grid, and points
     of the MOVING image are mapped to the fixed one. The inverse is solved region by region. Points
@@ -89,12 +95,19 @@ def apply(**options: Any) -> None:
         raise click.UsageError(
             f"--{sources[0]} needs --reference, which defines the grid of the result"
         )
+    if options["source"] is not None and (options["inverse"] or options["reference"] is None):
+        raise click.UsageError(
+            "--source is for FSL's transforms, with --reference and without --inverse: for the "
+            "inverse use iterreg convert first"
+        )
+    if len(options["transforms"]) > 1 and options["fixed_labels"] is not None:
+        raise click.UsageError("--fixed-labels and --moving-labels go with one --transform")
     refuse_existing(options["out"], options["overwrite"])
     if sources == ["points"]:
         from iterreg.io import require_point_suffix
 
         require_point_suffix(options["out"])
-    apply_to = {"image": _apply_to_image, "labels": _apply_to_labels, "points": _apply_to_points}
+    apply_to = {"image": _apply_to_image, "labels": _apply_to_labels, "points": apply_to_points}
     message = apply_to[sources[0]](options)
     if not options["quiet"]:
         tell(f"{options['out']}: {message}")
@@ -134,78 +147,25 @@ def _transform(source: Grid, options: dict[str, Any]) -> tuple[Transform, str]:
         )
     if options["inverse"]:
         return _inverse_on(reference, source, options)
-    return _forward_on(reference, options["transform_path"]), "on the fixed grid"
-
-
-def _forward_on(reference: Grid, path: Path) -> Transform:
     from iterreg.displacement import resample_transform
-    from iterreg.formats.itk import read_transform
+    from iterreg.formats.itk_objects import chain
 
-    transform = read_transform(path, reference)
-    if transform.grid.same_space(reference):
-        return transform
-    return resample_transform(transform, reference)
+    transform = chain(load_chain(options, reference)).on(reference)
+    if not transform.grid.same_space(reference):
+        transform = resample_transform(transform, reference)
+    return transform, "on the fixed grid"
 
 
 def _inverse_on(moving: Grid, fixed: Grid, options: dict[str, Any]) -> tuple[Transform, str]:
-    from iterreg.formats.itk import read_transform
+    from iterreg.formats.itk_objects import chain
     from iterreg.inverse import InverseStatus, invert_to_grid
 
-    transform = read_transform(options["transform_path"], fixed)
-    inverse, status = invert_to_grid(transform, moving, *_regions(options, transform.grid))
+    transform = chain(load_chain(options)).on(fixed)
+    one, *others = options["transforms"]
+    labels = (None, None) if others else regions_of(options, one, transform.grid)
+    inverse, status = invert_to_grid(transform, moving, *labels)
     shares = [
         f"{100 * float((status == s.value).float().mean()):.1f} % {s.name.lower()}"
         for s in InverseStatus
     ]
     return inverse, "on the moving grid; voxels: " + ", ".join(shares)
-
-
-def _apply_to_points(options: dict[str, Any]) -> str:
-    from iterreg.formats.itk import load_itk
-    from iterreg.inverse import invert_linear, invert_points
-    from iterreg.io import read_image, read_points, series_of, write_points
-    from iterreg.landmarks import check_inside, require_rank
-
-    points = read_points(options["points"])
-    loaded = load_itk(options["transform_path"])
-    require_rank(points, loaded.rank, "the transform")
-    grid = (
-        None
-        if options["reference"] is None
-        else read_image(options["reference"], series_of("reference")).grid
-    )
-    if grid is not None:
-        check_inside(points, grid, str(options["reference"]))
-    elif not options["inverse"] and loaded.field is not None:
-        check_inside(points, loaded.field.grid, "the grid of the transform")
-    transform = loaded.for_points(grid)
-    if not options["inverse"]:
-        write_points(transform.map_points(points), options["out"])
-        return f"{len(points)} points, fixed to moving"
-    if grid is None and loaded.is_linear:
-        inverted = invert_linear(loaded.affine_lps, points)
-    else:
-        inverted = invert_points(transform, points, *_regions(options, transform.grid))
-    statuses = [s.name.lower() for s in inverted.status]
-    columns = {"status": statuses, "residual_mm": [f"{r:.4f}" for r in inverted.residual_mm]}
-    write_points(inverted.points, options["out"], columns)
-    counts = ", ".join(f"{count} {name}" for name, count in Counter(statuses).items())
-    return f"{len(points)} points, moving to fixed: {counts}"
-
-
-def _regions(options: dict[str, Any], grid: Grid) -> tuple[LabelMap | None, LabelMap | None]:
-    """Read the label maps that were given, or those next to the transform, or none."""
-    from iterreg.image import require_same_space
-    from iterreg.io import read_image, read_label_map
-
-    fixed, moving = options["fixed_labels"], options["moving_labels"]
-    if fixed is None:
-        folder = options["transform_path"].parent
-        fixed, moving = folder / "fixed_regions.nii.gz", folder / "moving_regions.nii.gz"
-        if not (os.path.exists(fixed) and os.path.exists(moving)):
-            return None, None
-    fixed_labels = read_label_map(fixed)
-    if not fixed_labels.grid.same_space(grid):
-        reference = replace(read_image(fixed), grid=grid, name="the transform")
-        require_same_space(fixed_labels, reference)
-    return fixed_labels, read_label_map(moving)

@@ -204,14 +204,14 @@ def _read_transforms(
         TransformError: a file cannot be used, or needs a grid and there is none.
         GeometryError: the landmarks have another rank.
     """
-    from iterreg.formats.itk import load_itk
     from iterreg.formats.loaded import Loaded
+    from iterreg.formats.reading import load_transform
     from iterreg.landmarks import require_rank
 
     path, known_path = options["transform"], options["known_field"]
-    known = None if known_path is None else load_itk(known_path)
+    known = None if known_path is None else load_transform(known_path)
     if path is not None:
-        loaded = load_itk(path)
+        loaded = load_transform(path)
     elif known is not None or grid is not None:
         loaded = Loaded.identity(known.rank if known is not None else grid.rank if grid else 3)
     else:

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from iterreg.cli.single_values import refuse_seconds
 from iterreg.cli.streams import complain, hint
 from iterreg.errors import NO_ROOM, ExitCode, IterregError, OutOfMemoryError, is_out_of_memory
 from iterreg.texts import one_line
@@ -32,7 +33,7 @@ class HelpfulGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, or what may be meant."""
+        """Find the command, or what may be meant; refuse options that would be dropped."""
         name = str(args[0]) if args else ""
         if name and not name.startswith("-") and self.get_command(ctx, name) is None:
             close = get_close_matches(name, self.list_commands(ctx), 3, 0.5)
@@ -42,7 +43,10 @@ class HelpfulGroup(click.Group):
                 else "See --help for a list."
             )
             ctx.fail(f"No such command '{one_line(name, 60)}'. {advice}")
-        return super().resolve_command(ctx, args)
+        found, command, rest = super().resolve_command(ctx, args)
+        if command is not None and not ctx.resilient_parsing:
+            refuse_seconds(command, click.Context(command, ctx, found), rest)
+        return found, command, rest
 
 
 class SafeGroup(HelpfulGroup):

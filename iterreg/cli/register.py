@@ -94,7 +94,7 @@ def exit_by_verdict(status: Status) -> None:
 
 def read_arguments(request: PairRequest) -> dict[str, Any]:
     """Read the files of a request: the arguments of ``optimize_pair``, masks left as paths."""
-    from iterreg.formats.itk import read_transform
+    from iterreg.formats.reading import read_transform
     from iterreg.io import read_image, read_label_map, series_of
     from iterreg.landmarks import read_landmarks
     from iterreg.samreg.roi_files import read_roi_pairs

@@ -9,35 +9,30 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from iterreg.atomic import write_aside
 from iterreg.displacement import Transform
 from iterreg.errors import OutputError, TransformError
-from iterreg.formats.headers import nifti_shape
-from iterreg.formats.itk_checks import check_itk_file
+from iterreg.formats.foreign import is_x5
+from iterreg.formats.headers import first_bytes, nifti_head
+from iterreg.formats.itk_checks import HDF5_SUFFIXES, TEXT_START, check_itk_file
 from iterreg.formats.itk_files import write_hdf5, write_text_transform
-from iterreg.formats.itk_objects import (
-    field_from_itk,
-    itk_to_loaded,
-    itk_to_transform,
-    one_line,
-    transform_to_itk,
-)
+from iterreg.formats.itk_objects import itk_to_loaded, one_line, transform_to_itk
 from iterreg.formats.loaded import Loaded
-from iterreg.formats.types import TransformFormat
+from iterreg.formats.types import Sides, TransformFormat
+from iterreg.formats.vectors import field_of_vectors, read_vectors, require_displacements
 from iterreg.geometry import Grid
-from iterreg.io import VOLUME_EXTENSIONS, extension_of, read_vector_image, write_displacement_mm
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
+from iterreg.io import VOLUME_EXTENSIONS, extension_of, write_displacement_mm
 
 COMPOSITE_EXTENSIONS = (".h5", ".hdf5", ".tfm", ".txt")
 """Suffixes of the composites that iterreg writes; .h5 files are the smallest."""
 
-READ_EXTENSIONS = (*COMPOSITE_EXTENSIONS, ".mat", ".xfm", *VOLUME_EXTENSIONS)
+READ_EXTENSIONS = (*COMPOSITE_EXTENSIONS, ".hdf", ".he5", ".mat", *VOLUME_EXTENSIONS)
+
+INTENTS = (0, 1007)
+"""NIfTI's intent codes of ITK's displacement fields: none, or a vector."""
 
 
 def write_transform(transform: Transform, path: str | Path) -> None:
@@ -71,40 +66,12 @@ def write_transform(transform: Transform, path: str | Path) -> None:
         write_aside(path, lambda target: write_text_transform(composite, target))
 
 
-def read_transform(path: str | Path, reference: Grid | None = None) -> Transform:
-    """Read a transform that follows the ITK convention, from any program.
-
-    Args:
-        path: an ITK transform file (.h5, .tfm, .txt, .mat, .xfm), or the image file of a
-            displacement field (components x, y, z, LPS mm).
-        reference: the fixed grid. Needed if the file has no grid (an affine alone) or holds a
-            transform that has to be sampled (B-splines). A displacement field keeps its own grid:
-            :func:`~iterreg.displacement.resample_transform` changes it.
-
-    Returns:
-        The transform; a file of :func:`write_transform` gives back the same transform.
-
-    Raises:
-        TransformError: the file is missing, unreadable or not finite, its rank differs from
-            ``reference``, or ``reference`` is needed and None.
-        ImageReadError, ImageContentError, GeometryError: a field's image file cannot be used.
-
-    Example:
-        >>> from iterreg.displacement import DisplacementField
-        >>> grid = Grid((4, 5), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
-        >>> write_transform(Transform(np.eye(3), DisplacementField.zero(grid)), "identity.h5")
-        >>> read_transform("identity.h5").grid
-        Grid(5 x 4 voxels (x first) of 1 x 1 mm, axes LP)
-    """
-    return load_itk(path).on(reference)
-
-
 def load_itk(path: str | Path) -> Loaded:
-    """Read what :func:`read_transform` reads, without putting it on a grid.
+    """Read an ITK transform file, or the image file of a displacement field in LPS mm.
 
     Raises:
-        TransformError, ImageReadError, ImageContentError, GeometryError: as
-            :func:`read_transform`.
+        TransformError: the file is missing, damaged, or holds no displacements.
+        ImageReadError, ImageContentError, GeometryError: a field's image file cannot be used.
     """
     import SimpleITK as sitk
 
@@ -112,7 +79,9 @@ def load_itk(path: str | Path) -> Loaded:
     if not os.path.isfile(path):
         raise TransformError(f"{path}: no such file")
     if extension_of(path) in VOLUME_EXTENSIONS:
-        field = field_from_itk(read_vector_image(path), str(path))
+        vectors, grid = read_vectors(path)
+        require_displacements(path, grid, vectors)
+        field = field_of_vectors(vectors, grid)
         return Loaded(str(path), field.grid.rank, np.eye(field.grid.rank + 1), field)
     check_itk_file(path)
     try:
@@ -126,41 +95,23 @@ def load_itk(path: str | Path) -> Loaded:
         ) from error
 
 
-def as_transform(
-    value: str | Path | sitk.Transform | Transform, name: str, reference: Grid | None = None
-) -> Transform:
-    """Return a transform, given a path, a SimpleITK transform, or a :class:`Transform` (as it is).
-
-    Args:
-        value: the path or object.
-        name: the argument's name, used in messages if there is no path.
-        reference: the fixed grid, as in :func:`read_transform`.
-
-    Raises:
-        TypeError: the value has another type.
-        TransformError: as :func:`read_transform`.
-    """
-    import SimpleITK as sitk
-
-    if isinstance(value, Transform):
-        return value
-    if isinstance(value, str | Path):
-        return read_transform(value, reference)
-    if not isinstance(value, sitk.Transform):
-        raise TypeError(
-            f"{name}: expected a path, a SimpleITK transform or a Transform, got "
-            f"{type(value).__name__}"
-        )
-    return itk_to_transform(value, reference, name)
-
-
 def _recognises(path: Path) -> bool:
-    shape = nifti_shape(path)
-    return shape is None or len(shape) == 5
+    head = nifti_head(path)
+    if head is not None:
+        return len(head.shape) == 5 and head.intent_code in INTENTS and not head.intent_name
+    suffix = extension_of(path)
+    if suffix in VOLUME_EXTENSIONS:
+        return True
+    start = first_bytes(path)
+    if suffix in HDF5_SUFFIXES:
+        return not is_x5(path)
+    if suffix == ".mat":
+        return b"\0" in start and not start.startswith((b"MATLAB", b"\x89HDF"))
+    return start.startswith(TEXT_START)
 
 
-def _read(path: Path, fixed: Grid, moving: Grid) -> Transform:
-    return read_transform(path, fixed)
+def _load(path: Path, sides: Sides) -> Loaded:
+    return load_itk(path)
 
 
 def _write(transform: Transform, path: Path, moving: Grid) -> str:
@@ -176,7 +127,6 @@ ITK = TransformFormat(
     read_suffixes=READ_EXTENSIONS,
     write_suffixes=(*COMPOSITE_EXTENSIONS, *VOLUME_EXTENSIONS),
     recognises=_recognises,
-    read=_read,
+    load=_load,
     write=_write,
-    needs_moving=False,
 )

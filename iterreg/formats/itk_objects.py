@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from iterreg.atomic import last_line
 from iterreg.displacement import DisplacementField, Transform
 from iterreg.errors import TransformError
 from iterreg.formats.loaded import Loaded
-from iterreg.geometry import Grid, Matrix, apply_linear
+from iterreg.geometry import Grid, Matrix, Points, apply_linear
 from iterreg.io import grid_of, silent_itk, to_itk
 
 if TYPE_CHECKING:
@@ -26,14 +26,75 @@ def transform_to_itk(transform: Transform) -> sitk.CompositeTransform:
     """Return SimpleITK's composite ``[affine, field]``; the field is applied first."""
     import SimpleITK as sitk
 
-    rank = transform.grid.rank
-    affine = sitk.AffineTransform(rank)
-    affine.SetMatrix(transform.affine_lps[:rank, :rank].ravel().tolist())
-    affine.SetTranslation(transform.affine_lps[:rank, rank].tolist())
+    affine = affine_to_itk(transform.affine_lps)
     vox = transform.field.vox.detach().cpu().double().numpy()
     mm = apply_linear(transform.grid.index_to_lps, vox)
     image = to_itk(np.moveaxis(mm, 0, -1), transform.grid, vectors=True)
     return sitk.CompositeTransform([affine, sitk.DisplacementFieldTransform(image)])
+
+
+def chain(links: Sequence[Loaded]) -> Loaded:
+    """Apply several transforms one after the other, the first of them first.
+
+    This is the order of ANTs: ``-t warp -t affine`` takes a point x to affine(warp(x)).
+
+    Args:
+        links: one or more, of one rank.
+
+    Raises:
+        TransformError: the ranks differ.
+    """
+    require_one_rank(links)
+    if len(links) == 1:
+        return links[0]
+    import SimpleITK as sitk
+
+    parts = [part for link in reversed(links) for part in _parts_of(link)]
+    name = ", then ".join(link.name for link in links)
+    return itk_to_loaded(sitk.CompositeTransform(parts), name)
+
+
+def require_one_rank(links: Sequence[Loaded]) -> None:
+    """Refuse a chain of transforms of different ranks.
+
+    Raises:
+        TransformError: naming two of them.
+    """
+    first = links[0]
+    for other in links[1:]:
+        if other.rank != first.rank:
+            raise TransformError(
+                f"{other.name}: expected a {first.rank}-D transform as {first.name}, got a "
+                f"{other.rank}-D one"
+            )
+
+
+def map_points(loaded: Loaded, points: Points) -> Points:
+    """Map points through a transform, without any grid of reference."""
+    if loaded.sampled is None:
+        return loaded.for_points().map_points(points)
+    mapped = [loaded.itk.TransformPoint(point) for point in points.lps.tolist()]
+    return Points(np.asarray(mapped, np.float64), points.name)
+
+
+def _parts_of(link: Loaded) -> list[sitk.Transform]:
+    """SimpleITK's transforms of one link; the last is applied first."""
+    if link.sampled is not None:
+        return _flatten(link.itk)
+    if link.field is not None:
+        return _flatten(transform_to_itk(Transform(link.affine_lps, link.field)))
+    return [affine_to_itk(link.affine_lps)]
+
+
+def affine_to_itk(affine_lps: Matrix) -> sitk.AffineTransform:
+    """Return SimpleITK's affine of a homogeneous matrix in LPS mm."""
+    import SimpleITK as sitk
+
+    rank = affine_lps.shape[0] - 1
+    affine = sitk.AffineTransform(rank)
+    affine.SetMatrix(affine_lps[:rank, :rank].ravel().tolist())
+    affine.SetTranslation(affine_lps[:rank, rank].tolist())
+    return affine
 
 
 def itk_to_transform(
@@ -69,7 +130,7 @@ def itk_to_loaded(itk: sitk.Transform, name: str) -> Loaded:
     if not all(part.IsLinear() for part in linear):
         kinds = ", ".join(part.GetName() for part in parts)
         sampled = partial(_sampled, itk, name)
-        return Loaded(name, rank, np.eye(rank + 1), sampled=sampled, kinds=kinds)
+        return Loaded(name, rank, np.eye(rank + 1), sampled=sampled, kinds=kinds, itk=itk)
     affine = _product(linear, rank, name)
     if has_field:
         return Loaded(name, rank, affine, field_from_itk(parts[-1].GetDisplacementField(), name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ class Loaded:
         field: u on its own grid; None if the map is linear or has to be sampled.
         sampled: makes the transform on a grid; None if nothing has to be sampled.
         kinds: what has to be sampled, in words.
+        itk: SimpleITK's transform that is sampled.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Loaded:
     field: DisplacementField | None = None
     sampled: Callable[[Grid], Transform] | None = None
     kinds: str = ""
+    itk: Any = None
 
     @classmethod
     def identity(cls, rank: int) -> Loaded:
@@ -55,12 +58,12 @@ class Loaded:
         if self.field is not None:
             return Transform(self.affine_lps, self.field)
         if reference is None:
-            needed = (
-                f"linear transforms and one displacement field applied first, or a reference grid "
-                f"to sample on, got {self.kinds}"
-                if self.sampled
-                else "a reference grid, because a linear transform has none"
-            )
+            needed = "a reference grid, because a linear transform has none"
+            if self.sampled is not None:
+                needed = (
+                    "linear transforms and one displacement field applied first, or a reference "
+                    f"grid to sample on, got {self.kinds}"
+                )
             raise TransformError(f"{self.name}: expected {needed}")
         if self.sampled is not None:
             return self.sampled(reference)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from iterreg.displacement import Transform, resample_transform
 from iterreg.errors import ImageReadError, IterregError
-from iterreg.formats.itk import read_transform
+from iterreg.formats.reading import read_transform
 from iterreg.image import Image, LabelMap, require_same_space
 from iterreg.io import read_channels, read_image, read_label_map, series_of
 from iterreg.regions.field_of_view import field_of_view
