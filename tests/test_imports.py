@@ -52,6 +52,7 @@ ROOMS = (
     "report",
     "landmarks",
     "inputs",
+    "scale",
     "pair",
     "expected_error",
     "outputs",
