@@ -28,7 +28,7 @@ from iterreg.optimize.orientation import find_flip
 from iterreg.optimize.pair import Guidance, Pair
 from iterreg.optimize.register import Solution, register
 from iterreg.optimize.side import Side
-from iterreg.partition import Regions, interfaces_of, rigid_values
+from iterreg.partition import Regions, interfaces_of, overlapping_pairs, rigid_values
 from iterreg.progress import ProgressCallback, StageTimer, ignore_progress
 from iterreg.registration import Registration
 from iterreg.verdict import Verdict, judge
@@ -137,6 +137,8 @@ def optimize_pair(
             with timer.stage("regions", 0.05, "finding the regions"):
                 views = FieldsOfView.of(inputs)
                 regions = find_regions(config, inputs, device)
+                guiding = (*inputs.roi_pairs, *overlapping_pairs(regions))
+                inputs = replace(inputs, roi_pairs=guiding)
                 if not regions.values and config.unguided is not None:
                     regions = replace(regions, notes=(*regions.notes, UNGUIDED))
                 config = config.resolve(
