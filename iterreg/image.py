@@ -94,6 +94,8 @@ class LabelMap:
         names: names of labels; labels without a name are allowed.
         name: the file or argument it came from; messages use it.
         notes: what the user should know about how the file was read.
+        whole: all voxels of each label that shares some with others; ``data`` give a shared voxel
+            to the smallest.
 
     Raises:
         GeometryError: data and grid have different shapes.
@@ -114,6 +116,7 @@ class LabelMap:
     names: dict[int, str] = field(default_factory=dict)
     name: str = "labels"
     notes: tuple[str, ...] = ()
+    whole: dict[int, Mask] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if tuple(self.data.shape) != self.grid.shape_zyx:
@@ -143,9 +146,12 @@ class LabelMap:
         return self.data == value
 
     def to_canonical(self) -> tuple[LabelMap, AxisOrder]:
-        """Return the label map with its axes nearest to (S, P, L), and the reordering applied."""
+        """Return the label map with its axes nearest to (S, P, L), and the reordering applied.
+
+        Labels that overlap keep only the voxels that are theirs alone.
+        """
         grid, order = canonical(self.grid)
-        return replace(self, data=order.apply(self.data), grid=grid), order
+        return replace(self, data=order.apply(self.data), grid=grid, whole={}), order
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from iterreg.errors import GeometryError, ImageContentError
 from iterreg.formats.reading import as_transform
 from iterreg.geometry import Grid, Points, apply_affine
 from iterreg.image import Image, LabelMap, RoiPair, require_same_space
-from iterreg.io import as_image, as_label_map, as_mask
+from iterreg.io import as_image, as_label_map, as_mask, on_lattice_of
 from iterreg.landmarks import check_landmarks, read_landmarks, span
 from iterreg.partition import Regions, regions_of_rois
 from iterreg.regions.field_of_view import field_of_view
@@ -107,7 +107,9 @@ class Given:
             raise ImageContentError(f"{missing}: expected label maps for both images or for none")
         both = []
         for labels, image in ((self.fixed_labels, fixed), (self.moving_labels, moving)):
-            loaded = as_label_map(labels, f"labels of {image.name}")
+            name = f"labels of {image.name}"
+            loaded = as_label_map(labels, name, None, image.grid, overlapping=True)
+            loaded = on_lattice_of(loaded, image)
             require_same_space(loaded, image)
             both.append(loaded)
         return both[0], both[1]
@@ -127,7 +129,7 @@ def _read_images(fixed: ImageLike, moving: ImageLike) -> tuple[Image, Image]:
 def _read_mask(mask: LabelsLike | None, image: Image) -> LabelMap | None:
     if mask is None:
         return None
-    loaded = as_mask(mask, f"mask of {image.name}")
+    loaded = on_lattice_of(as_mask(mask, f"mask of {image.name}", image.grid), image)
     require_same_space(loaded, image)
     return loaded
 

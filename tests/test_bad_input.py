@@ -204,7 +204,7 @@ CASES: dict[str, Case] = {
         "origin",
     ),
     "mask of another size": (
-        lambda p: p.arguments(fixed_mask=p.image("m.nii.gz", np.ones((9, 9, 9), np.uint8))),
+        lambda p: p.arguments(fixed_mask=p.image("m.nii.gz", np.ones((25, 9, 9), np.uint8))),
         GEOMETRY,
         "size",
     ),

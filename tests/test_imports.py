@@ -20,6 +20,7 @@ ROOMS = (
     "errors",
     "versions",
     "texts",
+    "folders",
     "tables",
     "progress",
     "config",
@@ -51,6 +52,7 @@ ROOMS = (
     "report",
     "landmarks",
     "inputs",
+    "scale",
     "pair",
     "expected_error",
     "outputs",
@@ -63,7 +65,7 @@ ROOMS = (
 CORE = ROOMS[: ROOMS.index("optimize") + 1]
 """These run on a machine that has torch and NumPy alone."""
 
-LAZY_IN_CORE = {"metrics": {"scipy", "surface_distance"}}
+LAZY_IN_CORE = {"metrics": {"scipy", "surface_distance"}, "folders": {"platformdirs"}}
 """What a room of the core may import inside a function, with a fallback or a clear refusal."""
 
 OWN = {"cli": {"click", "rich"}}

@@ -121,13 +121,13 @@ class _Given:
         from iterreg.landmarks import read_landmarks
 
         self.landmarks = read_landmarks(options["fixed_landmarks"], options["moving_landmarks"])
-        self.labels = _read_labels(options)
         self.images: tuple[Image, Image] | None = None
         if options["fixed"] is not None:
             self.images = (
                 read_image(options["fixed"], series_of("fixed")),
                 read_image(options["moving"], series_of("moving")),
             )
+        self.labels = _read_labels(options, self.images)
         self.notes = () if self.labels is None else self.labels.notes
         self.original, known, grid = _read_transforms(options, self._grids()[0], self.landmarks)
         self.has_grid = grid is not None
@@ -175,16 +175,20 @@ class _Given:
         return resample_transform(self.original, self.images[0].grid)
 
 
-def _read_labels(options: dict[str, Any]) -> Regions | None:
-    from iterreg.io import read_label_map
+def _read_labels(options: dict[str, Any], images: tuple[Image, Image] | None) -> Regions | None:
+    from iterreg.io import on_lattice_of, read_label_map
     from iterreg.regions.match_labels import match_labels
 
     if options["fixed_labels"] is None:
         return None
     names = label_names(options["label_table"])
     paths = options["fixed_labels"], options["moving_labels"]
-    fixed, moving = (read_label_map(path, names or names_of_run(path)) for path in paths)
-    return match_labels(fixed, moving)
+    read = []
+    for path, image in zip(paths, images or (None, None), strict=True):
+        grid = None if image is None else image.grid
+        labels = read_label_map(path, names or names_of_run(path), grid)
+        read.append(labels if image is None else on_lattice_of(labels, image))
+    return match_labels(*read)
 
 
 def _read_transforms(

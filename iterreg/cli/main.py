@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -119,6 +120,8 @@ def main() -> None:
 
 def _run() -> None:
     """Parse the command line and run the command."""
+    if "--debug" not in sys.argv:
+        logging.lastResort = logging.NullHandler()  # what libraries log goes nowhere
     try:
         iterreg(prog_name="iterreg")
     except SystemExit as ended:

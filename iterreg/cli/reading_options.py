@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 GEOMETRIES = ("auto", "sform", "qform", "pixdim")
-READING_OPTIONS = ("geometry", "pixel_mm", "fixed_series", "moving_series")
+READING_OPTIONS = ("geometry", "pixel_mm", "structures", "fixed_series", "moving_series")
 """Options that hold for every file that a command reads; no command sees their values."""
 
 
@@ -39,15 +39,24 @@ class FilePath(click.Path):
 
 
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--geometry`` and ``--pixel-mm``: they hold for every image that the command reads."""
+    """``--geometry``, ``--pixel-mm`` and ``--structures``, which hold for every file read."""
 
     def choose(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-        if value not in (None, "auto"):
+        if value not in (None, "auto", ()):
             from iterreg.io import reading_with
 
             assert param.name is not None
             ctx.with_resource(reading_with(**{param.name: value}))
 
+    command = click.option(
+        "--structures",
+        multiple=True,
+        metavar="NAME",
+        expose_value=False,
+        callback=choose,
+        help="Of label maps with names (RTSTRUCT, DICOM SEG, .seg.nrrd) read only this structure. "
+        "* stands for any letters. Can be repeated.  [default: all]",
+    )(command)
     command = click.option(
         "--pixel-mm",
         type=click.FloatRange(min=1e-4, max=1e3),

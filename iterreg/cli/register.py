@@ -103,9 +103,10 @@ def read_arguments(request: PairRequest) -> dict[str, Any]:
     for side in ("fixed", "moving"):
         arguments[side] = read_image(arguments[side], series_of(side))
     names = label_names(request.label_table)
-    for key in ("fixed_labels", "moving_labels"):
-        if (path := arguments.get(key)) is not None:
-            arguments[key] = read_label_map(path, names)
+    for side in ("fixed", "moving"):
+        if (path := arguments.get(f"{side}_labels")) is not None:
+            grid = arguments[side].grid
+            arguments[f"{side}_labels"] = read_label_map(path, names, grid, overlapping=True)
     if (path := arguments.get("initial_transform")) is not None:
         arguments["initial_transform"] = read_transform(path, arguments["fixed"].grid)
     if (path := arguments.get("roi_pairs")) is not None:

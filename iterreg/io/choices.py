@@ -25,6 +25,7 @@ class ReadingChoices:
             rest.
         pixel_mm: size of a picture's pixels; None takes 1, whatever the file says about printing.
         series: for each role of an image, such as ``fixed``, which series of a DICOM folder it is.
+        structures: patterns of the names that are read of label maps with names; all if empty.
 
     Example:
         >>> ReadingChoices().geometry
@@ -34,6 +35,7 @@ class ReadingChoices:
     geometry: str = "auto"
     pixel_mm: float | None = None
     series: Mapping[str, str] = field(default_factory=dict)
+    structures: tuple[str, ...] = ()
 
 
 DEFAULT = ReadingChoices()

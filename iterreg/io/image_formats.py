@@ -14,6 +14,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """A segment of a file that holds several label maps on top of each other.
+
+    Args:
+        layer: the label map.
+        value: its label there.
+        name: of the segment.
+    """
+
+    layer: int
+    value: int
+    name: str
+
+
+@dataclass(frozen=True)
 class Stored:
     """Facts about a stored image that a SimpleITK image does not hold.
 
@@ -22,6 +37,7 @@ class Stored:
         slope, intercept: the intensity scale.
         notes: what the user should know about how it was read.
         names: names of labels, by number.
+        layers: segments, if each voxel holds several labels.
         series: which of the volumes of a DICOM folder it is, as it can be asked for again.
     """
 
@@ -30,6 +46,7 @@ class Stored:
     intercept: float = 0.0
     notes: tuple[str, ...] = ()
     names: dict[int, str] = field(default_factory=dict)
+    layers: tuple[Layer, ...] = ()
     series: str = ""
 
 

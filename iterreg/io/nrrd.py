@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from iterreg.errors import GeometryError, ImageReadError
 from iterreg.geometry import Grid
-from iterreg.io.image_formats import Stored
+from iterreg.io.image_formats import Layer, Stored
 from iterreg.io.itk import header_grid, read_itk
 from iterreg.io.text_headers import (
     BZIP2,
@@ -25,6 +25,7 @@ from iterreg.io.text_headers import (
     shown,
     whole_numbers,
 )
+from iterreg.texts import without_controls
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -83,13 +84,19 @@ def load(path: Path) -> tuple[sitk.Image, Stored]:
     """
     header = check_nrrd(path)
     loaded, stored = read_itk(path), Stored()
+    layers = segments_of(header)
+    if loaded.GetNumberOfComponentsPerPixel() == 1 and layers:
+        names = {layer.value: layer.name for layer in layers if layer.name}
+        stored = replace(stored, names=names)
+    else:
+        stored = replace(stored, layers=layers)
     factor, name = _unit(header.fields)
     if factor == 1:
         return loaded, stored
     loaded.SetSpacing([s * factor for s in loaded.GetSpacing()])
     loaded.SetOrigin([x * factor for x in loaded.GetOrigin()])
     note = f"{path}: its header gives lengths in {name}: taken as {factor:g} mm each"
-    return loaded, Stored(notes=(note,))
+    return loaded, replace(stored, notes=(note,))
 
 
 def read_grid(path: Path) -> Grid:
@@ -208,6 +215,29 @@ def _check_data(path: Path, header: NrrdHeader, count: int, width: int) -> None:
         numbers_as_text(path, part, count)
         return
     require_whole(path, part, count * width)
+
+
+def segments_of(header: NrrdHeader) -> tuple[Layer, ...]:
+    """The segments that 3D Slicer lists in a header (``.seg.nrrd``)."""
+    found = []
+    stacked = header.fields.get("dimension") == "4"
+    for key in header.pairs:
+        match = _SEGMENT.fullmatch(key)
+        if match is None:
+            continue
+        number = match[1]
+
+        def whole(name: str, usual: int, number: str = number) -> int:
+            told = header.pairs.get(f"Segment{number}_{name}", "").strip()
+            return int(told) if told.isascii() and told.isdigit() and len(told) < 9 else usual
+
+        name = without_controls(header.pairs.get(f"Segment{number}_Name", ""))
+        layer = whole("Layer", int(number) if stacked else 0)
+        found.append(Layer(layer, whole("LabelValue", 1), name))
+    return tuple(found)
+
+
+_SEGMENT = re.compile(r"Segment(\d{1,5})_ID")
 
 
 def _unit(fields: dict[str, str]) -> tuple[float, str]:

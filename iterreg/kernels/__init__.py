@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache, wraps
 from types import ModuleType
 from typing import ParamSpec, TypeVar
@@ -20,6 +21,7 @@ import torch
 
 from iterreg.errors import DeviceError
 from iterreg.kernels import reference
+from iterreg.kernels._fork import use_threads
 from iterreg.kernels.types import (
     PAIRS,
     IndexMap,
@@ -76,8 +78,13 @@ def _dispatched(kernel: Callable[P, R]) -> Callable[P, R]:
     @wraps(kernel)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         device: torch.device = (*args, *kwargs.values())[0].device  # type: ignore[attr-defined]
-        answer: R = getattr(_backend(device), kernel.__name__)(*args, **kwargs)
-        return answer
+        backend = _backend(device)
+        if backend is reference:
+            return kernel(*args, **kwargs)
+        use_threads()
+        with getattr(backend, "launching", nullcontext)():
+            answer: R = getattr(backend, kernel.__name__)(*args, **kwargs)
+            return answer
 
     return call
 
@@ -100,7 +107,13 @@ upsample = _dispatched(reference.upsample)
 
 
 def set_threads(threads: int) -> None:
-    """Use this many CPU threads, here and in torch."""
+    """Use this many CPU threads, here and in torch.
+
+    Raises:
+        DeviceError: this process was forked after iterreg had been used in its parent, or
+            ``NUMBA_NUM_THREADS`` is no number.
+    """
+    use_threads()
     backend = _backend(torch.device("cpu"))
     if backend is not reference:
         # On its first use numba sets OpenMP's number of threads, so torch has the last word.

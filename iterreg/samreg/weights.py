@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from iterreg.errors import OutputError, WeightsError
+from iterreg.folders import system_folder
 from iterreg.samreg.checkpoint import checksum
 from iterreg.samreg.variants import VARIANTS, VariantSpec
 
@@ -56,16 +56,17 @@ class CachedFile:
 
 
 def cache_folder() -> Path:
-    """Return the folder of weights: ``ITERREG_WEIGHTS`` if set, else in the user's cache folder."""
+    """Return the folder of weights: ``ITERREG_WEIGHTS`` if set, else in the user's cache folder.
+
+    Raises:
+        WeightsError: the user has no home, and ``ITERREG_WEIGHTS`` is not set.
+    """
     if chosen := os.environ.get("ITERREG_WEIGHTS"):
-        return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "iterreg" / "weights"
+        return Path(os.path.expanduser(chosen))
+    own = system_folder()
+    if own is None:
+        raise WeightsError("weights: this user has no home to keep them in: set ITERREG_WEIGHTS")
+    return own / "weights"
 
 
 def cached_weights(spec: VariantSpec) -> Path:

@@ -20,6 +20,8 @@ SUFFIXES = ("", ".dcm", ".dicom", ".ima", ".img")
 """Of files that may be DICOM although they lack the preamble."""
 
 DIRECTORY = "DICOMDIR"
+NO_IMAGES = ("SEG", "RTSTRUCT", "PR")
+"""Modalities of files that have no intensities."""
 
 PHASE_KEYS = (
     "TemporalPositionIdentifier",
@@ -199,9 +201,23 @@ def frames_of(path: Path, dataset: Any) -> list[Frame]:
     Raises:
         ImageReadError: its numbers make no sense.
     """
+    return [] if modality(dataset) in NO_IMAGES else read_frames(path, dataset)
+
+
+def modality(dataset: Any) -> str:
+    """What kind of object a file holds: ``CT``, ``MR``, ``SEG``, ``RTSTRUCT``, ..."""
+    return str(dataset.get("Modality", "") or "")
+
+
+def read_frames(path: Path, dataset: Any) -> list[Frame]:
+    """The slices of a file, of a segmentation too.
+
+    Raises:
+        ImageReadError: its numbers make no sense.
+    """
     with quiet_pydicom(path):
         rows, columns = int(dataset.get("Rows", 0) or 0), int(dataset.get("Columns", 0) or 0)
-        if not rows or not columns or dataset.get("Modality", "") in ("SEG", "RTSTRUCT", "PR"):
+        if not rows or not columns:
             return []
         count = int(dataset.get("NumberOfFrames", 1) or 1)
         groups = dataset.get("PerFrameFunctionalGroupsSequence") or []
