@@ -41,6 +41,7 @@ COMMAND_OPTIONS = (
     "save_inverse",
     "save_error",
     "no_report",
+    "memory_gb",
     "overwrite",
     "quiet",
     "verbose",
@@ -63,6 +64,7 @@ class PairRequest:
         save_inverse: also write the inverse, on the moving grid.
         save_error: also write ``expected_error_mm.nii.gz``.
         no_report: leave out ``report.html``.
+        memory_gb: the most memory to use, in GB; None for all.
         overwrite: replace results that exist.
         quiet, verbose: how much to print.
     """
@@ -76,6 +78,7 @@ class PairRequest:
     save_inverse: bool = False
     save_error: bool = False
     no_report: bool = False
+    memory_gb: float | None = None
     overwrite: bool = False
     quiet: bool = False
     verbose: bool = False
@@ -203,6 +206,14 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         seed_option,
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
+        click.option(
+            "--memory",
+            "memory_gb",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="GB",
+            help="Use no more memory than this (the computer's, not its GPU's): by coarser levels "
+            "if need be, or refuse and say how much is needed.",
+        ),
         _flag("--overwrite", "Replace results that exist."),
         _flag("--no-report", "Do not write report.html."),
         quiet_option,
