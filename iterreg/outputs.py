@@ -160,6 +160,7 @@ def run_tables(summary: RunSummary, fixed: Image, moving: Image) -> dict[str, An
         "field_of_view": run.field_of_view,
         "start": run.start,
         "notes": run.notes,
+        "length_scale": run.length_scale,
         "config": config_to_dict(run.config),
         "versions": run.versions,
         "device": run.device,

@@ -359,7 +359,7 @@ def test_files_that_only_their_program_reads_are_named(tmp_path: Path) -> None:
         ("grid.mnc", bytes(500), "MINC's grid"),
         ("sn.mat", b"MATLAB 5.0 MAT-file, Platform: GLNXA64" + bytes(500), "as SPM saves"),
         ("rows.txt", b"1 0 0 12\n0 1 0 -8\n0 0 1 4\n", "if they are AFNI's"),
-        ("text.txt", b"hello", "expected one of itk: ITK transform"),
+        ("text.txt", b"hello", "expected a transform of itk, learn2reg"),
         ("image.docx", b"hello", "got .docx"),
     ):
         (tmp_path / name).write_bytes(content)

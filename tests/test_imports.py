@@ -53,6 +53,7 @@ ROOMS = (
     "report",
     "landmarks",
     "inputs",
+    "scale",
     "pair",
     "expected_error",
     "outputs",

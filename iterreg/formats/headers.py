@@ -47,11 +47,11 @@ def nifti_head(path: Path) -> NiftiHead | None:
     try:
         start = _unpacked_start(path)
         sizes = {int.from_bytes(start[:4], order) for order in ("little", "big")}
-        header: Any = (
-            nibabel.Nifti2Header(start[:540], check=False)
-            if 540 in sizes
-            else nibabel.Nifti1Header(start[:348], check=False)
-        )
+        kinds: dict[int, Any] = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
+        size = next((n for n in kinds if n in sizes), 0)
+        if not size or len(start) < size:
+            raise ImageReadError(f"{path}: expected a NIfTI file, but its content is not one")
+        header: Any = kinds[size](start[:size], check=False)
         shape = tuple(int(n) for n in header.get_data_shape())
         return NiftiHead(
             shape,

@@ -12,6 +12,11 @@ from iterreg.displacement import DisplacementField, Transform
 from iterreg.errors import TransformError
 from iterreg.geometry import Grid, Matrix
 
+LARGEST = 1e7
+"""No affine of a person's images holds a larger number, and no voxel moves so far."""
+
+SMALLEST_DETERMINANT = 1e-12
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -34,6 +39,22 @@ class Loaded:
     sampled: Callable[[Grid], Transform] | None = None
     kinds: str = ""
     itk: Any = None
+
+    def __post_init__(self) -> None:
+        if not bool((np.abs(self.affine_lps) <= LARGEST).all()):
+            raise TransformError(
+                f"{self.name}: expected an affine in mm, got numbers that are not finite or above "
+                f"{LARGEST:g}"
+            )
+        if abs(np.linalg.det(self.affine_lps)) < SMALLEST_DETERMINANT:
+            raise TransformError(
+                f"{self.name}: expected an affine that can be inverted, got a singular one"
+            )
+        if self.field is not None and not bool((self.field.vox.abs() <= LARGEST).all()):
+            raise TransformError(
+                f"{self.name}: expected displacements in mm, got some that are not finite or above "
+                f"{LARGEST:g} voxels"
+            )
 
     @classmethod
     def identity(cls, rank: int) -> Loaded:

@@ -119,8 +119,9 @@ def recognise(path: Path, guess: bool = True) -> str:
         raise TransformError(f"{path}: this is {whose}")
     shape = nifti_shape(path)
     got = f"shape {shape_text(shape)}" if shape is not None else suffix or "no suffix"
-    known = "; ".join(
-        f"{name}: {row.meaning} ({' '.join(row.read_suffixes)})"
-        for name, row in TRANSFORM_FORMATS.items()
+    known = {s for row in TRANSFORM_FORMATS.values() for s in row.read_suffixes}
+    reason = " with content of none of them" if suffix in known else ""
+    raise TransformError(
+        f"{path}: expected a transform of {', '.join(TRANSFORM_FORMATS)} "
+        f"({' '.join(sorted(known))}), got {got}{reason}"
     )
-    raise TransformError(f"{path}: expected one of {known}; got {got} or another content")

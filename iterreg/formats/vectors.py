@@ -15,7 +15,8 @@ from iterreg.displacement import DisplacementField, Transform, total_displacemen
 from iterreg.errors import OutputError, TransformError
 from iterreg.formats.headers import nifti_head
 from iterreg.geometry import Grid, Matrix, apply_affine, apply_linear
-from iterreg.io import grid_of, read_vector_image
+from iterreg.io import read_vector_image
+from iterreg.io.itk import named_grid
 
 Vectors = NDArray[np.floating[Any]]
 
@@ -42,6 +43,7 @@ def read_vectors(path: Path) -> tuple[Vectors, Grid]:
     import SimpleITK as sitk
 
     image = read_vector_image(path)
+    grid = named_grid(image, str(path))
     head = nifti_head(path)
     if head is not None and head.intent_code == DISPLACEMENT_CODE:
         import nibabel
@@ -49,11 +51,9 @@ def read_vectors(path: Path) -> tuple[Vectors, Grid]:
         # ITK turns these, and only these, from RAS into LPS, since its version 5.3.
         loaded = np.asarray(nibabel.load(path).dataobj, np.float64)  # type: ignore[attr-defined]
         rank = image.GetDimension()
-        return loaded.reshape(*image.GetSize(), rank).transpose(*reversed(range(rank + 1))), (
-            grid_of(image)
-        )
+        return loaded.reshape(*image.GetSize(), rank).transpose(*reversed(range(rank + 1))), grid
     stored = np.moveaxis(sitk.GetArrayViewFromImage(image), -1, 0)
-    return stored.astype(np.float64), grid_of(image)
+    return stored.astype(np.float64), grid
 
 
 def field_of_vectors(vectors: Vectors, grid: Grid) -> DisplacementField:
