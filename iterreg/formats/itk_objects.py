@@ -14,7 +14,7 @@ import torch
 from iterreg.atomic import last_line
 from iterreg.displacement import DisplacementField, Transform
 from iterreg.errors import TransformError
-from iterreg.formats.loaded import Loaded
+from iterreg.formats.loaded import LARGEST, Loaded
 from iterreg.geometry import Grid, Matrix, Points, apply_linear
 from iterreg.io import silent_itk, to_itk
 from iterreg.io.itk import named_grid
@@ -85,8 +85,11 @@ def map_points(loaded: Loaded, points: Points) -> Points:
     with one_line(loaded.name):
         found = [loaded.itk.TransformPoint(point) for point in points.lps.tolist()]
     mapped = np.asarray(found, np.float64)
-    if not np.isfinite(mapped).all():
-        raise TransformError(f"{loaded.name}: expected finite displacements, got others")
+    if not (np.abs(mapped - points.lps) <= LARGEST).all():
+        raise TransformError(
+            f"{loaded.name}: expected displacements in mm, got some that are not finite or above "
+            f"{LARGEST:g}"
+        )
     return Points(mapped, points.name)
 
 
