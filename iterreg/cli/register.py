@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from iterreg.cli.names import label_names
-from iterreg.cli.options import PairRequest, pair_options
+from iterreg.cli.options import pair_options
+from iterreg.cli.pair_request import PairRequest
 
 if TYPE_CHECKING:
     from iterreg.atomic import OutputFolder
