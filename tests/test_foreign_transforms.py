@@ -114,7 +114,7 @@ def test_a_field_of_itk_stays_one(tmp_path: Path, fixed: Path) -> None:
     np.testing.assert_allclose(mapped(tmp_path, path, ras), ras + at(fixed, ras, u), atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", range(2, 7))
+@pytest.mark.parametrize("kind", [*range(2, 7), 7, -1, 0.5, float("nan")])
 def test_niftyregs_other_kinds_are_named(tmp_path: Path, fixed: Path, kind: int) -> None:
     path = vectors(tmp_path / "cpp.nii.gz", fixed, smooth_ras(fixed), (1007, "NREG_TRANS", kind))
     refused(tmp_path, path, "NiftyReg's", "reg_transform -ref FIXED -def cpp.nii.gz")

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from click.testing import CliRunner
 
 from iterreg.cli import iterreg
-from iterreg.errors import ExitCode, TransformError
+from iterreg.errors import ExitCode, ImageReadError, TransformError
 from iterreg.formats.itk_checks import LINEAR, check_itk_file
 from iterreg.formats.reading import read_transform
 from iterreg.geometry import Grid, Points
@@ -301,3 +301,31 @@ def test_numbers_that_are_no_millimetres(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_text(text("AffineTransform_double_3_3", numbers, "0 0 0"))
         require_refused(tmp_path / name, "expected")
+
+
+@pytest.mark.parametrize("field", ["endian", "kinds", "labels", "space directions"])
+def test_long_lines_of_a_nrrd_header(tmp_path: Path, field: str) -> None:
+    """ITK's reader of NRRD ends the process over them."""
+    fields = {
+        "type": "double",
+        "dimension": "4",
+        "space": "left-posterior-superior",
+        "sizes": "3 2 2 2",
+        "space directions": "none (1,0,0) (0,1,0) (0,0,1)",
+        "kinds": "vector domain domain domain",
+        "endian": "little",
+        "encoding": "raw",
+        "space origin": "(0,0,0)",
+    }
+    for length in (0, 600, 5000):
+        spoiled = fields | {
+            field: fields.get(field, '"a" "b" "c" "d"') + " " * (length > 0) + "9" * length
+        }
+        header = "NRRD0004\n" + "".join(f"{k}: {v}\n" for k, v in spoiled.items()) + "\n"
+        path = tmp_path / "field.nrrd"
+        path.write_bytes(header.encode() + bytes(3 * 8 * 8))
+        if length:
+            with pytest.raises(ImageReadError, match=f"at most 500 letters as '?{field}"):
+                read_transform(path)
+        else:
+            assert read_transform(path).grid.voxel_count == 8
