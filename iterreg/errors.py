@@ -39,6 +39,7 @@ MEMORY_WORDS = (
     "failed to allocate",
     "unable to allocate",
     "start new thread",
+    "failed to map segment",
     "can't allocate",
 )
 """How libraries say that memory ran out, in lower case."""

@@ -40,6 +40,7 @@ ROOMS = (
     "optimize",
     "partition",
     "devices",
+    "memory",
     "atomic",
     "io",
     "formats",

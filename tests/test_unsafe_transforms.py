@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from click.testing import CliRunner
 
 from iterreg.cli import iterreg
-from iterreg.errors import ExitCode, TransformError
+from iterreg.errors import ExitCode, ImageReadError, TransformError
 from iterreg.formats.itk_checks import LINEAR, check_itk_file
 from iterreg.formats.reading import read_transform
 from iterreg.geometry import Grid, Points
@@ -40,10 +40,10 @@ REFUSED = {
         text("BSplineTransform_float_2_2", "0", "5 5 0 0 1 1 1 0 0 1"),
         "50 param",
     ),
-    "coarse spline.tfm": (text(SPLINE, "0 0 0", f"1 1 1 {UNIT}"), "too small"),
+    "coarse spline.tfm": (text(SPLINE, "0 0 0", f"1 1 1 {UNIT}"), "out of range"),
     "no grid.tfm": (text(SPLINE, "0 0 0", "4 4 4"), "in 18 fixed parameters, got 3"),
     "half a voxel.tfm": (text(FIELD, "0 0 0", f"1.5 1 1 {UNIT}"), "18 fixed parameters"),
-    "field.tfm": (text(FIELD, "0 0 0", f"1000000 1000000 1000000 {UNIT}"), "parameters of Displ"),
+    "field.tfm": (text(FIELD, "0 0 0", f"1000000 1000000 1000000 {UNIT}"), "0 parameters of Displ"),
     "infinite.tfm": (text(FIELD, "0 0 0", f"inf 1 1 {UNIT}"), "finite fixed parameters"),
     "euler.tfm": (text("Euler3DTransform_double_3_3", "0", "0 0 0"), "expected 6 parameters"),
     "affine.tfm": (text("AffineTransform_double_3_3", "1 0 0", "0 0 0"), "expected 12 parameters"),
@@ -241,3 +241,91 @@ def test_matlab_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "c.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(500))
     with pytest.raises(TransformError, match="level 4"):
         check_itk_file(tmp_path / "c.mat")
+
+
+def test_a_damaged_heap_is_not_given_to_the_library(tmp_path: Path) -> None:
+    """The HDF5 library would allocate the length that the file states, or search for ever."""
+    whole = tmp_path / "whole.h5"
+    sitk.WriteTransform(smooth_field(3), str(whole))
+    content = whole.read_bytes()
+    heap = content.index(b"GCOL")
+    with h5py.File(whole) as file:
+        named = file["TransformGroup/0/TransformType"].id.get_offset()
+    for name, at, damage in (
+        ("length.h5", named, b"\xff\xff\xff\x7f"),
+        ("address.h5", named + 4, b"\xff\xff\xff\x7f"),
+        ("index.h5", named + 12, b"\x63"),
+        ("mark.h5", heap, b"X"),
+        ("size.h5", heap + 8, b"\xff\xff\xff\x7f"),
+        ("object.h5", heap + 24, b"\xff\xff\xff\x7f"),
+    ):
+        spoiled = bytearray(content)
+        spoiled[at : at + len(damage)] = damage
+        (tmp_path / name).write_bytes(spoiled)
+        require_refused(tmp_path / name, name)
+
+
+def test_the_older_affine_of_ants(tmp_path: Path) -> None:
+    """SimpleITK has no class for it, and shows it as a composite that holds itself."""
+    numbers = "0.9 0.1 0 -0.1 1.1 0 0.2 0 1 12 -8 4"
+    for kind in ("MatrixOffsetTransformBase_double_3_3", "AffineTransform_float_3_3"):
+        path = tmp_path / f"{kind}.txt"
+        path.write_text(text(kind, numbers, "5 6 7").replace("\n", "\r\n"))
+        affine = read_transform(path, read_transform(_field_file(tmp_path)).grid).affine_lps
+        expected = sitk.AffineTransform(3)
+        values = [float(v) for v in numbers.split()]
+        expected.SetCenter((5, 6, 7))
+        expected.SetParameters(values)
+        point = np.array([1.0, -2.0, 3.0])
+        mapped = affine[:3, :3] @ point + affine[:3, 3]
+        np.testing.assert_allclose(mapped, expected.TransformPoint(point.tolist()), atol=1e-5)
+
+
+def _field_file(folder: Path) -> Path:
+    sitk.WriteTransform(smooth_field(3), str(folder / "any.h5"))
+    return folder / "any.h5"
+
+
+def test_a_spline_that_leads_nowhere(tmp_path: Path) -> None:
+    numbers, grid = " ".join(["1e308"] * 192), "4 4 4 -150 -150 -150 100 100 100"
+    directions = "1 0 0 0 1 0 0 0 1"
+    (tmp_path / "far.tfm").write_text(text(SPLINE, numbers, f"{grid} {directions}"))
+    require_refused(tmp_path / "far.tfm", "far.tfm")
+
+
+def test_numbers_that_are_no_millimetres(tmp_path: Path) -> None:
+    for name, numbers in (
+        ("far.tfm", "1 0 0 0 1 0 0 0 1 1e300 0 0"),
+        ("nan.tfm", "1 0 0 0 1 0 0 0 1 nan 0 0"),
+        ("flat.tfm", "0 0 0 0 0 0 0 0 0 0 0 0"),
+    ):
+        (tmp_path / name).write_text(text("AffineTransform_double_3_3", numbers, "0 0 0"))
+        require_refused(tmp_path / name, "expected")
+
+
+@pytest.mark.parametrize("field", ["endian", "kinds", "labels", "space directions"])
+def test_long_lines_of_a_nrrd_header(tmp_path: Path, field: str) -> None:
+    """ITK's reader of NRRD ends the process over them."""
+    fields = {
+        "type": "double",
+        "dimension": "4",
+        "space": "left-posterior-superior",
+        "sizes": "3 2 2 2",
+        "space directions": "none (1,0,0) (0,1,0) (0,0,1)",
+        "kinds": "vector domain domain domain",
+        "endian": "little",
+        "encoding": "raw",
+        "space origin": "(0,0,0)",
+    }
+    for length in (0, 600, 5000):
+        spoiled = fields | {
+            field: fields.get(field, '"a" "b" "c" "d"') + " " * (length > 0) + "9" * length
+        }
+        header = "NRRD0004\n" + "".join(f"{k}: {v}\n" for k, v in spoiled.items()) + "\n"
+        path = tmp_path / "field.nrrd"
+        path.write_bytes(header.encode() + bytes(3 * 8 * 8))
+        if length:
+            with pytest.raises(ImageReadError, match=f"at most 500 letters as '?{field}"):
+                read_transform(path)
+        else:
+            assert read_transform(path).grid.voxel_count == 8

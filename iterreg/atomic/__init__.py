@@ -7,12 +7,20 @@ behind; the next one that writes there recognises it and clears it away.
 
 from iterreg.atomic.files import last_line, write_aside, write_json, write_text
 from iterreg.atomic.folder import OutputFolder
-from iterreg.atomic.staging import STAGING_PREFIX, folder_lock, scratch_folder
+from iterreg.atomic.staging import (
+    STAGING_PREFIX,
+    clean_up,
+    folder_lock,
+    keep_journal,
+    scratch_folder,
+)
 
 __all__ = [
     "STAGING_PREFIX",
     "OutputFolder",
+    "clean_up",
     "folder_lock",
+    "keep_journal",
     "last_line",
     "scratch_folder",
     "write_aside",

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from iterreg.atomic.moves import move_into_place
-from iterreg.atomic.staging import STAGING_PREFIX, Staging, clear_stale, lock_folder
+from iterreg.atomic.staging import STAGING_PREFIX, Staging, clear_stale, lock_folder, note_made
 from iterreg.errors import NO_ROOM, OutputError
 
 
@@ -129,6 +129,7 @@ class OutputFolder:
             except FileExistsError:  # another run has just made it
                 continue
             self._made.append(folder)
+            note_made(folder)
 
     def _remove_made(self) -> None:
         for folder in reversed(self._made):

@@ -33,6 +33,41 @@ HELD = (errno.EAGAIN, errno.EACCES)
 _cleared: set[Path] = set()
 
 
+_journal: int | None = None
+
+
+def keep_journal(file: int | None) -> None:
+    """Write the path of everything hidden or new to an open file, for whoever cleans up.
+
+    Args:
+        file: shared with the process that waits for this one; None ends it.
+    """
+    global _journal
+    _journal = file
+
+
+def note_made(path: Path) -> None:
+    """Note a hidden or a new folder in the journal."""
+    if _journal is not None:
+        os.write(_journal, os.fsencode(path.absolute()) + b"\0")
+
+
+def clean_up(journal: int) -> None:
+    """Remove what a process left that did not end by itself.
+
+    Args:
+        journal: the file of its :func:`keep_journal`.
+    """
+    size = os.lseek(journal, 0, os.SEEK_END)
+    paths = [Path(os.fsdecode(p)) for p in os.pread(journal, size, 0).split(b"\0") if p]
+    for path in reversed(paths):
+        with suppress(OSError):
+            if path.name.startswith(STAGING_PREFIX):
+                _clear(path, path.parent)
+            else:
+                path.rmdir()
+
+
 class Staging:
     """A hidden folder that is locked while it is in use.
 
@@ -50,6 +85,7 @@ class Staging:
         clear_stale(folder)
         try:
             self.path, self._lock = _make_locked(folder)
+            note_made(self.path)
         except OSError as error:
             raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
 

@@ -7,15 +7,16 @@ passes signals on, and keeps the last of what foreign libraries print, which nob
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from iterreg.atomic import clean_up, keep_journal
 from iterreg.cli.streams import complain, keep_foreign_output_in
 from iterreg.errors import MEMORY_WORDS, CrashError, ExitCode, IterregError, OutOfMemoryError
 from iterreg.texts import one_line
@@ -44,6 +45,7 @@ def run_guarded(run: Callable[[], None]) -> None:
         run()
         return
     from_child, to_parent = os.pipe()
+    journal = _shared_file()
     with _signals_held():
         child = os.fork()
         if child == 0:
@@ -51,6 +53,7 @@ def run_guarded(run: Callable[[], None]) -> None:
             os.close(from_child)
             die_with_parent()
             keep_foreign_output_in(to_parent)
+            keep_journal(journal)
         else:
             os.close(to_parent)
             _pass_signals_to(child)
@@ -60,8 +63,10 @@ def run_guarded(run: Callable[[], None]) -> None:
         finally:
             os.write(to_parent, ORDERLY)
         return
-    status, printed = _wait(child, from_child)
-    os._exit(_answer(status, printed))
+    try:
+        os._exit(_answer(*_wait(child, from_child), journal))
+    except MemoryError:
+        os._exit(ExitCode.OUT_OF_MEMORY)
 
 
 def end_on_signals() -> None:
@@ -81,9 +86,24 @@ def die_with_parent() -> None:
     """Let the system end this process when its parent is gone (Linux)."""
     parent_death_signal = 1
     try:
+        import ctypes
+
         ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
-    except (OSError, AttributeError):
+    except (OSError, ImportError, AttributeError):
         return
+
+
+def _shared_file() -> int | None:
+    """A file without a name that both processes see."""
+    try:
+        return os.memfd_create("iterreg") if hasattr(os, "memfd_create") else _unnamed_file()
+    except OSError:
+        return None
+
+
+def _unnamed_file() -> int:
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 @contextmanager
@@ -118,11 +138,13 @@ def _wait(child: int, pipe: int) -> tuple[int, bytes]:
             return status, printed
 
 
-def _answer(status: int, printed: bytes) -> int:
-    """The exit code; a child that did not end by itself is described."""
+def _answer(status: int, printed: bytes, journal: int | None) -> int:
+    """The exit code; after a child that did not end by itself this cleans up, and says why."""
     code = os.waitstatus_to_exitcode(status)
     if code in (0, ExitCode.INTERRUPTED) or (code > 0 and ORDERLY in printed):
         return code
+    if journal is not None:
+        clean_up(journal)
     error = ended_by(code, printed)
     complain(f"error: {error}")
     return error.exit_code

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from iterreg.cli.failures import SafeGroup
+from iterreg.cli.failures import SafeGroup, describe
 from iterreg.cli.guard import run_guarded
 from iterreg.cli.origin import COMMAND_LINE
 from iterreg.cli.streams import (
@@ -124,6 +124,10 @@ def _run() -> None:
         logging.lastResort = logging.NullHandler()  # what libraries log goes nowhere
     try:
         iterreg(prog_name="iterreg")
+    except Exception as error:  # outside of every command, such as in an import
+        message, number = describe(error)
+        complain(message)
+        raise SystemExit(_finish(number)) from None
     except SystemExit as ended:
         code = _finish(ended.code)
         if code != ExitCode.INTERRUPTED:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from iterreg.cli.match_options import MatchRequest, matching_options
-from iterreg.cli.options import PairRequest, pair_options, run_options
+from iterreg.cli.options import pair_options, run_options
+from iterreg.cli.pair_request import PairRequest
 
 if TYPE_CHECKING:
     from iterreg.atomic import OutputFolder
@@ -84,11 +85,14 @@ def _match_and_write(
     from iterreg.devices import threads_used
     from iterreg.figures.roi_overlay import draw_roi_pairs
     from iterreg.landmarks import check_landmarks
+    from iterreg.memory import limit_memory
     from iterreg.progress import Progress
     from iterreg.samreg.match import find_rois, fit_preset, load
     from iterreg.samreg.roi_files import write_roi_files
 
     report(Progress("read", 0.0, "reading"))
+    if request.memory_gb is not None:
+        limit_memory(request.memory_gb)
     arguments = read_arguments(request)
     images: tuple[Image, Image] = arguments["fixed"], arguments["moving"]
     if (fixed_landmarks := arguments["fixed_landmarks"]) is not None:

@@ -16,8 +16,9 @@ from iterreg.atomic import write_aside
 from iterreg.displacement import Transform
 from iterreg.errors import OutputError, TransformError
 from iterreg.formats.foreign import is_x5
+from iterreg.formats.hdf5_checks import HDF5_SUFFIXES
 from iterreg.formats.headers import first_bytes, nifti_head
-from iterreg.formats.itk_checks import HDF5_SUFFIXES, TEXT_START, check_itk_file
+from iterreg.formats.itk_checks import TEXT_START, check_itk_file
 from iterreg.formats.itk_files import write_hdf5, write_text_transform
 from iterreg.formats.itk_objects import itk_to_loaded, one_line, transform_to_itk
 from iterreg.formats.loaded import Loaded

@@ -9,31 +9,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO
 
 import numpy as np
 
 from iterreg.errors import TransformError
+from iterreg.formats.hdf5_checks import HDF5_SUFFIXES, MOST_FIXED, Part, hdf5_parts
 from iterreg.io import extension_of
 
-if TYPE_CHECKING:
-    import h5py
-
-HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
 TEXT_SUFFIXES = (".tfm", ".txt")
 TEXT_START = b"#Insight Transform File"
 
 PIECE_BYTES = 1 << 20
-MOST_PARTS = 1000
-MOST_FIXED = 1000
-"""No transform needs so many fixed parameters."""
-
-SMALL_BYTES = 200_000_000
-MOST_UNPACKED = 100
-"""Parameters above SMALL_BYTES may not be so many times larger than what the file stores."""
-
 LINEAR: dict[str, Callable[[int], int]] = {
     "IdentityTransform": lambda rank: 0,
     "TranslationTransform": lambda rank: rank,
@@ -67,15 +55,8 @@ COMPOSITE = "CompositeTransform"
 _KIND = re.compile(r"(\w+?)_(?:double|float)_([23])_\2(?:_(\d))?")
 _MATLAB_HEADER = 20
 
-
-@dataclass
-class _Part:
-    """One transform of a file."""
-
-    kind: str
-    count: int | None = None
-    fixed: list[float] = field(default_factory=list)
-    has_fixed: bool = False
+LONGEST = 1e6
+"""No axis of a grid has more nodes."""
 
 
 def check_itk_file(path: Path) -> None:
@@ -89,7 +70,7 @@ def check_itk_file(path: Path) -> None:
     """
     suffix = extension_of(path)
     if suffix in HDF5_SUFFIXES:
-        parts = _hdf5_parts(path)
+        parts = hdf5_parts(path)
     elif suffix == ".mat":
         parts = _matlab_parts(path)
     else:
@@ -100,7 +81,7 @@ def check_itk_file(path: Path) -> None:
         raise TransformError(f"{path}: expected a transform, got a file without one; it may be cut")
 
 
-def _require_fit(path: Path, part: _Part) -> None:
+def _require_fit(path: Path, part: Part) -> None:
     named = _KIND.fullmatch(part.kind)
     kind = named[1] if named else ""
     if named is None or kind not in (*LINEAR, *ON_A_GRID, COMPOSITE):
@@ -133,12 +114,13 @@ def _require_fit(path: Path, part: _Part) -> None:
 def _voxels(path: Path, kind: str, rank: int, least: int, fixed: Sequence[float]) -> int:
     """The size of a grid with at least so many nodes an axis: size, origin, spacing, direction."""
     size, spacing = fixed[:rank], fixed[2 * rank : 3 * rank]
-    fits = len(fixed) == rank * (3 + rank) and all(n >= least and n == int(n) for n in size)
+    in_range = all(least <= n <= LONGEST and n == int(n) for n in size)
+    fits = len(fixed) == rank * (3 + rank) and in_range
     if not fits or not all(s > 0 for s in spacing):
         raise TransformError(
             f"{path}: expected size, origin, spacing and direction of {kind} in "
-            f"{rank * (3 + rank)} fixed parameters, got {len(fixed)} or a size or spacing that "
-            "is too small"
+            f"{rank * (3 + rank)} fixed parameters, got {len(fixed)} or a size or spacing "
+            "out of range"
         )
     voxels = 1
     for n in size:
@@ -146,15 +128,15 @@ def _voxels(path: Path, kind: str, rank: int, least: int, fixed: Sequence[float]
     return voxels
 
 
-def _text_parts(path: Path) -> list[_Part]:
+def _text_parts(path: Path) -> list[Part]:
     with path.open("rb") as file:
         if not file.read(len(TEXT_START)).startswith(TEXT_START):
             raise TransformError(f"{path}: expected ITK's first line {TEXT_START.decode()} V1.0")
-    parts: list[_Part] = []
+    parts: list[Part] = []
     with path.open("rb") as file:
         for key, pieces in _text_lines(file):
             if key == b"Transform":
-                parts.append(_Part(b"".join(pieces)[:200].decode("latin-1").strip()))
+                parts.append(Part(b"".join(pieces)[:200].decode("latin-1").strip()))
             elif key in (b"Parameters", b"FixedParameters"):
                 if not parts:
                     raise TransformError(f"{path}: expected a line Transform before {key.decode()}")
@@ -186,7 +168,7 @@ def _pieces(file: IO[bytes], value: bytes) -> Iterator[bytes]:
     yield value
 
 
-def _take_numbers(path: Path, part: _Part, is_fixed: bool, pieces: Iterator[bytes]) -> None:
+def _take_numbers(path: Path, part: Part, is_fixed: bool, pieces: Iterator[bytes]) -> None:
     count = 0
     for piece in pieces:
         try:
@@ -205,10 +187,10 @@ def _take_numbers(path: Path, part: _Part, is_fixed: bool, pieces: Iterator[byte
             part.count = count
 
 
-def _matlab_parts(path: Path) -> list[_Part]:
+def _matlab_parts(path: Path) -> list[Part]:
     """The matrices of a MATLAB file of level 4, as ANTs writes it: parameters, then fixed ones."""
     length = path.stat().st_size
-    parts: list[_Part] = []
+    parts: list[Part] = []
     with path.open("rb") as file:
         while header := file.read(_MATLAB_HEADER):
             numbers = np.frombuffer(header.ljust(_MATLAB_HEADER, b"\xff"), "<i4")
@@ -225,74 +207,7 @@ def _matlab_parts(path: Path) -> list[_Part]:
             count = rows * columns
             values = np.frombuffer(file.read(count * size), "<f8" if size == 8 else "<f4")
             if name != "fixed":
-                parts.append(_Part(name, count))
+                parts.append(Part(name, count))
             elif parts:
                 parts[-1].fixed, parts[-1].has_fixed = values[:MOST_FIXED].tolist(), True
     return parts
-
-
-def _hdf5_parts(path: Path) -> list[_Part]:
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            group = file.get("TransformGroup")
-            if not isinstance(group, h5py.Group) or len(group) > MOST_PARTS:
-                raise TransformError(f"{path}: expected an ITK transform (a group TransformGroup)")
-            return [_hdf5_part(path, group, name) for name in sorted(group)]
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise TransformError(f"{path}: expected an HDF5 file of ITK, got: {reason!a}") from error
-
-
-def _hdf5_part(path: Path, group: h5py.Group, name: str) -> _Part:
-    import h5py
-
-    own = _inside(path, group, name, h5py.Group)
-    kind_set = _inside(path, own, "TransformType", h5py.Dataset)
-    if kind_set.size != 1 or (kind_set.dtype.kind == "S" and kind_set.dtype.itemsize > 1000):
-        raise TransformError(f"{path}: expected one kind for transform {name[:20]!a}")
-    value: Any = np.asarray(kind_set[()]).ravel()[0]
-    kind = value.decode("latin-1") if isinstance(value, bytes) else str(value)
-    part = _Part(kind.strip("\0 ")[:200])
-    for key in ("TransformParameters", "TranformParameters"):
-        if key in own:
-            part.count = _numbers(path, own, key).size
-    for key in ("TransformFixedParameters", "TranformFixedParameters"):
-        if key in own:
-            numbers = _numbers(path, own, key)
-            if numbers.size > MOST_FIXED:
-                raise TransformError(f"{path}: expected at most {MOST_FIXED} fixed parameters")
-            part.fixed, part.has_fixed = np.asarray(numbers[()], np.float64).tolist(), True
-    return part
-
-
-def _inside(path: Path, group: h5py.Group, name: str, wanted: type) -> Any:
-    """An entry of the file itself: links to other files are never followed."""
-    import h5py
-
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise TransformError(f"{path}: expected {name[:40]!a} in the file, got none or a link")
-    entry = group[name]
-    if not isinstance(entry, wanted):
-        raise TransformError(f"{path}: expected {name[:40]!a} in ITK's form")
-    return entry
-
-
-def _numbers(path: Path, group: h5py.Group, name: str) -> h5py.Dataset:
-    """A list of numbers that the file really stores."""
-    import h5py
-
-    numbers = _inside(path, group, name, h5py.Dataset)
-    if numbers.ndim != 1 or numbers.dtype.kind != "f" or numbers.external or numbers.is_virtual:
-        raise TransformError(f"{path}: expected a list of numbers as {name}")
-    size = numbers.size * numbers.dtype.itemsize
-    stored = min(int(numbers.id.get_storage_size()), path.stat().st_size)
-    if size > SMALL_BYTES and size > MOST_UNPACKED * stored:
-        raise TransformError(
-            f"{path}: expected parameters that are stored, got {size / 1e9:.1f} GB of them in "
-            f"{stored / 1e6:.1f} MB"
-        )
-    if numbers.chunks is None and stored < size:
-        raise TransformError(f"{path}: expected {numbers.size} numbers as {name}, got fewer")
-    return numbers

@@ -9,17 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from iterreg.atomic import last_line
 from iterreg.displacement import DisplacementField, Transform
 from iterreg.errors import TransformError
-from iterreg.formats.loaded import Loaded
+from iterreg.formats.loaded import LARGEST, Loaded
+from iterreg.formats.vectors import field_of_vectors
 from iterreg.geometry import Grid, Matrix, Points, apply_linear
-from iterreg.io import grid_of, silent_itk, to_itk
+from iterreg.io import silent_itk, to_itk
+from iterreg.io.itk import named_grid
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+
+
+DEEPEST = 8
+"""Composites are nested no deeper."""
 
 
 def transform_to_itk(transform: Transform) -> sitk.CompositeTransform:
@@ -70,11 +75,22 @@ def require_one_rank(links: Sequence[Loaded]) -> None:
 
 
 def map_points(loaded: Loaded, points: Points) -> Points:
-    """Map points through a transform, without any grid of reference."""
+    """Map points through a transform, without any grid of reference.
+
+    Raises:
+        TransformError: it takes a point to no place.
+    """
     if loaded.sampled is None:
         return loaded.for_points().map_points(points)
-    mapped = [loaded.itk.TransformPoint(point) for point in points.lps.tolist()]
-    return Points(np.asarray(mapped, np.float64), points.name)
+    with one_line(loaded.name):
+        found = [loaded.itk.TransformPoint(point) for point in points.lps.tolist()]
+    mapped = np.asarray(found, np.float64)
+    if not (np.abs(mapped - points.lps) <= LARGEST).all():
+        raise TransformError(
+            f"{loaded.name}: expected displacements in mm, got some that are not finite or above "
+            f"{LARGEST:g}"
+        )
+    return Points(mapped, points.name)
 
 
 def _parts_of(link: Loaded) -> list[sitk.Transform]:
@@ -137,15 +153,18 @@ def itk_to_loaded(itk: sitk.Transform, name: str) -> Loaded:
     return Loaded(name, rank, affine)
 
 
-def _flatten(itk: Any) -> list[Any]:
-    """Return the parts of a possibly nested composite; the last one is applied first."""
+def _flatten(itk: Any, depth: int = 0) -> list[Any]:
+    """Return the parts of a possibly nested composite; the last one is applied first.
+
+    SimpleITK shows a kind that it has no class for as a composite that holds itself.
+    """
     itk = itk.Downcast()
-    if itk.GetName() != "CompositeTransform":
+    if itk.GetName() != "CompositeTransform" or depth == DEEPEST:
         return [itk]
     return [
         part
         for n in range(itk.GetNumberOfTransforms())
-        for part in _flatten(itk.GetNthTransform(n))
+        for part in _flatten(itk.GetNthTransform(n), depth + 1)
     ]
 
 
@@ -184,12 +203,11 @@ def field_from_itk(image: sitk.Image, name: str) -> DisplacementField:
     """
     import SimpleITK as sitk
 
-    grid = grid_of(image)
-    mm = np.moveaxis(sitk.GetArrayViewFromImage(image), -1, 0).astype(np.float64)
-    if not np.all(np.isfinite(mm)):
+    grid = named_grid(image, name)
+    field = field_of_vectors(np.moveaxis(sitk.GetArrayViewFromImage(image), -1, 0), grid)
+    if not bool(field.vox.isfinite().all()):
         raise TransformError(f"{name}: expected a finite displacement, got NaN or infinite values")
-    vox = apply_linear(grid.lps_to_index, mm).astype(np.float32)
-    return DisplacementField(torch.from_numpy(vox), grid)
+    return field
 
 
 def _sampled(itk: sitk.Transform, name: str, reference: Grid) -> Transform:

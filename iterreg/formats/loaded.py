@@ -12,6 +12,11 @@ from iterreg.displacement import DisplacementField, Transform
 from iterreg.errors import TransformError
 from iterreg.geometry import Grid, Matrix
 
+LARGEST = 1e7
+"""No affine of a person's images holds a larger number, and no voxel moves so far."""
+
+SMALLEST_DETERMINANT = 1e-12
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -35,6 +40,22 @@ class Loaded:
     kinds: str = ""
     itk: Any = None
 
+    def __post_init__(self) -> None:
+        if not bool((np.abs(self.affine_lps) <= LARGEST).all()):
+            raise TransformError(
+                f"{self.name}: expected an affine in mm, got numbers that are not finite or above "
+                f"{LARGEST:g}"
+            )
+        if abs(np.linalg.det(self.affine_lps)) < SMALLEST_DETERMINANT:
+            raise TransformError(
+                f"{self.name}: expected an affine that can be inverted, got a singular one"
+            )
+        if self.field is not None and not bool((self.field.vox.abs() <= LARGEST).all()):
+            raise TransformError(
+                f"{self.name}: expected displacements in mm, got some that are not finite or above "
+                f"{LARGEST:g} voxels"
+            )
+
     @classmethod
     def identity(cls, rank: int) -> Loaded:
         """Return the map that leaves every point where it is."""
@@ -44,6 +65,19 @@ class Loaded:
     def is_linear(self) -> bool:
         """Whether the map is an affine, which needs no grid."""
         return self.field is None and self.sampled is None
+
+    def inverted(self) -> Loaded:
+        """Return the inverse of a linear map.
+
+        Raises:
+            TransformError: the map is not linear.
+        """
+        if not self.is_linear:
+            raise TransformError(
+                f"{self.name}: expected a linear transform to invert within a chain, got a field: "
+                "iterreg convert --direction moving-to-fixed inverts it first"
+            )
+        return Loaded(self.name, self.rank, np.asarray(np.linalg.inv(self.affine_lps), np.float64))
 
     def on(self, reference: Grid | None) -> Transform:
         """Return the transform; a field keeps its own grid, others take the reference.

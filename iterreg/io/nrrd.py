@@ -45,6 +45,9 @@ TEXT = ("ascii", "text", "txt")
 DATA_FILE = ("data file", "datafile")
 MOST_AXES = 5
 
+LONGEST_FIELD = 500
+"""Letters of a field's value. ITK's reader damages its own memory above about 600."""
+
 MM_PER_UNIT = {
     "um": 1e-3,
     "\u00b5m": 1e-3,
@@ -177,6 +180,11 @@ def parse_nrrd(path: Path, start: bytes) -> NrrdHeader:
             pairs[key] = value[1:]
             continue
         key = " ".join(key.lower().split())
+        if len(value) > LONGEST_FIELD:
+            raise ImageReadError(
+                f"{path}: expected at most {LONGEST_FIELD} letters as {shown(key)}, got "
+                f"{len(value)}"
+            )
         if key in fields:
             raise ImageReadError(f"{path}: expected {shown(key)} once in its header, got it twice")
         fields[key] = value.strip()

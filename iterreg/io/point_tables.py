@@ -253,8 +253,9 @@ def _values(path: Path, number: int, row: Sequence[str], columns: Columns) -> li
         raise ImageReadError(
             f"{path}, line {number}: expected finite numbers in mm, got {shown(','.join(cells))}"
         )
-    placed = columns.defined is None or row[columns.defined].strip() not in ("0", "false", "False")
-    if not placed:
+    place = columns.defined
+    defined = row[place] if place is not None and place < len(row) else "1"
+    if defined.strip().lower() in ("0", "false"):
         raise ImageReadError(
             f"{path}, line {number}: expected a point with a position, got one that is not "
             "defined: place it or remove it"

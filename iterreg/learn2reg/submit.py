@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from iterreg.devices import pick_device
-from iterreg.errors import DeviceError, IterregError, OutputError
+from iterreg.errors import DeviceError, IterregError, OutputError, is_out_of_memory
 from iterreg.formats.learn2reg_files import check_format
 from iterreg.learn2reg.archive import write_zip
 from iterreg.learn2reg.register import Outcome, Settings, config_of, field_path, register_case
@@ -144,6 +144,8 @@ def _attempt(task: Task, pair: Pair, settings: Settings, progress: ProgressCallb
         reason = str(error)
     except Exception as error:  # one bad case must not stop the others
         reason = f"this is a bug in iterreg: {type(error).__name__}: {error}"[:300]
+        if is_out_of_memory(error):
+            reason = "out of memory; try fewer --jobs or a coarser levels.spacing_mm"
     seconds = time.perf_counter() - begun
     return Outcome(pair.case, False, " ".join(reason.split()), seconds, float("nan"))
 
