@@ -27,7 +27,11 @@ from iterreg.cli import iterreg
 from iterreg.errors import GeometryError, ImageContentError, ImageReadError, IterregError
 from iterreg.io import GeometryWarning
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom.*")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning:pydicom.*"),
+    # pydicom leaves the temporary folder of a file set to the garbage collector.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 OTHER = f"{ROOT}.2"
 

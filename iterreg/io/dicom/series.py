@@ -12,15 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iterreg.errors import ImageReadError
-from iterreg.io.dicom.frames import (
-    PHASE_KEYS,
-    About,
-    Frame,
-    about,
-    find_files,
-    frames_of,
-    read_header,
-)
+from iterreg.io.dicom.files import find_files, read_header
+from iterreg.io.dicom.frames import PHASE_KEYS, About, Frame, about, frames_of
 
 SCOUT = "LOCALIZER"
 LEAST_SLICES = 3
@@ -88,7 +81,7 @@ def list_volumes(place: Path) -> list[Volume]:
         dataset = read_header(file)
         found = frames_of(file, dataset)
         if found:
-            known = about(dataset)
+            known = about(file, dataset)
             series.setdefault(known.uid, known)
             frames[known.uid] += found
     names = _names(series)
