@@ -303,7 +303,7 @@ def test_numbers_that_are_no_millimetres(tmp_path: Path) -> None:
         require_refused(tmp_path / name, "expected")
 
 
-@pytest.mark.parametrize("field", ["endian", "kinds", "labels", "space directions"])
+@pytest.mark.parametrize("field", ["endian", "kinds", "labels", "space directions", "x" * 9000])
 def test_long_lines_of_a_nrrd_header(tmp_path: Path, field: str) -> None:
     """ITK's reader of NRRD ends the process over them."""
     fields = {
@@ -318,6 +318,8 @@ def test_long_lines_of_a_nrrd_header(tmp_path: Path, field: str) -> None:
         "space origin": "(0,0,0)",
     }
     for length in (0, 600, 5000):
+        if not length and len(field) > 500:
+            continue
         spoiled = fields | {
             field: fields.get(field, '"a" "b" "c" "d"') + " " * (length > 0) + "9" * length
         }
@@ -325,7 +327,7 @@ def test_long_lines_of_a_nrrd_header(tmp_path: Path, field: str) -> None:
         path = tmp_path / "field.nrrd"
         path.write_bytes(header.encode() + bytes(3 * 8 * 8))
         if length:
-            with pytest.raises(ImageReadError, match=f"at most 500 letters as '?{field}"):
+            with pytest.raises(ImageReadError, match=f"at most 500 letters as '?{field[:15]}"):
                 read_transform(path)
         else:
             assert read_transform(path).grid.voxel_count == 8

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from iterreg.atomic import write_aside
 from iterreg.displacement import DisplacementField, Transform, total_displacement_mm
-from iterreg.errors import OutputError, TransformError
+from iterreg.errors import ImageReadError, OutputError, TransformError
 from iterreg.formats.hdf5_checks import MOST_UNPACKED, SMALL_BYTES
 from iterreg.formats.headers import nifti_head
 from iterreg.geometry import Grid, Matrix, apply_affine, apply_linear
@@ -52,7 +52,10 @@ def read_vectors(path: Path) -> tuple[Vectors, Grid]:
         import nibabel
 
         # ITK turns these, and only these, from RAS into LPS, since its version 5.3.
-        loaded = np.asarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]
+        try:
+            loaded = np.asarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]
+        except (nibabel.filebasedimages.ImageFileError, OSError, ValueError) as error:
+            raise ImageReadError(f"{path}: cannot be read: {str(error)[:200]!a}") from error
         rank = image.GetDimension()
         return loaded.reshape(*image.GetSize(), rank).transpose(*reversed(range(rank + 1))), grid
     return np.moveaxis(sitk.GetArrayFromImage(image), -1, 0), grid

@@ -181,10 +181,10 @@ def parse_nrrd(path: Path, start: bytes) -> NrrdHeader:
             pairs[key] = value[1:]
             continue
         key = " ".join(key.lower().split())
-        if len(value) > LONGEST_FIELD:
+        if max(len(key), len(value)) > LONGEST_FIELD:
             raise ImageReadError(
                 f"{path}: expected at most {LONGEST_FIELD} letters as {shown(key)}, got "
-                f"{len(value)}"
+                f"{len(key) + len(value)}"
             )
         if key in fields:
             raise ImageReadError(f"{path}: expected {shown(key)} once in its header, got it twice")
