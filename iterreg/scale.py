@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from iterreg.config import Config, Limits
+from iterreg.config import Config, Limits, load_config, preset_names
 from iterreg.displacement import DisplacementField, Transform
 from iterreg.geometry import Grid, Points
 from iterreg.image import Image, LabelMap, Mask, RoiPair
@@ -65,12 +65,14 @@ class LengthScale:
 
     @classmethod
     def of(cls, config: Config, image: Image) -> LengthScale:
-        """Choose the scale for a pair.
+        """Choose the scale for a pair. Levels that the user set are taken as they are.
 
         Args:
-            config: its levels say for which size it is made.
+            config: the levels of its preset say for which size it is made.
             image: the fixed image.
         """
+        if config.levels.spacing_mm != _levels_of(config.name):
+            return cls()
         side, voxel, count = _sizes(image.grid)
         finest = min(config.levels.spacing_mm)
         ratio = math.sqrt(side * voxel) / (USUAL * finest)
@@ -178,6 +180,11 @@ class LengthScale:
             _with_shift(transform.affine_lps, self.factor),
             DisplacementField(transform.field.vox, self._grid(transform.grid)),
         )
+
+
+def _levels_of(preset: str) -> tuple[float, ...]:
+    """The levels of a preset that comes with iterreg, mm; none of any other."""
+    return load_config(preset).levels.spacing_mm if preset in preset_names() else ()
 
 
 def _sizes(grid: Grid) -> tuple[float, float, int]:

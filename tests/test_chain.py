@@ -161,3 +161,34 @@ def test_contradicting_switches_are_refused() -> None:
 def test_what_can_be_repeated_still_can() -> None:
     result = run("thorax", "--set", "a=1", "--set", "b=2", "--quiet", "--quiet")
     assert "takes one value" not in result.stderr
+
+
+@pytest.mark.parametrize("word", ["[{},1]", "[{}, 1]", "[{},0]"])
+def test_ants_way_of_writing_an_inverse(files: dict[str, Path], word: str) -> None:
+    ras = points_ras(files["fixed"])
+    points, out = write_points_csv(files["folder"] / "p.csv", ras), files["folder"] / "o.csv"
+    given = "--transform", files["warp.nii.gz"], "--transform", word.format(files["affine.mat"])
+    result = run("apply", *given, "--points", points, "--out", out)
+    assert result.exit_code == 0, result.output
+    affine = sitk.ReadTransform(str(files["affine.mat"]))
+    warp = itk(files, "warp.nii.gz")
+    last = affine.GetInverse() if "1" in word else affine
+    expected = [last.TransformPoint(warp.TransformPoint(p)) for p in (ras * RAS_LPS).tolist()]
+    np.testing.assert_allclose(read_points(out).lps, expected, atol=1e-3)
+    field = "--transform", f"[{files['warp.nii.gz']},1]", "--points", points
+    result = run("apply", *field, "--out", files["folder"] / "no.csv")
+    assert result.exit_code == ExitCode.TRANSFORM
+    assert "--direction moving-to-fixed" in result.stderr
+
+
+def test_a_start_of_another_program(files: dict[str, Path]) -> None:
+    """The initial transform of a registration is read as in ``apply``."""
+    from iterreg.formats.reading import as_transform
+    from iterreg.io import grid_of_file
+
+    (files["folder"] / "start.xfm").write_text(
+        "MNI Transform File\nTransform_Type = Linear;\nLinear_Transform =\n"
+        "1 0 0 -12\n0 1 0 8\n0 0 1 4;\n"
+    )
+    start = as_transform(files["folder"] / "start.xfm", "start", grid_of_file(files["fixed"]))
+    np.testing.assert_allclose(start.affine_lps[:3, 3], (12, -8, 4))

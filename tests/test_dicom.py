@@ -6,6 +6,7 @@ resamples the truth.
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import warnings
@@ -171,6 +172,11 @@ def test_a_dicomdir(tmp_path, fixed, moving):
             files.add(path)
     disc = tmp_path / "disc"
     files.write(disc)
+    with warnings.catch_warnings():
+        # pydicom leaves the temporary folder of a file set to the garbage collector.
+        warnings.simplefilter("ignore", ResourceWarning)
+        del files
+        gc.collect()
     refused(disc / "DICOMDIR", ImageReadError, "1a", "1b")
     is_image(read_image(disc / "DICOMDIR", OTHER), moving[:, :, :5])
     is_image(read_image(disc, OTHER), moving[:, :, :5])
@@ -241,6 +247,23 @@ def test_a_slice_beside_the_others(tmp_path):
 def test_two_slices_far_apart(tmp_path, fixed):
     write_series(tmp_path, fixed, slices=[10, 12])
     read_with_note(tmp_path, "8 mm apart but 4 mm thick")
+
+
+def test_mosaics_are_refused(tmp_path, fixed):
+    kind = ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]
+    write_series(tmp_path, fixed[:, :, :3], ImageType=kind)
+    refused(tmp_path, ImageReadError, "mosaic", "dcm2niix")
+
+
+def test_rounded_axes_are_one_stack(tmp_path):
+    """Axes that differ by less than rounding, on both sides of a rounded number."""
+    for z in range(6):
+        c, s = np.cos(0.005 + 1e-7 * (-1) ** z), np.sin(0.005 + 1e-7 * (-1) ** z)
+        write_slice(
+            tmp_path / f"{z}.dcm", np.full((4, 5), z), (0, -3 * z * s, 3 * z * c), z,
+            axes=(1, 0, 0, 0, c, s), spacing=(0.976562 + 1e-6 * z, 0.976562),
+        )  # fmt: skip
+    assert read_image(tmp_path).grid.shape_zyx == (6, 4, 5)
 
 
 def test_slices_without_a_place(tmp_path, fixed):

@@ -20,6 +20,7 @@ from programs import RAS_LPS, Array, affine_ras, image_of, points_ras, smooth_ra
 
 from iterreg.cli import iterreg
 from iterreg.errors import ExitCode
+from iterreg.formats import TRANSFORM_FORMATS, WRITTEN
 from iterreg.io import read_points
 
 CASE_POINT = np.array([[-60.0, 10.0, -20.0]])
@@ -113,7 +114,7 @@ def test_a_field_of_itk_stays_one(tmp_path: Path, fixed: Path) -> None:
     np.testing.assert_allclose(mapped(tmp_path, path, ras), ras + at(fixed, ras, u), atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", range(2, 7))
+@pytest.mark.parametrize("kind", [*range(2, 7), 7, -1, 0.5, float("nan")])
 def test_niftyregs_other_kinds_are_named(tmp_path: Path, fixed: Path, kind: int) -> None:
     path = vectors(tmp_path / "cpp.nii.gz", fixed, smooth_ras(fixed), (1007, "NREG_TRANS", kind))
     refused(tmp_path, path, "NiftyReg's", "reg_transform -ref FIXED -def cpp.nii.gz")
@@ -196,6 +197,9 @@ def test_flirt(tmp_path: Path, fixed_axes: str, moving_axes: str, turned: bool) 
     ras = points_ras(fixed)
     extra = "--source", moving, "--reference", fixed
     found = mapped(tmp_path, path, ras, *extra)
+    path.rename(tmp_path / "flirt.txt")
+    np.testing.assert_allclose(mapped(tmp_path, tmp_path / "flirt.txt", ras, *extra), found)
+    (tmp_path / "flirt.txt").rename(path)
     np.testing.assert_allclose(found, apply_affine(affine_ras(), ras), atol=1e-3)
     oracle = nitransforms.linear.load(path, fmt="fsl", reference=fixed, moving=moving)
     np.testing.assert_allclose(found, oracle.map(ras), atol=1e-3)
@@ -368,3 +372,30 @@ def test_files_that_only_their_program_reads_are_named(tmp_path: Path) -> None:
         file.attrs["Format"] = "X5"
     refused(tmp_path, tmp_path / "x5.h5", "nitransforms' X5")
     refused(tmp_path, tmp_path / "gone.lta", "no such file")
+
+
+def test_a_small_file_of_a_large_field(tmp_path: Path) -> None:
+    """A header may ask for gigabytes that zeros compress to nothing."""
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.float32)
+    header.set_data_shape((300, 300, 300, 1, 3))
+    header.set_sform(np.eye(4), 1)
+    header.set_intent(1007)
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    with gzip.open(tmp_path / "zeros.nii.gz", "wb", 1) as file:
+        file.write(header.binaryblock + bytes(4))
+        for _ in range(300):
+            file.write(bytes(300 * 300 * 3 * 4))
+    refused(tmp_path, tmp_path / "zeros.nii.gz", "that are stored, got 0.3 GB of them in")
+
+
+def test_the_table_of_the_manual_is_the_table_of_the_code() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "formats.rst").read_text("utf-8")
+    rows = [
+        line.split()
+        for line in text.splitlines()
+        if line.split()[:1] and line.split()[0] in TRANSFORM_FORMATS
+    ]
+    assert {row[0] for row in rows} == set(TRANSFORM_FORMATS)
+    written = {row[0] for row in rows if row[-1] == "yes"}
+    assert written == set(WRITTEN)

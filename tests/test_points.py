@@ -336,3 +336,12 @@ def test_a_linear_known_field_needs_a_grid(folder: Path) -> None:
     assert result.exit_code == 0, result.output
     error = json.loads((folder / "n.json").read_text())["field_error_after"]["overall"]
     assert error["max_mm"] == pytest.approx(0, abs=1e-4)
+
+
+def test_a_match_is_not_begun_with_landmarks_of_another_image(folder: Path) -> None:
+    """The check comes before the model is loaded, which would end with another code here."""
+    image = folder / "image.nii.gz"
+    images = "--fixed", image, "--moving", image, "--checkpoint", folder / "none.pth"
+    landmarks = pair_of(folder, "far.csv", "far.csv")
+    result = run("samreg", *images, *landmarks, "--out", folder / "out", "--quiet")
+    require_refused(result, "far.csv: expected points inside the fixed image")

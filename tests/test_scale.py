@@ -218,8 +218,15 @@ def test_an_image_at_the_edge_gets_a_note(pair_folder):
     found = LengthScale.of(load_config("general"), small)
     assert found.mm == 1
     assert "ends at 2 mm" in found.notes[0] and "[4.8, 2.4, 1.2]" in found.notes[0]
-    finer = load_config("general", {"levels.spacing_mm": [4.8, 2.4, 1.2]})
-    assert LengthScale.of(finer, small).notes == ()
+
+
+@pytest.mark.parametrize("levels", [[16.0], [8.0, 4.0], [0.8, 0.4]])
+@pytest.mark.parametrize("k", [1, 0.1])
+def test_levels_that_the_user_sets_are_taken_as_they_are(pair, levels, k):
+    config = load_config(
+        "general", {"levels.spacing_mm": levels, "levels.steps": [2] * len(levels)}
+    )
+    assert LengthScale.of(config, scaled(pair[0], k)) == LengthScale()
 
 
 def test_a_mouse_on_the_command_line(tmp_path, pair):

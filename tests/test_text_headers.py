@@ -57,8 +57,9 @@ def meta(path: Path, data: bytes | None = None, **changes: str) -> Path:
 
 def nrrd(path: Path, data: bytes | None = None, **changes: str) -> Path:
     """A NRRD file with some fields changed; ``_`` stands for a blank."""
+    end = changes.pop("end", "\n")
     fields = NRRD | {k.replace("_", " "): v for k, v in changes.items()}
-    lines = "NRRD0005\n" + "".join(f"{k}: {v}\n" for k, v in fields.items()) + "\n"
+    lines = "NRRD0005\n" + "".join(f"{k}: {v}\n" for k, v in fields.items()) + end
     path.write_bytes(lines.encode("latin-1") + (VALUES.tobytes() if data is None else data))
     return path
 
@@ -144,9 +145,22 @@ def test_a_pattern_of_data_files(tmp_path, name):
     refused(nrrd(tmp_path / "a.nhdr", data_file=name), "pattern")
 
 
-@pytest.mark.parametrize("name", ["LIST", "LIST 2", "list"])
+@pytest.mark.parametrize("name", ["LIST", "LIST 2", "list", "LIST 2D"])
 def test_a_list_of_data_files(tmp_path, name):
-    refused(meta(tmp_path / "a.mhd", b"", ElementDataFile=name), "LIST")
+    """With its files it is read; without them, or with others, it is refused."""
+    refused(meta(tmp_path / "a.mhd", b"", ElementDataFile=name), "LIST of 3 data files")
+    for z, plane in enumerate(VALUES):
+        (tmp_path / f"s{z}.raw").write_bytes(plane.tobytes())
+    files = b"s0.raw\ns1.raw\ns2.raw\n"
+    is_read(meta(tmp_path / "b.mhd", files, ElementDataFile=name))
+    refused(meta(tmp_path / "c.mhd", files[:14], ElementDataFile=name), "LIST of 3", "got 2")
+    refused(meta(tmp_path / "d.mhd", b"s0.raw\n%n.raw\nx", ElementDataFile=name), "pattern")
+    refused(meta(tmp_path / "e.mhd", files, ElementDataFile="LIST %n"), "LIST")
+    if "D" not in name and name.isupper():
+        is_read(nrrd(tmp_path / "b.nhdr", files, data_file=name, end=""))
+        refused(nrrd(tmp_path / "c.nhdr", files[:14], data_file=name, end=""), "LIST of 3")
+    (tmp_path / "s1.raw").write_bytes(b"short")
+    refused(tmp_path / "b.mhd", "truncated")
 
 
 def test_a_data_file_that_is_missing(tmp_path):

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from click.testing import CliRunner
 
 from iterreg.cli import iterreg
-from iterreg.errors import ExitCode, TransformError
+from iterreg.errors import ExitCode, ImageReadError, TransformError
 from iterreg.formats.itk_checks import LINEAR, check_itk_file
 from iterreg.formats.reading import read_transform
 from iterreg.geometry import Grid, Points
@@ -41,7 +41,9 @@ REFUSED = {
         "50 param",
     ),
     "coarse spline.tfm": (text(SPLINE, "0 0 0", f"1 1 1 {UNIT}"), "out of range"),
-    "no grid.tfm": (text(SPLINE, "0 0 0", "4 4 4"), "in 18 fixed parameters, got 3"),
+    "no grid.tfm": (text(SPLINE, "0 0 0", "4 4 4"), "18 fixed parameters, got 3"),
+    "turned.tfm": (text(FIELD, "0 0 0", "1 1 1 0 0 0 1 1 1 9 0 0 0 1 0 0 0 1"), "orthonormal"),
+    "far grid.tfm": (text(FIELD, "0 0 0", "1 1 1 1e300 0 0 1 1 1 1 0 0 0 1 0 0 0 1"), "range"),
     "half a voxel.tfm": (text(FIELD, "0 0 0", f"1.5 1 1 {UNIT}"), "18 fixed parameters"),
     "field.tfm": (text(FIELD, "0 0 0", f"1000000 1000000 1000000 {UNIT}"), "0 parameters of Displ"),
     "infinite.tfm": (text(FIELD, "0 0 0", f"inf 1 1 {UNIT}"), "finite fixed parameters"),
@@ -301,3 +303,33 @@ def test_numbers_that_are_no_millimetres(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_text(text("AffineTransform_double_3_3", numbers, "0 0 0"))
         require_refused(tmp_path / name, "expected")
+
+
+@pytest.mark.parametrize("field", ["endian", "kinds", "labels", "space directions", "x" * 9000])
+def test_long_lines_of_a_nrrd_header(tmp_path: Path, field: str) -> None:
+    """ITK's reader of NRRD ends the process over them."""
+    fields = {
+        "type": "double",
+        "dimension": "4",
+        "space": "left-posterior-superior",
+        "sizes": "3 2 2 2",
+        "space directions": "none (1,0,0) (0,1,0) (0,0,1)",
+        "kinds": "vector domain domain domain",
+        "endian": "little",
+        "encoding": "raw",
+        "space origin": "(0,0,0)",
+    }
+    for length in (0, 600, 5000):
+        if not length and len(field) > 500:
+            continue
+        spoiled = fields | {
+            field: fields.get(field, '"a" "b" "c" "d"') + " " * (length > 0) + "9" * length
+        }
+        header = "NRRD0004\n" + "".join(f"{k}: {v}\n" for k, v in spoiled.items()) + "\n"
+        path = tmp_path / "field.nrrd"
+        path.write_bytes(header.encode() + bytes(3 * 8 * 8))
+        if length:
+            with pytest.raises(ImageReadError, match=f"at most 500 letters as '?{field[:15]}"):
+                read_transform(path)
+        else:
+            assert read_transform(path).grid.voxel_count == 8

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="T",
     help="transform.h5 of a run, or another program's transform. Repeated, they are a chain in "
-    "ANTs' order: points go through the first one first.",
+    "ANTs' order: points go through the first one first. '[T,1]' is the inverse of a linear one.",
 )
 @click.option(
     "--reference",

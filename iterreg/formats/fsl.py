@@ -34,6 +34,9 @@ from iterreg.formats.vectors import (
 )
 from iterreg.geometry import Grid, Matrix, apply_affine
 
+SMALL_TEXT = 10_000
+"""Bytes; no 4 x 4 matrix is longer."""
+
 FIELD = 2006
 CODES = {
     FIELD: "a displacement field",
@@ -60,8 +63,14 @@ def _recognises(path: Path) -> bool:
     head = nifti_head(path)
     if head is not None:
         return head.intent_code in CODES
-    is_text = b"\0" not in first_bytes(path) and path.stat().st_size < 10_000
-    return path.suffix.lower() == ".mat" and is_text and is_matrix(short_text(path))
+    return path.suffix.lower() == ".mat" and is_matrix_file(path)
+
+
+def is_matrix_file(path: Path) -> bool:
+    """Whether a file is a text with a 4 x 4 matrix, whose program it does not tell."""
+    if b"\0" in first_bytes(path) or path.stat().st_size > SMALL_TEXT:
+        return False
+    return is_matrix(short_text(path))
 
 
 def _load(path: Path, sides: Sides) -> Loaded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ class NiftiHead:
         shape: of the array, nibabel's order.
         intent_code, intent_name, intent_p1: what the numbers are.
         is_afni: whether AFNI left its marks beside the header.
+        data_bytes: of the array, as the header states it.
     """
 
     shape: tuple[int, ...]
@@ -32,6 +34,7 @@ class NiftiHead:
     intent_name: str
     intent_p1: float
     is_afni: bool
+    data_bytes: int
 
 
 def nifti_head(path: Path) -> NiftiHead | None:
@@ -59,6 +62,7 @@ def nifti_head(path: Path) -> NiftiHead | None:
             header["intent_name"].item().decode("latin-1").strip("\0 "),
             float(header["intent_p1"]),
             b"<AFNI_attributes" in start,
+            math.prod(shape) * int(header["bitpix"]) // 8,
         )
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise ImageReadError(f"{path}: cannot be read: {error}") from error

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from iterreg.atomic import last_line
 from iterreg.displacement import DisplacementField, Transform
 from iterreg.errors import TransformError
 from iterreg.formats.loaded import LARGEST, Loaded
+from iterreg.formats.vectors import field_of_vectors
 from iterreg.geometry import Grid, Matrix, Points, apply_linear
 from iterreg.io import silent_itk, to_itk
 from iterreg.io.itk import named_grid
@@ -204,11 +204,10 @@ def field_from_itk(image: sitk.Image, name: str) -> DisplacementField:
     import SimpleITK as sitk
 
     grid = named_grid(image, name)
-    mm = np.moveaxis(sitk.GetArrayViewFromImage(image), -1, 0).astype(np.float64)
-    if not np.all(np.isfinite(mm)):
+    field = field_of_vectors(np.moveaxis(sitk.GetArrayViewFromImage(image), -1, 0), grid)
+    if not bool(field.vox.isfinite().all()):
         raise TransformError(f"{name}: expected a finite displacement, got NaN or infinite values")
-    vox = apply_linear(grid.lps_to_index, mm).astype(np.float32)
-    return DisplacementField(torch.from_numpy(vox), grid)
+    return field
 
 
 def _sampled(itk: sitk.Transform, name: str, reference: Grid) -> Transform:

@@ -115,9 +115,11 @@ def _load(path: Path, sides: Sides) -> Loaded:
     fixed, moving = sides.both(path, "Learn2Reg", "the moving image", "the fixed image")
     k, j, i = fixed.shape_zyx
     field = read_field(path, (i, j, k))
-    if own_positions(fixed, field.transpose(3, 2, 1, 0)) == "indices":
+    close_to = own_positions(fixed, field.transpose(3, 2, 1, 0))
+    if close_to:
         raise TransformError(
-            f"{path}: expected displacements in voxels, got vectors close to the voxels' indices"
+            f"{path}: expected displacements in voxels, got vectors close to the voxels' own "
+            f"{close_to}"
         )
     transform = l2r_to_transform(field, fixed, moving)
     return Loaded(str(path), 3, transform.affine_lps, transform.field)

@@ -66,6 +66,19 @@ class Loaded:
         """Whether the map is an affine, which needs no grid."""
         return self.field is None and self.sampled is None
 
+    def inverted(self) -> Loaded:
+        """Return the inverse of a linear map.
+
+        Raises:
+            TransformError: the map is not linear.
+        """
+        if not self.is_linear:
+            raise TransformError(
+                f"{self.name}: expected a linear transform to invert within a chain, got a field: "
+                "iterreg convert --direction moving-to-fixed inverts it first"
+            )
+        return Loaded(self.name, self.rank, np.asarray(np.linalg.inv(self.affine_lps), np.float64))
+
     def on(self, reference: Grid | None) -> Transform:
         """Return the transform; a field keeps its own grid, others take the reference.
 

@@ -49,9 +49,11 @@ def _load(path: Path, sides: Sides) -> Loaded:
     if head is None:
         numbers = numbers_of(path, without_comments(short_text(path)), 16)
         return linear_in_ras(path, matrix_of(path, numbers))
-    kind = int(head.intent_p1) if head.intent_name == NAME else None
-    if kind is not None and kind not in (DEFORMATION, DISPLACEMENT):
-        words = KINDS[kind] if kind < len(KINDS) else f"a transform of kind {kind}"
+    if head.intent_name != NAME:
+        return load_ras_vectors(path, None)
+    kind = next((k for k in range(len(KINDS)) if k == head.intent_p1), None)
+    if kind not in (DEFORMATION, DISPLACEMENT):
+        words = f"transform of kind {head.intent_p1:g}" if kind is None else KINDS[kind]
         raise TransformError(
             f"{path}: NiftyReg's {words.removeprefix('a ')} has to be sampled by NiftyReg: "
             f"reg_transform -ref FIXED -def {path.name} field.nii.gz"

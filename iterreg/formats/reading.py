@@ -10,6 +10,7 @@ from iterreg.displacement import Transform
 from iterreg.errors import TransformError
 from iterreg.formats import TRANSFORM_FORMATS
 from iterreg.formats.foreign import explain
+from iterreg.formats.fsl import is_matrix_file
 from iterreg.formats.headers import nifti_shape, shape_text
 from iterreg.formats.itk_objects import itk_to_transform
 from iterreg.formats.loaded import Loaded
@@ -56,16 +57,17 @@ def load_transform(path: str | Path, sides: Sides | None = None) -> Loaded:
 
     Args:
         path: the file.
-        sides: the grids of both images, where they are known.
+        sides: the grids of both images, where they are known. With both, a matrix without a word
+            is FSL's.
 
     Raises:
         TransformError, ImageReadError, ImageContentError, GeometryError: as
             :func:`read_transform`, or the format depends on images that are not given.
     """
-    path = Path(path)
-    name = recognise(path, guess=False)
-    row: TransformFormat = TRANSFORM_FORMATS[name]
-    return row.load(path, sides or Sides())
+    path, sides = Path(path), sides or Sides()
+    is_fsl = sides.moving is not None and os.path.isfile(path) and is_matrix_file(path)
+    row: TransformFormat = TRANSFORM_FORMATS["fsl" if is_fsl else recognise(path, guess=False)]
+    return row.load(path, sides)
 
 
 def as_transform(

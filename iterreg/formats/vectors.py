@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from iterreg.atomic import write_aside
 from iterreg.displacement import DisplacementField, Transform, total_displacement_mm
-from iterreg.errors import OutputError, TransformError
+from iterreg.errors import ImageReadError, OutputError, TransformError
+from iterreg.formats.hdf5_checks import MOST_UNPACKED, SMALL_BYTES
 from iterreg.formats.headers import nifti_head
 from iterreg.geometry import Grid, Matrix, apply_affine, apply_linear
 from iterreg.io import read_vector_image
@@ -42,23 +43,41 @@ def read_vectors(path: Path) -> tuple[Vectors, Grid]:
     """
     import SimpleITK as sitk
 
+    head = nifti_head(path)
+    if head is not None:
+        _require_stored(path, head.data_bytes)
     image = read_vector_image(path)
     grid = named_grid(image, str(path))
-    head = nifti_head(path)
     if head is not None and head.intent_code == DISPLACEMENT_CODE:
         import nibabel
 
         # ITK turns these, and only these, from RAS into LPS, since its version 5.3.
-        loaded = np.asarray(nibabel.load(path).dataobj, np.float64)  # type: ignore[attr-defined]
+        try:
+            loaded = np.asarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]
+        except (nibabel.filebasedimages.ImageFileError, OSError, ValueError) as error:
+            raise ImageReadError(f"{path}: cannot be read: {str(error)[:200]!a}") from error
         rank = image.GetDimension()
         return loaded.reshape(*image.GetSize(), rank).transpose(*reversed(range(rank + 1))), grid
-    stored = np.moveaxis(sitk.GetArrayViewFromImage(image), -1, 0)
-    return stored.astype(np.float64), grid
+    return np.moveaxis(sitk.GetArrayFromImage(image), -1, 0), grid
+
+
+def _require_stored(path: Path, stated: int) -> None:
+    """Refuse a small file that asks for any amount of memory."""
+    stored = path.stat().st_size
+    if stated > SMALL_BYTES and stated > MOST_UNPACKED * stored:
+        raise TransformError(
+            f"{path}: expected displacements that are stored, got {stated / 1e9:.1f} GB of them in "
+            f"{stored / 1e6:.1f} MB"
+        )
 
 
 def field_of_vectors(vectors: Vectors, grid: Grid) -> DisplacementField:
     """Return displacements, (rank, *shape) x first in LPS mm, as a field."""
-    vox = apply_linear(grid.lps_to_index, np.asarray(vectors, np.float64)).astype(np.float32)
+    vox = np.empty((grid.rank, *grid.shape_zyx), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is refused by its reader
+        for plane in range(grid.shape_zyx[0]):
+            mm = np.asarray(vectors[:, plane], np.float64)
+            vox[:, plane] = apply_linear(grid.lps_to_index, mm)
     return DisplacementField(torch.from_numpy(vox), grid)
 
 

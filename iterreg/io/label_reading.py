@@ -16,7 +16,8 @@ from iterreg.errors import GeometryError, ImageContentError, ImageReadError
 from iterreg.geometry import Grid
 from iterreg.image import LabelMap, Mask
 from iterreg.io.choices import reading_choices
-from iterreg.io.dicom.frames import is_dicom, modality, read_header
+from iterreg.io.dicom.files import is_dicom, read_header
+from iterreg.io.dicom.frames import modality
 from iterreg.io.dicom.segmentation import read_segmentation
 from iterreg.io.dicom.structures import read_structures
 from iterreg.io.image_formats import Stored
@@ -131,7 +132,7 @@ def _object_kind(path: Path) -> str:
     """The modality of a DICOM file; empty for anything else."""
     if os.path.isdir(path) or not is_dicom(path):
         return ""
-    return modality(read_header(path))
+    return modality(path, read_header(path))
 
 
 def _read_object(

@@ -20,6 +20,7 @@ from iterreg.io.text_headers import (
     ZLIB,
     DataPart,
     data_file,
+    listed_files,
     numbers_as_text,
     read_start,
     real_numbers,
@@ -65,7 +66,7 @@ class MetaHeader:
         sizes: voxels along each axis, x first.
         channels: numbers per voxel.
         dtype: of a number.
-        part: where the voxels are.
+        parts: where the voxels are, as many in each.
         as_text: whether they are written as text.
         spacing, origin: x first, mm.
         direction: (axes, axes), the axes as columns.
@@ -74,7 +75,7 @@ class MetaHeader:
     sizes: tuple[int, ...]
     channels: int
     dtype: np.dtype[Any]
-    part: DataPart
+    parts: tuple[DataPart, ...]
     as_text: bool
     spacing: tuple[float, ...]
     origin: tuple[float, ...]
@@ -87,6 +88,11 @@ class MetaHeader:
         for n in self.sizes:
             total *= n
         return total
+
+    @property
+    def part_bytes(self) -> int:
+        """How many bytes each part holds."""
+        return self.count * self.dtype.itemsize // len(self.parts)
 
 
 def load(path: Path) -> tuple[sitk.Image, Stored]:
@@ -102,7 +108,8 @@ def load(path: Path) -> tuple[sitk.Image, Stored]:
     header = parse_meta_image(path)
     shape = tuple(reversed(header.sizes))
     if header.as_text:
-        words = numbers_as_text(path, header.part, header.count)
+        share = header.count // len(header.parts)
+        words = [w for part in header.parts for w in numbers_as_text(path, part, share)]
         kind = float if header.dtype.kind == "f" else int
         try:
             values = np.array([kind(word) for word in words], header.dtype)
@@ -110,8 +117,9 @@ def load(path: Path) -> tuple[sitk.Image, Stored]:
             raise ImageReadError(f"{path}: expected voxels of {header.dtype.name}") from error
     else:
         content = bytearray()
-        for piece in unpacked(path, header.part, header.count * header.dtype.itemsize):
-            content += piece
+        for part in header.parts:
+            for piece in unpacked(path, part, header.part_bytes):
+                content += piece
         values = np.frombuffer(content, header.dtype)
     values = values.astype(header.dtype.newbyteorder("="), copy=False)
     array = values.reshape(shape if header.channels == 1 else (*shape, header.channels))
@@ -131,8 +139,8 @@ def read_grid(path: Path) -> Grid:
     header = parse_meta_image(path)
     if len(header.sizes) > 3:
         raise ImageContentError(f"{path}: {len(header.sizes)}-D, expected one volume")
-    if not header.as_text:
-        require_whole(path, header.part, header.count * header.dtype.itemsize)
+    for part in () if header.as_text else header.parts:
+        require_whole(path, part, header.part_bytes)
     rows = tuple(tuple(row) for row in header.direction.tolist())
     return Grid(tuple(reversed(header.sizes)), header.spacing, header.origin, rows)
 
@@ -166,7 +174,7 @@ def parse_meta_image(path: Path) -> MetaHeader:
         sizes,
         channels,
         dtype,
-        _data_part(path, fields, end, count),
+        _data_parts(path, fields, end, count),
         _flag(path, fields, "BinaryData", True) is False
         and not _flag(path, fields, "CompressedData"),
         *_geometry(path, fields, axes),
@@ -222,24 +230,26 @@ def _fields(path: Path, start: bytes) -> tuple[dict[str, str], int]:
     return fields, place
 
 
-def _data_part(path: Path, fields: dict[str, str], end: int, length: int) -> DataPart:
+def _data_parts(path: Path, fields: dict[str, str], end: int, length: int) -> tuple[DataPart, ...]:
     named = fields[LAST_KEY]
-    if named.upper().startswith("LIST"):
-        raise ImageReadError(
-            f"{path}: expected one data file, got a LIST of files: such headers are not read; "
-            "write the image into one file"
-        )
     packed = ZLIB if _flag(path, fields, "CompressedData") else ""
+    if named.upper().startswith("LIST"):
+        sizes = [int(n) for n in fields["DimSize"].split()]
+        told = named[4:].strip().upper().removesuffix("D")
+        files = listed_files(path, path.read_bytes()[end:], sizes, told)
+        share = length // len(files)
+        return tuple(DataPart(f, _skipped(path, f, fields, share), packed) for f in files)
     if named.upper() in ("LOCAL", "LOCAL_DATA"):
-        return DataPart(path, end, packed)
-    return DataPart(data_file(path, named), _skipped(path, fields, length), packed)
+        return (DataPart(path, end, packed),)
+    file = data_file(path, named)
+    return (DataPart(file, _skipped(path, file, fields, length), packed),)
 
 
-def _skipped(path: Path, fields: dict[str, str], length: int) -> int:
+def _skipped(path: Path, file: Path, fields: dict[str, str], length: int) -> int:
     """Bytes of the data file before its voxels; -1 means that the voxels end the file."""
     told = fields.get("HeaderSize", "0")
     if told == "-1":
-        return max(0, data_file(path, fields[LAST_KEY]).stat().st_size - length)
+        return max(0, file.stat().st_size - length)
     if not (told.isascii() and told.isdigit() and len(told) < 12):
         raise ImageReadError(f"{path}: expected a HeaderSize of 0 or more, got {shown(told)}")
     return int(told)

@@ -17,6 +17,7 @@ from iterreg.io.text_headers import (
     ZLIB,
     DataPart,
     data_file,
+    listed_files,
     numbers_as_text,
     read_start,
     real_numbers,
@@ -44,6 +45,9 @@ PACKED = {"raw": "", "gzip": ZLIB, "gz": ZLIB, "bzip2": BZIP2, "bz2": BZIP2}
 TEXT = ("ascii", "text", "txt")
 DATA_FILE = ("data file", "datafile")
 MOST_AXES = 5
+
+LONGEST_FIELD = 500
+"""Letters of a field's value. ITK's reader damages its own memory above about 600."""
 
 MM_PER_UNIT = {
     "um": 1e-3,
@@ -177,6 +181,11 @@ def parse_nrrd(path: Path, start: bytes) -> NrrdHeader:
             pairs[key] = value[1:]
             continue
         key = " ".join(key.lower().split())
+        if max(len(key), len(value)) > LONGEST_FIELD:
+            raise ImageReadError(
+                f"{path}: expected at most {LONGEST_FIELD} letters as {shown(key)}, got "
+                f"{len(key) + len(value)}"
+            )
         if key in fields:
             raise ImageReadError(f"{path}: expected {shown(key)} once in its header, got it twice")
         fields[key] = value.strip()
@@ -194,10 +203,13 @@ def _check_data(path: Path, header: NrrdHeader, count: int, width: int) -> None:
             f"{path}: expected an encoding of raw, gzip, bzip2 or text, got {shown(encoding)}"
         )
     if named.startswith("LIST"):
-        raise ImageReadError(
-            f"{path}: expected one data file, got a LIST of files: such headers are not read; "
-            "write the image into one file"
-        )
+        sizes = [int(n) for n in fields["sizes"].split()]
+        files = listed_files(path, path.read_bytes()[header.end :], sizes, named[4:].strip())
+        for each in files:
+            part = DataPart(each, 0, PACKED.get(encoding, ""))
+            if encoding in PACKED and not any(k.endswith("skip") for k in fields):
+                require_whole(path, part, count * width // len(files))
+        return
     file, start = (data_file(path, named), 0) if named else (path, header.end)
     packed = PACKED.get(encoding, "")
     for key in ("line skip", "lineskip", "byte skip", "byteskip"):

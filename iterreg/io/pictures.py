@@ -6,6 +6,7 @@ reads; OpenCV reads what Pillow would round to 8 bits.
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iterreg.errors import ImageContentError, ImageReadError
+from iterreg.errors import ImageContentError, ImageReadError, IterregError
+from iterreg.io.bounded import BoundedFile
 from iterreg.io.choices import reading_choices
 from iterreg.io.image_formats import Stored
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB")
 """Pillow's names of what is read."""
+
+MOST_RATIO = 2000
+"""Pixels for a byte of a file; the strongest compression of grey values reaches half of it."""
 
 MODES = {
     "1": "L",
@@ -78,8 +83,9 @@ def _pages(path: Path) -> list[NDArray[Any]]:
         # Pillow warns of large pictures and of odd metadata; neither changes what is read.
         warnings.simplefilter("ignore")
         try:
-            with Pillow.open(path, formats=FORMATS) as picture:
+            with BoundedFile(path) as file, Pillow.open(file, formats=FORMATS) as picture:
                 _require_end(path, picture.format or "")
+                _require_plausible(path, picture)
                 count = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
                 pages = []
                 for number in range(count):
@@ -90,7 +96,9 @@ def _pages(path: Path) -> list[NDArray[Any]]:
             return [_by_opencv(path)]
         except Pillow.DecompressionBombError as error:
             raise ImageReadError(f"{path}: expected a picture that fits, got {error}") from error
-        except (OSError, SyntaxError, ValueError, KeyError, EOFError, OverflowError) as error:
+        except (IterregError, MemoryError):
+            raise
+        except Exception as error:  # Damaged files make Pillow raise nearly anything.
             told = " ".join(str(error).split())[:200]
             raise ImageReadError(f"{path}: expected a whole picture, got: {told}") from error
 
@@ -133,7 +141,14 @@ def _by_opencv(path: Path) -> NDArray[Any]:
     from PIL import Image as Pillow
     from PIL import UnidentifiedImageError
 
-    array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    shown = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        array = None
+    finally:
+        cv2.utils.logging.setLogLevel(shown)
     if array is None:
         raise ImageReadError(f"{path}: expected an image, but its content is not one")
     if array.ndim == 3:
@@ -168,6 +183,16 @@ def _without_alpha(path: Path, page: NDArray[Any], notes: list[str]) -> NDArray[
         notes.append(f"{path}: it is transparent in places: its colours are taken as they are")
     page = page[..., :-1]
     return page[..., 0] if page.shape[2] == 1 else page
+
+
+def _require_plausible(path: Path, picture: Pillow.Image) -> None:
+    """Refuse a size that no compression explains: damage, which would take all memory."""
+    width, height = picture.size
+    if picture.mode != "1" and width * height > MOST_RATIO * os.path.getsize(path):
+        raise ImageReadError(
+            f"{path}: expected {width} x {height} pixels by its header, got a file of "
+            f"{os.path.getsize(path)} bytes"
+        )
 
 
 def _require_end(path: Path, name: str) -> None:

@@ -10,7 +10,7 @@ import bz2
 import math
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -103,6 +103,32 @@ def data_file(path: Path, name: str) -> Path:
     if not name or not os.path.isfile(file):
         raise ImageReadError(f"{path}: expected the data file {shown(name)} beside it")
     return file
+
+
+def listed_files(path: Path, lines: bytes, sizes: Sequence[int], told: str) -> list[Path]:
+    """The data files that follow ``LIST`` in a header, one a line.
+
+    Args:
+        path: of the header.
+        lines: what follows.
+        sizes: voxels along each axis, the fastest first.
+        told: what follows the word LIST: how many axes each file holds, or nothing.
+
+    Raises:
+        ImageReadError: they are missing, or not as many as the image has slices.
+    """
+    names = [line.strip() for line in lines.decode("latin-1").split("\n") if line.strip()]
+    held = int(told) if told.isascii() and told.isdigit() and len(told) < 2 else len(sizes) - 1
+    if not 0 < held <= len(sizes) or told.strip("0123456789"):
+        raise ImageReadError(f"{path}: expected LIST and a number of axes, got {shown(told)}")
+    count = 1
+    for n in sizes[held:]:
+        count *= n
+    if len(names) != count:
+        raise ImageReadError(
+            f"{path}: expected a LIST of {count} data files by its size, got {len(names)}"
+        )
+    return [data_file(path, name) for name in names]
 
 
 def require_whole(path: Path, part: DataPart, count: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iterreg.io.dicom.frames import DIRECTORY, is_dicom
+from iterreg.io.dicom.files import DIRECTORY, is_dicom
 from iterreg.io.dicom.series import Volume, list_volumes, pick
 from iterreg.io.dicom.stack import stack
 from iterreg.io.image_formats import Stored

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from iterreg.atomic import STAGING_PREFIX
 from iterreg.errors import ImageContentError, ImageReadError
-from iterreg.io.dicom.frames import Frame, is_dicom, quiet_pydicom
+from iterreg.io.dicom.files import quiet_pydicom, read_dataset
+from iterreg.io.dicom.frames import Frame
 from iterreg.io.itk import quiet_itk
 
 MOST_RATIO = 2000
@@ -44,7 +45,7 @@ def _stored(frame: Frame) -> NDArray[Any]:
 
     path, shape = frame.file, (frame.count, frame.rows, frame.columns)
     with quiet_pydicom(path):
-        dataset = pydicom.dcmread(path, force=not is_dicom(path))
+        dataset = read_dataset(path)
         if int(dataset.get("SamplesPerPixel", 1) or 1) != 1:
             raise ImageContentError(f"{path}: expected one value per voxel, got colours")
         syntax = dataset.file_meta.get("TransferSyntaxUID") if "file_meta" in dir(dataset) else None

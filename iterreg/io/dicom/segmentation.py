@@ -13,7 +13,8 @@ import torch
 from iterreg.errors import GeometryError, ImageReadError
 from iterreg.geometry import Grid
 from iterreg.image import LabelMap, Mask
-from iterreg.io.dicom.frames import Frame, quiet_pydicom, read_frames, read_header
+from iterreg.io.dicom.files import quiet_pydicom, read_header
+from iterreg.io.dicom.frames import Frame, read_frames
 from iterreg.io.dicom.pixels import slices
 from iterreg.io.dicom.series import heights
 from iterreg.io.segments import Segment, fits
@@ -100,7 +101,8 @@ def _lattice(
 ) -> tuple[Grid, list[int]]:
     """A grid that holds all frames, and the slice of each."""
     first = frames[0]
-    if any(f.position is None or f.axes != first.axes or f.spacing is None for f in frames):
+    told = first.axes is not None and first.spacing is not None
+    if not told or any(f.position is None or f.axes != first.axes for f in frames):
         raise GeometryError(f"{path}: expected slices that say where they are, in one plane")
     assert first.axes is not None and first.spacing is not None
     axes = np.asarray(first.axes, np.float64)

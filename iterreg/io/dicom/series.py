@@ -12,15 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iterreg.errors import ImageReadError
-from iterreg.io.dicom.frames import (
-    PHASE_KEYS,
-    About,
-    Frame,
-    about,
-    find_files,
-    frames_of,
-    read_header,
-)
+from iterreg.io.dicom.files import find_files, read_header
+from iterreg.io.dicom.frames import PHASE_KEYS, About, Frame, about, frames_of
 
 SCOUT = "LOCALIZER"
 LEAST_SLICES = 3
@@ -88,7 +81,7 @@ def list_volumes(place: Path) -> list[Volume]:
         dataset = read_header(file)
         found = frames_of(file, dataset)
         if found:
-            known = about(dataset)
+            known = about(file, dataset)
             series.setdefault(known.uid, known)
             frames[known.uid] += found
     names = _names(series)
@@ -192,12 +185,14 @@ def _natural(name: str) -> tuple[int, str]:
 def _volumes(name: str, series: About, frames: list[Frame]) -> list[Volume]:
     """Split a series into the stacks and the phases that it holds."""
     frames, notes = _without_copies(frames)
-    stacks: dict[tuple[object, ...], list[Frame]] = defaultdict(list)
+    groups: list[list[Frame]] = []
     for frame in frames:
-        axes = None if frame.axes is None else tuple(np.round(frame.axes, 2))
-        scout = SCOUT in frame.kind
-        stacks[(frame.rows, frame.columns, axes, frame.spacing, scout)].append(frame)
-    groups = sorted(stacks.values(), key=len, reverse=True)
+        same = next((group for group in groups if _alike(group[0], frame)), None)
+        if same is None:
+            groups.append([frame])
+        else:
+            same.append(frame)
+    groups.sort(key=len, reverse=True)
     planned = [g for g in groups if SCOUT not in g[0].kind] or groups
     largest = len(planned[0])
     kept = [g for g in planned if len(g) >= max(LEAST_SLICES, SMALL_SHARE * largest)] or planned[:1]
@@ -213,6 +208,17 @@ def _volumes(name: str, series: About, frames: list[Frame]) -> list[Volume]:
         Volume(f"{name}/{k}", series, tuple(part), phase, tuple(notes))
         for k, (part, phase) in enumerate(found, 1)
     ]
+
+
+def _alike(first: Frame, second: Frame) -> bool:
+    """Whether two slices may lie in one stack: one size, one plane, rounding aside."""
+    for one, other in ((first.axes, second.axes), (first.spacing, second.spacing)):
+        if (one is None) != (other is None):
+            return False
+        if one is not None and other is not None and not np.allclose(one, other, 1e-3, 5e-3):
+            return False
+    sizes = (first.rows, first.columns) == (second.rows, second.columns)
+    return sizes and (SCOUT in first.kind) == (SCOUT in second.kind)
 
 
 def _without_copies(frames: list[Frame]) -> tuple[list[Frame], list[str]]:

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from iterreg.errors import GeometryError
+from iterreg.errors import GeometryError, ImageReadError
 from iterreg.geometry import Grid
 from iterreg.io.dicom.frames import Frame
 from iterreg.io.dicom.pixels import slices
 from iterreg.io.dicom.series import SAME_PLACE_MM, Volume, heights
+from iterreg.texts import without_controls
 
 Array = NDArray[np.float64]
 
@@ -24,6 +25,8 @@ STRAIGHT_PIXELS = 0.1
 """A stack whose slices are shifted in their plane by less than this, over its length, is a box."""
 
 MOST_NAMED = 5
+MOSAIC = "MOSAIC"
+"""Siemens puts all slices of a volume side by side into one picture."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def stack(place: Path, volume: Volume) -> Stacked:
         (apart @ axes[3:] / first.spacing[0], apart @ axes[:3] / first.spacing[1])
     )
     values = np.stack(list(slices(frames)))
-    notes = [f"{place}: {note}" for note in volume.notes]
+    notes = [without_controls(f"{place}: {note}") for note in volume.notes]
     if len(frames) == 2 and height > 1.5 * first.thickness > 0:
         notes.append(
             f"{place}: its two slices are {height:.4g} mm apart but {first.thickness:.4g} mm "
@@ -90,6 +93,11 @@ def _ordered(place: Path, frames: Sequence[Frame]) -> list[Frame]:
         GeometryError: they do not say where they are.
     """
     for frame in frames:
+        if MOSAIC in frame.kind:
+            raise ImageReadError(
+                f"{place}: expected slices, got a mosaic of them ({frame.file.name}): convert it "
+                "to NIfTI with dcm2niix"
+            )
         for name, value in (
             ("ImagePositionPatient", frame.position),
             ("ImageOrientationPatient", frame.axes),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from iterreg.errors import GeometryError, ImageReadError
 from iterreg.geometry import Grid, apply_affine
 from iterreg.image import LabelMap, Mask
-from iterreg.io.dicom.frames import quiet_pydicom, read_header
+from iterreg.io.dicom.files import quiet_pydicom, read_header
 from iterreg.io.segments import Segment, fits
 from iterreg.texts import without_controls
 
