@@ -136,7 +136,20 @@ def test_a_file_that_names_itself(tmp_path: Path) -> None:
         ("AffineTransform", [0.0] * 12, {}, "can be inverted"),
         ("TranslationTransform", [1, 2, np.inf], {}, "finite numbers"),
         ("BSplineTransform", [1, 2], spline()[1], "expected 1008 parameters for its grid"),
-        ("BSplineTransform", [0] * 1008, spline()[1] | {"GridSize": "1e9 1e9 1e9"}, "its grid"),
+        ("BSplineTransform", [0] * 1008, spline()[1] | {"GridSize": "1e9 1e9 1e9"}, "out of range"),
+        (
+            "BSplineTransform",
+            [0] * 1008,
+            spline()[1] | {"GridSpacing": "1e300 8 7"},
+            "out of range",
+        ),
+        ("BSplineTransform", [0] * 1008, spline()[1] | {"GridOrigin": "1e300 8 7"}, "out of range"),
+        (
+            "BSplineTransform",
+            [0] * 1008,
+            spline()[1] | {"GridDirection": "1e9 0 0 0 1 0 0 0 1"},
+            "orthonormal",
+        ),
         ("BSplineTransform", [0] * 1008, spline()[1] | {"GridIndex": "1 0 0"}, "GridIndex"),
     ],
 )

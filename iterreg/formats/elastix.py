@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from iterreg.errors import TransformError
 from iterreg.formats.headers import first_bytes
-from iterreg.formats.itk_checks import LINEAR
+from iterreg.formats.itk_checks import LINEAR, lattice_voxels
 from iterreg.formats.itk_objects import itk_to_loaded, one_line
 from iterreg.formats.loaded import Loaded
 from iterreg.formats.matrices import numbers_of
@@ -127,20 +127,21 @@ def _spline(
     start = _numbers(path, table, "GridIndex", rank) if "GridIndex" in table else [0.0] * rank
     direction = _numbers(path, table, "GridDirection", rank * rank)
     (order,) = _numbers(path, table, "BSplineTransformSplineOrder", 1) or [3.0]
-    count = rank
-    for n in size:
-        count *= int(n) if n == int(n) and n > order else 0
-    if order not in (1, 2, 3) or len(parameters) != count or min(spacing) <= 0:
+    if any(start):
+        raise TransformError(f"{path}: expected a grid of splines that starts at 0 0 0 (GridIndex)")
+    if order not in (1, 2, 3):
+        raise TransformError(f"{path}: expected splines of order 1, 2 or 3, got {order:g}")
+    # elastix writes its direction by columns, ITK by rows.
+    rows = [direction[rank * k + r] for r in range(rank) for k in range(rank)]
+    fixed = [*size, *origin, *spacing, *rows]
+    count = rank * lattice_voxels(path, "BSplineTransform", int(order) + 1, fixed)
+    if len(parameters) != count:
         raise TransformError(
             f"{path}: expected {count} parameters for its grid of splines, got {len(parameters)}"
         )
-    if any(start):
-        raise TransformError(f"{path}: expected a grid of splines that starts at 0 0 0 (GridIndex)")
-    # elastix writes its direction by columns, ITK by rows.
-    rows = [direction[rank * k + r] for r in range(rank) for k in range(rank)]
     itk = sitk.BSplineTransform(rank, int(order))
     with one_line(path):
-        itk.SetFixedParameters([*size, *origin, *spacing, *rows])
+        itk.SetFixedParameters(fixed)
         itk.SetParameters(parameters)
     return itk
 

@@ -7,6 +7,7 @@ held against its kind and its grid, and against the size of the file.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import IO
 
 import numpy as np
 
-from iterreg.errors import TransformError
+from iterreg.errors import GeometryError, TransformError
 from iterreg.formats.hdf5_checks import HDF5_SUFFIXES, MOST_FIXED, Part, hdf5_parts
+from iterreg.geometry import Grid
 from iterreg.io import extension_of
 
 TEXT_SUFFIXES = (".tfm", ".txt")
@@ -57,6 +59,9 @@ _MATLAB_HEADER = 20
 
 LONGEST = 1e6
 """No axis of a grid has more nodes."""
+
+FARTHEST_MM, SHORTEST_MM = 1e7, 1e-7
+"""No lattice lies farther away, and none is finer."""
 
 
 def check_itk_file(path: Path) -> None:
@@ -103,7 +108,7 @@ def _require_fit(path: Path, part: Part) -> None:
         expected = LINEAR[kind](rank)
     else:
         order = int(named[3] or 3) if kind.startswith("BSpline") else 0
-        expected = rank * _voxels(path, kind, rank, order + 1, part.fixed)
+        expected = rank * lattice_voxels(path, kind, order + 1, part.fixed)
     if part.count != expected:
         raise TransformError(
             f"{path}: expected {expected} parameters of {kind}, got {part.count}; the file is cut "
@@ -111,21 +116,38 @@ def _require_fit(path: Path, part: Part) -> None:
         )
 
 
-def _voxels(path: Path, kind: str, rank: int, least: int, fixed: Sequence[float]) -> int:
-    """The size of a grid with at least so many nodes an axis: size, origin, spacing, direction."""
-    size, spacing = fixed[:rank], fixed[2 * rank : 3 * rank]
+def lattice_voxels(path: Path, kind: str, least: int, fixed: Sequence[float]) -> int:
+    """Return how many nodes a lattice has: ITK may search for ever in one that is none.
+
+    Args:
+        path, kind: whose it is, for messages.
+        least: nodes that every axis needs.
+        fixed: size, origin, spacing and direction by rows, x first.
+
+    Raises:
+        TransformError: it is none.
+    """
+    rank = {10: 2, 18: 3}.get(len(fixed), 0)
+    size, origin, spacing = (fixed[n * rank : (n + 1) * rank] for n in range(3))
     in_range = all(least <= n <= LONGEST and n == int(n) for n in size)
-    fits = len(fixed) == rank * (3 + rank) and in_range
-    if not fits or not all(s > 0 for s in spacing):
+    placed = all(abs(x) <= FARTHEST_MM for x in origin)
+    stepped = all(SHORTEST_MM <= s <= FARTHEST_MM for s in spacing)
+    if not (rank and in_range and placed and stepped):
         raise TransformError(
-            f"{path}: expected size, origin, spacing and direction of {kind} in "
-            f"{rank * (3 + rank)} fixed parameters, got {len(fixed)} or a size or spacing "
-            "out of range"
+            f"{path}: expected size, origin, spacing and direction of {kind} in 10 or 18 fixed "
+            f"parameters, got {len(fixed)} or a size or spacing out of range"
         )
-    voxels = 1
-    for n in size:
-        voxels *= int(n)
-    return voxels
+    axes = np.asarray(fixed[3 * rank :]).reshape(rank, rank)
+    try:
+        grid = Grid(
+            tuple(int(n) for n in reversed(size)),
+            tuple(spacing),
+            tuple(origin),
+            tuple(tuple(row) for row in axes.tolist()),
+        )
+    except GeometryError as error:
+        raise TransformError(f"{path}: {kind}: {error}") from error
+    return math.prod(grid.shape_zyx)
 
 
 def _text_parts(path: Path) -> list[Part]:
