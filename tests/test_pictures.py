@@ -131,6 +131,18 @@ def test_tiff_of_wide_numbers(tmp_path, dtype):
     np.testing.assert_array_equal(channels(tmp_path / "w.tif"), values)
 
 
+@pytest.mark.parametrize("vectors", [False, True])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "f4"])
+def test_tiff_of_any_numbers(tmp_path, dtype, vectors):
+    """From the smallest to the largest, as SimpleITK writes them."""
+    kind = np.dtype(dtype)
+    low, high = (-1e6, 1e6) if kind.kind == "f" else (np.iinfo(kind).min, np.iinfo(kind).max)
+    shape = (*SIZE, 3) if vectors else SIZE
+    values = np.linspace(low, float(high) * 0.999, int(np.prod(shape))).astype(kind).reshape(shape)
+    sitk.WriteImage(sitk.GetImageFromArray(values, isVector=vectors), str(tmp_path / "n.tif"))
+    np.testing.assert_array_equal(channels(tmp_path / "n.tif"), values.astype(np.float32))
+
+
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_palettes(tmp_path, suffix):
     colours = Pillow.fromarray(np.kron(COLOUR // 128 * 255, np.ones((4, 4, 1), np.uint8)))

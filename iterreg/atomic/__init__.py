@@ -7,6 +7,7 @@ behind; the next one that writes there recognises it and clears it away.
 
 from iterreg.atomic.files import last_line, write_aside, write_json, write_text
 from iterreg.atomic.folder import OutputFolder
+from iterreg.atomic.moves import reach_disk
 from iterreg.atomic.staging import (
     STAGING_PREFIX,
     clean_up,
@@ -22,6 +23,7 @@ __all__ = [
     "folder_lock",
     "keep_journal",
     "last_line",
+    "reach_disk",
     "scratch_folder",
     "write_aside",
     "write_json",

@@ -82,13 +82,19 @@ def verify(names: tuple[str, ...]) -> None:
 @click.option(
     "--url", metavar="URL", help="Link to the file.  [default: the authors' link, if known]"
 )
+@click.option(
+    "--sha256",
+    metavar="HEX",
+    help="Checksum that the file must have.  [default: the published one, if known]",
+)
 @quiet_option
 @debug_option
-def fetch(name: str, url: str | None, quiet: bool) -> None:
+def fetch(name: str, url: str | None, sha256: str | None, quiet: bool) -> None:
     """Download a variant's weights into the cache.
 
     An interrupted download is resumed when you run the command again. The file gets its name only
-    when it is complete and its checksum is right.
+    when it is complete and its checksum is right. For a variant without a published checksum give
+    --sha256.
     """
     from iterreg.samreg import weights as cache
     from iterreg.samreg.variants import find_variant
@@ -101,7 +107,7 @@ def fetch(name: str, url: str | None, quiet: bool) -> None:
             fraction = done / total if total else 0.5
             report(Progress("fetch", fraction, f"downloading {spec.file}"))
 
-        path = cache.fetch(spec, url, on_bytes)
+        path = cache.fetch(spec, url, on_bytes, sha256)
     console.say(f"{path}")
 
 

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB")
 """Pillow's names of what is read."""
 
+BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339
+UNSIGNED, SIGNED = 1, 2
+"""Tags of TIFF, and values of the second one."""
+
 MOST_RATIO = 2000
 """Pixels for a byte of a file; the strongest compression of grey values reaches half of it."""
 
@@ -108,9 +112,11 @@ def _page(path: Path, picture: Pillow.Image, count: int) -> NDArray[Any]:
     from PIL import ImageOps
 
     deep = any("16" in str(tile) or "32" in str(tile) for tile in getattr(picture, "tile", ()))
-    if deep and picture.mode in ("RGB", "RGBA", "LA", "RGBX"):
+    if (deep and picture.mode in ("RGB", "RGBA", "LA", "RGBX")) or _is_odd_tiff(picture):
         if count > 1:
-            raise ImageContentError(f"{path}: expected one colour picture of 16 bits, got {count}")
+            raise ImageContentError(
+                f"{path}: expected one picture of its number type in a file, got {count}"
+            )
         return _by_opencv(path)
     picture.load()
     turned = ImageOps.exif_transpose(picture)
@@ -123,6 +129,13 @@ def _page(path: Path, picture: Pillow.Image, count: int) -> NDArray[Any]:
         turned = turned.convert(mode)
     array = np.asarray(turned)
     return array.astype(array.dtype.newbyteorder("="))
+
+
+def _is_odd_tiff(picture: Pillow.Image) -> bool:
+    """Whether a TIFF has numbers that Pillow takes for others: int8 and uint32."""
+    tags = getattr(picture, "tag_v2", {})
+    bits, kinds = tags.get(BITS_PER_SAMPLE, (1,)), tags.get(SAMPLE_FORMAT, (1,))
+    return (8 in bits and SIGNED in kinds) or (32 in bits and UNSIGNED in kinds)
 
 
 def _without_palette(picture: Pillow.Image) -> Pillow.Image:

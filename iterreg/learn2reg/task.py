@@ -18,7 +18,7 @@ SPLITS = {
 }
 """The keys of each split in the JSON: the pairs, and their number."""
 
-IMAGE_NAME = re.compile(r"(\d{4})_(\d{4})\.nii\.gz$")
+IMAGE_NAME = re.compile(r"([0-9]{4})_([0-9]{4})\.nii\.gz$")
 """Subject and modality, which the evaluator takes from the end of a file's name."""
 
 
