@@ -345,3 +345,19 @@ def test_a_match_is_not_begun_with_landmarks_of_another_image(folder: Path) -> N
     landmarks = pair_of(folder, "far.csv", "far.csv")
     result = run("samreg", *images, *landmarks, "--out", folder / "out", "--quiet")
     require_refused(result, "far.csv: expected points inside the fixed image")
+
+
+@pytest.mark.filterwarnings("default::iterreg.landmarks.PointsWarning")
+def test_a_landmark_outside_is_in_the_record(folder: Path) -> None:
+    image = folder / "image.nii.gz"
+    landmarks = pair_of(folder, "one out.csv", "one out.csv")
+    arguments = "--fixed", image, "--moving", image, *landmarks
+    result = run("evaluate", *arguments, "--json", folder / "n.json")
+    assert result.exit_code == 0, result.output
+    first = json.loads((folder / "n.json").read_text())["notes"][1]
+    assert "1 of 4 lies outside" in first and "the fixed image" in first
+    quick = "--set", "levels.spacing_mm=[8.0]", "--set", "levels.steps=[2]", "--segmenter", "none"
+    given = "--preset", "general", *quick, *arguments, "--out", folder / "out", "--quiet"
+    assert run("register", *given, "--no-report").exit_code in (0, 15, 16)
+    notes = json.loads((folder / "out" / "run.json").read_text())["notes"]
+    assert sum("1 of 4 lies outside" in note for note in notes) == 2
