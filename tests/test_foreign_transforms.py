@@ -217,8 +217,10 @@ def test_fnirt(tmp_path: Path, fixed_axes: str, moving_axes: str) -> None:
     refused(tmp_path, path, "FSL", "--source (flirt -in)")
     ras = points_ras(fixed)
     oracle = readFnirt(str(path), FslImage(str(moving)), FslImage(str(fixed)), defType="relative")
-    found = mapped(tmp_path, path, ras, "--source", moving, "--reference", fixed)
-    np.testing.assert_allclose(found, oracle.transform(ras, "world", "world"), atol=1e-3)
+    nibabel.save(image, tmp_path / "warp.nii")
+    for stored in (path, tmp_path / "warp.nii"):
+        found = mapped(tmp_path, stored, ras, "--source", moving, "--reference", fixed)
+        np.testing.assert_allclose(found, oracle.transform(ras, "world", "world"), atol=1e-3)
 
 
 def test_absolute_warps_of_fsl_are_named(tmp_path: Path, fixed: Path) -> None:
