@@ -13,6 +13,7 @@ import numpy as np
 
 from iterreg.displacement import Transform
 from iterreg.errors import ImageContentError, ImageReadError, TransformError
+from iterreg.formats.foreign import MATRIX
 from iterreg.formats.headers import NIFTI_SUFFIXES, first_bytes, nifti_head, shape_text, short_text
 from iterreg.formats.learn2reg_files import Field, read_field
 from iterreg.formats.loaded import Loaded
@@ -80,6 +81,8 @@ def _load(path: Path, sides: Sides) -> Loaded:
             f"{path}: FSL's {CODES[head.intent_code]} have to be sampled by FSL: convertwarp "
             f"--ref=REFERENCE --warp1={path.name} --out=field.nii.gz --relout"
         )
+    if head is None and (sides.fixed is None or sides.moving is None):
+        raise TransformError(f"{path}: this is {MATRIX}")
     reference, source = sides.both(path, "FSL", "flirt -in", "flirt -ref")
     there, back = lps_to_fsl(reference), np.asarray(np.linalg.inv(lps_to_fsl(source)), np.float64)
     if head is None:
