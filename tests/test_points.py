@@ -57,6 +57,15 @@ WRITTEN = {
     "voxels beside mm.csv": lines(
         "x_vox,x,y,z,x_mm,y_mm,z_mm", "1,2,2,2,-60,10,-20", "1,3,3,3,70,20.5,30", "1,4,4,4,0,40,10"
     ),
+    "positions.csv": lines(
+        '"Pos X [mm]","Pos Y [mm]","Pos Z [mm]",', "-60,10,-20,", "70,20.5,30,", "0,40,10,"
+    ),
+    "coordinates.csv": lines(
+        "X-coordinate LPS (mm);Y-coordinate LPS (mm);Z-coordinate LPS (mm)",
+        "-60;10;-20",
+        "70;20.5;30",
+        "0;40;10",
+    ),
     "ras columns.csv": lines("x_ras,y_ras,z_ras", "60,-10,-20", "-70,-20.5,30", "-0,-40,10"),
     "slicer export.csv": lines(
         "label,r,a,s,defined,selected",
@@ -102,6 +111,8 @@ def test_names_of_another_alphabet_do_no_harm(tmp_path: Path) -> None:
 REFUSED = {
     "no header.csv": ("1,2,3\n4,5,6\n", "voxel indices"),
     "voxels.csv": ("x_vox,y_vox,z_vox\n1,2,3\n", "expected a header with columns x,y,z"),
+    "metres.csv": ("x_m,y_m,z_m\n1,2,3\n", "expected a header with columns x,y,z"),
+    "two sets.csv": ("fixed_x,fixed_y,fixed_z\n1,2,3\n", "expected a header with columns"),
     "twice.csv": ("x,x,y,z\n1,2,3,4\n", "expected a header"),
     "empty.csv": ("", "empty file"),
     "header.csv": ("x,y,z\n", "a header alone"),
