@@ -192,16 +192,21 @@ def test_the_pages_of_a_tiff_are_a_volume(tmp_path):
         read_image(tmp_path / "t.tif")
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp", "deep.png", "deep.tif"])
 @pytest.mark.parametrize("missing", [9, 0.3, 0.9])
 def test_cut_pictures_are_refused(tmp_path, suffix, missing):
     path = tmp_path / f"cut.{suffix}"
-    large = RANDOM.integers(0, 256, (60, 80), dtype=np.uint8)
-    Pillow.fromarray(large).save(path)
+    if suffix.startswith("deep"):
+        deep = RANDOM.integers(0, 65536, (60, 80, 3), dtype=np.uint16)
+        sitk.WriteImage(sitk.GetImageFromArray(deep, isVector=True), str(path))
+    else:
+        Pillow.fromarray(RANDOM.integers(0, 256, (60, 80), dtype=np.uint8)).save(path)
     whole = path.read_bytes()
     lost = missing if missing > 1 else int(missing * len(whole))
     path.write_bytes(whole[:-lost])
-    if suffix == "png" and lost == 9:  # Its last chunk, which holds nothing, is 12 bytes long.
+    if (
+        suffix.endswith("png") and lost == 9
+    ):  # Its last chunk, which holds nothing, is 12 bytes long.
         return
     with pytest.raises(ImageReadError) as error:
         read_image(path)

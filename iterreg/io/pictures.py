@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB")
 """Pillow's names of what is read."""
 
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\x89PNG")
+"""How the files begin that OpenCV reads here."""
+
 BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339
 UNSIGNED, SIGNED = 1, 2
 """Tags of TIFF, and values of the second one."""
@@ -111,8 +114,8 @@ def _page(path: Path, picture: Pillow.Image, count: int) -> NDArray[Any]:
     """One page as (Y, X) or (Y, X, C), turned as its orientation says."""
     from PIL import ImageOps
 
-    deep = any("16" in str(tile) or "32" in str(tile) for tile in getattr(picture, "tile", ()))
-    if (deep and picture.mode in ("RGB", "RGBA", "LA", "RGBX")) or _is_odd_tiff(picture):
+    deep = _is_deep(picture) and picture.mode in ("RGB", "RGBA", "LA", "RGBX")
+    if deep or _is_odd_tiff(picture):
         if count > 1:
             raise ImageContentError(
                 f"{path}: expected one picture of its number type in a file, got {count}"
@@ -129,6 +132,13 @@ def _page(path: Path, picture: Pillow.Image, count: int) -> NDArray[Any]:
         turned = turned.convert(mode)
     array = np.asarray(turned)
     return array.astype(array.dtype.newbyteorder("="))
+
+
+def _is_deep(picture: Pillow.Image) -> bool:
+    """Whether the channels of a file have more than 8 bits, of which Pillow keeps 8."""
+    arguments = [tile[3] for tile in getattr(picture, "tile", ())]
+    modes = [a if isinstance(a, str) else a[0] if a else "" for a in arguments]
+    return any(";16" in str(mode) or ";32" in str(mode) for mode in modes)
 
 
 def _is_odd_tiff(picture: Pillow.Image) -> bool:
@@ -150,9 +160,13 @@ def _without_palette(picture: Pillow.Image) -> Pillow.Image:
 
 def _by_opencv(path: Path) -> NDArray[Any]:
     """A picture of more than 8 bits, with the channels in Pillow's order."""
-    import cv2
     from PIL import Image as Pillow
     from PIL import UnidentifiedImageError
+
+    with path.open("rb") as file:
+        if not file.read(4).startswith(MAGIC):
+            raise ImageReadError(f"{path}: expected an image, but its content is not one")
+    import cv2
 
     shown = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
