@@ -363,6 +363,7 @@ def test_files_that_only_their_program_reads_are_named(tmp_path: Path) -> None:
         ("warp+tlrc.HEAD", b"type = string-attribute\n", "AFNI's warp"),
         ("ffd.dof.gz", gzip.compress(bytes(500)), "MIRTK's"),
         ("xf.txt", b"MGH_GPUIT_BSP <experimental>\n", "plastimatch's B-spline"),
+        ("T.0.toml", b'Transform = "TranslationTransform"\n', "elastix's newer form"),
         ("reg.dcm", bytes(128) + b"DICM", "DICOM registration"),
         ("warp.mif", b"mrtrix image\n", "MRtrix's"),
         ("grid.mnc", bytes(500), "MINC's grid"),

@@ -21,6 +21,7 @@ BY_SUFFIX = {
     ".trf": "BrainVoyager's: write it in ITK's form",
     ".dcm": "DICOM: 3D Slicer writes a DICOM registration as a transform of ITK",
     ".mif": "MRtrix's: warpconvert writes it for ITK, as a displacement field in LPS mm",
+    ".toml": "elastix's newer form, if it is elastix's: write it as TransformParameters.0.txt",
     ".reg": "another program's: write it in ITK's form",
 }
 """What a suffix tells of a file's program, and the way out."""
