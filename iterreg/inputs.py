@@ -42,6 +42,7 @@ class Inputs:
         landmarks: fixed and moving points, as many of each, or None.
         roi_pairs: matched regions in the spaces of the images.
         initial: the user's transform, or None.
+        landmark_notes: what was warned of about the landmarks.
     """
 
     fixed: Image
@@ -51,12 +52,14 @@ class Inputs:
     landmarks: tuple[Points, Points] | None
     roi_pairs: Sequence[RoiPair]
     initial: Transform | None
+    landmark_notes: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know about how the files were read."""
         files = [self.fixed, self.moving, *(self.labels or ()), *self.masks]
-        return tuple(dict.fromkeys(n for file in files if file is not None for n in file.notes))
+        read = dict.fromkeys(n for file in files if file is not None for n in file.notes)
+        return (*read, *self.landmark_notes)
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Given:
         _require_overlap(fixed, moving, initial)
         rank = fixed.grid.rank
         landmarks = read_landmarks(self.fixed_landmarks, self.moving_landmarks, rank)
-        check_landmarks(landmarks, (fixed.grid, moving.grid), initial)
+        notes = check_landmarks(landmarks, (fixed.grid, moving.grid), initial)
         for pair in self.roi_pairs:
             require_same_space(pair.fixed, fixed)
             require_same_space(pair.moving, moving)
@@ -97,6 +100,7 @@ class Given:
             landmarks,
             self.roi_pairs,
             initial,
+            notes,
         )
 
     def _read_labels(self, fixed: Image, moving: Image) -> tuple[LabelMap, LabelMap] | None:

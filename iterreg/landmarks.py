@@ -90,7 +90,7 @@ def require_rank(points: Points, rank: int, other: str, name: str = "points") ->
         )
 
 
-def check_inside(points: Points, grid: Grid, image: str, name: str = "points") -> None:
+def check_inside(points: Points, grid: Grid, image: str, name: str = "points") -> str:
     """Refuse points that belong to another image, and warn of single ones that lie outside.
 
     Args:
@@ -98,6 +98,9 @@ def check_inside(points: Points, grid: Grid, image: str, name: str = "points") -
         grid: of their image.
         image: what the grid belongs to, in words.
         name: of the points, if they have none.
+
+    Returns:
+        What the warning said; empty if all lie inside.
 
     Raises:
         GeometryError: the ranks differ, most points lie outside, or all lie inside once x and y
@@ -116,7 +119,7 @@ lie inside: are they RAS instead of LPS?
     outside = _outside(points.lps, grid)
     count = int(outside.sum())
     if not count:
-        return
+        return ""
     first = ", ".join(f"{v:g}" for v in points.lps[int(np.argmax(outside))])
     text = (
         f"{_name(points, name)}: expected points inside {image}, which spans {span(grid)} (LPS "
@@ -128,13 +131,14 @@ lie inside: are they RAS instead of LPS?
     if count > MOST_OUTSIDE * len(points):
         raise GeometryError(text + _other_reading(points.lps, grid))
     warnings.warn(PointsWarning(text), stacklevel=2)
+    return text
 
 
 def check_landmarks(
     landmarks: tuple[Points, Points] | None,
     grids: tuple[Grid | None, Grid | None],
     start: Transform | None = None,
-) -> None:
+) -> tuple[str, ...]:
     """Hold both sets of landmarks against their images and against each other.
 
     Args:
@@ -142,18 +146,23 @@ def check_landmarks(
         grids: of the fixed and of the moving image; None is not checked.
         start: where the fixed landmarks are expected before a registration; None is the identity.
 
+    Returns:
+        What was warned of.
+
     Raises:
         GeometryError: as :func:`check_inside`, or one of the two sets is in RAS.
     """
     if landmarks is None:
-        return
+        return ()
+    notes = []
     for points, grid, side in zip(landmarks, grids, ("fixed", "moving"), strict=True):
         if grid is not None:
-            check_inside(points, grid, f"the {side} image", f"{side}_landmarks")
+            notes.append(check_inside(points, grid, f"the {side} image", f"{side}_landmarks"))
     fixed, moving = landmarks
     if start is not None:
         fixed = Points(start.map_points(fixed).lps, fixed.name)
     require_one_system(fixed, moving, grids[0])
+    return tuple(note for note in notes if note)
 
 
 def require_one_system(fixed: Points, moving: Points, grid: Grid | None = None) -> None:

@@ -40,7 +40,8 @@ SMALL = 0.6
 """In that unit, an image at the edge of what fits."""
 
 COARSE = 1.5
-"""Voxels that are so many times smaller than the finest level hold details that it does not see."""
+"""Voxels that are so many times smaller than the finest level hold details that it does not see;
+voxels so many times larger than the coarsest one have no coarse level."""
 
 LEAST_VOXELS = 50_000
 """Of an image that has details."""
@@ -86,8 +87,11 @@ class LengthScale:
                 1.0, (_misfit(config, image.grid, "its voxels are too many to follow them"),)
             )
         if power == 0:
-            coarse = ratio < SMALL and voxel * COARSE < finest and count > LEAST_VOXELS
-            return cls(1.0, (_misfit(config, image.grid, ""),) if coarse else ())
+            if ratio < SMALL and voxel * COARSE < finest and count > LEAST_VOXELS:
+                return cls(1.0, (_misfit(config, image.grid, ""),))
+            if voxel > COARSE * max(config.levels.spacing_mm):
+                return cls(1.0, (_too_fine(config, voxel),))
+            return cls()
         mm = 10.0**-power
         levels = ", ".join(f"{s * mm:g}" for s in config.levels.spacing_mm)
         note = (
@@ -200,6 +204,17 @@ def _with_shift(affine: Any, factor: float) -> Any:
     rank = len(scaled) - 1
     scaled[:rank, rank] *= factor
     return scaled
+
+
+def _too_fine(config: Config, voxel: float) -> str:
+    """That an image has no coarse level, and what to do."""
+    coarsest, search = max(config.levels.spacing_mm), config.start.search_mm
+    reach = f", and start.search_mm = {search:g} reaches {search / voxel:.1f} voxels" * (search > 0)
+    return (
+        f"levels.spacing_mm of the preset {config.name} begins at {coarsest:g} mm, but the image "
+        f"has voxels of {voxel:.3g} mm: there is no coarser level{reach}. For large motion try "
+        f"--set 'levels.spacing_mm=[{4 * voxel:.2g}, {2 * voxel:.2g}, {voxel:.2g}]'"
+    )
 
 
 def _misfit(config: Config, grid: Grid, reason: str) -> str:

@@ -178,3 +178,18 @@ def test_fsl_needs_its_own_two_images(tmp_path: Path) -> None:
     assert "add --source (flirt -in) and --reference (flirt -ref)" in result.stderr
     own = "--source", fixed, "--reference", fixed
     assert run("convert", *given, *own, "--out", tmp_path / "o.h5").exit_code == 0
+
+
+def test_a_learn2reg_field_is_applied_between_its_images(
+    tmp_path: Path, pair: tuple[Path, Path]
+) -> None:
+    path = converted(tmp_path, pair, "learn2reg", "disp.npz")
+    fixed, moving = pair
+    ras = points_ras(fixed)
+    points, out = write_points_csv(tmp_path / "p.csv", ras), tmp_path / "o.csv"
+    given = "apply", "--transform", path, "--points", points, "--out", out
+    refused = run(*given)
+    assert refused.exit_code == ExitCode.TRANSFORM
+    assert "add --source (the moving image) and --reference (the fixed image)" in refused.stderr
+    assert run(*given, "--source", moving, "--reference", fixed).exit_code == 0
+    np.testing.assert_allclose(read_points(out).lps * RAS_LPS, truth(fixed, ras), atol=2e-3)

@@ -363,6 +363,27 @@ def test_colours_are_refused(tmp_path):
         read_image(tmp_path)
 
 
+def test_palettes_are_refused(tmp_path, fixed):
+    write_series(tmp_path, fixed[:, :, :3])
+    for path in tmp_path.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.PhotometricInterpretation = "PALETTE COLOR"
+        dataset.save_as(path)
+    with pytest.raises(ImageContentError, match="colours") as error:
+        read_image(tmp_path)
+    assert str(error.value).count(str(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "modality"), [("liver_1frame.dcm", "SEG"), ("rtstruct.dcm", "RTSTRUCT")]
+)
+def test_objects_without_intensities(tmp_path, name, modality):
+    path = tmp_path / name
+    shutil.copy(get_testdata_file(name), path)
+    refused(path, ImageReadError, f"modality {modality}")
+    refused(tmp_path, ImageReadError, "found none")
+
+
 def test_empty_folders_and_single_slices(tmp_path, fixed):
     refused(tmp_path, ImageReadError, "found none")
     path = write_series(tmp_path / "s", fixed[:, :, :1])[0]

@@ -150,6 +150,12 @@ def test_a_file_that_names_itself(tmp_path: Path) -> None:
             spline()[1] | {"GridDirection": "1e9 0 0 0 1 0 0 0 1"},
             "orthonormal",
         ),
+        (
+            "BSplineTransform",
+            [0] * 1008,
+            spline()[1] | {"UseCyclicTransform": '"true"'},
+            "UseCyclicTransform",
+        ),
         ("BSplineTransform", [0] * 1008, spline()[1] | {"GridIndex": "1 0 0"}, "GridIndex"),
     ],
 )

@@ -217,8 +217,10 @@ def test_fnirt(tmp_path: Path, fixed_axes: str, moving_axes: str) -> None:
     refused(tmp_path, path, "FSL", "--source (flirt -in)")
     ras = points_ras(fixed)
     oracle = readFnirt(str(path), FslImage(str(moving)), FslImage(str(fixed)), defType="relative")
-    found = mapped(tmp_path, path, ras, "--source", moving, "--reference", fixed)
-    np.testing.assert_allclose(found, oracle.transform(ras, "world", "world"), atol=1e-3)
+    nibabel.save(image, tmp_path / "warp.nii")
+    for stored in (path, tmp_path / "warp.nii"):
+        found = mapped(tmp_path, stored, ras, "--source", moving, "--reference", fixed)
+        np.testing.assert_allclose(found, oracle.transform(ras, "world", "world"), atol=1e-3)
 
 
 def test_absolute_warps_of_fsl_are_named(tmp_path: Path, fixed: Path) -> None:
@@ -346,7 +348,7 @@ def test_mni_that_is_no_matrix(tmp_path: Path) -> None:
 def test_niftyregs_matrix_is_named_or_read(tmp_path: Path, fixed: Path) -> None:
     path = tmp_path / "aff.txt"
     np.savetxt(path, affine_ras())
-    refused(tmp_path, path, "does not say whose it is", "--from fsl", "--from niftyreg")
+    refused(tmp_path, path, "does not say whose it is", "flirt -in", "--from niftyreg")
     given = "--transform", path, "--fixed", fixed, "--out", tmp_path / "itk.h5"
     assert run("convert", *given, "--from", "niftyreg").exit_code == 0
     ras = points_ras(fixed)
@@ -360,6 +362,10 @@ def test_files_that_only_their_program_reads_are_named(tmp_path: Path) -> None:
         ("register.dat", b"subject\n1.0\n1.0\n0.15\n1 0 0 0\n", "FreeSurfer's register.dat"),
         ("warp+tlrc.HEAD", b"type = string-attribute\n", "AFNI's warp"),
         ("ffd.dof.gz", gzip.compress(bytes(500)), "MIRTK's"),
+        ("xf.txt", b"MGH_GPUIT_BSP <experimental>\n", "plastimatch's B-spline"),
+        ("T.0.toml", b'Transform = "TranslationTransform"\n', "elastix's newer form"),
+        ("reg.dcm", bytes(128) + b"DICM", "DICOM registration"),
+        ("warp.mif", b"mrtrix image\n", "MRtrix's"),
         ("grid.mnc", bytes(500), "MINC's grid"),
         ("sn.mat", b"MATLAB 5.0 MAT-file, Platform: GLNXA64" + bytes(500), "as SPM saves"),
         ("rows.txt", b"1 0 0 12\n0 1 0 -8\n0 0 1 4\n", "if they are AFNI's"),

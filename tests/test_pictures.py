@@ -115,6 +115,18 @@ def test_values_are_kept(tmp_path, suffix, values):
     assert read_image(path).dtype == "uint8"
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp", "jpg"])
+def test_sizes_that_look_like_bits(tmp_path, suffix):
+    """1632 x 32 pixels of 8 bits."""
+    values = np.kron(RANDOM.integers(0, 256, (4, 204, 3), dtype=np.uint8), np.ones((8, 8, 1)))
+    Pillow.fromarray(values.astype(np.uint8)).save(tmp_path / f"s.{suffix}")
+    read = channels(tmp_path / f"s.{suffix}")
+    if suffix == "jpg":
+        assert correlation(read, values) > 0.9
+    else:
+        np.testing.assert_array_equal(read, values)
+
+
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("values", [DEEP, DEEP_COLOUR], ids=["grey", "colour"])
 def test_sixteen_bits_are_kept(tmp_path, suffix, values):
@@ -129,6 +141,18 @@ def test_tiff_of_wide_numbers(tmp_path, dtype):
     values = (DEEP.astype(np.float64) - 30000.5).astype(dtype)
     Pillow.fromarray(values).save(tmp_path / "w.tif")
     np.testing.assert_array_equal(channels(tmp_path / "w.tif"), values)
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "f4"])
+def test_tiff_of_any_numbers(tmp_path, dtype, vectors):
+    """From the smallest to the largest, as SimpleITK writes them."""
+    kind = np.dtype(dtype)
+    low, high = (-1e6, 1e6) if kind.kind == "f" else (np.iinfo(kind).min, np.iinfo(kind).max)
+    shape = (*SIZE, 3) if vectors else SIZE
+    values = np.linspace(low, float(high) * 0.999, int(np.prod(shape))).astype(kind).reshape(shape)
+    sitk.WriteImage(sitk.GetImageFromArray(values, isVector=vectors), str(tmp_path / "n.tif"))
+    np.testing.assert_array_equal(channels(tmp_path / "n.tif"), values.astype(np.float32))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -180,20 +204,27 @@ def test_the_pages_of_a_tiff_are_a_volume(tmp_path):
         read_image(tmp_path / "t.tif")
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp", "deep.png", "deep.tif"])
 @pytest.mark.parametrize("missing", [9, 0.3, 0.9])
 def test_cut_pictures_are_refused(tmp_path, suffix, missing):
     path = tmp_path / f"cut.{suffix}"
-    large = RANDOM.integers(0, 256, (60, 80), dtype=np.uint8)
-    Pillow.fromarray(large).save(path)
+    if suffix.startswith("deep"):
+        values = RANDOM.integers(0, 65536, (60, 80, 3), dtype=np.uint16)
+        sitk.WriteImage(sitk.GetImageFromArray(values, isVector=True), str(path))
+    else:
+        values = RANDOM.integers(0, 256, (60, 80), dtype=np.uint8)
+        Pillow.fromarray(values).save(path)
     whole = path.read_bytes()
     lost = missing if missing > 1 else int(missing * len(whole))
     path.write_bytes(whole[:-lost])
-    if suffix == "png" and lost == 9:  # Its last chunk, which holds nothing, is 12 bytes long.
-        return
-    with pytest.raises(ImageReadError) as error:
-        read_image(path)
-    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    try:
+        found = channels(path)
+    except ImageReadError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+    else:
+        # What was lost held no pixel: PNG's last chunk, the resolution of a TIFF.
+        assert lost == 9
+        np.testing.assert_array_equal(found, values)
 
 
 def test_what_is_no_picture(tmp_path):

@@ -57,6 +57,15 @@ WRITTEN = {
     "voxels beside mm.csv": lines(
         "x_vox,x,y,z,x_mm,y_mm,z_mm", "1,2,2,2,-60,10,-20", "1,3,3,3,70,20.5,30", "1,4,4,4,0,40,10"
     ),
+    "positions.csv": lines(
+        '"Pos X [mm]","Pos Y [mm]","Pos Z [mm]",', "-60,10,-20,", "70,20.5,30,", "0,40,10,"
+    ),
+    "coordinates.csv": lines(
+        "X-coordinate LPS (mm);Y-coordinate LPS (mm);Z-coordinate LPS (mm)",
+        "-60;10;-20",
+        "70;20.5;30",
+        "0;40;10",
+    ),
     "ras columns.csv": lines("x_ras,y_ras,z_ras", "60,-10,-20", "-70,-20.5,30", "-0,-40,10"),
     "slicer export.csv": lines(
         "label,r,a,s,defined,selected",
@@ -102,6 +111,8 @@ def test_names_of_another_alphabet_do_no_harm(tmp_path: Path) -> None:
 REFUSED = {
     "no header.csv": ("1,2,3\n4,5,6\n", "voxel indices"),
     "voxels.csv": ("x_vox,y_vox,z_vox\n1,2,3\n", "expected a header with columns x,y,z"),
+    "metres.csv": ("x_m,y_m,z_m\n1,2,3\n", "expected a header with columns x,y,z"),
+    "two sets.csv": ("fixed_x,fixed_y,fixed_z\n1,2,3\n", "expected a header with columns"),
     "twice.csv": ("x,x,y,z\n1,2,3,4\n", "expected a header"),
     "empty.csv": ("", "empty file"),
     "header.csv": ("x,y,z\n", "a header alone"),
@@ -345,3 +356,19 @@ def test_a_match_is_not_begun_with_landmarks_of_another_image(folder: Path) -> N
     landmarks = pair_of(folder, "far.csv", "far.csv")
     result = run("samreg", *images, *landmarks, "--out", folder / "out", "--quiet")
     require_refused(result, "far.csv: expected points inside the fixed image")
+
+
+@pytest.mark.filterwarnings("default::iterreg.landmarks.PointsWarning")
+def test_a_landmark_outside_is_in_the_record(folder: Path) -> None:
+    image = folder / "image.nii.gz"
+    landmarks = pair_of(folder, "one out.csv", "one out.csv")
+    arguments = "--fixed", image, "--moving", image, *landmarks
+    result = run("evaluate", *arguments, "--json", folder / "n.json")
+    assert result.exit_code == 0, result.output
+    first = json.loads((folder / "n.json").read_text())["notes"][1]
+    assert "1 of 4 lies outside" in first and "the fixed image" in first
+    quick = "--set", "levels.spacing_mm=[8.0]", "--set", "levels.steps=[2]", "--segmenter", "none"
+    given = "--preset", "general", *quick, *arguments, "--out", folder / "out", "--quiet"
+    assert run("register", *given, "--no-report").exit_code in (0, 15, 16)
+    notes = json.loads((folder / "out" / "run.json").read_text())["notes"]
+    assert sum("1 of 4 lies outside" in note for note in notes) == 2

@@ -220,6 +220,14 @@ def test_an_image_at_the_edge_gets_a_note(pair_folder):
     assert "ends at 2 mm" in found.notes[0] and "[4.8, 2.4, 1.2]" in found.notes[0]
 
 
+def test_an_image_at_the_upper_edge_gets_a_note(pair_folder):
+    """Voxels of 16 mm in an object of 2 m: none of the levels is coarser."""
+    large = scaled(read_image(pair_folder / "fixed.nii.gz"), 4)
+    found = LengthScale.of(load_config("general"), large)
+    assert found.mm == 1
+    assert "begins at 8 mm" in found.notes[0] and "reaches 1.5 voxels" in found.notes[0]
+
+
 @pytest.mark.parametrize("levels", [[16.0], [8.0, 4.0], [0.8, 0.4]])
 @pytest.mark.parametrize("k", [1, 0.1])
 def test_levels_that_the_user_sets_are_taken_as_they_are(pair, levels, k):

@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner
 from dicom_files import ROOT, base, decimals, write_series
 from matplotlib.path import Path as Outline
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.pixels import pack_bits
 from pydicom.sequence import Sequence
@@ -348,6 +349,17 @@ def test_contours_need_an_image_and_its_slices(tmp_path):
     write_structures(path, {"far": [star((9000, 48), 20, 103.0)]})
     with pytest.raises(GeometryError, match="inside the image"):
         read_label_map(path, reference=GRID)
+
+
+def test_another_programs_files():
+    """A segmentation, cut to one of its frames, and a structure set that pydicom comes with."""
+    with pytest.raises(ImageReadError, match="expected 1 frames, got the places of 3"):
+        read_label_map(get_testdata_file("liver_1frame.dcm"))
+    structures = Path(get_testdata_file("rtstruct.dcm"))
+    with pytest.raises(GeometryError, match="image that they were drawn on"):
+        read_label_map(structures)
+    with pytest.raises(GeometryError, match=r"inside the image|another image"):
+        read_label_map(structures, reference=GRID)
 
 
 def test_contours_with_wider_steps_than_slices(tmp_path):

@@ -60,6 +60,11 @@ REFUSED = {
     "escaped kind.tfm": (text("\x1b[2JTransform", "0", "0"), "got '\\x1b[2JTransform'"),
     "four axes.tfm": (text("TranslationTransform_double_4_4", "0 0 0 0", ""), "of rank 2 or 3"),
     "no parts.tfm": (START + "Transform: CompositeTransform_double_3_3\n", "without one"),
+    "two.tfm": (
+        text("TranslationTransform_double_3_3", "1 2 3", "")
+        + text("TranslationTransform_double_3_3", "1 2 3", "").partition("V1.0\n")[2],
+        "got 2 transforms without a word on their order",
+    ),
     "nothing.tfm": (START, "without one"),
     "numbers first.tfm": (START + "Parameters: 0 0\n", "a line Transform before Parameters"),
     "many fixed.tfm": (

@@ -133,10 +133,11 @@ class _Given:
         self.has_grid = grid is not None
         self.transform = self.original if grid is None else resample_transform(self.original, grid)
         self.known = known
-        self._check_landmarks()
+        outside = self._check_landmarks()
         maps = () if self.labels is None else (self.labels.fixed, self.labels.moving)
         read = (*(self.images or ()), *maps)
-        self.notes = (*self.notes, *dict.fromkeys(n for file in read for n in file.notes))
+        told = dict.fromkeys(n for file in read for n in file.notes)
+        self.notes = (*self.notes, *told, *outside)
         if options["transform"] is None:
             self.notes = ("no --transform was given: this measures the identity", *self.notes)
 
@@ -146,16 +147,18 @@ class _Given:
             return self.labels.fixed.grid, self.labels.moving.grid
         return (None, None) if self.images is None else (self.images[0].grid, self.images[1].grid)
 
-    def _check_landmarks(self) -> None:
+    def _check_landmarks(self) -> tuple[str, ...]:
         """Hold the landmarks against what is known of both images, before anything is measured."""
         from iterreg.landmarks import check_inside, check_landmarks
 
         if self.landmarks is None:
-            return
+            return ()
         fixed, moving = self._grids()
+        note = ""
         if fixed is None and self.has_grid:
-            check_inside(self.landmarks[0], self.transform.grid, "the transform's grid")
-        check_landmarks(self.landmarks, (fixed, moving), self.original)
+            note = check_inside(self.landmarks[0], self.transform.grid, "the transform's grid")
+        notes = check_landmarks(self.landmarks, (fixed, moving), self.original)
+        return (*((note,) if note else ()), *notes)
 
     def measure(self) -> Measures:
         """Measure all that was given."""

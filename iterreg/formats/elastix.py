@@ -122,6 +122,8 @@ def _spline(
 ) -> sitk.Transform:
     import SimpleITK as sitk
 
+    if table.get("UseCyclicTransform", "").strip('"').lower() == "true":
+        raise TransformError(f"{path}: expected splines that are not cyclic (UseCyclicTransform)")
     size = _numbers(path, table, "GridSize", rank)
     spacing, origin = (_numbers(path, table, f"Grid{k}", rank) for k in ("Spacing", "Origin"))
     start = _numbers(path, table, "GridIndex", rank) if "GridIndex" in table else [0.0] * rank

@@ -19,15 +19,23 @@ BY_SUFFIX = {
     ".dof": "MIRTK's or IRTK's: mirtk convert-dof writes it for ITK or FSL",
     ".x5": "nitransforms' X5: write it in ITK's form (to_filename with fmt 'itk')",
     ".trf": "BrainVoyager's: write it in ITK's form",
+    ".dcm": "DICOM: 3D Slicer writes a DICOM registration as a transform of ITK",
+    ".mif": "MRtrix's: warpconvert writes it for ITK, as a displacement field in LPS mm",
+    ".toml": "elastix's newer form, if it is elastix's: write it as TransformParameters.0.txt",
     ".reg": "another program's: write it in ITK's form",
 }
 """What a suffix tells of a file's program, and the way out."""
 
-SPM_MAT = "MATLAB's, as SPM saves its parameters: give the deformation y_*.nii that SPM writes"
+BY_START = {
+    b"MGH_GPUIT_BSP": "plastimatch's B-spline: plastimatch xf-convert --output-type vf",
+    b"MATLAB 5.0": "MATLAB's, as SPM saves its parameters: give the deformation y_*.nii of SPM",
+}
+"""What the first letters of a file tell."""
+
 MATRIX = (
-    "a matrix of numbers that does not say whose it is. Of FSL: iterreg convert --from fsl with "
-    "--source (flirt -in) and --reference (flirt -ref); of NiftyReg (reg_aladin): iterreg convert "
-    "--from niftyreg"
+    "a matrix of numbers that does not say whose it is. FSL's flirt: add --source (flirt -in) and "
+    "--reference (flirt -ref), in iterreg apply or convert. NiftyReg's reg_aladin: iterreg convert "
+    "--from niftyreg. Convert3D's or greedy's: c3d_affine_tool -oitk first"
 )
 ROWS = (
     "numbers without a header: if they are AFNI's, give the file the suffix .aff12.1D, or iterreg "
@@ -65,8 +73,10 @@ def explain(path: Path) -> str | None:
     suffix, start = extension_of(path), first_bytes(path)
     if path.name.lower().endswith(".dof.gz"):
         return BY_SUFFIX[".dof"]
-    if start.startswith(b"MATLAB 5.0") or (start.startswith(HDF5) and suffix == ".mat"):
-        return SPM_MAT
+    begins = b"MATLAB 5.0" if start.startswith(HDF5) and suffix == ".mat" else start
+    for mark, words in BY_START.items():
+        if begins.startswith(mark):
+            return words
     if start.startswith(HDF5):
         return BY_SUFFIX[".x5"] if is_x5(path) else None
     text = start.decode("latin-1")

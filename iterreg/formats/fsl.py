@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from iterreg.displacement import Transform
-from iterreg.errors import TransformError
-from iterreg.formats.headers import NIFTI_SUFFIXES, first_bytes, nifti_head, short_text
+from iterreg.errors import ImageContentError, ImageReadError, TransformError
+from iterreg.formats.foreign import MATRIX
+from iterreg.formats.headers import NIFTI_SUFFIXES, first_bytes, nifti_head, shape_text, short_text
 from iterreg.formats.learn2reg_files import Field, read_field
 from iterreg.formats.loaded import Loaded
 from iterreg.formats.matrices import (
@@ -80,6 +81,8 @@ def _load(path: Path, sides: Sides) -> Loaded:
             f"{path}: FSL's {CODES[head.intent_code]} have to be sampled by FSL: convertwarp "
             f"--ref=REFERENCE --warp1={path.name} --out=field.nii.gz --relout"
         )
+    if head is None and (sides.fixed is None or sides.moving is None):
+        raise TransformError(f"{path}: this is {MATRIX}")
     reference, source = sides.both(path, "FSL", "flirt -in", "flirt -ref")
     there, back = lps_to_fsl(reference), np.asarray(np.linalg.inv(lps_to_fsl(source)), np.float64)
     if head is None:
@@ -87,7 +90,7 @@ def _load(path: Path, sides: Sides) -> Loaded:
         inverse = np.asarray(np.linalg.inv(matrix_of(path, numbers)), np.float64)
         return Loaded(str(path), 3, back @ inverse @ there)
     k, j, i = reference.shape_zyx
-    stored = read_field(path, (i, j, k))
+    stored = read_field(path, (i, j, k)) if path.suffix == ".gz" else _plain(path, (i, j, k, 3))
     _require_relative(path, stored, reference)
 
     def targets(plane: int, at: Matrix) -> Matrix:
@@ -95,6 +98,23 @@ def _load(path: Path, sides: Sides) -> Loaded:
         return apply_affine(back, apply_affine(there, at) + d)
 
     return Loaded(str(path), 3, np.eye(4), field_of_targets(reference, targets))
+
+
+def _plain(path: Path, shape: tuple[int, ...]) -> Field:
+    """Read a field from a file that is not compressed."""
+    import nibabel
+
+    try:
+        image = nibabel.load(path)
+        if image.shape != shape:  # type: ignore[attr-defined]
+            got = shape_text(image.shape)  # type: ignore[attr-defined]
+            raise ImageContentError(f"{path}: expected {shape_text(shape)}, got {got}")
+        stored: Field = np.asarray(image.dataobj, np.float32)  # type: ignore[attr-defined]
+    except (nibabel.filebasedimages.ImageFileError, OSError, ValueError) as error:
+        raise ImageReadError(f"{path}: cannot be read: {str(error)[:200]!a}") from error
+    if not np.isfinite(stored).all():
+        raise ImageContentError(f"{path}: holds NaN or infinite displacements")
+    return stored
 
 
 def _require_relative(path: Path, stored: Field, reference: Grid) -> None:

@@ -82,6 +82,11 @@ def check_itk_file(path: Path) -> None:
         parts = _text_parts(path)
     for part in parts:
         _require_fit(path, part)
+    if len(parts) > 1 and not parts[0].kind.startswith(COMPOSITE):
+        raise TransformError(
+            f"{path}: expected one transform or a composite, got {len(parts)} transforms without a "
+            "word on their order: write each into a file, and give them as a chain"
+        )
     if not parts or all(part.kind.startswith(COMPOSITE) for part in parts):
         raise TransformError(f"{path}: expected a transform, got a file without one; it may be cut")
 

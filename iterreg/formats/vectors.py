@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from iterreg.atomic import write_aside
 from iterreg.displacement import DisplacementField, Transform, total_displacement_mm
-from iterreg.errors import ImageReadError, OutputError, TransformError
+from iterreg.errors import OutputError, TransformError
 from iterreg.formats.hdf5_checks import MOST_UNPACKED, SMALL_BYTES
 from iterreg.formats.headers import nifti_head
 from iterreg.geometry import Grid, Matrix, apply_affine, apply_linear
@@ -48,17 +48,11 @@ def read_vectors(path: Path) -> tuple[Vectors, Grid]:
         _require_stored(path, head.data_bytes)
     image = read_vector_image(path)
     grid = named_grid(image, str(path))
+    vectors = np.moveaxis(sitk.GetArrayFromImage(image), -1, 0)
     if head is not None and head.intent_code == DISPLACEMENT_CODE:
-        import nibabel
-
-        # ITK turns these, and only these, from RAS into LPS, since its version 5.3.
-        try:
-            loaded = np.asarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]
-        except (nibabel.filebasedimages.ImageFileError, OSError, ValueError) as error:
-            raise ImageReadError(f"{path}: cannot be read: {str(error)[:200]!a}") from error
-        rank = image.GetDimension()
-        return loaded.reshape(*image.GetSize(), rank).transpose(*reversed(range(rank + 1))), grid
-    return np.moveaxis(sitk.GetArrayFromImage(image), -1, 0), grid
+        vectors = vectors.copy()
+        vectors[:2] *= -1  # these alone were turned from RAS into LPS when they were read
+    return vectors, grid
 
 
 def _require_stored(path: Path, stated: int) -> None:

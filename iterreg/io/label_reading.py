@@ -16,7 +16,7 @@ from iterreg.errors import GeometryError, ImageContentError, ImageReadError
 from iterreg.geometry import Grid
 from iterreg.image import LabelMap, Mask
 from iterreg.io.choices import reading_choices
-from iterreg.io.dicom.files import is_dicom, read_header
+from iterreg.io.dicom.files import is_bare, is_dicom, read_header
 from iterreg.io.dicom.frames import modality
 from iterreg.io.dicom.segmentation import read_segmentation
 from iterreg.io.dicom.structures import read_structures
@@ -130,7 +130,7 @@ def as_mask(
 
 def _object_kind(path: Path) -> str:
     """The modality of a DICOM file; empty for anything else."""
-    if os.path.isdir(path) or not is_dicom(path):
+    if os.path.isdir(path) or not (is_dicom(path) or is_bare(path)):
         return ""
     return modality(path, read_header(path))
 

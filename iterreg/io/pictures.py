@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB")
 """Pillow's names of what is read."""
 
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\x89PNG")
+"""How the files begin that OpenCV reads here."""
+
+BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339
+UNSIGNED, SIGNED = 1, 2
+"""Tags of TIFF, and values of the second one."""
+
 MOST_RATIO = 2000
 """Pixels for a byte of a file; the strongest compression of grey values reaches half of it."""
 
@@ -107,10 +114,12 @@ def _page(path: Path, picture: Pillow.Image, count: int) -> NDArray[Any]:
     """One page as (Y, X) or (Y, X, C), turned as its orientation says."""
     from PIL import ImageOps
 
-    deep = any("16" in str(tile) or "32" in str(tile) for tile in getattr(picture, "tile", ()))
-    if deep and picture.mode in ("RGB", "RGBA", "LA", "RGBX"):
+    deep = _is_deep(picture) and picture.mode in ("RGB", "RGBA", "LA", "RGBX")
+    if deep or _is_odd_tiff(picture):
         if count > 1:
-            raise ImageContentError(f"{path}: expected one colour picture of 16 bits, got {count}")
+            raise ImageContentError(
+                f"{path}: expected one picture of its number type in a file, got {count}"
+            )
         return _by_opencv(path)
     picture.load()
     turned = ImageOps.exif_transpose(picture)
@@ -125,6 +134,20 @@ def _page(path: Path, picture: Pillow.Image, count: int) -> NDArray[Any]:
     return array.astype(array.dtype.newbyteorder("="))
 
 
+def _is_deep(picture: Pillow.Image) -> bool:
+    """Whether the channels of a file have more than 8 bits, of which Pillow keeps 8."""
+    arguments = [tile[3] for tile in getattr(picture, "tile", ())]
+    modes = [a if isinstance(a, str) else a[0] if a else "" for a in arguments]
+    return any(";16" in str(mode) or ";32" in str(mode) for mode in modes)
+
+
+def _is_odd_tiff(picture: Pillow.Image) -> bool:
+    """Whether a TIFF has numbers that Pillow takes for others: int8 and uint32."""
+    tags = getattr(picture, "tag_v2", {})
+    bits, kinds = tags.get(BITS_PER_SAMPLE, (1,)), tags.get(SAMPLE_FORMAT, (1,))
+    return (8 in bits and SIGNED in kinds) or (32 in bits and UNSIGNED in kinds)
+
+
 def _without_palette(picture: Pillow.Image) -> Pillow.Image:
     """The colours, or the grey values if all of them are grey."""
     colours = picture.convert("RGBA")
@@ -137,9 +160,13 @@ def _without_palette(picture: Pillow.Image) -> Pillow.Image:
 
 def _by_opencv(path: Path) -> NDArray[Any]:
     """A picture of more than 8 bits, with the channels in Pillow's order."""
-    import cv2
     from PIL import Image as Pillow
     from PIL import UnidentifiedImageError
+
+    with path.open("rb") as file:
+        if not file.read(4).startswith(MAGIC):
+            raise ImageReadError(f"{path}: expected an image, but its content is not one")
+    import cv2
 
     shown = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

@@ -35,6 +35,9 @@ DELIMITERS = (",", ";", "\t", " ")
 AXIS_NAMES = (("xyz", ""), ("lps", "LPS"), ("ras", "RAS"))
 """The letters of the three axes, and the coordinate system that they stand for."""
 
+IDLE_WORDS = ("pos", "position", "coord", "coordinate", "coordinates", "point")
+"""Words in the name of a column that say nothing about its unit or system."""
+
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _SYSTEM = re.compile(r"#\s*coordinate\s*system\s*[=:]\s*(\S*)", re.IGNORECASE)
 _COLUMNS = re.compile(r"#\s*columns\s*=\s*(.*)", re.IGNORECASE)
@@ -189,7 +192,7 @@ def _header(text: str, delimiter: str) -> Columns | None:
 def _columns_of(text: str, delimiter: str) -> Columns | None:
     text = text.strip() if delimiter == " " else text
     cells = next(csv.reader([text], delimiter=delimiter, skipinitialspace=True), [])
-    names = [tuple(re.findall(r"[a-z0-9]+", cell.lower())) for cell in cells]
+    names = [_words(cell) for cell in cells]
     defined = names.index(("defined",)) if ("defined",) in names else None
     for letters, system in AXIS_NAMES:
         for words in (("lps", "mm"), ("ras", "mm"), ("lps",), ("ras",), ("mm",), ()):
@@ -198,6 +201,12 @@ def _columns_of(text: str, delimiter: str) -> Columns | None:
                 own = {"lps": "LPS", "ras": "RAS"}.get(words[0] if words else "", system)
                 return Columns(tuple(axes), own, delimiter, defined)
     return None
+
+
+def _words(cell: str) -> tuple[str, ...]:
+    """The words of a column's name, the letter of an axis first."""
+    words = [w for w in re.findall(r"[a-z0-9]+", cell.lower()) if w not in IDLE_WORDS]
+    return tuple(sorted(words, key=len)) if any(len(w) == 1 for w in words) else tuple(words)
 
 
 def _place(names: Sequence[tuple[str, ...]], axis: str, words: tuple[str, ...]) -> int | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iterreg.io.dicom.files import DIRECTORY, is_dicom
+from iterreg.io.dicom.files import DIRECTORY, SUFFIXES, is_bare, is_dicom
 from iterreg.io.dicom.series import Volume, list_volumes, pick
 from iterreg.io.dicom.stack import stack
 from iterreg.io.image_formats import Stored
@@ -24,7 +24,7 @@ def holds_dicom(path: Path) -> bool:
     """Whether a path is to be read as DICOM: a folder, a DICOMDIR, or a DICOM file."""
     if os.path.isdir(path) or path.name.upper().startswith(DIRECTORY):
         return True
-    return path.suffix.lower() in ("", ".dcm", ".dicom", ".ima") and is_dicom(path)
+    return path.suffix.lower() in SUFFIXES and (is_dicom(path) or is_bare(path))
 
 
 def load_dicom(path: Path, series: str | None = None) -> tuple[sitk.Image, Stored]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from iterreg.errors import ImageReadError
+from iterreg.errors import ImageReadError, IterregError
 from iterreg.io.bounded import BoundedFile
 
 MAGIC_AT = 128
@@ -27,7 +27,7 @@ def quiet_pydicom(path: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (ImageReadError, MemoryError):
+    except (IterregError, MemoryError):
         raise
     except Exception as error:  # Damaged files make pydicom raise nearly anything.
         told = " ".join(str(error).split())[:200] or type(error).__name__
@@ -56,7 +56,7 @@ def find_files(place: Path) -> list[Path]:
         below.sort()
         found += [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
     files = [f for f in found if not f.name.upper().startswith(DIRECTORY)]
-    return [f for f in files if is_dicom(f) or _is_bare(f)]
+    return [f for f in files if is_dicom(f) or is_bare(f)]
 
 
 def _listed(place: Path) -> list[Path]:
@@ -76,8 +76,8 @@ def _listed(place: Path) -> list[Path]:
     return files
 
 
-def _is_bare(path: Path) -> bool:
-    """Whether a file without the preamble is DICOM nevertheless."""
+def is_bare(path: Path) -> bool:
+    """Whether a file without the preamble begins with the elements of a DICOM file."""
     if path.suffix.lower() not in SUFFIXES:
         return False
     try:

@@ -46,7 +46,8 @@ def _stored(frame: Frame) -> NDArray[Any]:
     path, shape = frame.file, (frame.count, frame.rows, frame.columns)
     with quiet_pydicom(path):
         dataset = read_dataset(path)
-        if int(dataset.get("SamplesPerPixel", 1) or 1) != 1:
+        colours = "PALETTE" in str(dataset.get("PhotometricInterpretation", ""))
+        if colours or int(dataset.get("SamplesPerPixel", 1) or 1) != 1:
             raise ImageContentError(f"{path}: expected one value per voxel, got colours")
         syntax = dataset.file_meta.get("TransferSyntaxUID") if "file_meta" in dir(dataset) else None
         packed = bool(syntax is not None and syntax.is_compressed and not syntax.is_deflated)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from iterreg.errors import ImageReadError
 from iterreg.io.dicom.files import find_files, read_header
-from iterreg.io.dicom.frames import PHASE_KEYS, About, Frame, about, frames_of
+from iterreg.io.dicom.frames import PHASE_KEYS, About, Frame, about, frames_of, modality
 
 SCOUT = "LOCALIZER"
 LEAST_SLICES = 3
@@ -101,7 +102,11 @@ def pick(place: Path, volumes: Sequence[Volume], wanted: str | None) -> Volume:
         ImageReadError: none, or several; the message lists them.
     """
     if not volumes:
-        raise ImageReadError(f"{place}: expected a folder with a DICOM series, found none")
+        what = "a folder with a DICOM series, found none"
+        if not os.path.isdir(place):
+            kind = modality(place, read_header(place)) or "unknown"
+            what = f"a DICOM image, got an object without intensities (modality {kind})"
+        raise ImageReadError(f"{place}: expected {what}")
     if wanted is not None:
         return _matching(place, volumes, wanted)
     stacks = [v for v in volumes if not _is_minor(v, volumes)]
