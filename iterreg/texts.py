@@ -159,16 +159,27 @@ def _too_many_digits() -> str:
     return f"expected whole numbers of at most {MOST_DIGITS} digits"
 
 
+def _require_letters(text: str) -> None:
+    """Refuse half of a letter, which no file and no terminal takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TextError(f"expected letters of Unicode, got half of one in {text[:40]!a}") from error
+
+
 def _require_shallow(tables: Any) -> None:
-    """Refuse deep nesting and long numbers, without recursion."""
+    """Refuse deep nesting, long numbers and letters that are none, without recursion."""
     level = [tables]
     for _ in range(DEEPEST + 1):
         inner: list[Any] = []
         for value in level:
             if isinstance(value, dict):
                 inner += value.values()
+                inner += value.keys()
             elif isinstance(value, list):
                 inner += value
+            elif isinstance(value, str) and not value.isascii():
+                _require_letters(value)
             elif isinstance(value, int) and abs(value) >= 10**MOST_DIGITS:
                 raise TextError(_too_many_digits())
         if not inner:

@@ -164,6 +164,17 @@ def test_phases_at_the_same_positions(tmp_path, fixed, moving, key):
     refused(tmp_path, ImageReadError, "found 2", series="1")
 
 
+def test_a_phase_with_a_missing_slice(tmp_path, fixed, moving):
+    """The other phase can be read; of this one the slice is named."""
+    for k, image in enumerate((fixed, moving)):
+        slices = [z for z in range(40) if (k, z) != (1, 17)]
+        write_series(tmp_path, image, slices=slices, first=1 + 100 * k, prefix=f"P{k}_",
+                     TemporalPositionIdentifier=k + 1)  # fmt: skip
+    is_image(read_image(tmp_path, "1/1"), fixed)
+    place = fixed.GetOrigin()[2] + 17 * fixed.GetSpacing()[2]
+    refused(tmp_path, GeometryError, f"missing at z = {place:.5g} mm", series="1/2")
+
+
 def test_a_dicomdir(tmp_path, fixed, moving):
     files = FileSet()
     for k, image in enumerate((fixed[:, :, :5], moving[:, :, :5])):

@@ -54,7 +54,7 @@ TOML = {
 }
 
 
-@pytest.mark.parametrize("name", list(JSON)[:9])
+@pytest.mark.parametrize("name", [*list(JSON)[:9], "lone surrogate"])
 def test_json_that_no_file_of_ours_needs_is_refused(name: str) -> None:
     with pytest.raises(TextError) as caught:
         parse_json(JSON[name])
