@@ -31,7 +31,7 @@ from _propagate import propagate_labels
 
 import iterreg
 from iterreg.displacement import DisplacementField, Transform, total_displacement_vox, warp_labels
-from iterreg.formats.itk import as_transform
+from iterreg.formats.reading import as_transform
 from iterreg.geometry import apply_affine
 from iterreg.image import Image, LabelMap
 from iterreg.metrics import dice, folding

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from iterreg.errors import ExitCode as ExitCode
     from iterreg.errors import IterregError as IterregError
     from iterreg.expected_error import expected_error_mm as expected_error_mm
-    from iterreg.formats.itk import read_transform as read_transform
     from iterreg.formats.itk import write_transform as write_transform
+    from iterreg.formats.reading import read_transform as read_transform
     from iterreg.geometry import Grid as Grid
     from iterreg.geometry import Points as Points
     from iterreg.image import Image as Image
@@ -72,7 +72,7 @@ _HOMES = {
     "read_image": "io",
     "read_label_map": "io",
     "read_points": "io",
-    "read_transform": "formats.itk",
+    "read_transform": "formats.reading",
     "write_transform": "formats.itk",
 }
 """The module of each public name."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -19,6 +18,7 @@ from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from iterreg.errors import ConfigError
 from iterreg.tables import load
+from iterreg.texts import TextError, parse_toml
 
 SCHEMA = 1
 RENAMED = {"trust_mm": "robust_scale_mm"}
@@ -307,8 +307,8 @@ def config_to_dict(config: Config) -> dict[str, Any]:
 def _read_preset(preset: str | Path) -> tuple[dict[str, Any], str]:
     text, source = _preset_text(preset)
     try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        tables = parse_toml(text)
+    except TextError as error:
         raise ConfigError(f"preset {preset}: not valid TOML: {error}") from error
     schema = tables.pop("schema", None)
     if schema != SCHEMA:

@@ -8,10 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
-from iterreg.errors import DeviceError, OutOfMemoryError
+from iterreg.errors import DeviceError, OutOfMemoryError, is_out_of_memory
 from iterreg.kernels import set_threads
-
-MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def pick_device(name: str) -> torch.device:
@@ -77,9 +75,8 @@ def memory_errors_named(what: str) -> Iterator[None]:
     """Turn an out-of-memory error into one line that says what to do."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        text = str(error).lower()
-        if not isinstance(error, MemoryError) and not any(w in text for w in MEMORY_WORDS):
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
             f"out of memory while registering {what}: crop the images, use a coarser "

@@ -14,16 +14,35 @@ The tree::
     ├── MissingDependencyError  11   an optional package is not installed
     ├── TransformError          12   transform file unreadable or of an unknown kind
     ├── WeightsError            13   weights missing, damaged, or for another model
-    └── NoRoiPairsError         14   no two regions of interest are similar enough
+    ├── NoRoiPairsError         14   no two regions of interest are similar enough
+    └── CrashError              23   a library ended the process
 
 Exit codes 15 and 16 are no errors: the results were written, and the verdict on them is doubtful or
-failed. Exit code 2 means a wrong command line, 130 means Ctrl-C. Each message is one line that
-names the file or argument, what was expected, and what was found.
+failed. Exit code 2 means a wrong command line, 130 means Ctrl-C, SIGTERM or SIGHUP. Each message is
+one line that names the file or argument, what was expected, and what was found.
 """
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What the system answers if a file cannot be written: numbers of ``OSError``."""
+
+MEMORY_WORDS = (
+    "out of memory",
+    "not enough memory",
+    "defaultcpuallocator",
+    "bad_alloc",
+    "cannot allocate",
+    "failed to allocate",
+    "unable to allocate",
+    "start new thread",
+    "failed to map segment",
+    "can't allocate",
+)
+"""How libraries say that memory ran out, in lower case."""
 
 
 class ExitCode(IntEnum):
@@ -51,6 +70,7 @@ class ExitCode(IntEnum):
     NO_ROI_PAIRS = 14
     DOUBTFUL = 15
     FAILED = 16
+    CRASHED = 23
     INTERRUPTED = 130
 
 
@@ -138,3 +158,31 @@ class NoRoiPairsError(IterregError):
     """No two regions of interest are similar enough to be a pair."""
 
     exit_code = ExitCode.NO_ROI_PAIRS
+
+
+class CrashError(IterregError):
+    """A library ended the process in which a command ran."""
+
+    exit_code = ExitCode.CRASHED
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, says that memory ran out.
+
+    Example:
+        >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+        True
+        >>> is_out_of_memory(ValueError("out of range"))
+        False
+    """
+    while error is not None:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return True
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            return True
+        if isinstance(error, RuntimeError | ImportError | OSError) and any(
+            words in str(error).lower() for words in MEMORY_WORDS
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -287,6 +287,7 @@ class Points:
 
     Args:
         lps: (n, rank) float64, components (x, y, z), LPS mm.
+        name: what messages call them, such as their file.
 
     Example:
         >>> Points(np.array([[10.0, 20.0, 30.0]]))
@@ -294,13 +295,16 @@ class Points:
     """
 
     lps: Matrix
+    name: str = ""
 
     def __post_init__(self) -> None:
         lps = np.asarray(self.lps, np.float64)
         if lps.ndim != 2 or lps.shape[1] not in (2, 3):
-            raise GeometryError(f"points: expected shape (n, 2) or (n, 3), got {lps.shape}")
+            raise GeometryError(
+                f"{self.name or 'points'}: expected shape (n, 2) or (n, 3), got {lps.shape}"
+            )
         if not np.all(np.isfinite(lps)):
-            raise GeometryError("points: every coordinate must be finite")
+            raise GeometryError(f"{self.name or 'points'}: every coordinate must be finite")
         object.__setattr__(self, "lps", lps)
 
     def __len__(self) -> int:

@@ -24,6 +24,8 @@ class Image:
         dtype: NumPy name of the type in which files store it.
         slope, intercept: stored value * slope + intercept = intensity.
         name: the file or argument it came from; messages use it.
+        notes: what the user should know about how the file was read.
+        series: UID of its DICOM series, if it comes from one.
 
     Raises:
         GeometryError: data and grid have different shapes.
@@ -44,6 +46,8 @@ class Image:
     slope: float = 1.0
     intercept: float = 0.0
     name: str = "image"
+    notes: tuple[str, ...] = ()
+    series: str = ""
 
     def __post_init__(self) -> None:
         if tuple(self.data.shape[1:]) != self.grid.shape_zyx:
@@ -92,6 +96,9 @@ class LabelMap:
         grid: where its voxels are.
         names: names of labels; labels without a name are allowed.
         name: the file or argument it came from; messages use it.
+        notes: what the user should know about how the file was read.
+        whole: all voxels of each label that shares some with others; ``data`` give a shared voxel
+            to the smallest.
 
     Raises:
         GeometryError: data and grid have different shapes.
@@ -111,6 +118,8 @@ class LabelMap:
     grid: Grid
     names: dict[int, str] = field(default_factory=dict)
     name: str = "labels"
+    notes: tuple[str, ...] = ()
+    whole: dict[int, Mask] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if tuple(self.data.shape) != self.grid.shape_zyx:
@@ -140,9 +149,12 @@ class LabelMap:
         return self.data == value
 
     def to_canonical(self) -> tuple[LabelMap, AxisOrder]:
-        """Return the label map with its axes nearest to (S, P, L), and the reordering applied."""
+        """Return the label map with its axes nearest to (S, P, L), and the reordering applied.
+
+        Labels that overlap keep only the voxels that are theirs alone.
+        """
         grid, order = canonical(self.grid)
-        return replace(self, data=order.apply(self.data), grid=grid), order
+        return replace(self, data=order.apply(self.data), grid=grid, whole={}), order
 
 
 @dataclass(frozen=True)

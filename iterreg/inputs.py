@@ -13,18 +13,20 @@ from torch import Tensor
 from iterreg.config import Config
 from iterreg.displacement import Transform
 from iterreg.errors import GeometryError, ImageContentError
-from iterreg.formats.itk import as_transform
+from iterreg.formats.reading import as_transform
 from iterreg.geometry import Grid, Points, apply_affine
 from iterreg.image import Image, LabelMap, RoiPair, require_same_space
-from iterreg.io import as_image, as_label_map, as_mask, read_points
+from iterreg.io import as_image, as_label_map, as_mask, on_lattice_of
+from iterreg.landmarks import check_landmarks, read_landmarks, span
 from iterreg.partition import Regions, regions_of_rois
 from iterreg.regions.field_of_view import field_of_view
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
+    from iterreg.landmarks import PointsLike as PointsLike
+
     ImageLike = str | Path | sitk.Image | Image
-    PointsLike = str | Path | Points
     LabelsLike = str | Path | sitk.Image | LabelMap
     TransformLike = str | Path | sitk.Transform | Transform
 
@@ -40,6 +42,7 @@ class Inputs:
         landmarks: fixed and moving points, as many of each, or None.
         roi_pairs: matched regions in the spaces of the images.
         initial: the user's transform, or None.
+        landmark_notes: what was warned of about the landmarks.
     """
 
     fixed: Image
@@ -49,6 +52,14 @@ class Inputs:
     landmarks: tuple[Points, Points] | None
     roi_pairs: Sequence[RoiPair]
     initial: Transform | None
+    landmark_notes: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about how the files were read."""
+        files = [self.fixed, self.moving, *(self.labels or ()), *self.masks]
+        read = dict.fromkeys(n for file in files if file is not None for n in file.notes)
+        return (*read, *self.landmark_notes)
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,9 @@ class Given:
         fixed, moving = _read_images(self.fixed, self.moving)
         initial = _read_initial(self.initial_transform, fixed.grid)
         _require_overlap(fixed, moving, initial)
+        rank = fixed.grid.rank
+        landmarks = read_landmarks(self.fixed_landmarks, self.moving_landmarks, rank)
+        notes = check_landmarks(landmarks, (fixed.grid, moving.grid), initial)
         for pair in self.roi_pairs:
             require_same_space(pair.fixed, fixed)
             require_same_space(pair.moving, moving)
@@ -83,9 +97,10 @@ class Given:
             moving,
             self._read_labels(fixed, moving),
             (_read_mask(self.fixed_mask, fixed), _read_mask(self.moving_mask, moving)),
-            read_landmarks(self.fixed_landmarks, self.moving_landmarks, fixed.grid.rank),
+            landmarks,
             self.roi_pairs,
             initial,
+            notes,
         )
 
     def _read_labels(self, fixed: Image, moving: Image) -> tuple[LabelMap, LabelMap] | None:
@@ -96,7 +111,9 @@ class Given:
             raise ImageContentError(f"{missing}: expected label maps for both images or for none")
         both = []
         for labels, image in ((self.fixed_labels, fixed), (self.moving_labels, moving)):
-            loaded = as_label_map(labels, f"labels of {image.name}")
+            name = f"labels of {image.name}"
+            loaded = as_label_map(labels, name, None, image.grid, overlapping=True)
+            loaded = on_lattice_of(loaded, image)
             require_same_space(loaded, image)
             both.append(loaded)
         return both[0], both[1]
@@ -116,7 +133,7 @@ def _read_images(fixed: ImageLike, moving: ImageLike) -> tuple[Image, Image]:
 def _read_mask(mask: LabelsLike | None, image: Image) -> LabelMap | None:
     if mask is None:
         return None
-    loaded = as_mask(mask, f"mask of {image.name}")
+    loaded = on_lattice_of(as_mask(mask, f"mask of {image.name}", image.grid), image)
     require_same_space(loaded, image)
     return loaded
 
@@ -170,36 +187,6 @@ def find_regions(config: Config, inputs: Inputs, device: str) -> Regions:
     return regions
 
 
-def read_landmarks(
-    fixed: PointsLike | None, moving: PointsLike | None, rank: int | None = None
-) -> tuple[Points, Points] | None:
-    """Read both sets of landmarks, or None if there are none.
-
-    Args:
-        fixed, moving: as many points in both, or None for both.
-        rank: of the images; None if it does not matter.
-
-    Raises:
-        ImageContentError: only one of them is given.
-        GeometryError: their numbers or ranks differ.
-    """
-    if fixed is None and moving is None:
-        return None
-    if fixed is None or moving is None:
-        missing = "fixed_landmarks" if fixed is None else "moving_landmarks"
-        raise ImageContentError(f"{missing}: expected landmarks of both images or of none")
-    first, second = (p if isinstance(p, Points) else read_points(p) for p in (fixed, moving))
-    fixed_name = "fixed_landmarks" if isinstance(fixed, Points) else str(fixed)
-    moving_name = "moving_landmarks" if isinstance(moving, Points) else str(moving)
-    if first.lps.shape != second.lps.shape:
-        raise GeometryError(
-            f"{moving_name}: expected as many landmarks as {fixed_name}, {first!r}, got {second!r}"
-        )
-    if rank not in (None, first.lps.shape[1]):
-        raise GeometryError(f"{fixed_name}: expected {rank}-D points as the images, got {first!r}")
-    return first, second
-
-
 def _read_initial(transform: TransformLike | None, grid: Grid) -> Transform | None:
     if transform is None:
         return None
@@ -218,11 +205,6 @@ def _require_overlap(fixed: Image, moving: Image, given: Transform | None) -> No
     if np.any(index.max(0) < -0.5) or np.any(index.min(0) > last + 0.5):
         raise GeometryError(
             f"{moving.name}: expected an image that overlaps {fixed.name}, which spans "
-            f"{_span(fixed.grid)}; got one that spans {_span(moving.grid)} (LPS mm); check the "
+            f"{span(fixed.grid)}; got one that spans {span(moving.grid)} (LPS mm); check the "
             "headers, or give an initial transform"
         )
-
-
-def _span(grid: Grid) -> str:
-    low, high = grid.corners_lps_mm.min(0), grid.corners_lps_mm.max(0)
-    return " x ".join(f"{a:.0f}...{b:.0f}" for a, b in zip(low, high, strict=True))

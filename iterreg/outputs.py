@@ -160,6 +160,7 @@ def run_tables(summary: RunSummary, fixed: Image, moving: Image) -> dict[str, An
         "field_of_view": run.field_of_view,
         "start": run.start,
         "notes": run.notes,
+        "length_scale": run.length_scale,
         "config": config_to_dict(run.config),
         "versions": run.versions,
         "device": run.device,
@@ -221,6 +222,7 @@ def _about(image: Image) -> dict[str, Any]:
     grid = image.grid
     return {
         "file": image.name,
+        "series": image.series or None,
         "size_xyz": tuple(reversed(grid.shape_zyx)),
         "spacing_xyz_mm": grid.spacing_xyz_mm,
         "origin_lps_mm": grid.origin_lps_mm,

@@ -28,10 +28,11 @@ from iterreg.optimize.orientation import find_flip
 from iterreg.optimize.pair import Guidance, Pair
 from iterreg.optimize.register import Solution, register
 from iterreg.optimize.side import Side
-from iterreg.partition import Regions, interfaces_of, rigid_values
+from iterreg.partition import Regions, interfaces_of, overlapping_pairs, rigid_values
 from iterreg.progress import ProgressCallback, StageTimer, ignore_progress
 from iterreg.registration import Registration
-from iterreg.verdict import Verdict, judge
+from iterreg.scale import LengthScale
+from iterreg.verdict import Evidence, judge
 from iterreg.versions import versions
 
 if TYPE_CHECKING:
@@ -133,10 +134,15 @@ def optimize_pair(
                 roi_pairs or (),
                 initial_transform,
             ).read()
+            own = inputs
+            scale = LengthScale.of(config, own.fixed)
+            inputs = scale.inputs(own)
         with memory_errors_named(f"{inputs.fixed.name} and {inputs.moving.name}"):
             with timer.stage("regions", 0.05, "finding the regions"):
                 views = FieldsOfView.of(inputs)
                 regions = find_regions(config, inputs, device)
+                guiding = (*inputs.roi_pairs, *overlapping_pairs(regions))
+                inputs = replace(inputs, roi_pairs=guiding)
                 if not regions.values and config.unguided is not None:
                     regions = replace(regions, notes=(*regions.notes, UNGUIDED))
                 config = config.resolve(
@@ -151,33 +157,36 @@ def optimize_pair(
                 # The ROI pairs are candidates, and some may be wrong: only labels are judged.
                 judged = () if inputs.roi_pairs and inputs.labels is None else regions.values
                 names = [regions.fixed.title(value) for value in judged]
-                verdict = _verdict(pair, config, solution, initial, names)
+                evidence = _evidence(pair, config, solution, initial, names)
+                verdict = judge(scale.evidence_back(evidence), scale.limits_back(config.verdict))
             with timer.stage("finish", 0.98, "finishing"):
                 transform = solution.field.to_transform(solution.affine_lps, inputs.fixed.grid)
+                transform = scale.transform_back(transform, own.fixed.grid)
     return Registration(
         transform=transform,
         verdict=verdict,
-        fixed_labels=regions.fixed,
-        moving_labels=regions.moving,
-        history=solution.history,
+        fixed_labels=scale.labels_back(regions.fixed, own.fixed.grid),
+        moving_labels=scale.labels_back(regions.moving, own.moving.grid),
+        history=scale.history_back(solution.history),
         timings_s=timer.seconds,
         config=config,
         start=solution.start,
         field_of_view=views.in_words,
-        notes=regions.notes,
+        notes=(*regions.notes, *scale.notes, *inputs.notes),
         device=str(where),
         seed=seed,
         threads=used,
         versions=versions(),
+        length_scale=scale.mm,
     )
 
 
-def _verdict(
+def _evidence(
     pair: Pair, config: Config, solution: Solution, initial: Transform | None, names: Sequence[str]
-) -> Verdict:
-    """Judge a result."""
+) -> Evidence:
+    """Measure a result, in the lengths of the preset."""
     evidence = gather_evidence(pair, config, solution, initial, names)
-    return judge(replace(evidence, better_flip=find_flip(pair)), config.verdict)
+    return replace(evidence, better_flip=find_flip(pair))
 
 
 def _waiting_for(device: torch.device) -> Callable[[], None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from iterreg.config import Smoothness
 from iterreg.errors import ConfigError
-from iterreg.image import LabelMap, RoiPair
+from iterreg.image import LabelMap, Mask, RoiPair
 from iterreg.labels import compact_labels
 from iterreg.optimize.pair import Interfaces
 
@@ -61,6 +61,28 @@ def regions_of_rois(pairs: Sequence[RoiPair]) -> Regions:
             data[masks[number].data] = number + 1
         maps.append(LabelMap(data, masks[0].grid, name=f"{side} ROIs"))
     return Regions(maps[0], maps[1])
+
+
+def overlapping_pairs(regions: Regions) -> list[RoiPair]:
+    """The regions that share voxels with others, whole: they guide the overlap beside the labels.
+
+    Args:
+        regions: matched; their maps may hold labels whole.
+
+    Returns:
+        A pair for each label that is whole in one of the maps.
+    """
+    fixed, moving = regions.fixed, regions.moving
+    pairs = []
+    for value in regions.values:
+        if value in fixed.whole or value in moving.whole:
+            masks = [
+                labels.whole.get(value)
+                or Mask.of(replace(labels, data=(labels.data == value).int(), whole={}))
+                for labels in (fixed, moving)
+            ]
+            pairs.append(RoiPair(masks[0], masks[1]))
+    return pairs
 
 
 def interfaces_of(regions: Regions, config: Smoothness) -> Interfaces:

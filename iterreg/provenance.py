@@ -63,8 +63,8 @@ def sha256_of(path: Path) -> str | None:
 
     One file: of its bytes, as ``sha256sum FILE`` prints it. Several files (a DICOM folder, or a
     header whose data lie in a file of its own): of the lines ``DIGEST  NAME`` of all files in the
-    order of their names, as ``sha256sum FILES | sha256sum`` prints it. A folder's files are those
-    directly in it whose names do not begin with a dot.
+    order of their names, as ``sha256sum FILES | sha256sum`` prints it. A folder's files are all
+    below it whose names do not begin with a dot; a name is the path from the folder.
 
     Args:
         path: a file or a folder.
@@ -80,7 +80,8 @@ def sha256_of(path: Path) -> str | None:
     """
     try:
         files = _files_of(path)
-        digests = {file.name: _sha256_of_file(file) for file in files}
+        base = path if os.path.isdir(path) else path.parent
+        digests = {os.path.relpath(file, base): _sha256_of_file(file) for file in files}
     except OSError:
         return None
     if len(digests) < 2:
@@ -96,8 +97,9 @@ def _sha256_of_file(path: Path) -> str:
 
 
 def _files_of(path: Path) -> list[Path]:
-    if path.is_dir():
-        return [f for f in path.iterdir() if f.is_file() and not f.name.startswith(".")]
+    if os.path.isdir(path):
+        below = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+        return [file for file in below if not file.name.startswith(".")]
     if path.suffix.lower() not in TEXT_HEADERS:
         return [path]
     data = _data_file(path)

@@ -50,6 +50,8 @@ class Registration:
         notes: what the user should know (labels without a partner, and the like).
         device, seed, threads: what it ran with.
         versions: of iterreg, torch, numpy and Python.
+        length_scale: mm of the images for one mm of the configuration; 1 but for images that are
+            far smaller or larger than the preset is made for.
 
     Example:
         >>> import iterreg, numpy, torch
@@ -81,6 +83,7 @@ class Registration:
     seed: int
     threads: int
     versions: dict[str, str]
+    length_scale: float = 1.0
 
     @property
     def status(self) -> Status:

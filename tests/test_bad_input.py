@@ -64,7 +64,12 @@ class Pair:
         """The command line of a good run, with some options changed or added."""
         options: dict[str, object] = {"fixed": self.fixed, "moving": self.moving, "out": self.out}
         given = [[f"--{k.replace('_', '-')}", str(v)] for k, v in (options | changes).items()]
-        return [*self.command, *(word for pair in given for word in pair)]
+        own = list(self.command)
+        for option, _ in given:
+            if option in own:
+                at = own.index(option)
+                del own[at : at + 2]
+        return [*own, *(word for pair in given for word in pair)]
 
     def as_thorax(self) -> Arguments:
         """The same pair, called a thorax."""
@@ -199,7 +204,7 @@ CASES: dict[str, Case] = {
         "origin",
     ),
     "mask of another size": (
-        lambda p: p.arguments(fixed_mask=p.image("m.nii.gz", np.ones((9, 9, 9), np.uint8))),
+        lambda p: p.arguments(fixed_mask=p.image("m.nii.gz", np.ones((25, 9, 9), np.uint8))),
         GEOMETRY,
         "size",
     ),

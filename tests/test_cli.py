@@ -23,6 +23,7 @@ from iterreg import outputs
 from iterreg.cli import iterreg
 from iterreg.cli.console import LINE_WIDTH, Console
 from iterreg.cli.options import COMMAND_OPTIONS, PairRequest, Setting
+from iterreg.cli.reading_options import READING_OPTIONS
 from iterreg.cli.register import pair_command
 from iterreg.config import preset_names
 from iterreg.errors import ExitCode
@@ -157,7 +158,7 @@ def test_no_line_grows_with_the_seconds(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_options_are_the_arguments_of_optimize_pair() -> None:
-    own = {*COMMAND_OPTIONS, "debug", "help"}
+    own = {*COMMAND_OPTIONS, *READING_OPTIONS, "debug", "help"}
     options = {option.name for option in pair_command("register", None).params} - own
     arguments = set(inspect.signature(optimize_pair).parameters)
     # The command reads the preset and its changes into one configuration, and shows progress.

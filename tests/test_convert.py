@@ -12,10 +12,11 @@ from click.testing import CliRunner, Result
 from scipy.ndimage import gaussian_filter
 
 from iterreg.cli import iterreg
-from iterreg.displacement import DisplacementField, Transform
-from iterreg.formats import TRANSFORM_FORMATS
-from iterreg.formats.convert import TransformFile, convert_transform
-from iterreg.formats.types import TransformFormat
+from iterreg.displacement import Transform
+from iterreg.formats import TRANSFORM_FORMATS, WRITTEN
+from iterreg.formats.convert import Images, TransformFile, convert_transform
+from iterreg.formats.loaded import Loaded
+from iterreg.formats.types import Sides, TransformFormat
 from iterreg.geometry import Grid
 
 
@@ -218,8 +219,9 @@ def test_what_cannot_be_told_is_asked_for(images: tuple[Path, Path], tmp_path: P
 
 def test_the_command_offers_the_formats_of_the_table() -> None:
     options = {o.name: o.type for o in iterreg.get_command(None, "convert").params}
-    for name in ("source_format", "out_format"):
-        assert list(options[name].choices) == ["auto", *TRANSFORM_FORMATS]
+    assert list(options["source_format"].choices) == ["auto", *TRANSFORM_FORMATS]
+    assert list(options["out_format"].choices) == ["auto", *WRITTEN]
+    assert [name for name, row in TRANSFORM_FORMATS.items() if row.write] == list(WRITTEN)
 
 
 @pytest.mark.parametrize("chosen", ["auto", "itk", "learn2reg"])
@@ -271,23 +273,21 @@ def test_learn2reg_fields_carry_the_fixed_images_matrix(
 def test_a_new_format_is_one_row(
     images: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read(path: Path, fixed: Grid, moving: Grid) -> Transform:
+    def load(path: Path, sides: Sides) -> Loaded:
         affine = np.eye(4)
         affine[:3, 3] = [float(number) for number in path.read_text().split()]
-        return Transform(affine, DisplacementField.zero(fixed))
+        return Loaded(str(path), 3, affine)
 
     def write(transform: Transform, path: Path, moving: Grid) -> str:
         path.write_text(" ".join(map(str, transform.affine_lps[:3, 3])))
         return "shift in mm"
 
-    shift = TransformFormat(
-        "shift in mm", (".shift",), (".shift",), Path.is_file, read, write, False
-    )
+    shift = TransformFormat("shift in mm", (".shift",), (".shift",), Path.is_file, load, write)
     rows = {name: TRANSFORM_FORMATS[name] for name in TRANSFORM_FORMATS} | {"shift": shift}
     monkeypatch.setattr(TRANSFORM_FORMATS, "_rows", rows)
     first, middle, last = (tmp_path / name for name in ("a.shift", "b.h5", "c.shift"))
     first.write_text("1 2 3")
     for source, out in ((first, middle), (middle, last)):
-        report = convert_transform(TransformFile(source), TransformFile(out), images[0], None)
+        report = convert_transform(TransformFile(source), TransformFile(out), Images(images[0]))
         assert "shift in mm" in report
     assert [float(number) for number in last.read_text().split()] == [1, 2, 3]

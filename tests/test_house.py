@@ -70,3 +70,27 @@ def test_no_circle_of_imports():
     for name in sorted(names):
         visit(name, ())
     assert set(order) == names
+
+
+@pytest.mark.parametrize("path", modules(), ids=each_file)
+def test_one_module_parses_json_and_toml(path):
+    if path == PACKAGE / "texts.py":
+        return
+    assert "tomllib" not in {found.module for found in imports(path)}
+    calls = [n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call)]
+    assert not {"json.loads", "json.load"} & {ast.unparse(call.func) for call in calls}
+
+
+NEVER_RAISING = {"exists": "os.path.exists", "is_file": "os.path.isfile", "is_dir": "os.path.isdir"}
+ZIP_MEMBER = "m.is_dir()"
+"""The member of a zip, not a path."""
+
+
+@pytest.mark.parametrize("path", modules(), ids=each_file)
+def test_whether_a_file_exists_is_asked_without_an_error(path):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            text = ast.unparse(node)
+            better = NEVER_RAISING.get(node.func.attr)
+            known = text == ZIP_MEMBER or text.startswith("os.path")
+            assert better is None or known, f"{text}: raises for a name that is too long: {better}"

@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 ROOMS = (
     "errors",
     "versions",
+    "texts",
+    "folders",
     "tables",
     "progress",
     "config",
@@ -38,6 +40,7 @@ ROOMS = (
     "optimize",
     "partition",
     "devices",
+    "memory",
     "atomic",
     "io",
     "formats",
@@ -48,7 +51,9 @@ ROOMS = (
     "phantom",
     "evaluation",
     "report",
+    "landmarks",
     "inputs",
+    "scale",
     "pair",
     "expected_error",
     "outputs",
@@ -61,7 +66,7 @@ ROOMS = (
 CORE = ROOMS[: ROOMS.index("optimize") + 1]
 """These run on a machine that has torch and NumPy alone."""
 
-LAZY_IN_CORE = {"metrics": {"scipy", "surface_distance"}}
+LAZY_IN_CORE = {"metrics": {"scipy", "surface_distance"}, "folders": {"platformdirs"}}
 """What a room of the core may import inside a function, with a fallback or a clear refusal."""
 
 OWN = {"cli": {"click", "rich"}}
@@ -162,12 +167,12 @@ def test_every_package_that_is_imported_is_declared():
     text = (ROOT / "setup.cfg").read_text("utf-8").lower().replace("-", "_")
     # Triton comes with torch, where it runs at all.
     optional = {"totalsegmentator", "triton"}
-    distribution = {"cv2": "opencv_python"}
+    distribution = {"cv2": "opencv_python", "pil": "pillow"}
     for path in modules():
         for found in imports(path):
             package = found.module.split(".")[0]
             if package not in ("iterreg", *sys.stdlib_module_names, *optional):
-                name = distribution.get(package, package.lower())
+                name = distribution.get(package.lower(), package.lower())
                 assert name in text, f"{path}:{found.line}: {package} is not installed"
 
 

@@ -23,7 +23,7 @@ from iterreg.cli import iterreg
 from iterreg.config import preset_names
 from iterreg.displacement import DisplacementField, Transform, warp_labels
 from iterreg.errors import ConfigError, ExitCode, ImageContentError, ImageReadError, OutputError
-from iterreg.formats.itk import transform_to_itk
+from iterreg.formats.itk_objects import transform_to_itk
 from iterreg.formats.learn2reg import l2r_to_transform, transform_to_l2r
 from iterreg.formats.learn2reg_files import check_field, read_field, write_field
 from iterreg.geometry import Grid

@@ -216,6 +216,10 @@ def test_a_folder_has_one_digest_for_its_files_by_name(tmp_path: Path) -> None:
     assert sha256_of(tmp_path) == sha256sum(command, tmp_path)
     (tmp_path / "a.dcm").rename(tmp_path / "c.dcm")
     assert sha256_of(tmp_path) == sha256sum(command, tmp_path)
+    (tmp_path / "sub" / "d.dcm").write_bytes(b"5")
+    nested = "LC_ALL=C sha256sum $(find * -name '*.dcm' ! -name 'Z*') | sort -k 2 | sha256sum"
+    (tmp_path / "Z 1.dcm").unlink()
+    assert sha256_of(tmp_path) == sha256sum(f"export LC_ALL=C; {nested}", tmp_path)
 
 
 def test_a_header_and_its_data_have_one_digest(tmp_path: Path) -> None:

@@ -236,7 +236,8 @@ def flood(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Flood:
 def run(folder: Path, *arguments: object) -> Result:
     """The command on a.* and b.* of a folder."""
     pair = [next(folder.glob(f"{name}.*")) for name in "ab"]
-    words = ["samreg", "--fixed", pair[0], "--moving", pair[1], "--out", folder / "out", *arguments]
+    out = () if "--out" in arguments else ("--out", folder / "out")
+    words = ["samreg", "--fixed", pair[0], "--moving", pair[1], *out, *arguments]
     return CliRunner().invoke(command, [str(w) for w in words])
 
 
@@ -288,7 +289,7 @@ def test_the_command_writes_pairs_and_the_fit(tmp_path: Path, flood: Flood) -> N
     assert re.search(r"pairs +\d+ ROI pairs, of \d+ fixed and \d+ moving regions", result.output)
 
     again = run(tmp_path, "--no-fit", "--out", tmp_path / "second", "--quiet")
-    assert again.exit_code == 0 and flood.encoded == 6
+    assert again.exit_code == 0 and flood.encoded == 6, again.output
     assert {f.name for f in (tmp_path / "second").iterdir()} == {
         "roi_pairs.json",
         "roi_pairs.png",

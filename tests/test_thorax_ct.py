@@ -375,6 +375,7 @@ def test_no_thorax_is_refused_in_one_line(scan: Image, kind: str) -> None:
         "hippocampus_msd/hippocampus_020_img.nii.gz",
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*taken from pixdim:iterreg.io.GeometryWarning")
 def test_magnetic_resonance_is_refused(file: str) -> None:
     if not (DATA / file).exists():
         pytest.skip(f"no {file} at {DATA}; set ITERREG_DATA")

@@ -15,14 +15,10 @@ from iterreg.displacement import (
     resample_transform,
     total_displacement_vox,
 )
-from iterreg.errors import ImageReadError, OutputError, TransformError
-from iterreg.formats.itk import (
-    as_transform,
-    itk_to_transform,
-    read_transform,
-    transform_to_itk,
-    write_transform,
-)
+from iterreg.errors import ImageContentError, ImageReadError, OutputError, TransformError
+from iterreg.formats.itk import write_transform
+from iterreg.formats.itk_objects import itk_to_transform, transform_to_itk
+from iterreg.formats.reading import as_transform, read_transform
 from iterreg.geometry import Grid, Points, apply_affine
 from iterreg.io import write_displacement_mm
 
@@ -213,5 +209,5 @@ def test_not_finite_is_refused(tmp_path: Path):
     transform.field.vox[0, 0, 0, 0] = torch.nan
     path = tmp_path / "d.mha"
     write_displacement_mm(transform, path)
-    with pytest.raises(TransformError, match="finite"):
+    with pytest.raises(ImageContentError, match="finite"):
         read_transform(path)

@@ -5,10 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 import socket
+import subprocess
+import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -17,7 +22,7 @@ from click.testing import CliRunner, Result
 
 from iterreg.cli import iterreg
 from iterreg.errors import ExitCode, OutputError, WeightsError
-from iterreg.samreg import weights
+from iterreg.samreg import download, weights
 from iterreg.samreg.loading import load_segmenter
 from iterreg.samreg.variants import VARIANTS
 
@@ -48,6 +53,17 @@ class Handler(BaseHTTPRequestHandler):
         self.server.ranges.append(asked)
         if self.server.behaviour == "missing":
             return self.send_error(404)
+        if self.server.behaviour.startswith("to "):
+            self.send_response(302)
+            self.send_header("Location", self.server.behaviour.removeprefix("to "))
+            return self.end_headers()
+        if self.server.behaviour == "endless":
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(CONTENT)
+            return None
         start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
         if self.server.behaviour == "no ranges":
             start = 0
@@ -56,6 +72,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.end_headers()
         body = CONTENT[start:]
         self.send_response(206 if start else 200)
+        if self.server.behaviour == "another range":
+            self.send_header("Content-Range", f"bytes 0-9/{len(CONTENT)}")
         self.send_header("Content-Length", str(len(body)))
         html = self.server.behaviour == "web page"
         self.send_header("Content-Type", "text/html" if html else "application/octet-stream")
@@ -165,6 +183,139 @@ def test_a_wrong_checksum_leaves_nothing(server: Server, cache: Path) -> None:
     with pytest.raises(WeightsError, match=f"expected sha256 {SPEC.sha256}"):
         weights.fetch(SPEC, server.url)
     assert names(cache) == []
+
+
+def test_a_file_that_changed_on_the_server_is_begun_anew(server: Server, cache: Path) -> None:
+    part_of(server, cache).write_bytes(b"of an older file")
+    assert weights.fetch(SPEC, server.url).read_bytes() == CONTENT
+    assert server.ranges == ["bytes=16-", None]
+    assert names(cache) == [SPEC.file]
+
+
+def test_an_answer_for_another_range_is_not_appended(server: Server, cache: Path) -> None:
+    part_of(server, cache)
+    server.behaviour = "another range"
+    assert weights.fetch(SPEC, server.url).read_bytes() == CONTENT
+    assert server.ranges == [f"bytes={len(CONTENT) // 2}-", None]
+
+
+def test_a_file_that_is_too_large_is_refused_at_once(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "LARGEST_BYTES", len(CONTENT) - 1)
+    with pytest.raises(WeightsError, match=f"at most {len(CONTENT) - 1} bytes"):
+        weights.fetch(SPEC, server.url)
+    assert names(cache) == []
+
+
+def test_a_server_that_never_ends_does_not_fill_the_disk(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.behaviour = "endless"
+    monkeypatch.setattr(download, "LARGEST_BYTES", 5_000_000)
+    with pytest.raises(WeightsError, match="at most 5000000 bytes"):
+        weights.fetch(SPEC, server.url)
+    assert sum(f.stat().st_size for f in cache.iterdir()) <= 5_000_000
+
+
+def test_a_download_has_an_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.behaviour = "endless"
+    monkeypatch.setattr(download, "LONGEST_S", 0.0)
+    with pytest.raises(WeightsError, match="not complete after 0 hours"):
+        weights.fetch(SPEC, server.url)
+
+
+def test_redirects_keep_what_kind_of_link_it_is(server: Server, cache: Path) -> None:
+    with Server() as other:
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        server.behaviour = f"to {other.url}"
+        assert weights.fetch(SPEC, server.url).read_bytes() == CONTENT
+        other.shutdown()
+        thread.join()
+    (cache / SPEC.file).unlink()
+    for target in ("ftp://127.0.0.1/x", "file:///etc/hostname", "x://y"):
+        server.behaviour = f"to {target}"
+        with pytest.raises(WeightsError):
+            weights.fetch(SPEC, server.url)
+    assert names(cache) == []
+    request = urllib.request.Request("https://127.0.0.1/weights.pth")
+    with pytest.raises(WeightsError, match="from https to http"):
+        download._Redirects().redirect_request(
+            request, BytesIO(), 302, "", {}, "http://127.0.0.1/x"
+        )
+
+
+def test_a_link_in_place_of_the_unfinished_file_is_not_followed(
+    server: Server, cache: Path, tmp_path: Path
+) -> None:
+    part = part_of(server, cache)
+    part.unlink()
+    part.symlink_to(tmp_path / "somewhere")
+    with pytest.raises(OutputError, match="cannot be written"):
+        weights.fetch(SPEC, server.url)
+    assert not (tmp_path / "somewhere").exists()
+
+
+def test_a_second_download_at_the_same_time_is_told(server: Server, cache: Path) -> None:
+    cache.mkdir()
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from iterreg.atomic import folder_lock\n"
+        "with folder_lock(Path(sys.argv[1])):\n"
+        "    print('locked', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", code, str(cache)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"locked\n"
+        with pytest.raises(OutputError, match="another run of iterreg"):
+            weights.fetch(SPEC, server.url)
+        holder.communicate(b"")
+    assert weights.fetch(SPEC, server.url).read_bytes() == CONTENT
+
+
+def test_without_a_checksum_nothing_is_fetched(server: Server, cache: Path) -> None:
+    unknown = replace(SPEC, sha256=None)
+    with pytest.raises(WeightsError, match="--sha256"):
+        weights.fetch(unknown, server.url)
+    assert server.ranges == [] and not cache.exists()
+    for wrong in ("", "abc", "g" * 64, "0" * 65):
+        with pytest.raises(WeightsError, match="64 hexadecimal digits"):
+            weights.fetch(unknown, server.url, sha256=wrong)
+    with pytest.raises(WeightsError, match="expected sha256 0000"):
+        weights.fetch(unknown, server.url, sha256="0" * 64)
+    with pytest.raises(WeightsError, match="the published one"):
+        weights.fetch(SPEC, server.url, sha256="0" * 64)
+    assert SPEC.sha256 is not None
+    path = weights.fetch(unknown, server.url, sha256=SPEC.sha256.upper())
+    assert path.read_bytes() == CONTENT
+
+
+ODD_LINKS = (
+    "http://[::1",
+    "http://☃.invalid/x",
+    "http://",
+    "http:///x",
+    "http://x:99999999/y",
+    "http://x:abc/y",
+    "http://a b/c",
+    "http://..a/x",
+    "http://[::ffff:1.1.1.1.1]/",
+    "http://" + "x" * 100_000 + "/y",
+    "http://x\n.invalid/y",
+    "ftp://x/y",
+    "data:text/plain,x",
+    "weights.pth",
+)
+
+
+@pytest.mark.parametrize("url", ODD_LINKS, ids=lambda url: ascii(url[:30]))
+def test_odd_links_are_refused(url: str, cache: Path) -> None:
+    with pytest.raises(WeightsError, match="expected a link"):
+        weights.fetch(SPEC, url)
+    assert not cache.exists()
 
 
 @pytest.mark.parametrize(

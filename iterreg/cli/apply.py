@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from iterreg.cli.apply_points import apply_to_points, load_chain, regions_of
 from iterreg.cli.failures import debug_option
 from iterreg.cli.options import (
     PATH,
+    POINT_FILES,
     both_or_neither,
     overwrite_option,
     quiet_option,
     refuse_existing,
 )
+from iterreg.cli.reading_options import reading_options, series_options
+from iterreg.cli.streams import tell
 
 if TYPE_CHECKING:
     from iterreg.displacement import Transform
     from iterreg.geometry import Grid
-    from iterreg.image import LabelMap
 
 
 @click.command()
 @click.option(
     "--transform",
-    "transform_path",
+    "transforms",
     type=PATH,
     required=True,
+    multiple=True,
     metavar="T",
-    help="transform.h5 of a run, another ITK transform, or a displacement field in mm.",
+    help="transform.h5 of a run, or another program's transform. Repeated, they are a chain in "
+    "ANTs' order: points go through the first one first. '[T,1]' is the inverse of a linear one.",
 )
 @click.option(
     "--reference",
@@ -40,11 +42,17 @@ if TYPE_CHECKING:
     help="Image that defines the grid of the result: the fixed image, or with --inverse the moving "
     "one. Required for images and labels.",
 )
+@click.option(
+    "--source",
+    type=PATH,
+    metavar="S",
+    help="Image that FSL moved (flirt -in), for FSL's transforms, whose -ref is --reference.",
+)
 @click.option("--image", type=PATH, help="Image to warp, with linear interpolation.")
 @click.option(
     "--labels", type=PATH, help="Label map to warp, with nearest-neighbour interpolation."
 )
-@click.option("--points", type=PATH, help="CSV file with columns x,y,z (LPS, mm).")
+@click.option("--points", type=PATH, help=POINT_FILES)
 @click.option("--out", type=PATH, required=True, help="File to write.")
 @click.option("--inverse", is_flag=True, help="Apply the inverse transform.")
 @click.option(
@@ -58,6 +66,8 @@ if TYPE_CHECKING:
     help="Moving regions for --inverse.  [default: moving_regions.nii.gz next to T]",
 )
 @click.option("--fill", type=float, help="Intensity outside the image.  [default: its minimum]")
+@reading_options
+@series_options("image", "reference")
 @overwrite_option
 @quiet_option
 @debug_option
@@ -66,6 +76,8 @@ def apply(**options: Any) -> None:
 
     A transform maps points of the fixed image to the moving image. Moving images and labels are
     therefore warped onto the fixed grid, while points go from the fixed image to the moving one.
+    With --transform WARP --transform AFFINE a point x of the fixed image goes to AFFINE(WARP(x)),
+    as with ANTs.
 
     With --inverse, images and labels of the FIXED image are warped onto the moving grid, and points
     of the MOVING image are mapped to the fixed one. The inverse is solved region by region. Points
@@ -83,18 +95,29 @@ def apply(**options: Any) -> None:
         raise click.UsageError(
             f"--{sources[0]} needs --reference, which defines the grid of the result"
         )
+    if options["source"] is not None and (options["inverse"] or options["reference"] is None):
+        raise click.UsageError(
+            "--source is for FSL's transforms, with --reference and without --inverse: for the "
+            "inverse use iterreg convert first"
+        )
+    if len(options["transforms"]) > 1 and options["fixed_labels"] is not None:
+        raise click.UsageError("--fixed-labels and --moving-labels go with one --transform")
     refuse_existing(options["out"], options["overwrite"])
-    apply_to = {"image": _apply_to_image, "labels": _apply_to_labels, "points": _apply_to_points}
+    if sources == ["points"]:
+        from iterreg.io import require_point_suffix
+
+        require_point_suffix(options["out"])
+    apply_to = {"image": _apply_to_image, "labels": _apply_to_labels, "points": apply_to_points}
     message = apply_to[sources[0]](options)
     if not options["quiet"]:
-        click.echo(f"{options['out']}: {message}")
+        tell(f"{options['out']}: {message}")
 
 
 def _apply_to_image(options: dict[str, Any]) -> str:
     from iterreg.displacement import warp_image
-    from iterreg.io import read_image, write_image
+    from iterreg.io import read_image, series_of, write_image
 
-    image = read_image(options["image"])
+    image = read_image(options["image"], series_of("image"))
     transform, message = _transform(image.grid, options)
     fill = float(image.data.min()) if options["fill"] is None else options["fill"]
     write_image(warp_image(image, transform, fill), options["out"])
@@ -113,70 +136,36 @@ def _apply_to_labels(options: dict[str, Any]) -> str:
 
 def _transform(source: Grid, options: dict[str, Any]) -> tuple[Transform, str]:
     """Make the transform on the reference's grid, and a message about it."""
-    from iterreg.io import read_image
+    from iterreg.errors import GeometryError
+    from iterreg.io import read_image, series_of
 
-    reference = read_image(options["reference"]).grid
+    reference = read_image(options["reference"], series_of("reference")).grid
+    if source.rank != reference.rank:
+        raise GeometryError(
+            f"{options['image'] or options['labels']}: expected rank {reference.rank} as "
+            f"{options['reference']}, got {source.rank}"
+        )
     if options["inverse"]:
         return _inverse_on(reference, source, options)
-    return _forward_on(reference, options["transform_path"]), "on the fixed grid"
-
-
-def _forward_on(reference: Grid, path: Path) -> Transform:
     from iterreg.displacement import resample_transform
-    from iterreg.formats.itk import read_transform
+    from iterreg.formats.itk_objects import chain
 
-    transform = read_transform(path, reference)
-    if transform.grid.same_space(reference):
-        return transform
-    return resample_transform(transform, reference)
+    transform = chain(load_chain(options, reference)).on(reference)
+    if not transform.grid.same_space(reference):
+        transform = resample_transform(transform, reference)
+    return transform, "on the fixed grid"
 
 
 def _inverse_on(moving: Grid, fixed: Grid, options: dict[str, Any]) -> tuple[Transform, str]:
-    from iterreg.formats.itk import read_transform
+    from iterreg.formats.itk_objects import chain
     from iterreg.inverse import InverseStatus, invert_to_grid
 
-    transform = read_transform(options["transform_path"], fixed)
-    inverse, status = invert_to_grid(transform, moving, *_regions(options, transform.grid))
+    transform = chain(load_chain(options)).on(fixed)
+    one, *others = options["transforms"]
+    labels = (None, None) if others else regions_of(options, one, transform.grid)
+    inverse, status = invert_to_grid(transform, moving, *labels)
     shares = [
         f"{100 * float((status == s.value).float().mean()):.1f} % {s.name.lower()}"
         for s in InverseStatus
     ]
     return inverse, "on the moving grid; voxels: " + ", ".join(shares)
-
-
-def _apply_to_points(options: dict[str, Any]) -> str:
-    from iterreg.formats.itk import read_transform
-    from iterreg.inverse import invert_points
-    from iterreg.io import read_image, read_points, write_points
-
-    points = read_points(options["points"])
-    # An affine has no grid of its own; for points any grid will do.
-    grid = None if options["reference"] is None else read_image(options["reference"]).grid
-    transform = read_transform(options["transform_path"], grid)
-    if not options["inverse"]:
-        write_points(transform.map_points(points), options["out"])
-        return f"{len(points)} points, fixed to moving"
-    inverted = invert_points(transform, points, *_regions(options, transform.grid))
-    statuses = [s.name.lower() for s in inverted.status]
-    columns = {"status": statuses, "residual_mm": [f"{r:.4f}" for r in inverted.residual_mm]}
-    write_points(inverted.points, options["out"], columns)
-    counts = ", ".join(f"{count} {name}" for name, count in Counter(statuses).items())
-    return f"{len(points)} points, moving to fixed: {counts}"
-
-
-def _regions(options: dict[str, Any], grid: Grid) -> tuple[LabelMap | None, LabelMap | None]:
-    """Read the label maps that were given, or those next to the transform, or none."""
-    from iterreg.image import require_same_space
-    from iterreg.io import read_image, read_label_map
-
-    fixed, moving = options["fixed_labels"], options["moving_labels"]
-    if fixed is None:
-        folder = options["transform_path"].parent
-        fixed, moving = folder / "fixed_regions.nii.gz", folder / "moving_regions.nii.gz"
-        if not (fixed.exists() and moving.exists()):
-            return None, None
-    fixed_labels = read_label_map(fixed)
-    if not fixed_labels.grid.same_space(grid):
-        reference = replace(read_image(fixed), grid=grid, name="the transform")
-        require_same_space(fixed_labels, reference)
-    return fixed_labels, read_label_map(moving)

@@ -6,17 +6,18 @@ stdout. Rich is imported only when it is needed.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from iterreg.cli.measured import Fact, Row, field_facts, inverse_facts, region_table
 from iterreg.cli.progress_bar import Lines, bar
+from iterreg.cli.streams import tell
 from iterreg.progress import Progress, ProgressCallback, ignore_progress
+from iterreg.texts import printable
 
 if TYPE_CHECKING:
     from iterreg.evaluation import Measures
@@ -144,12 +145,12 @@ class Console:
 
     def _say(self, text: str, style: str = "") -> None:
         if not self._fancy:
-            click.echo(text)
+            tell(text)
             return
         from rich.console import Console as RichConsole
         from rich.text import Text
 
-        RichConsole(highlight=False).print(Text(text, style=style), soft_wrap=True)
+        RichConsole(highlight=False).print(Text(printable(text), style=style), soft_wrap=True)
 
     def _notes(self, notes: Sequence[str]) -> None:
         printed = notes if self._verbose else notes[:MAX_NOTES]
@@ -177,13 +178,13 @@ class Console:
         if self._fancy:
             _rich_table(header, rows)
             return
-        click.echo()
+        tell()
         widths = [max(len(r[k]) for r in (header, *rows)) for k in range(len(header))]
         for row in (header, *rows):
             cells = [f"{row[0]:<{widths[0]}}"]
             cells += [f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True)]
-            click.echo("  ".join(cells).rstrip())
-        click.echo()
+            tell("  ".join(cells).rstrip())
+        tell()
 
 
 def _rich_table(header: Row, rows: Sequence[Row]) -> None:
@@ -195,11 +196,11 @@ def _rich_table(header: Row, rows: Sequence[Row]) -> None:
     for k, title in enumerate(header):
         table.add_column(title, justify="left" if k == 0 else "right")
     for row in rows:
-        table.add_row(*(cell.replace("->", "→").replace("[", "\\[") for cell in row))
+        table.add_row(*(printable(cell).replace("->", "→").replace("[", "\\[") for cell in row))
     RichConsole(highlight=False).print(table)
 
 
 def _look_at(folder: Path) -> str:
     """The page of a run, or the picture if it was left out."""
     page = folder / "report.html"
-    return str(page if page.exists() else folder / "overlay.png")
+    return str(page if os.path.exists(page) else folder / "overlay.png")

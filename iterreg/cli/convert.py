@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 from iterreg.cli.failures import debug_option
 from iterreg.cli.options import PATH
-from iterreg.formats import TRANSFORM_FORMATS
+from iterreg.cli.reading_options import reading_options
+from iterreg.cli.streams import tell
+from iterreg.formats import TRANSFORM_FORMATS, WRITTEN
 
-FORMAT = click.Choice(["auto", *TRANSFORM_FORMATS])
+READ = click.Choice(["auto", *TRANSFORM_FORMATS])
+WRITE = click.Choice(["auto", *WRITTEN])
 
 
 @click.command(short_help="Turn a transform of one program into another's.")
 @click.option(
     "--transform",
-    "source",
+    "transform",
     type=PATH,
     required=True,
     metavar="T",
@@ -26,7 +30,19 @@ FORMAT = click.Choice(["auto", *TRANSFORM_FORMATS])
 @click.option(
     "--moving",
     type=PATH,
-    help="Moving image. Not needed from ITK to ITK if T maps fixed to moving.",
+    help="Moving image. Not needed between formats in mm if T maps fixed to moving.",
+)
+@click.option(
+    "--source",
+    type=PATH,
+    metavar="S",
+    help="Image that FSL moved (flirt -in), to read FSL's transforms.",
+)
+@click.option(
+    "--reference",
+    type=PATH,
+    metavar="R",
+    help="Image that FSL moved it to (flirt -ref), to read FSL's transforms.",
 )
 @click.option(
     "--out",
@@ -37,7 +53,7 @@ FORMAT = click.Choice(["auto", *TRANSFORM_FORMATS])
 @click.option(
     "--from",
     "source_format",
-    type=FORMAT,
+    type=READ,
     default="auto",
     show_default=True,
     help="Format of T; auto looks into the file.",
@@ -45,7 +61,7 @@ FORMAT = click.Choice(["auto", *TRANSFORM_FORMATS])
 @click.option(
     "--to",
     "out_format",
-    type=FORMAT,
+    type=WRITE,
     default="auto",
     show_default=True,
     help="Format to write; auto goes by the suffix. Needed for .nii.gz, which can hold several.",
@@ -57,13 +73,16 @@ FORMAT = click.Choice(["auto", *TRANSFORM_FORMATS])
     show_default=True,
     help="Direction in which T maps points. A moving-to-fixed transform is inverted.",
 )
+@reading_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @debug_option
 def convert(
-    source: Path,
+    transform: Path,
     fixed: Path,
     moving: Path | None,
+    source: Path | None,
+    reference: Path | None,
     out: Path,
     source_format: str,
     out_format: str,
@@ -77,20 +96,19 @@ def convert(
     grid. Warping an image needs this direction.
 
     An ITK field holds displacements x, y, z in mm, LPS. A Learn2Reg field holds, at each fixed
-    voxel, the moving index minus the fixed index in voxels, in nibabel's axis order. It depends on
-    the headers of both images, so both are needed.
+    voxel, the moving index minus the fixed index in voxels, in nibabel's axis order. An FSL field
+    counts from a corner of each image. These two depend on the headers of both images.
     """
     from iterreg.errors import OutputError
-    from iterreg.formats.convert import TransformFile, convert_transform
+    from iterreg.formats.convert import Images, TransformFile, convert_transform
 
-    if out.exists() and not overwrite:
+    if os.path.exists(out) and not overwrite:
         raise OutputError(f"{out}: exists already; --overwrite replaces it")
     report = convert_transform(
-        TransformFile(source, source_format),
+        TransformFile(transform, source_format),
         TransformFile(out, out_format),
-        fixed,
-        moving,
+        Images(fixed, moving, source, reference),
         is_inverse=direction == "moving-to-fixed",
     )
     if not quiet:
-        click.echo(f"{report}\n{out}")
+        tell(f"{report}\n{out}")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from iterreg.cli.options import PATH, PairRequest, run_options
+from iterreg.cli.options import PATH, run_options
+from iterreg.cli.pair_request import PairRequest
 
 if TYPE_CHECKING:
     from iterreg.displacement import Transform

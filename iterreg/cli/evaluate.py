@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,10 +18,12 @@ from iterreg.cli.options import (
     refuse_existing,
 )
 from iterreg.cli.origin import provenance_of
+from iterreg.cli.reading_options import pair_reading_options
 
 if TYPE_CHECKING:
     from iterreg.displacement import Transform
     from iterreg.evaluation import Measures
+    from iterreg.formats.loaded import Loaded
     from iterreg.geometry import Grid, Points
     from iterreg.image import Image
     from iterreg.partition import Regions
@@ -53,6 +54,7 @@ SCHEMA = 2
 @click.option("--html", type=PATH, metavar="FILE", help="Also write everything as one page.")
 @click.option("--fixed", type=PATH, help="Fixed image, to show it on the page of --html.")
 @click.option("--moving", type=PATH, help="Moving image, to show it on the page of --html.")
+@pair_reading_options
 @quiet_option
 @debug_option
 def evaluate(**options: Any) -> None:
@@ -115,33 +117,48 @@ class _Given:
 
     def __init__(self, options: dict[str, Any]) -> None:
         from iterreg.displacement import resample_transform
-        from iterreg.errors import GeometryError
-        from iterreg.formats.itk import read_transform
-        from iterreg.inputs import read_landmarks
-        from iterreg.io import read_image
+        from iterreg.io import read_image, series_of
+        from iterreg.landmarks import read_landmarks
 
         self.landmarks = read_landmarks(options["fixed_landmarks"], options["moving_landmarks"])
-        self.labels = _read_labels(options)
         self.images: tuple[Image, Image] | None = None
         if options["fixed"] is not None:
-            self.images = read_image(options["fixed"]), read_image(options["moving"])
-        self.notes = () if self.labels is None else self.labels.notes
-        grid = self.images[0].grid if self.images is not None else None
-        grid = grid if self.labels is None else self.labels.fixed.grid
-        self.known: Transform | None = None
-        if options["known_field"] is not None:
-            self.known = read_transform(options["known_field"], grid)
-            grid = self.known.grid if grid is None else grid
-        self.original, self.has_grid = _read_transform(options["transform"], grid, self.landmarks)
-        grid = self.original.grid if grid is None else grid
-        self.transform = resample_transform(self.original, grid)
-        if self.landmarks is not None and self.landmarks[0].lps.shape[1] != grid.rank:
-            raise GeometryError(
-                f"{options['fixed_landmarks']}: expected {grid.rank}-D points as the transform, "
-                f"got {self.landmarks[0]!r}"
+            self.images = (
+                read_image(options["fixed"], series_of("fixed")),
+                read_image(options["moving"], series_of("moving")),
             )
+        self.labels = _read_labels(options, self.images)
+        self.notes = () if self.labels is None else self.labels.notes
+        self.original, known, grid = _read_transforms(options, self._grids()[0], self.landmarks)
+        self.has_grid = grid is not None
+        self.transform = self.original if grid is None else resample_transform(self.original, grid)
+        self.known = known
+        outside = self._check_landmarks()
+        maps = () if self.labels is None else (self.labels.fixed, self.labels.moving)
+        read = (*(self.images or ()), *maps)
+        told = dict.fromkeys(n for file in read for n in file.notes)
+        self.notes = (*self.notes, *told, *outside)
         if options["transform"] is None:
             self.notes = ("no --transform was given: this measures the identity", *self.notes)
+
+    def _grids(self) -> tuple[Grid | None, Grid | None]:
+        """Where the fixed and the moving image are, by label maps or images."""
+        if self.labels is not None:
+            return self.labels.fixed.grid, self.labels.moving.grid
+        return (None, None) if self.images is None else (self.images[0].grid, self.images[1].grid)
+
+    def _check_landmarks(self) -> tuple[str, ...]:
+        """Hold the landmarks against what is known of both images, before anything is measured."""
+        from iterreg.landmarks import check_inside, check_landmarks
+
+        if self.landmarks is None:
+            return ()
+        fixed, moving = self._grids()
+        note = ""
+        if fixed is None and self.has_grid:
+            note = check_inside(self.landmarks[0], self.transform.grid, "the transform's grid")
+        notes = check_landmarks(self.landmarks, (fixed, moving), self.original)
+        return (*((note,) if note else ()), *notes)
 
     def measure(self) -> Measures:
         """Measure all that was given."""
@@ -161,48 +178,74 @@ class _Given:
         return resample_transform(self.original, self.images[0].grid)
 
 
-def _read_labels(options: dict[str, Any]) -> Regions | None:
-    from iterreg.io import read_label_map
+def _read_labels(options: dict[str, Any], images: tuple[Image, Image] | None) -> Regions | None:
+    from iterreg.io import on_lattice_of, read_label_map
     from iterreg.regions.match_labels import match_labels
 
     if options["fixed_labels"] is None:
         return None
     names = label_names(options["label_table"])
     paths = options["fixed_labels"], options["moving_labels"]
-    fixed, moving = (read_label_map(path, names or names_of_run(path)) for path in paths)
-    return match_labels(fixed, moving)
+    read = []
+    for path, image in zip(paths, images or (None, None), strict=True):
+        grid = None if image is None else image.grid
+        labels = read_label_map(path, names or names_of_run(path), grid)
+        read.append(labels if image is None else on_lattice_of(labels, image))
+    return match_labels(*read)
 
 
-def _read_transform(
-    path: Path | None, grid: Grid | None, landmarks: tuple[Points, Points] | None
-) -> tuple[Transform, bool]:
-    """Read the transform, and say whether its grid is one to measure on.
+def _read_transforms(
+    options: dict[str, Any], grid: Grid | None, landmarks: tuple[Points, Points] | None
+) -> tuple[Transform, Transform | None, Grid | None]:
+    """Read the transform and the known one, and choose the grid to measure on.
+
+    Args:
+        options: of the command.
+        grid: of the label maps or images; None takes the known field's, else the transform's.
+        landmarks: their rank is the identity's if nothing else has one.
+
+    Returns:
+        The transform, the known one or None, and the grid; None if only landmarks are measured.
 
     Raises:
-        TransformError: the file cannot be used, or has to be sampled and there is no grid for it.
+        TransformError: a file cannot be used, or needs a grid and there is none.
+        GeometryError: the landmarks have another rank.
     """
+    from iterreg.formats.loaded import Loaded
+    from iterreg.formats.reading import load_transform
+    from iterreg.landmarks import require_rank
+
+    path, known_path = options["transform"], options["known_field"]
+    known = None if known_path is None else load_transform(known_path)
+    if path is not None:
+        loaded = load_transform(path)
+    elif known is not None or grid is not None:
+        loaded = Loaded.identity(known.rank if known is not None else grid.rank if grid else 3)
+    else:
+        assert landmarks is not None, "label maps and a known field bring a grid"
+        loaded = Loaded.identity(landmarks[0].lps.shape[1])
+    if landmarks is not None:
+        require_rank(landmarks[0], loaded.rank, "the transform", "fixed_landmarks")
+    for own in (known, loaded):
+        if grid is None and own is not None and own.field is not None:
+            grid = own.field.grid
+    if grid is None:
+        _require_no_grid_needed(known, loaded)
+    transform = loaded.for_points(grid)
+    return transform, None if known is None else known.on(grid), grid
+
+
+def _require_no_grid_needed(known: Loaded | None, transform: Loaded) -> None:
     from iterreg.errors import TransformError
-    from iterreg.evaluation import identity
-    from iterreg.formats.itk import read_transform
-    from iterreg.geometry import Grid
 
-    if grid is not None:
-        return identity(grid) if path is None else read_transform(path, grid), True
-    assert landmarks is not None, "label maps and a known field bring a grid"
-    rank = landmarks[0].lps.shape[1]
-    axes = tuple(tuple(float(i == k) for i in range(rank)) for k in range(rank))
-    any_grid = Grid((2,) * rank, (1.0,) * rank, (0.0,) * rank, axes)
-    if path is None:
-        return identity(any_grid), False
-    try:
-        return read_transform(path), True
-    except TransformError:
-        transform = read_transform(path, any_grid)
-    import SimpleITK as sitk
-
-    if not sitk.ReadTransform(str(path)).IsLinear():
+    needed = "add --fixed and --moving, or label maps, which give the grid"
+    if transform.sampled is not None:
         raise TransformError(
-            f"{path}: expected a displacement field or a linear transform, got one that has to be "
-            "sampled: add --fixed and --moving, which give the grid"
+            f"{transform.name}: expected a displacement field or a linear transform, got one that "
+            f"has to be sampled: {needed}"
         )
-    return transform, False
+    if known is not None:
+        kind = "a linear transform" if known.is_linear else "one that has to be sampled"
+        raise TransformError(
+            f"{known.name}: expected a known field with a grid to compare on, got {kind}: {needed}"
+        )

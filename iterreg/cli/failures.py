@@ -5,12 +5,18 @@ from __future__ import annotations
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from functools import partial
+from io import StringIO
 from typing import Any
 
 import click
 
-from iterreg.errors import ExitCode, IterregError
+from iterreg.cli.single_values import refuse_seconds
+from iterreg.cli.streams import complain, hint
+from iterreg.errors import NO_ROOM, ExitCode, IterregError, OutOfMemoryError, is_out_of_memory
+from iterreg.texts import one_line
 
 DEBUG = "iterreg.debug"
 """Key of ``--debug`` in click's context."""
@@ -21,8 +27,52 @@ MEMORY_ADVICE = (
 )
 
 
-class SafeGroup(click.Group):
+class HelpfulGroup(click.Group):
+    """A group that suggests a command for a name that does not exist."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or what may be meant; refuse options that would be dropped."""
+        name = str(args[0]) if args else ""
+        if name and not name.startswith("-") and self.get_command(ctx, name) is None:
+            close = get_close_matches(name, self.list_commands(ctx), 3, 0.5)
+            advice = (
+                f"Did you mean {' or '.join(map(repr, close))}?"
+                if close
+                else "See --help for a list."
+            )
+            ctx.fail(f"No such command '{one_line(name, 60)}'. {advice}")
+        found, command, rest = super().resolve_command(ctx, args)
+        if command is not None and not ctx.resilient_parsing:
+            refuse_seconds(command, click.Context(command, ctx, found), rest)
+        return found, command, rest
+
+
+class SafeGroup(HelpfulGroup):
     """A group whose commands print a traceback only with ``--debug``."""
+
+    def main(  # type: ignore[override]  # click's overloads only tell whether it returns
+        self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **extra: Any
+    ) -> Any:
+        """Run the command line, and answer a wrong one by words that are safe to print."""
+        run: Callable[[], Any] = partial(super().main, args, standalone_mode=False, **extra)
+        if not standalone_mode:
+            return run()
+        try:
+            code: Any = run()
+        except click.ClickException as error:
+            words = StringIO()
+            error.show(words)
+            hint("\n".join(one_line(line) for line in words.getvalue().rstrip().split("\n")))
+            code = error.exit_code
+        except BrokenPipeError:
+            code = ExitCode.ERROR
+        except (click.Abort, OSError, IterregError) as error:
+            cause = KeyboardInterrupt() if isinstance(error, click.Abort) else error
+            message, code = describe(cause)
+            complain(message)
+        sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn exceptions into one line and an exit code."""
@@ -34,7 +84,7 @@ class SafeGroup(click.Group):
             raise
         except (Exception, KeyboardInterrupt) as error:
             message, code = describe(error)
-            click.echo(f"iterreg: {message}", err=True)
+            complain(message)
             if ctx.meta.get(DEBUG):
                 traceback.print_exception(error, file=sys.stderr)
             ctx.exit(code)
@@ -51,12 +101,14 @@ def describe(error: BaseException) -> tuple[str, int]:
     """
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; nothing was written", ExitCode.INTERRUPTED
-    if isinstance(error, IterregError):
-        return f"error: {_one_line(error)}", error.exit_code
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error) and not isinstance(error, OutOfMemoryError):
         return f"error: {MEMORY_ADVICE}", ExitCode.OUT_OF_MEMORY
+    if isinstance(error, IterregError):
+        return f"error: {one_line(str(error))}", error.exit_code
+    if isinstance(error, OSError) and error.errno is not None:
+        return _refused_by_the_system(error)
     return (
-        f"error: this is a bug in iterreg: {type(error).__name__}: {_one_line(error)[:300]}; "
+        f"error: this is a bug in iterreg: {type(error).__name__}: {one_line(str(error), 300)}; "
         "please report it with the command line, the versions (iterreg --version) and what "
         "--debug prints",
         ExitCode.ERROR,
@@ -80,17 +132,13 @@ def debug_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Check by name, because torch may not be loaded and its CPU allocator raises RuntimeError."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and any(
-        sign in str(error) for sign in ("DefaultCPUAllocator", "out of memory", "bad_alloc")
-    )
+def _refused_by_the_system(error: OSError) -> tuple[str, int]:
+    """A file that the system does not open, read or write."""
+    reason = error.strerror or str(error)
+    what = "" if error.filename is None else f"{error.filename}: "
+    if error.errno in NO_ROOM:
+        return f"error: {one_line(f'{what}cannot be written: {reason}')}", ExitCode.OUTPUT
+    return f"error: {one_line(f'{what}cannot be used: {reason}')}", ExitCode.IMAGE_READ
 
 
 def _show_warning(
@@ -103,4 +151,4 @@ def _show_warning(
 ) -> None:
     """Print iterreg's own warnings, one line each; hide those of other libraries."""
     if category.__module__.split(".")[0] == "iterreg":
-        click.echo(f"iterreg: warning: {' '.join(str(message).split())}", err=True)
+        complain(f"warning: {one_line(str(message))}")

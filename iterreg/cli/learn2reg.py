@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from iterreg.cli.failures import debug_option
+from iterreg.cli.failures import HelpfulGroup, debug_option
 from iterreg.cli.options import (
     PATH,
     json_option,
@@ -19,9 +19,11 @@ from iterreg.cli.options import (
     set_option,
     together,
 )
+from iterreg.cli.streams import complain, hint
+from iterreg.texts import one_line
 
 
-@click.group(short_help="Make, check and score a Learn2Reg submission.")
+@click.group(cls=HelpfulGroup, short_help="Make, check and score a Learn2Reg submission.")
 @debug_option
 def learn2reg() -> None:
     """Make a Learn2Reg submission, check it, and compute the leaderboard's scores before uploading.
@@ -175,10 +177,9 @@ def submit(
         with console.progress() as report:
             outcomes, zipped = run(task, how, out, jobs=jobs, progress=report)
     except KeyboardInterrupt:
-        click.echo(
-            f"iterreg: interrupted; finished fields are kept in {how.fields}; run the same command "
-            "to continue",
-            err=True,
+        complain(
+            f"interrupted; finished fields are kept in {how.fields}; run the same command "
+            "to continue"
         )
         raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
     if not quiet:
@@ -281,7 +282,7 @@ def check(
     for warning in checked.warnings:
         console.say(f"warning: {warning}", style="yellow")
     for refusal in checked.refusals:
-        click.echo(f"refused: {refusal}", err=True)
+        hint(f"refused: {one_line(refusal)}")
     if not checked.is_accepted:
         count = len(checked.refusals)
         raise IterregError(f"{archive}: would be refused for {count} reason{'s' * (count > 1)}")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import click
-
 from iterreg.cli.measured import number
+from iterreg.cli.streams import tell
 
 if TYPE_CHECKING:
     from iterreg.learn2reg.evaluate import Scores
@@ -19,7 +18,7 @@ def print_outcomes(task: Task, outcomes: Sequence[Outcome]) -> None:
     """Print a row for each case that was registered."""
     first = next((o.used for o in outcomes if o.used), {})
     facts = [f"{kind}: {what}" for kind, what in first.items()]
-    click.echo("; ".join([f"{task.name}, {task.split}", *facts]))
+    tell("; ".join([f"{task.name}, {task.split}", *facts]))
     rows = [
         (
             o.case,
@@ -55,21 +54,21 @@ def print_scores(scores: Scores) -> None:
         rows.append((title, *cells, "", "", ""))
     _table(header, rows)
     regions = dict.fromkeys(case.true_folds.regions for case in scores.cases)
-    click.echo(f"regions for the folds: {', '.join(regions)}")
+    tell(f"regions for the folds: {', '.join(regions)}")
     for note in dict.fromkeys(n for case in scores.cases for n in case.notes):
-        click.echo(f"note: {note}")
+        tell(f"note: {note}")
 
 
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Print aligned columns: the first one and a last one called status to the left."""
     last = len(header) - 1
     widths = [max(len(row[k]) for row in (header, *rows)) for k in range(len(header))]
-    click.echo()
+    tell()
     for row in (header, *rows):
         words = header[last] == "status"
         cells = [
             f"{cell:<{width}}" if k == 0 or (k == last and words) else f"{cell:>{width}}"
             for k, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        click.echo("  ".join(cells).rstrip())
-    click.echo()
+        tell("  ".join(cells).rstrip())
+    tell()

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
 import click
 
-from iterreg.cli.failures import SafeGroup
+from iterreg.cli.failures import SafeGroup, describe
+from iterreg.cli.guard import run_guarded
 from iterreg.cli.origin import COMMAND_LINE
+from iterreg.cli.streams import (
+    close_stdout,
+    complain,
+    name_standard_streams,
+    open_standard_streams,
+    tell,
+)
 from iterreg.config import preset_names
-from iterreg.errors import ExitCode
+from iterreg.errors import ExitCode, OutputError
 
 
 class _RootGroup(SafeGroup):
@@ -55,6 +65,7 @@ _OWN_COMMANDS = {
     "phantom": "phantom:phantom",
     "report": "report:report",
     "merge-labels": "merge:merge_labels",
+    "dicom": "dicom:dicom",
     "learn2reg": "learn2reg:learn2reg",
     "presets": "presets:presets",
     "weights": "weights:weights",
@@ -75,7 +86,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
         return
     from iterreg.versions import own_version
 
-    click.echo(f"iterreg {own_version()}")
+    tell(f"iterreg {own_version()}")
     ctx.exit()
 
 
@@ -102,13 +113,38 @@ def iterreg() -> None:
 
 def main() -> None:
     """Run the command line; the entry point of the installed script."""
+    open_standard_streams()
+    name_standard_streams()
+    run_guarded(_run)
+
+
+def _run() -> None:
+    """Parse the command line and run the command."""
+    if "--debug" not in sys.argv:
+        logging.lastResort = logging.NullHandler()  # what libraries log goes nowhere
     try:
         iterreg(prog_name="iterreg")
+    except Exception as error:  # outside of every command, such as in an import
+        message, number = describe(error)
+        complain(message)
+        raise SystemExit(_finish(number)) from None
     except SystemExit as ended:
-        if ended.code != ExitCode.INTERRUPTED:
-            raise
+        code = _finish(ended.code)
+        if code != ExitCode.INTERRUPTED:
+            raise SystemExit(code) from None
         # If Ctrl-C interrupts generated code (a dataclass being defined), CPython remembers it and
         # kills the process with that signal at exit, whatever the exit code.
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(ExitCode.INTERRUPTED)
+
+
+def _finish(code: int | str | None) -> int | str | None:
+    """Write what is still to be printed; a full standard output spoils only a success."""
+    try:
+        close_stdout()
+    except OutputError as error:
+        if not code:
+            complain(f"error: {error}")
+        code = code or ExitCode.OUTPUT
+    with suppress(OSError):
+        sys.stderr.flush()
+    return code

@@ -8,6 +8,8 @@ import click
 
 from iterreg.cli.failures import debug_option
 from iterreg.cli.options import PATH, overwrite_option, quiet_option, refuse_existing
+from iterreg.cli.reading_options import reading_options
+from iterreg.cli.streams import tell
 
 
 @click.command("merge-labels", short_help="Merge a label map's structures by name.")
@@ -35,6 +37,7 @@ from iterreg.cli.options import PATH, overwrite_option, quiet_option, refuse_exi
     help="Table of the classes to merge into.",
 )
 @click.option("--out", type=PATH, required=True, help="Merged label map to write.")
+@reading_options
 @overwrite_option
 @quiet_option
 @debug_option
@@ -53,15 +56,16 @@ def merge_labels(
     has no pulmonary artery: add the label map of its task heartchambers_highres with --extra, or
     that class stays empty. Then register with the merged label maps and --label-table thorax13.
     """
-    from iterreg.io import read_label_map, write_label_map
+    from iterreg.io import on_lattice_of, read_label_map, write_label_map
     from iterreg.regions.merge_labels import merge_labels as merge
 
     refuse_existing(out, overwrite)
-    more = [(read_label_map(path), table) for path, table in extra]
-    merged = merge(read_label_map(labels), label_table, target, more)
+    own = read_label_map(labels)
+    more = [(on_lattice_of(read_label_map(path), own), table) for path, table in extra]
+    merged = merge(own, label_table, target, more)
     write_label_map(merged.labels, out)
     if not quiet:
         for value in merged.labels.values:
-            click.echo(f"{value:>4}  {merged.labels.title(value)}")
+            tell(f"{value:>4}  {merged.labels.title(value)}")
         for note in merged.notes:
-            click.echo(f"note: {note}")
+            tell(f"note: {note}")

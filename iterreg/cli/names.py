@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
+
+from iterreg.texts import parse_json, without_controls
+
+REGION_FILES = ("fixed_regions.nii.gz", "moving_regions.nii.gz")
+"""The label maps that a run writes."""
 
 
 def label_names(table: str | None) -> dict[int, str] | None:
@@ -18,10 +23,10 @@ def label_names(table: str | None) -> dict[int, str] | None:
 def names_of_run(labels: Path) -> dict[int, str] | None:
     """Read the names of regions that a run wrote from its ``run.json``."""
     run = labels.parent / "run.json"
-    if labels.name not in ("fixed_regions.nii.gz", "moving_regions.nii.gz") or not run.is_file():
+    if labels.name not in REGION_FILES or not os.path.isfile(run):
         return None
     try:
-        regions = json.loads(run.read_text("utf-8"))["regions"]
-        return {int(value): str(name) for value, name in regions.items()}
-    except (OSError, ValueError, KeyError, AttributeError):
+        regions = parse_json(run.read_text("utf-8"))["regions"]
+        return {int(value): without_controls(str(name)) for value, name in regions.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -6,128 +6,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from iterreg.cli.failures import debug_option
-from iterreg.cli.origin import provenance_of
+from iterreg.cli.pair_request import COMMAND_OPTIONS as COMMAND_OPTIONS
+from iterreg.cli.pair_request import PairRequest as PairRequest
+from iterreg.cli.pair_request import both_or_neither as both_or_neither
+from iterreg.cli.reading_options import FilePath, pair_reading_options
 from iterreg.cli.setting import Setting
 from iterreg.errors import OutputError
 from iterreg.regions.segmenters import SEGMENTERS
 
 if TYPE_CHECKING:
-    from iterreg.config import Config
-    from iterreg.provenance import Provenance
+    pass
 
-PATH = click.Path(path_type=Path)
+PATH = FilePath()
+POINT_FILES = "CSV file with columns x,y,z (LPS, mm), or 3D Slicer's .fcsv or .mrk.json."
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-COMMAND_OPTIONS = (
-    "out",
-    "label_table",
-    "settings",
-    "segmenter",
-    "rigid",
-    "fill",
-    "preset",
-    "save_jacobian",
-    "save_inverse",
-    "save_error",
-    "no_report",
-    "overwrite",
-    "quiet",
-    "verbose",
-)
-"""Options of ``pair_options`` that are not arguments of ``optimize_pair``."""
-
-
-@dataclass(frozen=True)
-class PairRequest:
-    """A pair to register, as the options describe it.
-
-    Args:
-        out: folder for the results.
-        preset: a name or a TOML file; None lets the command choose.
-        overrides: changes of the preset, by dotted key.
-        arguments: the options that are arguments of :func:`iterreg.optimize_pair`, by name; files
-            are still paths.
-        label_table: a label table's name or file.
-        save_jacobian: also write ``jacobian.nii.gz``.
-        save_inverse: also write the inverse, on the moving grid.
-        save_error: also write ``expected_error_mm.nii.gz``.
-        no_report: leave out ``report.html``.
-        overwrite: replace results that exist.
-        quiet, verbose: how much to print.
-    """
-
-    out: Path
-    preset: str | None
-    overrides: Mapping[str, Any]
-    arguments: Mapping[str, Any]
-    label_table: str | None = None
-    save_jacobian: bool = False
-    save_inverse: bool = False
-    save_error: bool = False
-    no_report: bool = False
-    overwrite: bool = False
-    quiet: bool = False
-    verbose: bool = False
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> PairRequest:
-        """Make a request from the values of ``pair_options``.
-
-        Raises:
-            click.UsageError: only one of two options that belong together was given.
-        """
-        for kind in ("labels", "landmarks"):
-            names = f"fixed_{kind}", f"moving_{kind}"
-            both_or_neither(*(f"--{n.replace('_', '-')}" for n in names), *map(values.get, names))
-        own = {name: values[name] for name in COMMAND_OPTIONS if name in values}
-        overrides = dict(own.pop("settings", ()))
-        for key in ("segmenter", "fill"):
-            if (value := own.pop(key, None)) is not None:
-                overrides[key] = value
-        if rigid := own.pop("rigid", ()):
-            overrides["rigid"] = list(rigid)
-        arguments = {name: value for name, value in values.items() if name not in COMMAND_OPTIONS}
-        preset = own.pop("preset", None)
-        return cls(preset=preset, overrides=overrides, arguments=arguments, **own)
-
-    def config(self, preset: str | None = None) -> Config:
-        """Load the preset with all changes.
-
-        Args:
-            preset: taken if the user named none.
-
-        Raises:
-            ConfigError: unknown preset or key, or a value out of range.
-        """
-        from iterreg.config import load_config
-
-        name = self.preset or preset
-        assert name is not None
-        return load_config(name, self.overrides)
-
-    def provenance(self) -> Provenance:
-        """Record the command line and the files, and begin to hash them."""
-        own = {"label_table": self.label_table, "preset": self.preset}
-        return provenance_of({**self.arguments, **own})
-
-
-def both_or_neither(first: str, second: str, one: Any, two: Any) -> None:
-    """Require both of two options or none.
-
-    Raises:
-        click.UsageError: exactly one of them was given.
-    """
-    if (one is None) != (two is None):
-        given, missing = (first, second) if two is None else (second, first)
-        raise click.UsageError(f"{given} was given without {missing}")
 
 
 def refuse_existing(path: Path | None, overwrite: bool) -> None:
@@ -136,9 +36,9 @@ def refuse_existing(path: Path | None, overwrite: bool) -> None:
     Raises:
         OutputError: in both cases.
     """
-    if path is not None and not path.parent.is_dir():
+    if path is not None and not os.path.isdir(path.parent):
         raise OutputError(f"{path}: cannot be written: the folder {path.parent} does not exist")
-    if path is not None and path.exists() and not overwrite:
+    if path is not None and os.path.exists(path) and not overwrite:
         raise OutputError(f"{path}: exists already; --overwrite replaces it")
 
 
@@ -179,8 +79,8 @@ def landmark_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--fixed-landmarks",
             type=PATH,
-            help="CSV file with columns x,y,z (LPS, mm). A registration uses them to match the "
-            "images; evaluate it with other landmarks.",
+            help=f"{POINT_FILES} A registration uses them to match the images; evaluate it with "
+            "other landmarks.",
         ),
         click.option(
             "--moving-landmarks", type=PATH, help="The same landmarks in the moving image."
@@ -200,6 +100,14 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         seed_option,
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
+        click.option(
+            "--memory",
+            "memory_gb",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="GB",
+            help="Use no more memory than this (the computer's, not its GPU's): by coarser levels "
+            "if need be, or refuse and say how much is needed.",
+        ),
         _flag("--overwrite", "Replace results that exist."),
         _flag("--no-report", "Do not write report.html."),
         quiet_option,
@@ -279,6 +187,7 @@ def pair_options(without: Collection[str] = ()) -> Decorator:
             "Also write expected_error_mm.nii.gz, bounds of the error at every voxel. This "
             "registers the pair once more, in the other direction.",
         ),
+        "reading": pair_reading_options,
         "run": run_options,
     }
     assert set(without) <= set(options), f"no such options: {set(without) - set(options)}"

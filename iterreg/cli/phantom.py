@@ -9,6 +9,7 @@ import click
 from iterreg.cli.failures import debug_option
 from iterreg.cli.names import label_names, names_of_run
 from iterreg.cli.options import PATH, label_table_option, quiet_option, seed_option
+from iterreg.cli.reading_options import reading_options, series_options
 
 AT_LEAST_ZERO = click.FloatRange(min=0)
 
@@ -49,6 +50,8 @@ AT_LEAST_ZERO = click.FloatRange(min=0)
     show_default=True,
     help="Change the fixed image's intensities: by a power curve, or dark for bright.",
 )
+@reading_options
+@series_options("image")
 @seed_option
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
 @quiet_option
@@ -75,17 +78,19 @@ def phantom(
     if --labels was given, and phantom.json. Register the pair, then compare with iterreg evaluate
     --known-field.
     """
-    if slide and labels is None:
-        raise click.UsageError("--slide was given without --labels")
+    for option, value in (("--slide", slide), ("--label-table", label_table)):
+        if value and labels is None:
+            raise click.UsageError(f"{option} was given without --labels")
     from iterreg.atomic import OutputFolder
     from iterreg.cli.console import Console
-    from iterreg.io import read_image, read_label_map
+    from iterreg.io import on_lattice_of, read_image, read_label_map, series_of
     from iterreg.phantom import make_phantom, use_commands, write_phantom
 
-    given = read_image(image)
+    given = read_image(image, series_of("image"))
     regions = None
     if labels is not None:
-        regions = read_label_map(labels, label_names(label_table) or names_of_run(labels))
+        names = label_names(label_table) or names_of_run(labels)
+        regions = on_lattice_of(read_label_map(labels, names, given.grid), given)
     with OutputFolder(out, overwrite) as folder:
         made = make_phantom(
             given,

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import click
 
-from iterreg.cli.failures import debug_option
+from iterreg.cli.failures import HelpfulGroup, debug_option
+from iterreg.cli.streams import tell
 from iterreg.config import load_config, preset_names
 
 
-@click.group(invoke_without_command=True, short_help="List the presets, or print one.")
+@click.group(
+    cls=HelpfulGroup, invoke_without_command=True, short_help="List the presets, or print one."
+)
 @debug_option
 @click.pass_context
 def presets(ctx: click.Context) -> None:
@@ -21,8 +24,8 @@ def presets(ctx: click.Context) -> None:
     names = preset_names()
     width = max(len(name) for name in names)
     for name in names:
-        click.echo(f"{name:<{width}}  {about(name)}")
-    click.echo("\nPrint one: iterreg presets show NAME")
+        tell(f"{name:<{width}}  {about(name)}")
+    tell("\nPrint one: iterreg presets show NAME")
 
 
 @presets.command()
@@ -32,7 +35,7 @@ def show(name: str) -> None:
     """Print a preset as TOML. Save it to a file, edit it, and pass the file to --preset."""
     load_config(name)
     text = _text(name) if name in preset_names() else Path(name).read_text("utf-8")
-    click.echo(text.rstrip("\n"))
+    tell(text.rstrip("\n"))
 
 
 def about(name: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import click
-
+from iterreg.cli.streams import hint
 from iterreg.progress import Progress, ProgressCallback
+from iterreg.texts import one_line
 
 
 class Lines:
@@ -21,7 +21,7 @@ class Lines:
         """Print the event's message, if it is new."""
         if event.fraction > 0 and event.message != self._last:
             self._last = event.message
-            click.echo(f"{100 * event.fraction:3.0f} %  {event.message}", err=True)
+            hint(f"{100 * event.fraction:3.0f} %  {one_line(event.message, 120)}")
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def bar() -> Iterator[ProgressCallback]:
         task = drawn.add_task("starting", total=1.0)
 
         def show(event: Progress) -> None:
-            text = event.message.replace("[", "\\[")
+            text = one_line(event.message, 120).replace("[", "\\[")
             drawn.update(task, description=text, completed=event.fraction)
 
         yield show

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from iterreg.cli.names import label_names
-from iterreg.cli.options import PairRequest, pair_options
+from iterreg.cli.options import pair_options
+from iterreg.cli.pair_request import PairRequest
 
 if TYPE_CHECKING:
     from iterreg.atomic import OutputFolder
     from iterreg.config import Config
+    from iterreg.image import Image
     from iterreg.outputs import RunSummary
     from iterreg.progress import ProgressCallback
     from iterreg.verdict import Status
@@ -70,12 +73,15 @@ def run_pair(request: PairRequest, name: str) -> RunSummary:
     """
     from iterreg.atomic import OutputFolder
     from iterreg.cli.console import Console, portion
+    from iterreg.memory import limit_memory
     from iterreg.progress import Progress
 
     config = request.config()
     console = Console(quiet=request.quiet, verbose=request.verbose)
     with console.progress() as report, OutputFolder(request.out, request.overwrite) as folder:
         report(Progress("read", 0.0, "reading"))
+        if request.memory_gb is not None:
+            limit_memory(request.memory_gb)
         arguments = read_arguments(request)
         fitting = portion(report, 0.0, OPTIMISATION_FRACTION)
         writing = portion(report, OPTIMISATION_FRACTION, 1.0)
@@ -94,25 +100,35 @@ def exit_by_verdict(status: Status) -> None:
 
 def read_arguments(request: PairRequest) -> dict[str, Any]:
     """Read the files of a request: the arguments of ``optimize_pair``, masks left as paths."""
-    from iterreg.formats.itk import read_transform
-    from iterreg.inputs import read_landmarks
-    from iterreg.io import read_image, read_label_map
+    from iterreg.formats.reading import read_transform
+    from iterreg.io import read_image, read_label_map, series_of
+    from iterreg.landmarks import read_landmarks
     from iterreg.samreg.roi_files import read_roi_pairs
 
     arguments = dict(request.arguments)
     for side in ("fixed", "moving"):
-        arguments[side] = read_image(arguments[side])
+        arguments[side] = read_image(arguments[side], series_of(side))
     names = label_names(request.label_table)
-    for key in ("fixed_labels", "moving_labels"):
-        if (path := arguments.get(key)) is not None:
-            arguments[key] = read_label_map(path, names)
+    for side in ("fixed", "moving"):
+        if (path := arguments.get(f"{side}_labels")) is not None:
+            grid = arguments[side].grid
+            arguments[f"{side}_labels"] = read_label_map(path, names, grid, overlapping=True)
     if (path := arguments.get("initial_transform")) is not None:
         arguments["initial_transform"] = read_transform(path, arguments["fixed"].grid)
     if (path := arguments.get("roi_pairs")) is not None:
-        arguments["roi_pairs"] = read_roi_pairs(path)
+        arguments["roi_pairs"] = read_roi_pairs(path, (arguments["fixed"], arguments["moving"]))
     keys = "fixed_landmarks", "moving_landmarks"
     landmarks = read_landmarks(*map(arguments.get, keys))
     return arguments | dict(zip(keys, landmarks or (None, None), strict=True))
+
+
+def _within_memory(config: Config, fixed: Image, moving: Image, limit_gb: float | None) -> Config:
+    """The configuration with levels that fit into the memory."""
+    from iterreg.memory import fit_to_memory
+
+    if limit_gb is None:
+        return config
+    return fit_to_memory(config, fixed.grid, moving.grid, limit_gb)
 
 
 def register_and_write(
@@ -138,7 +154,11 @@ def register_and_write(
     provenance = request.provenance()
     fixed, moving = arguments["fixed"], arguments["moving"]
     landmarks = arguments["fixed_landmarks"], arguments["moving_landmarks"]
-    registration = optimize_pair(**arguments, preset=config, progress=fitting)
+    fitted = _within_memory(config, fixed, moving, request.memory_gb)
+    registration = optimize_pair(**arguments, preset=fitted, progress=fitting)
+    if fitted is not config:
+        note = f"The levels are coarser, to stay within {request.memory_gb:g} GB of memory."
+        registration = replace(registration, notes=(note, *registration.notes))
     return write_run(
         folder,
         registration,

@@ -14,8 +14,13 @@ from iterreg.cli.options import (
     quiet_option,
     refuse_existing,
 )
+from iterreg.cli.reading_options import pair_reading_options
+from iterreg.texts import one_line
 
 PAGE = "report.html"
+
+ODD_VALUES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+"""What values of a wrong kind lead to."""
 
 
 @click.command(short_help="Show a result on one page, report.html.")
@@ -23,6 +28,7 @@ PAGE = "report.html"
 @click.option("--fixed", type=PATH, help="Fixed image.  [default: the file that run.json names]")
 @click.option("--moving", type=PATH, help="Moving image.  [default: the file that run.json names]")
 @click.option("--out", type=PATH, metavar="FILE", help="Page to write.  [default: DIR/report.html]")
+@pair_reading_options
 @overwrite_option
 @quiet_option
 @debug_option
@@ -43,10 +49,18 @@ def report(
     page = folder / PAGE if out is None else out
     refuse_existing(page, overwrite)
     from iterreg.cli.console import Console
+    from iterreg.errors import ImageReadError
     from iterreg.report import read_folder, write_report
 
-    source = read_folder(folder, fixed, moving)
-    write_report(page, source)
+    try:
+        source = read_folder(folder, fixed, moving)
+        write_report(page, source)
+    except ODD_VALUES as error:
+        what = one_line(f"{type(error).__name__}: {error}", 120)
+        raise ImageReadError(
+            f"{folder / 'run.json'}: expected the run.json of a result, got values of another kind "
+            f"({what})"
+        ) from error
     console = Console(quiet=quiet)
     for note in source.notes:
         console.say(f"note: {note}", style="yellow")

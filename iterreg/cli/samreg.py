@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from iterreg.cli.match_options import MatchRequest, matching_options
-from iterreg.cli.options import PairRequest, pair_options, run_options
+from iterreg.cli.options import pair_options, run_options
+from iterreg.cli.pair_request import PairRequest
 
 if TYPE_CHECKING:
     from iterreg.atomic import OutputFolder
@@ -83,13 +84,20 @@ def _match_and_write(
     from iterreg.cli.register import read_arguments, register_and_write
     from iterreg.devices import threads_used
     from iterreg.figures.roi_overlay import draw_roi_pairs
+    from iterreg.landmarks import check_landmarks
+    from iterreg.memory import limit_memory
     from iterreg.progress import Progress
     from iterreg.samreg.match import find_rois, fit_preset, load
     from iterreg.samreg.roi_files import write_roi_files
 
     report(Progress("read", 0.0, "reading"))
+    if request.memory_gb is not None:
+        limit_memory(request.memory_gb)
     arguments = read_arguments(request)
     images: tuple[Image, Image] = arguments["fixed"], arguments["moving"]
+    if (fixed_landmarks := arguments["fixed_landmarks"]) is not None:
+        landmarks = fixed_landmarks, arguments["moving_landmarks"]
+        check_landmarks(landmarks, (images[0].grid, images[1].grid))
     config = request.config(fit_preset(*images))
     matched = MATCHING_FRACTION if fit else MATCHING_ALONE_FRACTION
     with threads_used(arguments["threads"]):
@@ -117,9 +125,10 @@ def _add_matching(run: Path, found: RoiMatching, request: PairRequest) -> None:
     """Add a section on the matching to ``run.json``, which exists if a field was fitted."""
     from iterreg.atomic import write_json
     from iterreg.outputs import SCHEMA
+    from iterreg.texts import parse_json
 
-    if run.exists():
-        tables = json.loads(run.read_text("utf-8"))
+    if os.path.exists(run):
+        tables = parse_json(run.read_text("utf-8"))
     else:
         tables = {"schema": SCHEMA} | request.provenance().tables()
     tables["matching"] = found.about

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from typing import Any
 
 import click
+
+from iterreg.texts import TextError, parse_toml
 
 
 class Setting(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
@@ -23,6 +24,6 @@ class Setting(click.ParamType):  # type: ignore[type-arg]  # generic since click
         if not equals or not key.strip():
             self.fail(f"expected key=value, got {value!r}", param, ctx)
         try:
-            return key.strip(), tomllib.loads(f"value = {text}")["value"]
-        except (tomllib.TOMLDecodeError, KeyError):
+            return key.strip(), parse_toml(f"value = {text}")["value"]
+        except (TextError, KeyError):
             return key.strip(), text.strip()

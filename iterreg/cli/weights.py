@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from iterreg.cli.console import Console
-from iterreg.cli.failures import debug_option
+from iterreg.cli.failures import HelpfulGroup, debug_option
 from iterreg.cli.options import quiet_option
+from iterreg.cli.streams import tell
 from iterreg.progress import Progress
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ VERDICTS = {
 }
 
 
-@click.group(short_help="List, verify and download Segment Anything weights.")
+@click.group(cls=HelpfulGroup, short_help="List, verify and download Segment Anything weights.")
 def weights() -> None:
     """List, verify and download the weights of the Segment Anything variants.
 
@@ -48,8 +49,8 @@ def list_() -> None:
     widths = [max(len(row[k]) for row in rows) for k in range(len(HEADER))]
     for row in rows:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
-    click.echo(f"\nfolder: {cache_folder()}\ndownload one: iterreg weights fetch NAME")
+        tell("  ".join(cells).rstrip())
+    tell(f"\nfolder: {cache_folder()}\ndownload one: iterreg weights fetch NAME")
 
 
 @weights.command(short_help="Compare installed weights with the published checksums.")
@@ -65,9 +66,9 @@ def verify(names: tuple[str, ...]) -> None:
     cached = [c for c in inspect_cache() if c.sha256 is not None or c.spec.name in wanted]
     chosen = [c for c in cached if not wanted or c.spec.name in wanted]
     if not chosen:
-        click.echo(f"no weights in {cache_folder()}")
+        tell(f"no weights in {cache_folder()}")
     for file in chosen:
-        click.echo(_verdict(file))
+        tell(_verdict(file))
     bad = [c for c in chosen if c.state == "damaged"] or [c for c in chosen if c.state == "absent"]
     if bad:
         first = bad[0]
@@ -81,13 +82,19 @@ def verify(names: tuple[str, ...]) -> None:
 @click.option(
     "--url", metavar="URL", help="Link to the file.  [default: the authors' link, if known]"
 )
+@click.option(
+    "--sha256",
+    metavar="HEX",
+    help="Checksum that the file must have.  [default: the published one, if known]",
+)
 @quiet_option
 @debug_option
-def fetch(name: str, url: str | None, quiet: bool) -> None:
+def fetch(name: str, url: str | None, sha256: str | None, quiet: bool) -> None:
     """Download a variant's weights into the cache.
 
     An interrupted download is resumed when you run the command again. The file gets its name only
-    when it is complete and its checksum is right.
+    when it is complete and its checksum is right. For a variant without a published checksum give
+    --sha256.
     """
     from iterreg.samreg import weights as cache
     from iterreg.samreg.variants import find_variant
@@ -100,7 +107,7 @@ def fetch(name: str, url: str | None, quiet: bool) -> None:
             fraction = done / total if total else 0.5
             report(Progress("fetch", fraction, f"downloading {spec.file}"))
 
-        path = cache.fetch(spec, url, on_bytes)
+        path = cache.fetch(spec, url, on_bytes, sha256)
     console.say(f"{path}")
 
 

@@ -69,7 +69,7 @@ def features_of(registration: Registration, back: WayBack, fixed: Image, moving:
         fixed, moving: the pair.
     """
     unit = unit_mm(registration)
-    level_mm = registration.config.levels.spacing_mm[-1]
+    level_mm = registration.config.levels.spacing_mm[-1] * registration.length_scale
     ours, theirs = (_side(image, registration).at(level_mm) for image in (fixed, moving))
     grid = ours.grid
     there = resample_transform(registration.transform, grid)

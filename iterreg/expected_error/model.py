@@ -7,7 +7,6 @@ pure numbers, and the error is in units of the finest level's voxels.
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from iterreg.expected_error.features import NAMES, Features
+from iterreg.texts import parse_toml
 
 BOUNDS = (50, 90)
 """The bounds, %: so many of the errors lie below."""
@@ -57,7 +57,7 @@ def bounds() -> tuple[Bound, ...]:
         True
     """
     text = (resources.files("iterreg.expected_error") / TABLE).read_text("utf-8")
-    tables = tomllib.loads(text)
+    tables = parse_toml(text)
     found = (tables[f"bound_{percent}"] for percent in BOUNDS)
     return tuple(Bound(table["intercept"], tuple(table[name] for name in NAMES)) for table in found)
 

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from iterreg.displacement import Transform, resample_transform
-from iterreg.errors import OutputError, TransformError
+from iterreg.errors import GeometryError, OutputError, TransformError
 from iterreg.formats import TRANSFORM_FORMATS
-from iterreg.formats.headers import nifti_shape, shape_text
-from iterreg.formats.types import TransformFormat
+from iterreg.formats.loaded import Loaded
+from iterreg.formats.reading import recognise
+from iterreg.formats.types import Sides, TransformFormat
 from iterreg.geometry import Grid
 from iterreg.io import extension_of, grid_of_file
 
@@ -34,13 +37,25 @@ class TransformFile:
     format: str = AUTO
 
 
+@dataclass(frozen=True)
+class Images:
+    """The images that a conversion depends on.
+
+    Args:
+        fixed: the fixed image.
+        moving: the moving image, if it is known.
+        source, reference: the images that the program which made the transform moved, and moved
+            it to. FSL's numbers depend on them.
+    """
+
+    fixed: Path
+    moving: Path | None = None
+    source: Path | None = None
+    reference: Path | None = None
+
+
 def convert_transform(
-    source: TransformFile,
-    out: TransformFile,
-    fixed: Path,
-    moving: Path | None,
-    *,
-    is_inverse: bool = False,
+    source: TransformFile, out: TransformFile, images: Images, *, is_inverse: bool = False
 ) -> str:
     """Read a transform in one format and write it in another.
 
@@ -49,62 +64,69 @@ def convert_transform(
     Args:
         source: the transform to read. Its format is recognised by the file if it is "auto".
         out: the file to write. Its format follows from the suffix if it is "auto".
-        fixed, moving: the images. The moving image is not needed between formats in mm.
+        images: that it lies between. The moving image is not needed between formats in mm.
         is_inverse: the source maps moving points to fixed points; it is inverted.
 
     Returns:
         A report of what was read and written, with direction, units and space.
 
     Raises:
-        TransformError: the source's format is not recognised, or the moving image is missing.
+        TransformError: the source's format is not recognised, or an image is missing.
         OutputError: the output's format is unclear, or the file cannot be written.
         ImageReadError, ImageContentError, GeometryError: a file cannot be used.
     """
     to_write = _format_to_write(out)
-    to_read: TransformFormat = TRANSFORM_FORMATS[
-        recognise(source.path) if source.format == AUTO else source.format
-    ]
-    if moving is None and (is_inverse or to_read.needs_moving or to_write.needs_moving):
+    name = recognise(source.path) if source.format == AUTO else source.format
+    to_read: TransformFormat = TRANSFORM_FORMATS[name]
+    by_both = to_read.needs_moving and not to_read.needs_source
+    if images.moving is None and (is_inverse or by_both or to_write.needs_moving):
         raise TransformError(
             f"{out.path}: this conversion depends on both images: add the moving image (--moving)"
         )
-    fixed_grid = grid_of_file(fixed)
-    moving_grid = fixed_grid if moving is None else grid_of_file(moving)
-    grids = (moving_grid, fixed_grid) if is_inverse else (fixed_grid, moving_grid)
-    transform = to_read.read(source.path, *grids)
+    fixed = grid_of_file(images.fixed)
+    moving = fixed if images.moving is None else grid_of_file(images.moving)
+    if moving.rank != fixed.rank:
+        raise GeometryError(
+            f"{images.moving}: expected rank {fixed.rank} as {images.fixed}, got {moving.rank}"
+        )
+    own = moving if is_inverse else fixed
+    loaded = to_read.load(source.path, _sides(to_read, images, (fixed, moving), is_inverse))
     direction = "moving to fixed" if is_inverse else "fixed to moving"
     report = [f"read: {to_read.meaning}, {direction}"]
-    if is_inverse:
-        transform, shares = _inverted(transform, fixed_grid)
+    if is_inverse and loaded.is_linear:
+        back = np.asarray(np.linalg.inv(loaded.affine_lps), np.float64)
+        transform = Loaded(loaded.name, loaded.rank, back).on(fixed)
+        report.append("inverted")
+    elif is_inverse:
+        transform, shares = _inverted(loaded.on(own), fixed)
         report.append(f"inverted; voxels: {shares}")
-    transform = resample_transform(transform, fixed_grid)
-    written = to_write.write(transform, out.path, moving_grid)
-    report.append(f"wrote: {written}, fixed to moving, on the grid of {fixed.name}")
+    else:
+        transform = loaded.on(own)
+    transform = resample_transform(transform, fixed)
+    assert to_write.write is not None
+    written = to_write.write(transform, out.path, moving)
+    report.append(f"wrote: {written}, fixed to moving, on the grid of {images.fixed.name}")
     return "\n".join(report)
 
 
-def recognise(path: Path) -> str:
-    """Return the name of the format of a file, by its suffix and, for NIfTI, its header.
-
-    Raises:
-        ImageReadError: a NIfTI file is missing or unreadable.
-        TransformError: no format matches.
-    """
-    suffix = extension_of(path)
-    for name, row in TRANSFORM_FORMATS.items():
-        if suffix in row.read_suffixes and row.recognises(path):
-            return name
-    shape = nifti_shape(path)
-    got = f"shape {shape_text(shape)}" if shape is not None else _suffix_text(suffix)
-    raise TransformError(f"{path}: expected one of {_known('read_suffixes')}; got {got}")
+def _sides(
+    to_read: TransformFormat, images: Images, grids: tuple[Grid, Grid], is_inverse: bool
+) -> Sides:
+    """The images that the transform lies between: the program's own ones, if it needs them."""
+    if not to_read.needs_source:
+        return Sides(*(reversed(grids) if is_inverse else grids))
+    named = images.reference, images.source
+    return Sides(*(None if path is None else grid_of_file(path) for path in named))
 
 
 def _format_to_write(out: TransformFile) -> TransformFormat:
     suffix = extension_of(out.path)
-    names = list(TRANSFORM_FORMATS) if out.format == AUTO else [out.format]
+    names = [out.format]
+    if out.format == AUTO:
+        names = [name for name, row in TRANSFORM_FORMATS.items() if row.write is not None]
     fitting = [name for name in names if suffix in TRANSFORM_FORMATS[name].write_suffixes]
     if not fitting:
-        known = _known("write_suffixes", names)
+        known = _known(names)
         raise OutputError(f"{out.path}: expected one of {known}; got {_suffix_text(suffix)}")
     if len(fitting) > 1:
         raise OutputError(
@@ -115,10 +137,10 @@ def _format_to_write(out: TransformFile) -> TransformFormat:
     return chosen
 
 
-def _known(suffixes: str, names: list[str] | None = None) -> str:
-    rows = {name: TRANSFORM_FORMATS[name] for name in names or TRANSFORM_FORMATS}
+def _known(names: list[str]) -> str:
+    rows = {name: TRANSFORM_FORMATS[name] for name in names}
     return "; ".join(
-        f"{name}: {row.meaning} ({' '.join(getattr(row, suffixes))})" for name, row in rows.items()
+        f"{name}: {row.meaning} ({' '.join(row.write_suffixes)})" for name, row in rows.items()
     )
 
 

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from iterreg.displacement import DisplacementField, Transform
 from iterreg.errors import GeometryError, TransformError
-from iterreg.formats.headers import nifti_shape, shape_text
+from iterreg.formats.headers import nifti_head, shape_text
 from iterreg.formats.learn2reg_files import FIELD_EXTENSIONS, Field, read_field, write_field
-from iterreg.formats.types import TransformFormat
+from iterreg.formats.loaded import Loaded
+from iterreg.formats.types import Sides, TransformFormat
+from iterreg.formats.vectors import own_positions, require_volume
 from iterreg.geometry import Grid, apply_linear, fixed_to_moving_index
 
 MEANING = "Learn2Reg field, moving index minus fixed index in voxels, nibabel's order"
@@ -102,18 +104,29 @@ def _planes(grid: Grid) -> Iterator[tuple[int, NDArray[np.float64]]]:
 
 
 def _recognises(path: Path) -> bool:
-    shape = nifti_shape(path)
-    return shape is None or (len(shape) == 4 and shape[-1] == 3)
+    head = nifti_head(path)
+    if head is None:
+        return True
+    is_field = len(head.shape) == 4 and head.shape[-1] == 3
+    return is_field and head.intent_code in (0, 1007) and not head.intent_name and not head.is_afni
 
 
-def _read(path: Path, fixed: Grid, moving: Grid) -> Transform:
-    if fixed.rank != 3:
-        raise TransformError(f"{path}: expected 3-D images for a Learn2Reg field, got 2-D ones")
+def _load(path: Path, sides: Sides) -> Loaded:
+    fixed, moving = sides.both(path, "Learn2Reg", "the moving image", "the fixed image")
     k, j, i = fixed.shape_zyx
-    return l2r_to_transform(read_field(path, (i, j, k)), fixed, moving)
+    field = read_field(path, (i, j, k))
+    close_to = own_positions(fixed, field.transpose(3, 2, 1, 0))
+    if close_to:
+        raise TransformError(
+            f"{path}: expected displacements in voxels, got vectors close to the voxels' own "
+            f"{close_to}"
+        )
+    transform = l2r_to_transform(field, fixed, moving)
+    return Loaded(str(path), 3, transform.affine_lps, transform.field)
 
 
 def _write(transform: Transform, path: Path, moving: Grid) -> str:
+    require_volume(path, transform.grid)
     write_field(transform_to_l2r(transform, moving), path, transform.grid.ijk_to_ras)
     return MEANING
 
@@ -123,7 +136,7 @@ LEARN2REG = TransformFormat(
     read_suffixes=FIELD_EXTENSIONS,
     write_suffixes=FIELD_EXTENSIONS,
     recognises=_recognises,
-    read=_read,
+    load=_load,
     write=_write,
     needs_moving=True,
 )

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from iterreg.displacement import DisplacementField, Transform, is_inside, sample_nearest
 from iterreg.errors import GeometryError
-from iterreg.geometry import Grid, Points, apply_affine
+from iterreg.geometry import Grid, Matrix, Points, apply_affine
 from iterreg.image import LabelMap
 from iterreg.inverse._indices import apply_to_index, index_slabs
 from iterreg.inverse.branches import TOLERANCE_VOX, InverseStatus, solve_branches
@@ -39,6 +39,7 @@ __all__ = [
     "InverseStatus",
     "ResidualSummary",
     "inverse_residual",
+    "invert_linear",
     "invert_points",
     "invert_to_grid",
 ]
@@ -117,6 +118,24 @@ def invert_points(
         tuple(InverseStatus(s) for s in status.tolist()),
         np.linalg.norm(landed - points.lps, axis=1),
     )
+
+
+def invert_linear(affine_lps: Matrix, points: Points) -> InversePoints:
+    """Take points back through an affine alone, which has no grid and an answer everywhere.
+
+    Args:
+        affine_lps: homogeneous, fixed to moving, LPS mm.
+        points: in moving space.
+
+    Example:
+        >>> shift = np.array([[1.0, 0.0, 2.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+        >>> invert_linear(shift, Points(np.array([[5.0, 4.0]]))).points.lps
+        array([[3., 4.]])
+    """
+    back = np.asarray(np.linalg.inv(affine_lps), np.float64)
+    answer = Points(apply_affine(back, points.lps))
+    residual = np.linalg.norm(apply_affine(affine_lps, answer.lps) - points.lps, axis=1)
+    return InversePoints(answer, (InverseStatus.OK,) * len(points), residual)
 
 
 def invert_to_grid(

@@ -5,29 +5,24 @@ ITK accepts some files that a user would not want (a cut file padded with zeros,
 as 1); they are refused here.
 """
 
+from iterreg.io.choices import GEOMETRIES, GeometryWarning, reading_choices, reading_with, series_of
 from iterreg.io.image_formats import (
     IMAGE_FORMATS,
     PICTURE_EXTENSIONS,
     VOLUME_EXTENSIONS,
     extension_of,
 )
-from iterreg.io.itk import GZIP_LEVEL, grid_of, grid_of_file, silent_itk, to_itk
-from iterreg.io.nifti import PIECE_BYTES, GeometryWarning
-from iterreg.io.points import AXES, read_points, write_points
-from iterreg.io.reading import (
-    as_image,
-    as_label_map,
-    as_mask,
-    read_channels,
-    read_image,
-    read_label_map,
-    read_mask,
-    read_vector_image,
-)
+from iterreg.io.itk import GZIP_LEVEL, grid_of, require_exists, silent_itk, to_itk
+from iterreg.io.label_reading import as_label_map, as_mask, read_label_map, read_mask
+from iterreg.io.nifti import PIECE_BYTES
+from iterreg.io.points import AXES, read_points, require_point_suffix, write_points
+from iterreg.io.reading import as_image, grid_of_file, read_channels, read_image, read_vector_image
+from iterreg.io.segments import on_lattice_of
 from iterreg.io.writing import write_displacement_mm, write_image, write_label_map, write_scalar
 
 __all__ = [
     "AXES",
+    "GEOMETRIES",
     "GZIP_LEVEL",
     "IMAGE_FORMATS",
     "PICTURE_EXTENSIONS",
@@ -40,12 +35,18 @@ __all__ = [
     "extension_of",
     "grid_of",
     "grid_of_file",
+    "on_lattice_of",
     "read_channels",
     "read_image",
     "read_label_map",
     "read_mask",
     "read_points",
     "read_vector_image",
+    "reading_choices",
+    "reading_with",
+    "require_exists",
+    "require_point_suffix",
+    "series_of",
     "silent_itk",
     "to_itk",
     "write_displacement_mm",

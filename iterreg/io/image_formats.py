@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from iterreg.errors import ImageReadError
 from iterreg.tables import load
 
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A segment of a file that holds several label maps on top of each other.
+
+    Args:
+        layer: the label map.
+        value: its label there.
+        name: of the segment.
+    """
+
+    layer: int
+    value: int
+    name: str
+
 
 @dataclass(frozen=True)
 class Stored:
-    """Facts about a stored image that ITK does not report.
+    """Facts about a stored image that a SimpleITK image does not hold.
 
     Args:
-        dtype: of the voxels; empty if ITK tells it.
+        dtype: of the voxels; empty if SimpleITK tells it.
         slope, intercept: the intensity scale.
-        bad_index: flat indices of voxels that are NaN or infinite, which ITK's NIfTI reader turns
-            into 0.
-        bad_values: the values there.
+        notes: what the user should know about how it was read.
+        names: names of labels, by number.
+        layers: segments, if each voxel holds several labels.
+        series: which of the volumes of a DICOM folder it is, as it can be asked for again.
     """
 
     dtype: str = ""
     slope: float = 1.0
     intercept: float = 0.0
-    bad_index: NDArray[np.int64] | None = None
-    bad_values: NDArray[np.float32] | None = None
+    notes: tuple[str, ...] = ()
+    names: dict[int, str] = field(default_factory=dict)
+    layers: tuple[Layer, ...] = ()
+    series: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,22 +59,31 @@ class ImageFormat:
         suffixes: in lower case.
         keeps_geometry: whether it stores spacing, origin and direction; if not, it is a
             picture of rank 2.
-        inspector: reference of a function of the path that refuses damaged files which ITK lets
-            through, and returns what ITK does not tell; empty if ITK suffices.
+        loader: reference of a function of the path that returns the image and what was found out
+            about it.
+        grid: reference of a function of the path that returns the grid from the header alone;
+            empty if there is none.
     """
 
     name: str
     suffixes: tuple[str, ...]
     keeps_geometry: bool = False
-    inspector: str = ""
+    loader: str = "iterreg.io.pictures:load_picture"
+    grid: str = ""
+
+
+def _volumes(name: str, suffixes: tuple[str, ...], module: str) -> ImageFormat:
+    """The row of a format with geometry; its module has ``load`` and ``read_grid``."""
+    where = f"iterreg.io.{module}"
+    return ImageFormat(name, suffixes, True, f"{where}:load", f"{where}:read_grid")
 
 
 IMAGE_FORMATS = (
-    ImageFormat("NIfTI", (".nii", ".nii.gz"), True, "iterreg.io.nifti:inspect_nifti"),
-    ImageFormat("MetaImage", (".mha", ".mhd"), True, "iterreg.io.integrity:inspect_text_header"),
-    ImageFormat("NRRD", (".nrrd", ".nhdr"), True, "iterreg.io.integrity:inspect_text_header"),
+    _volumes("NIfTI", (".nii", ".nii.gz"), "nifti"),
+    _volumes("MetaImage", (".mha", ".mhd"), "meta_image"),
+    _volumes("NRRD", (".nrrd", ".nhdr"), "nrrd"),
     ImageFormat("PNG", (".png",)),
-    ImageFormat("JPEG", (".jpg", ".jpeg"), inspector="iterreg.io.integrity:inspect_jpeg"),
+    ImageFormat("JPEG", (".jpg", ".jpeg")),
     ImageFormat("TIFF", (".tif", ".tiff")),
     ImageFormat("BMP", (".bmp",)),
 )
@@ -87,8 +115,7 @@ def format_of(path: Path) -> ImageFormat:
     )
 
 
-def inspect(path: Path) -> Stored:
-    """Look into a file for damage that ITK lets through, and for what ITK does not tell."""
-    row = format_of(path)
-    stored: Stored = load(row.inspector)(path) if row.inspector else Stored()
-    return stored
+def load_file(path: Path) -> tuple[sitk.Image, Stored]:
+    """Read a file by the loader of its format."""
+    loaded: tuple[sitk.Image, Stored] = load(format_of(path).loader)(path)
+    return loaded

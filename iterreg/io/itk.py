@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,16 +11,21 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from iterreg.atomic import STAGING_PREFIX, last_line
+from iterreg.atomic import last_line
 from iterreg.errors import GeometryError, ImageContentError, ImageReadError
 from iterreg.geometry import Grid
-from iterreg.io.image_formats import extension_of
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
 GZIP_LEVEL = 1
 """Level 1 costs a fifth of the default's time for files a few percent larger."""
+
+SPACING_LIMITS_MM = (1e-4, 1e3)
+"""From a microscope's 0.1 micrometres to a metre."""
+
+MOST_ANISOTROPY = 10_000
+MOST_ORIGIN_MM = 1e7
 
 
 @contextmanager
@@ -58,13 +61,29 @@ def _readable(path: Path, message: str) -> ImageReadError | GeometryError:
     return ImageReadError(f"{path}: expected a whole image, got: {last_line(message)}")
 
 
+def require_utf8(path: str | Path) -> None:
+    """Refuse a name that is not UTF-8, as old file servers have them: ITK would crash.
+
+    Raises:
+        ImageReadError: naming it.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        name = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise ImageReadError(
+            f"{name}: expected a name in UTF-8; rename the file, or use a UTF-8 locale"
+        ) from error
+
+
 def require_exists(path: Path) -> None:
     """Refuse a path that is missing or cannot be read.
 
     Raises:
         ImageReadError: naming it.
     """
-    if not path.exists():
+    require_utf8(path)
+    if not os.path.exists(path):
         raise ImageReadError(f"{path}: no such file or folder")
     if not os.access(path, os.R_OK):
         raise ImageReadError(f"{path}: not readable by this user")
@@ -75,29 +94,10 @@ def read_itk(path: Path) -> sitk.Image:
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
-    with quiet_itk(path), _without_twin(path) as alone:
-        reader.SetFileName(str(alone))
+    with quiet_itk(path):
+        reader.SetFileName(str(path))
         loaded: sitk.Image = reader.Execute()
     return loaded
-
-
-@contextmanager
-def _without_twin(path: Path) -> Iterator[Path]:
-    """A path to the same file in a folder without a.nii beside a.nii.gz.
-
-    If both exist, ITK's NIfTI library takes the header of the requested file and the voxels of
-    a.nii.
-    """
-    if extension_of(path) != ".nii.gz" or not path.with_suffix("").exists():
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX) as folder:
-        alone = Path(folder) / "image.nii.gz"
-        try:
-            alone.symlink_to(path.resolve())
-        except OSError:
-            shutil.copyfile(path, alone)
-        yield alone
 
 
 def scalar_volume(loaded: sitk.Image, name: str) -> sitk.Image:
@@ -151,29 +151,55 @@ def grid_of(loaded: sitk.Image) -> Grid:
     )
 
 
-def grid_of_file(path: str | Path) -> Grid:
-    """The grid of an image file, from its header alone.
-
-    Raises:
-        ImageReadError, GeometryError: the file cannot be read, or its grid cannot be used.
-    """
+def header_grid(path: Path) -> Grid:
+    """The grid of a file that ITK reads, from its header alone."""
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    try:
+    with quiet_itk(path):
         reader.ReadImageInformation()
-        return grid_of(cast(sitk.Image, reader))
-    except RuntimeError as error:
-        raise ImageReadError(f"{path}: expected an image that can be read") from error
+    return named_grid(cast(sitk.Image, reader), str(path))
 
 
 def named_grid(loaded: sitk.Image, name: str) -> Grid:
-    """The grid of a SimpleITK image; an error names the image."""
+    """The grid of a SimpleITK image; an error names the image.
+
+    Raises:
+        GeometryError: as :class:`Grid`, or lengths that no image has.
+    """
     try:
-        return grid_of(loaded)
+        return require_sane(grid_of(loaded), name)
     except GeometryError as error:
-        raise GeometryError(f"{name}: {error}") from error
+        message = str(error)
+        raise GeometryError(
+            message if message.startswith(name) else f"{name}: {message}"
+        ) from error
+
+
+def require_sane(grid: Grid, name: str) -> Grid:
+    """Refuse lengths that no image has: damage, which would take all memory later.
+
+    Raises:
+        GeometryError: voxels of less than 0.0001 mm or more than 1000 mm, 10,000 times longer than
+            wide, or further away than 10 km.
+    """
+    spacing = grid.spacing_xyz_mm
+    low, high = SPACING_LIMITS_MM
+    told = " x ".join(f"{s:.4g}" for s in spacing)
+    if min(spacing) < low or max(spacing) > high:
+        raise GeometryError(f"{name}: expected a spacing of {low:g} to {high:g} mm, got {told} mm")
+    if max(spacing) > MOST_ANISOTROPY * min(spacing):
+        raise GeometryError(
+            f"{name}: expected voxels at most {MOST_ANISOTROPY} times longer than wide, got "
+            f"{told} mm"
+        )
+    if max(abs(x) for x in grid.origin_lps_mm) > MOST_ORIGIN_MM:
+        origin = ", ".join(f"{x:.4g}" for x in grid.origin_lps_mm)
+        raise GeometryError(
+            f"{name}: expected an origin within {MOST_ORIGIN_MM:g} mm, got ({origin}) mm"
+        )
+    return grid
 
 
 def numpy_type(loaded: sitk.Image) -> str:

@@ -1,134 +1,176 @@
-"""NIfTI files: what ITK lets through or does not tell, the intensity scale, and compression."""
+"""NIfTI files: read from their bytes, the intensity scale, and compression.
+
+The voxels are read here and not by ITK, which guesses where a header is in doubt.
+"""
 
 from __future__ import annotations
 
-import warnings
+import errno
+import gzip
 import zlib
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from iterreg.errors import GeometryError, ImageReadError
-from iterreg.io.image_formats import Stored, extension_of
+from iterreg.errors import ImageContentError, ImageReadError
+from iterreg.geometry import Grid
+from iterreg.io.choices import reading_choices
+from iterreg.io.image_formats import Stored
 from iterreg.io.itk import GZIP_LEVEL, write_itk
+from iterreg.io.nifti_geometry import Placement, place
+from iterreg.io.nifti_header import HEADER_BYTES, NiftiHeader, parse_header
+from iterreg.io.nifti_names import label_names
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-FLOAT_CODES = (16, 64)
-"""NIfTI's type codes of float32 and float64."""
-
 PIECE_BYTES = 1 << 20
-"""Files are scanned in pieces of this size."""
+"""Files are read in pieces of this size."""
+
+GZIP_MAGIC = b"\x1f\x8b"
+
+DISPLACEMENT_INTENT = 1006
+"""Vectors that follow the axes of NIfTI, right, anterior and superior."""
 
 
-class GeometryWarning(UserWarning):
-    """A file was read, but its header leaves the position of its voxels in doubt."""
+def load(path: Path) -> tuple[sitk.Image, Stored]:
+    """Read a NIfTI file, NIfTI-1 or -2, compressed or not whatever its name says.
+
+    Raises:
+        ImageReadError: damaged, or not NIfTI.
+        ImageContentError: not an image of real numbers.
+        GeometryError: its header leaves the place of its voxels open.
+    """
+    import SimpleITK as sitk
+
+    header, placed, content = _read(path)
+    values = np.frombuffer(content, header.dtype, header.count, header.start)
+    scale, stored = _scale(header)
+    array = _arranged(header, values, scale)
+    image = sitk.GetImageFromArray(array, isVector=array.ndim > len(header.shape))
+    spacing, origin, direction = _lattice(header, placed)
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    image.SetDirection(direction.ravel().tolist())
+    return image, Stored(*stored, notes=placed.notes, names=label_names(header, content))
 
 
-def inspect_nifti(path: Path) -> Stored:
-    """Refuse damage that ITK lets through, and find the stored number type and scale."""
-    pieces = _gzip_pieces(path) if extension_of(path) == ".nii.gz" else _pieces(path)
+def read_grid(path: Path) -> Grid:
+    """Read the grid of a NIfTI file, from its header alone.
+
+    Raises:
+        ImageReadError, ImageContentError, GeometryError: as :func:`load`.
+    """
+    with _opened(path) as file:
+        header, placed = _placed(path, _exactly(path, file, HEADER_BYTES))
+    spacing, origin, direction = _lattice(header, placed)
+    rows = tuple(tuple(row) for row in direction.tolist())
+    return Grid(tuple(reversed(header.shape)), spacing, origin, rows)
+
+
+def _placed(path: Path, start: bytearray) -> tuple[NiftiHeader, Placement]:
+    """The header of one picture or volume, and where its voxels are."""
+    header = parse_header(path, bytes(start))
+    if len(header.shape) not in (2, 3):
+        raise ImageContentError(
+            f"{path}: {len(header.shape)}-D, expected one volume, got size "
+            f"{' x '.join(map(str, header.shape))}"
+        )
+    return header, place(path, header.fields, header.shape, reading_choices().geometry)
+
+
+def _read(path: Path) -> tuple[NiftiHeader, Placement, bytearray]:
+    """The header, and the bytes of the file up to the last voxel: no more, whatever follows."""
+    with _opened(path) as file:
+        content = _exactly(path, file, HEADER_BYTES)
+        header, placed = _placed(path, content)
+        content += _exactly(path, file, header.end - len(content))
+        if len(content) < header.end:
+            raise ImageReadError(
+                f"{path}: truncated: expected {header.end} bytes by its header, got {len(content)}"
+            )
+        if (
+            isinstance(file, gzip.GzipFile)
+            and len(_exactly(path, file, PIECE_BYTES)) == PIECE_BYTES
+        ):
+            # The checksum of a gzip file stands at its end, which is far away here.
+            raise ImageReadError(
+                f"{path}: expected {header.end} bytes by its header, but more than "
+                f"{PIECE_BYTES} bytes follow them"
+            )
+    return header, placed, content
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """The content of a file, inflated if it is gzip, whatever its name says."""
+    file = path.open("rb")
+    is_gzip = file.read(2) == GZIP_MAGIC
+    file.close()
+    return cast(IO[bytes], gzip.open(path) if is_gzip else path.open("rb"))
+
+
+def _exactly(path: Path, file: IO[bytes], count: int) -> bytearray:
+    """Up to so many bytes. The checksums of a gzip file are verified where it ends."""
     content = bytearray()
-    header, floating, length = None, False, 0
-    for piece in pieces:
-        length += len(piece)
-        if header is None or floating:
+    try:
+        while len(content) < count and (piece := file.read(min(PIECE_BYTES, count - len(content)))):
             content += piece
-        if header is None and len(content) >= 540:
-            header = _nifti_header(path, content)
-            floating = header["datatype"] in FLOAT_CODES
-    if header is None:
-        header = _nifti_header(path, content)
-    sizes = [max(1, int(n)) for n in header["dim"][1 : 1 + _nifti_rank(path, header)]]
-    start = int(header["vox_offset"])
-    expected = start + int(np.prod(sizes)) * int(header["bitpix"]) // 8
-    if length < expected:
-        raise ImageReadError(
-            f"{path}: truncated: expected {expected} bytes by its header, got {length}"
-        )
-    _check_nifti_geometry(path, header)
-    stored = _nifti_scale(header)
-    if not floating:
-        return stored
-    values = np.frombuffer(content, header.get_data_dtype(), int(np.prod(sizes)), start)
-    bad = np.flatnonzero(~np.isfinite(values))
-    return replace(stored, bad_index=bad, bad_values=values[bad].astype(np.float32))
-
-
-def _nifti_header(path: Path, start: bytearray) -> Any:
-    import nibabel
-
-    sizes = {int.from_bytes(start[:4], order) for order in ("little", "big")}
-    if 348 in sizes and len(start) >= 348:
-        return nibabel.Nifti1Header(bytes(start[:348]), check=False)
-    if 540 in sizes and len(start) >= 540:
-        return nibabel.Nifti2Header(bytes(start[:540]), check=False)
-    raise ImageReadError(f"{path}: expected a NIfTI image, but its content is not one")
-
-
-def _nifti_rank(path: Path, header: Any) -> int:
-    rank = int(header["dim"][0])
-    if not 1 <= rank <= 7:
-        raise ImageReadError(f"{path}: expected a NIfTI image, but its header says {rank} axes")
-    return rank
-
-
-def _check_nifti_geometry(path: Path, header: Any) -> None:
-    spacing = [float(s) for s in header["pixdim"][1 : 1 + min(3, int(header["dim"][0]))]]
-    if not all(np.isfinite(s) and s > 0 for s in spacing):
-        raise GeometryError(f"{path}: expected a positive spacing, got pixdim {spacing} mm")
-    if int(header["qform_code"]) == 0 and int(header["sform_code"]) == 0:
-        warnings.warn(
-            GeometryWarning(
-                f"{path}: its header does not say where the voxels are (qform and sform code 0): "
-                "taken as LPS axes with the origin at 0; left and right may be exchanged"
-            ),
-            stacklevel=2,
-        )
-
-
-def _nifti_scale(header: Any) -> Stored:
-    import nibabel
-
-    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if not np.isfinite(slope) or slope == 0:
-        slope, intercept = 1.0, 0.0
-    try:
-        dtype = header.get_data_dtype()
-    except nibabel.spatialimages.HeaderDataError:
-        return Stored()
-    if dtype.kind not in "iuf":
-        return Stored()
-    name = np.dtype(dtype).newbyteorder("=").name
-    return Stored(name, slope, intercept if np.isfinite(intercept) else 0.0)
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(PIECE_BYTES):
-            yield piece
-
-
-def _gzip_pieces(path: Path) -> Iterator[bytes]:
-    """The content of a gzip file, verified by its checksums: ITK fills missing parts with zeros."""
-    inflate = zlib.decompressobj(31)
-    try:
-        for chunk in _pieces(path):
-            while chunk:
-                if inflate.eof:
-                    if not chunk.strip(b"\0"):
-                        break
-                    inflate = zlib.decompressobj(31)
-                yield inflate.decompress(chunk)
-                chunk = inflate.unused_data
-    except zlib.error as error:
+    except EOFError as error:
+        raise ImageReadError(f"{path}: truncated: its gzip stream ends early") from error
+    except (OSError, zlib.error) as error:
         raise ImageReadError(f"{path}: expected a whole gzip file, got {error}") from error
-    if not inflate.eof:
-        raise ImageReadError(f"{path}: truncated: its gzip stream ends early")
+    return content
+
+
+def _scale(header: NiftiHeader) -> tuple[tuple[float, float], tuple[str, float, float]]:
+    """The intensity scale, and the number type with it as the file has them.
+
+    A slope of 0 means that the numbers are not scaled; the intercept then means nothing.
+    """
+    slope, intercept = float(header.fields["scl_slope"]), float(header.fields["scl_inter"])
+    if not np.isfinite(slope) or slope == 0 or header.dtype.kind == "V":
+        slope, intercept = 1.0, 0.0
+    if not np.isfinite(intercept):
+        intercept = 0.0
+    name = "" if header.dtype.kind == "V" else header.dtype.newbyteorder("=").name
+    return (slope, intercept), (name, slope, intercept)
+
+
+def _arranged(
+    header: NiftiHeader, values: NDArray[Any], scale: tuple[float, float]
+) -> NDArray[Any]:
+    """The numbers as (*shape) or (*shape, components), scaled, in this machine's byte order."""
+    shape = tuple(reversed(header.shape))
+    if header.dtype.kind == "V":
+        return np.ascontiguousarray(values.view(np.uint8).reshape(*shape, -1))
+    values = values.astype(header.dtype.newbyteorder("="), copy=False)
+    if values.dtype.itemsize > 8:  # The 128 bit floats, which ITK lacks.
+        values = values.astype(np.float64)
+    if scale != (1.0, 0.0):
+        values = values.astype(np.float64) * scale[0] + scale[1]
+    if header.components == 1:
+        return values.reshape(shape)
+    array = np.moveaxis(values.reshape(header.components, *shape), 0, -1)
+    if int(header.fields["intent_code"]) == DISPLACEMENT_INTENT:
+        array = array * np.array([-1, -1, *[1] * (header.components - 2)], array.dtype)
+    return np.ascontiguousarray(array)
+
+
+def _lattice(
+    header: NiftiHeader, placed: Placement
+) -> tuple[tuple[float, ...], tuple[float, ...], NDArray[np.float64]]:
+    """Spacing, origin and direction, LPS mm."""
+    rank = len(header.shape)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ placed.affine
+    columns = lps[:3, :rank]
+    spacing = np.linalg.norm(columns, axis=0)
+    direction = (columns / spacing)[:rank]
+    if rank == 2 and not np.allclose(direction @ direction.T, np.eye(2), atol=1e-3):
+        # Rank 2 has no place for a plane that is not axial.
+        direction = np.eye(2)
+    return tuple(spacing.tolist()), tuple(lps[:rank, 3].tolist()), direction
 
 
 def write_nifti(
@@ -140,6 +182,7 @@ def write_nifti(
     """
     plain = target if target.suffix == ".nii" else target.with_suffix("")
     write_itk(image, plain, compress=False)
+    _require_whole(plain, image)
     if scale != (1.0, 0.0):
         with plain.open("r+b") as file:
             file.seek(112)  # scl_slope and scl_inter of NIfTI-1, which ITK writes natively
@@ -147,6 +190,21 @@ def write_nifti(
     if plain != target:
         _gzip(plain, target, zlib.Z_RLE if floating else zlib.Z_DEFAULT_STRATEGY)
         plain.unlink()
+
+
+LEAST_OFFSET = 352
+"""Bytes before the voxels of a single file of NIfTI-1; NIfTI-2 has more."""
+
+
+def _require_whole(path: Path, image: sitk.Image) -> None:
+    """Refuse a file that is shorter than its voxels: on a full disk ITK cuts it in silence.
+
+    Raises:
+        OSError: it is.
+    """
+    voxels = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel()
+    if path.stat().st_size < LEAST_OFFSET + voxels * image.GetSizeOfPixelComponent():
+        raise OSError(errno.ENOSPC, "no room for the whole file")
 
 
 def _gzip(source: Path, target: Path, strategy: int) -> None:

@@ -1,4 +1,4 @@
-"""Points as CSV files with a header, LPS mm."""
+"""Points: text tables and 3D Slicer's files, LPS mm."""
 
 from __future__ import annotations
 
@@ -6,71 +6,72 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from iterreg.atomic import write_aside
 from iterreg.errors import ImageReadError, OutputError
 from iterreg.geometry import Points
 from iterreg.io.itk import require_exists
+from iterreg.io.point_tables import is_fcsv, read_fcsv, read_table
+from iterreg.io.slicer_points import read_markups, write_fcsv, write_markups
 
 AXES = "xyz"
 
+TABLE_SUFFIXES = (".csv", ".txt")
+SLICER_SUFFIXES = (".fcsv", ".json")
+POINT_SUFFIXES = (*TABLE_SUFFIXES, *SLICER_SUFFIXES)
+"""What :func:`write_points` writes."""
+
 
 def read_points(path: str | Path) -> Points:
-    """Read points from a CSV file whose header names the columns x, y and z (or x and y), LPS mm.
+    """Read points in LPS mm.
 
-    Upper case is accepted, and other columns are ignored.
+    A text table needs a header that names the columns x, y and z, or x and y: upper case, units
+    (``x_mm``) and a coordinate system (``x_ras``) are understood, and so are l,p,s and r,a,s. Its
+    columns are parted by commas, semicolons, tabs or spaces; other columns are ignored. 3D Slicer's
+    ``.fcsv`` and ``.mrk.json`` say themselves whether they are RAS or LPS.
 
     Raises:
-        ImageReadError: missing, no such columns, no rows, or a value that is not a finite number.
+        ImageReadError: missing, no such columns, no points, or a value that is not a finite number.
 
     Example:
         >>> _ = Path("points.csv").write_text("x,y,z\\n1,2,3\\n4.5,5,6\\n")
         >>> read_points("points.csv").lps.tolist()
         [[1.0, 2.0, 3.0], [4.5, 5.0, 6.0]]
+        >>> _ = Path("points.tsv").write_text("x_ras_mm\\ty_ras_mm\\tz_ras_mm\\n1\\t2\\t3\\n")
+        >>> read_points("points.tsv").lps.tolist()
+        [[-1.0, -2.0, 3.0]]
     """
     path = Path(path)
     require_exists(path)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ImageReadError(f"{path}: expected a CSV file of points ({error})") from error
-    header = [cell.strip().lower() for cell in rows[0]] if rows else []
-    axes = [axis for axis in AXES if axis in header]
-    if axes not in (["x", "y", "z"], ["x", "y"]):
-        raise ImageReadError(f"{path}: expected a header with columns x,y,z or x,y, got {header}")
-    columns = [header.index(axis) for axis in axes]
-    points = [_row(path, n, row, columns) for n, row in enumerate(rows[1:], 2) if any(row)]
-    if not points:
-        raise ImageReadError(f"{path}: expected at least one point, got a header alone")
-    return Points(np.asarray(points, np.float64))
-
-
-def _row(path: Path, number: int, row: Sequence[str], columns: Sequence[int]) -> list[float]:
-    try:
-        values = [float(row[c]) for c in columns]
-    except (ValueError, IndexError):
-        values = [float("nan")]
-    if not np.all(np.isfinite(values)):
-        raise ImageReadError(f"{path}, line {number}: expected finite numbers, got {','.join(row)}")
-    return values
+        if path.suffix.lower() == ".json":
+            lps = read_markups(path)
+        else:
+            lps = read_fcsv(path) if is_fcsv(path) else read_table(path)
+    except (OSError, UnicodeError) as error:
+        raise ImageReadError(f"{path}: expected a file of points ({error})") from error
+    return Points(lps, str(path))
 
 
 def write_points(
     points: Points, path: str | Path, extra_columns: Mapping[str, Sequence[object]] | None = None
 ) -> None:
-    """Write points as CSV with the header x,y,z (x,y in 2-D), LPS mm.
+    """Write points in LPS mm: CSV with the header x,y,z (x,y in 2-D), or 3D Slicer's files.
 
     Args:
         points: what to write.
-        path: the file.
-        extra_columns: further columns by name, one value per point.
+        path: the file: .csv, .txt, .fcsv or .mrk.json.
+        extra_columns: further columns by name, one value per point; 3D Slicer gets them as the
+            points' descriptions.
 
     Raises:
-        OutputError: a folder that is missing or not writable, or columns of another length.
+        OutputError: another suffix, a folder that is missing or not writable, columns of another
+            length, or points of rank 2 for 3D Slicer.
     """
-    extra = dict(extra_columns or {})
+    path, extra = Path(path), dict(extra_columns or {})
+    suffix, rank = path.suffix.lower(), points.lps.shape[1]
+    require_point_suffix(path)
+    if suffix in SLICER_SUFFIXES and rank != 3:
+        raise OutputError(f"{path}: expected 3-D points for 3D Slicer, got {rank}-D ones")
     for title, column in extra.items():
         if len(column) != len(points):
             raise OutputError(
@@ -78,10 +79,30 @@ def write_points(
             )
 
     def write(target: Path) -> None:
+        if suffix in SLICER_SUFFIXES:
+            notes = [
+                " ".join(f"{title}={column[n]}" for title, column in extra.items())
+                for n in range(len(points))
+            ]
+            (write_fcsv if suffix == ".fcsv" else write_markups)(target, points.lps, notes)
+            return
         with target.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([*AXES[: points.lps.shape[1]], *extra])
+            writer.writerow([*AXES[:rank], *extra])
             for n, row in enumerate(points.lps.tolist()):
                 writer.writerow([*(f"{v:.6f}" for v in row), *(c[n] for c in extra.values())])
 
     write_aside(path, write)
+
+
+def require_point_suffix(path: Path) -> None:
+    """Refuse to write points to a file of another kind.
+
+    Raises:
+        OutputError: naming it.
+    """
+    if path.suffix.lower() not in POINT_SUFFIXES:
+        raise OutputError(
+            f"{path}: expected a file of points ({' '.join(POINT_SUFFIXES)}), got "
+            f"{path.suffix or 'no suffix'}"
+        )

@@ -12,13 +12,16 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache, wraps
 from types import ModuleType
 from typing import ParamSpec, TypeVar
 
 import torch
 
+from iterreg.errors import DeviceError
 from iterreg.kernels import reference
+from iterreg.kernels._fork import use_threads
 from iterreg.kernels.lattice import Lattice
 from iterreg.kernels.types import (
     PAIRS,
@@ -48,6 +51,8 @@ __all__ = [
 BACKENDS = {"cpu": ("iterreg.kernels.cpu", "numba"), "cuda": ("iterreg.kernels.cuda", "triton")}
 """Per type of device, a module and the package that it needs."""
 
+THREADS = "NUMBA_NUM_THREADS"
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -58,7 +63,17 @@ def _backend(device: torch.device) -> ModuleType:
     module, package = BACKENDS.get(device.type, ("", ""))
     if not module or os.environ.get("ITERREG_COMPILED", "1") == "0":
         return reference
-    return importlib.import_module(module) if importlib.util.find_spec(package) else reference
+    if not importlib.util.find_spec(package):
+        return reference
+    _require_threads()
+    return importlib.import_module(module)
+
+
+def _require_threads() -> None:
+    """Refuse a number of threads with which numba cannot even be loaded."""
+    given = os.environ.get(THREADS, "1").strip()
+    if not (given.isascii() and given.isdigit() and len(given) < 9 and int(given) > 0):
+        raise DeviceError(f"{THREADS}: expected a whole number of at least 1, got {given!r:.40}")
 
 
 def _dispatched(kernel: Callable[P, R]) -> Callable[P, R]:
@@ -67,8 +82,13 @@ def _dispatched(kernel: Callable[P, R]) -> Callable[P, R]:
     @wraps(kernel)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         device: torch.device = (*args, *kwargs.values())[0].device  # type: ignore[attr-defined]
-        answer: R = getattr(_backend(device), kernel.__name__)(*args, **kwargs)
-        return answer
+        backend = _backend(device)
+        if backend is reference:
+            return kernel(*args, **kwargs)
+        use_threads()
+        with getattr(backend, "launching", nullcontext)():
+            answer: R = getattr(backend, kernel.__name__)(*args, **kwargs)
+            return answer
 
     return call
 
@@ -99,7 +119,13 @@ upsample = _dispatched(reference.upsample)
 
 
 def set_threads(threads: int) -> None:
-    """Use this many CPU threads, here and in torch."""
+    """Use this many CPU threads, here and in torch.
+
+    Raises:
+        DeviceError: this process was forked after iterreg had been used in its parent, or
+            ``NUMBA_NUM_THREADS`` is no number.
+    """
+    use_threads()
     backend = _backend(torch.device("cpu"))
     if backend is not reference:
         # On its first use numba sets OpenMP's number of threads, so torch has the last word.

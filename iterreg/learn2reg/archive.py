@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import stat
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from iterreg.atomic import write_aside
-from iterreg.errors import ImageReadError, IterregError
+from iterreg.atomic import scratch_folder, write_aside
+from iterreg.errors import ImageReadError, IterregError, OutputError
 from iterreg.formats.learn2reg_files import FIELD_EXTENSIONS, Shape, check_field
 from iterreg.io import grid_of_file
 from iterreg.learn2reg.limited import copy_limited
@@ -65,7 +65,7 @@ def write_zip(paths: Sequence[Path], out: str | Path) -> None:
         ImageReadError: a field is missing.
         OutputError: the zip cannot be written.
     """
-    missing = [path.name for path in paths if not path.is_file()]
+    missing = [path.name for path in paths if not os.path.isfile(path)]
     if missing:
         raise ImageReadError(f"{out}: fields are missing: {', '.join(missing)}")
 
@@ -104,7 +104,7 @@ def check_zip(
         ImageReadError: no such file.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ImageReadError(f"{path}: no such file")
     try:
         with zipfile.ZipFile(path) as packed:
@@ -129,17 +129,17 @@ def unpacked(path: str | Path, evaluation: Evaluation) -> Iterator[Path]:
         ImageReadError: not a zip, or a member cannot be read.
         ImageContentError: a member is larger than a field can be.
     """
-    with tempfile.TemporaryDirectory(prefix=".iterreg-") as folder:
+    with scratch_folder() as folder:
         try:
             with zipfile.ZipFile(path) as packed:
                 for pair in evaluation.pairs:
                     member = _member_of(packed, pair)
                     if member is not None:
                         name = PurePosixPath(member.filename).name
-                        _copy(packed, member, Path(folder) / name, evaluation.shape_ijk)
+                        _copy(packed, member, folder / name, evaluation.shape_ijk)
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise ImageReadError(f"{path}: not a zip that can be read: {error}") from error
-        yield Path(folder)
+        yield folder
 
 
 @contextmanager
@@ -150,7 +150,7 @@ def open_fields(fields: Path, task: Task, evaluation: Evaluation) -> Iterator[Pa
         IterregError: the leaderboard would refuse the zip.
         ImageReadError: it cannot be read.
     """
-    if fields.is_dir():
+    if os.path.isdir(fields):
         yield fields
         return
     checked = check_zip(fields, evaluation, field_shapes(task, evaluation))
@@ -166,7 +166,7 @@ def field_shapes(task: Task, evaluation: Evaluation) -> Callable[[Pair], Shape |
     def shape(pair: Pair) -> Shape | None:
         if evaluation.shape_ijk is not None:
             return evaluation.shape_ijk
-        if not task.path(pair.fixed).is_file():
+        if not os.path.isfile(task.path(pair.fixed)):
             return None
         k, j, i = grid_of_file(task.path(pair.fixed)).shape_zyx
         return i, j, k
@@ -221,11 +221,13 @@ def _check_case(
         return False
     extras = [n for n in pair.file_names if n in packed.NameToInfo and n != member.filename]
     warnings += [f"{n}: not read, because {member.filename} comes first" for n in extras]
-    with tempfile.TemporaryDirectory(prefix=".iterreg-") as folder:
-        target = Path(folder) / member.filename
+    with scratch_folder() as folder:
+        target = folder / member.filename
         try:
             _copy(packed, member, target, shape)
             largest = check_field(target, shape)
+        except OutputError:
+            raise
         except (
             IterregError,
             zipfile.BadZipFile,

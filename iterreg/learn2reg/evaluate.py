@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -179,12 +180,12 @@ def evaluate_task(
 
 def find_field(folder: Path, pair: Pair) -> Path | None:
     """Find the file that the evaluator would read, or None."""
-    return next((folder / n for n in pair.file_names if (folder / n).is_file()), None)
+    return next((folder / n for n in pair.file_names if os.path.isfile(folder / n)), None)
 
 
 def _regions_of_run(folder: Path, pair: Pair) -> Path | None:
     path = regions_path(folder, pair)
-    return path if path.is_file() else None
+    return path if os.path.isfile(path) else None
 
 
 def _score_case(
@@ -219,7 +220,7 @@ def _measure(
         mask = None
         if evaluation.masked:
             path = task.companion(pair.fixed, "masks")
-            if path.is_file():
+            if os.path.isfile(path):
                 mask = scores.read_mask(path)
             else:
                 notes.append(f"{method.name}: no mask {path.name}, so the whole image is used")

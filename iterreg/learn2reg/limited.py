@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from iterreg.errors import ImageContentError
+from iterreg.errors import ImageContentError, OutputError
+
+PIECE_BYTES = 1 << 20
 
 
 def copy_limited(source: IO[bytes], target: Path, limit: int) -> None:
@@ -14,18 +17,26 @@ def copy_limited(source: IO[bytes], target: Path, limit: int) -> None:
 
     Raises:
         ImageContentError: there is more.
+        OutputError: the file cannot be written.
     """
-    with target.open("wb") as file:
-        shutil.copyfileobj(_Limited(source, limit, target.name), file, 1 << 20)
+    with _writing(target), target.open("wb") as file:
+        while piece := source.read(PIECE_BYTES):
+            limit -= len(piece)
+            if limit < 0:
+                raise ImageContentError(f"{target.name}: larger than a field of this shape can be")
+            with _writing(target):
+                file.write(piece)
 
 
-class _Limited:
-    def __init__(self, source: IO[bytes], limit: int, name: str) -> None:
-        self._source, self._left, self._name = source, limit, name
-
-    def read(self, size: int = -1) -> bytes:
-        piece = self._source.read(size)
-        self._left -= len(piece)
-        if self._left < 0:
-            raise ImageContentError(f"{self._name}: larger than a field of this shape can be")
-        return piece
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # the zip's, not the system's
+            raise
+        reason = error.strerror or error
+        raise OutputError(
+            f"{target.parent}: temporary files cannot be written: {reason}; TMPDIR names another "
+            "folder"
+        ) from error

@@ -7,19 +7,20 @@ record is never mistaken for finished.
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from iterreg.atomic import write_json
 from iterreg.formats.learn2reg_files import FIELD_EXTENSIONS
+from iterreg.texts import parse_json
 
 
 def finished_record(target: Path, digest: str) -> dict[str, Any] | None:
     """Read the record of a finished case; None if its inputs or its field have changed."""
     try:
-        record: dict[str, Any] = json.loads(record_path(target).read_text("utf-8"))
+        record: dict[str, Any] = parse_json(record_path(target).read_text("utf-8"), allow_nan=True)
         unchanged = record["made_from"] == digest and record["sha256"] == sha256_of(target)
         complete = {"status", "seconds", "peak_mb", "used"} <= set(record)
     except (OSError, ValueError, KeyError, TypeError):
@@ -30,7 +31,7 @@ def finished_record(target: Path, digest: str) -> dict[str, Any] | None:
 def remove_earlier(target: Path) -> None:
     """Remove an earlier field of the case in any format, because .npz is read before .nii.gz."""
     record = record_path(target)
-    for extension in FIELD_EXTENSIONS if record.is_file() else ():
+    for extension in FIELD_EXTENSIONS if os.path.isfile(record) else ():
         record.with_suffix(extension).unlink(missing_ok=True)
     record.unlink(missing_ok=True)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import os
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from iterreg.errors import ImageReadError
@@ -10,8 +11,6 @@ from iterreg.image import LabelMap
 from iterreg.io import read_label_map
 from iterreg.regions.label_tables import LabelTable, load_table
 from iterreg.regions.merge_labels import merge_labels
-
-_LABEL = re.compile(r'<Label Key="(\d+)"[^>]*>\s*<!\[CDATA\[(.*?)\]\]>\s*</Label>', re.DOTALL)
 
 
 def find_regions(folder: Path, image: PurePosixPath) -> Path:
@@ -32,7 +31,7 @@ def find_regions(folder: Path, image: PurePosixPath) -> Path:
         f"{image.parent.name}/{image.name}",
         f"{stem}_seg.nii.gz",
     )
-    found = next((folder / name for name in candidates if (folder / name).is_file()), None)
+    found = next((folder / name for name in candidates if os.path.isfile(folder / name)), None)
     if found is None:
         raise ImageReadError(f"{folder}: expected the regions of {image.name} there")
     return found
@@ -54,13 +53,13 @@ def load_regions(path: Path, table: str | None, target: str) -> tuple[LabelMap, 
     Raises:
         ImageReadError, ImageContentError, GeometryError, ConfigError: a file cannot be used.
     """
-    names = names_in_header(path)
+    labels = read_label_map(path)
     if table is not None:
         names_table, source = load_table(table), table
+        labels = replace(labels, names=names_table.names)
     else:
-        names_table = LabelTable("the file's own names", names)
+        names_table = LabelTable("the file's own names", labels.names)
         source = names_table.name
-    labels = read_label_map(path, names_table.names)
     if not names_table.names:
         return labels, "no names, so the preset's rules for named regions do not apply"
     if target and not table_is(names_table, target):
@@ -71,21 +70,3 @@ def load_regions(path: Path, table: str | None, target: str) -> tuple[LabelMap, 
 def table_is(table: LabelTable, target: str) -> bool:
     """Tell whether all names of a table are classes of a target already."""
     return set(table.names.values()) <= set(load_table(target).names.values())
-
-
-def names_in_header(path: Path) -> dict[int, str]:
-    """Read the label names that TotalSegmentator writes into a NIfTI header, if there are any."""
-    import nibabel
-
-    try:
-        extensions = getattr(nibabel.load(path).header, "extensions", [])
-    except (OSError, nibabel.filebasedimages.ImageFileError) as error:
-        raise ImageReadError(f"{path}: cannot be read: {error}") from error
-    for extension in extensions:
-        content = extension.get_content()
-        text = content.decode("utf-8", "replace") if isinstance(content, bytes) else str(content)
-        found = {int(number): name for number, name in _LABEL.findall(text)}
-        found.pop(0, None)
-        if found:
-            return found
-    return {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -269,7 +270,7 @@ def _digest_of_inputs(
         "inputs": {},
     }
     for kind, path in sorted(inputs.items()):
-        if path.is_file():
+        if os.path.isfile(path):
             status = path.stat()
             about["inputs"][kind] = [path.name, status.st_size, status.st_mtime_ns]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

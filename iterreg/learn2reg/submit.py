@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from iterreg.devices import pick_device
-from iterreg.errors import DeviceError, IterregError, OutputError
+from iterreg.errors import DeviceError, IterregError, OutputError, is_out_of_memory
 from iterreg.formats.learn2reg_files import check_format
 from iterreg.learn2reg.archive import write_zip
 from iterreg.learn2reg.register import Outcome, Settings, config_of, field_path, register_case
@@ -51,7 +51,7 @@ def submit(
     config_of(task, settings)
     if jobs < 1:
         raise DeviceError(f"jobs: expected at least 1, got {jobs}")
-    if not out.parent.is_dir():
+    if not os.path.isdir(out.parent):
         raise OutputError(f"{out}: cannot be written: the folder {out.parent} does not exist")
     _make_folder(settings.fields)
     jobs = min(jobs, len(task.pairs))
@@ -65,7 +65,7 @@ def submit(
     failed = any(not outcome.ok for outcome in outcomes)
     every = read_task(task.folder, task.split).pairs if task.is_part else task.pairs
     paths = [field_path(settings, pair) for pair in every]
-    if failed or not all(path.is_file() for path in paths):
+    if failed or not all(os.path.isfile(path) for path in paths):
         return tuple(outcomes), False
     progress(Progress("zip", ZIPPING, "zipping"))
     write_zip(paths, out)
@@ -144,6 +144,8 @@ def _attempt(task: Task, pair: Pair, settings: Settings, progress: ProgressCallb
         reason = str(error)
     except Exception as error:  # one bad case must not stop the others
         reason = f"this is a bug in iterreg: {type(error).__name__}: {error}"[:300]
+        if is_out_of_memory(error):
+            reason = "out of memory; try fewer --jobs or a coarser levels.spacing_mm"
     seconds = time.perf_counter() - begun
     return Outcome(pair.case, False, " ".join(reason.split()), seconds, float("nan"))
 

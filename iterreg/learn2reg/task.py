@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from iterreg.errors import ConfigError, ImageReadError
+from iterreg.texts import parse_json
 
 SPLITS = {
     "val": ("registration_val", "numRegistration_val"),
@@ -17,7 +18,7 @@ SPLITS = {
 }
 """The keys of each split in the JSON: the pairs, and their number."""
 
-IMAGE_NAME = re.compile(r"(\d{4})_(\d{4})\.nii\.gz$")
+IMAGE_NAME = re.compile(r"([0-9]{4})_([0-9]{4})\.nii\.gz$")
 """Subject and modality, which the evaluator takes from the end of a file's name."""
 
 
@@ -137,7 +138,7 @@ class Task:
     def _both(self, pair: Pair, kind: str, extension: str = ".nii.gz") -> tuple[Path, Path] | None:
         fixed = self.companion(pair.fixed, kind, extension)
         moving = self.companion(pair.moving, kind, extension)
-        return (fixed, moving) if fixed.is_file() and moving.is_file() else None
+        return (fixed, moving) if os.path.isfile(fixed) and os.path.isfile(moving) else None
 
 
 def read_task(folder: str | Path, split: str = "val", cases: Sequence[str] = ()) -> Task:
@@ -182,8 +183,7 @@ def pair_of(fixed: str, moving: str, where: Path) -> Pair:
     Raises:
         ConfigError: a path that leaves the folder, or a name without subject and modality.
     """
-    inside: list[PurePosixPath] = []
-    digits: list[str] = []
+    inside, digits = list[PurePosixPath](), list[str]()
     for text in (fixed, moving):
         path = PurePosixPath(text)
         found = IMAGE_NAME.search(path.name)
@@ -207,7 +207,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ConfigError: not JSON, or not an object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ImageReadError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
@@ -218,9 +218,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _find_json(folder: Path) -> Path:
-    if folder.is_file():
+    if os.path.isfile(folder):
         return folder
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ImageReadError(f"{folder}: no such folder")
     files = sorted(folder.glob("*_dataset.json"))
     if not files:
@@ -297,4 +297,4 @@ def _provided(content: Mapping[str, Any]) -> tuple[str, ...]:
 def _count_notes(content: Mapping[str, Any], split: str, count: int) -> tuple[str, ...]:
     key = SPLITS[split][1]
     stated = content.get(key, count)
-    return () if stated == count else (f"{key} says {stated}, but {count} pairs are listed",)
+    return () if stated == count else (f"{key} says {stated!r:.40}, but {count} pairs are listed",)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from iterreg.errors import ConfigError
+from iterreg.texts import LONGEST_NAME, MOST_DIGITS, TextError, parse_json, without_controls
+
+LARGEST_LABEL = (1 << 31) - 1
+"""Label maps are int32."""
 
 
 def read_label_names(path: str | Path) -> dict[int, str]:
@@ -44,7 +47,7 @@ def read_label_names(path: str | Path) -> dict[int, str]:
         raise ConfigError(f"{path}: label names: expected one of {expected}")
     try:
         names = checked_names(READERS[kind](text), str(path))
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, csv.Error) as error:
         raise ConfigError(f"{path}: label names: cannot read this as {kind}: {error}") from error
     if not names:
         raise ConfigError(f"{path}: label names: no label found in it")
@@ -67,6 +70,14 @@ def checked_names(pairs: Iterable[tuple[Any, Any]], where: str) -> dict[int, str
             raise ConfigError(f"{where}: {name}: expected a whole number, got {number!r}")
         if number == 0:
             continue
+        name = without_controls(name)
+        if not 0 < len(name) <= LONGEST_NAME:
+            raise ConfigError(
+                f"{where}: {number}: expected a name of 1 to {LONGEST_NAME} letters, "
+                f"got {len(name)}"
+            )
+        if abs(number) > LARGEST_LABEL:
+            raise ConfigError(f"{where}: {name}: expected a number of 32 bits, got {number}")
         if number in names:
             raise ConfigError(f"{where}: {number} is both {names[number]} and {name}")
         names[number] = name
@@ -94,7 +105,7 @@ def _slicer_rows(text: str) -> Iterable[tuple[int, str]]:
             raise ValueError(f"expected 'number name r g b a', got {line!r}")
         [float(colour) for colour in words[-4:]]
         if name != "(none)":
-            yield int(words[0]), name
+            yield _number(words[0]), name
 
 
 def _snap_rows(text: str) -> Iterable[tuple[int, str]]:
@@ -103,19 +114,27 @@ def _snap_rows(text: str) -> Iterable[tuple[int, str]]:
         row = next(csv.reader(io.StringIO(line), delimiter=" ", skipinitialspace=True))
         if len(row) < 8:
             raise ValueError(f"expected 'number r g b a visible mesh \"name\"', got {line!r}")
-        yield int(row[0]), " ".join(word for word in row[7:] if word)
+        yield _number(row[0]), " ".join(word for word in row[7:] if word)
 
 
 def _json_rows(text: str) -> Iterable[tuple[Any, Any]]:
     """An object of names and numbers, either way round."""
-    data = json.loads(text)
+    data = parse_json(text)
     if isinstance(data, dict) and isinstance(data.get("labels"), dict):
         data = data["labels"]
     if not isinstance(data, dict):
         raise ValueError("expected an object of names and numbers")
     for key, value in data.items():
         number_first = isinstance(value, str) and key.strip().lstrip("-").isdigit()
-        yield (int(key), value) if number_first else (value, key)
+        yield (_number(key), value) if number_first else (value, key)
+
+
+def _number(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise TextError(
+            f"expected a number of at most {MOST_DIGITS} digits, got {len(text)} letters"
+        )
+    return int(text)
 
 
 def _content_lines(text: str) -> list[str]:

@@ -10,7 +10,7 @@ names).
 
 from __future__ import annotations
 
-import tomllib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -20,6 +20,7 @@ from typing import Any
 
 from iterreg.errors import ConfigError
 from iterreg.regions.label_files import checked_names, read_label_names, read_text
+from iterreg.texts import TextError, parse_toml
 
 SCHEMA = 1
 
@@ -82,7 +83,7 @@ def load_table(name_or_path: str | Path) -> LabelTable:
         text = (_tables_folder() / f"{name_or_path}.toml").read_text("utf-8")
         return _parse_table(text, f"{name_or_path}.toml")
     path = Path(name_or_path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError(
             f"label table {name_or_path}: neither a file nor one of {', '.join(known)}"
         )
@@ -103,8 +104,8 @@ def _tables_folder() -> Any:
 
 def _parse_table(text: str, where: str) -> LabelTable:
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        data = parse_toml(text)
+    except TextError as error:
         raise ConfigError(f"{where}: not a TOML file: {error}") from error
     _require_keys(data, {"schema", "name", "about", "numbers", "class"}, where)
     if data.get("schema") != SCHEMA:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+
+import torch
 
 from iterreg.errors import ImageContentError
 from iterreg.image import LabelMap
@@ -83,9 +86,22 @@ def _renumbered(
     labels: LabelMap, keys: dict[int, str], numbers: dict[str, int], names: dict[int, str]
 ) -> LabelMap:
     new = {value: numbers[key] for value, key in keys.items() if key in numbers}
-    if all(new.get(value) == value for value in labels.values):
+    if not labels.whole and all(new.get(value) == value for value in labels.values):
         return replace(labels, names=dict(names))
-    return replace(labels, data=relabel(labels.data, new), names=dict(names))
+    whole = {new[v]: mask for v, mask in labels.whole.items() if v in new}
+    data = relabel(labels.data, new)
+    # What a left out label hid of the others is theirs again.
+    for number, mask in sorted(whole.items(), key=lambda item: -int(item[1].inside.sum())):
+        hidden = mask.data & torch.isin(
+            labels.data, torch.tensor(left_out(labels, new), dtype=torch.int32)
+        )
+        data[hidden] = number
+    return replace(labels, data=data, names=dict(names), whole=whole)
+
+
+def left_out(labels: LabelMap, kept: Mapping[int, int]) -> list[int]:
+    """Labels of a map that share voxels with others and have no new number."""
+    return [value for value in labels.whole if value not in kept]
 
 
 def _left_out(

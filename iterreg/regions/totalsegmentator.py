@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from iterreg.atomic import scratch_folder
 from iterreg.errors import ImageContentError, MissingDependencyError, SegmentationError
 from iterreg.image import Image, LabelMap
 from iterreg.regions.label_tables import LabelTable, load_table
@@ -116,8 +115,8 @@ def run_totalsegmentator(
     version = importlib.metadata.version("TotalSegmentator")
     # Version 1 has no such argument: it uses a GPU if there is one.
     options = {} if version.startswith("1.") else {"device": device.replace("cuda", "gpu")}
-    with tempfile.TemporaryDirectory(prefix="iterreg-") as folder:
-        image_path, labels_path = Path(folder) / "image.nii.gz", Path(folder) / "labels.nii.gz"
+    with scratch_folder() as folder:
+        image_path, labels_path = folder / "image.nii.gz", folder / "labels.nii.gz"
         nibabel.save(nibabel.Nifti1Image(image_ijk, ijk_to_ras), image_path)
         try:
             segment(image_path, labels_path, ml=True, task="total", quiet=True, **options)

@@ -78,7 +78,7 @@ def _facts(source: Source) -> dict[str, Any]:
         "views": draw_space(source),
         "position": describe_position(source),
         "images": describe_images(source),
-        "notes": [*notes_of(tables), *source.notes],
+        "notes": list(dict.fromkeys([*notes_of(tables), *source.notes])),
         "before": _before(source),
         "regions": region_rows(source),
         "without_partner": measures.get("without_partner") or [],

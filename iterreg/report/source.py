@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from iterreg.displacement import Transform, resample_transform
 from iterreg.errors import ImageReadError, IterregError
-from iterreg.formats.itk import read_transform
+from iterreg.formats.reading import read_transform
 from iterreg.image import Image, LabelMap, require_same_space
-from iterreg.io import read_channels, read_image, read_label_map
+from iterreg.io import read_channels, read_image, read_label_map, series_of
 from iterreg.regions.field_of_view import field_of_view
 from iterreg.report.words import table
+from iterreg.texts import parse_json, without_controls
 
 EXPECTED_ERROR = "expected_error_mm.nii.gz"
 
@@ -84,9 +85,10 @@ def read_folder(
             "--moving to see the images."
         )
     else:
-        images = read_image(str(paths[0])), read_image(str(paths[1]))
+        images = _read_image(paths[0], tables, "fixed"), _read_image(paths[1], tables, "moving")
+        notes += [note for image in images for note in image.notes]
     transform_path = folder / "transform.h5"
-    if not transform_path.is_file():
+    if not os.path.isfile(transform_path):
         raise ImageReadError(f"{transform_path}: no such file; expected the folder of a result")
     transform = read_transform(transform_path, None if images is None else images[0].grid)
     if images is not None:
@@ -102,9 +104,14 @@ def read_folder(
     )
 
 
+def _read_image(path: Path | None, tables: Mapping[str, Any], side: str) -> Image:
+    """An image, of a DICOM folder the series that the user or else the run took."""
+    return read_image(str(path), series_of(side) or table(tables, side).get("series"))
+
+
 def _read_tables(path: Path) -> Mapping[str, Any]:
     try:
-        tables = json.loads(path.read_text("utf-8"))
+        tables = parse_json(path.read_text("utf-8"))
     except FileNotFoundError as error:
         message = f"{path}: no such file; expected the folder of a result"
         raise ImageReadError(message) from error
@@ -125,15 +132,16 @@ def _image_path(
     if not name:
         return None
     candidates = (Path(name), folder / name, folder / Path(name).name)
-    return next((path for path in candidates if path.exists()), None)
+    return next((path for path in candidates if os.path.exists(path)), None)
 
 
 def _read_labels(
     folder: Path, tables: Mapping[str, Any], notes: list[str]
 ) -> tuple[LabelMap, LabelMap] | None:
-    names = {int(k): str(v) for k, v in table(tables, "regions").items() if str(k).isdigit()}
+    named = ((str(k), str(v)) for k, v in table(tables, "regions").items())
+    names = {int(k): without_controls(v) for k, v in named if k.isdecimal() and len(k) < 10}
     paths = [folder / f"{side}_regions.nii.gz" for side in ("fixed", "moving")]
-    if not all(path.is_file() for path in paths):
+    if not all(os.path.isfile(path) for path in paths):
         notes.append("The regions of the run are not in the folder.")
         return None
     return read_label_map(paths[0], names), read_label_map(paths[1], names)
@@ -147,7 +155,7 @@ def read_expected_error(folder: Path, notes: list[str] | None = None) -> Image |
         notes: gets a line if the file cannot be read.
     """
     path = folder / EXPECTED_ERROR
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
     try:
         return read_channels(path)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from iterreg.geometry import Grid, apply_affine
 from iterreg.image import Image
 from iterreg.report.source import Source
-from iterreg.report.words import NOT_RECORDED, by_times, short, table
+from iterreg.report.words import NOT_RECORDED, by_times, is_number, short, table
 
 Floats = NDArray[np.float64]
 
@@ -96,7 +96,9 @@ def box_corners(grid: Grid) -> Floats:
 def describe_images(source: Source) -> list[tuple[str, str, str]]:
     """Rows of name, fixed and moving: the headers and what was found in the images."""
     sides = [_facts(source, k) for k in range(2)]
-    return [(name, value, sides[1][name]) for name, value in sides[0].items()]
+    names = dict.fromkeys((*sides[0], *sides[1]))
+    fixed, moving = ({n: side.get(n, NOT_RECORDED) for n in names} for side in sides)
+    return [(name, fixed[name], moving[name]) for name in names]
 
 
 def describe_position(source: Source) -> str:
@@ -130,8 +132,8 @@ def _facts(source: Source, side: int) -> dict[str, str]:
         }
     elif recorded:
         facts |= {
-            "Size (x, y, z)": f"{by_times(recorded.get('size_xyz') or ())} voxels",
-            "Spacing": f"{by_times(recorded.get('spacing_xyz_mm') or ())} mm",
+            "Size (x, y, z)": f"{by_times(_list(recorded, 'size_xyz'))} voxels",
+            "Spacing": f"{by_times(_list(recorded, 'spacing_xyz_mm'))} mm",
             "Extent": NOT_RECORDED,
             "Origin (LPS)": _point(recorded.get("origin_lps_mm") or ()),
             "Axes point to": str(recorded.get("axes", NOT_RECORDED)),
@@ -143,8 +145,15 @@ def _facts(source: Source, side: int) -> dict[str, str]:
     return facts | {"Field of view": str(view or NOT_RECORDED)}
 
 
+def _list(tables: Mapping[str, Any], name: str) -> list[Any]:
+    found = tables.get(name)
+    return found if isinstance(found, list) else []
+
+
 def _point(values: Any) -> str:
-    return f"({', '.join(f'{float(v):.1f}' for v in values)}) mm" if values else NOT_RECORDED
+    if not isinstance(values, list | tuple) or not values or not all(map(is_number, values)):
+        return NOT_RECORDED
+    return f"({', '.join(f'{float(v):.1f}' for v in values)}) mm"
 
 
 def _fov_points(image: Image, fov: torch.Tensor) -> Floats | None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import zipfile
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,27 @@ from torch import Tensor
 
 from iterreg.atomic import write_aside
 from iterreg.errors import OutputError
+from iterreg.folders import cache_folder, tell_once
 from iterreg.samreg.everything import EverythingSettings, Rois
 from iterreg.samreg.rle import RunLengthMask
 
 CACHE_VERSION = 1
 """Part of the key. Raise it when the files, or the meaning of their numbers, change."""
+
+
+LARGEST_BYTES = 1 << 28
+"""A larger file, or array in it, is not the result of one slice."""
+
+ARRAYS = {
+    "shape": np.int64,
+    "lengths": np.int64,
+    "runs": np.int32,
+    "prototypes": np.float32,
+    "predicted_iou": np.float32,
+    "mean": np.float32,
+    "counts": np.int64,
+}
+"""The arrays of a file, and their types."""
 
 
 class RoiCache:
@@ -40,16 +56,26 @@ class RoiCache:
         """Remember the folder; nothing is read or created yet."""
         self.folder = folder
 
-    def find(self, key: str) -> Rois | None:
-        """Return the result stored under a key, or None."""
+    def find(self, key: str, shape: tuple[int, int] | None = None) -> Rois | None:
+        """Return the result stored under a key.
+
+        Args:
+            key: from :func:`cache_key`.
+            shape: rows and columns that its masks must have; None takes any.
+
+        Returns:
+            The result; None if there is no file, or one that is damaged in any way.
+        """
         if self.folder is None:
             return None
         try:
             # np.load leaves the file open if it is damaged.
             path = self.folder / f"{key}.npz"
+            if path.stat().st_size > LARGEST_BYTES:
+                return None
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return _unpack({name: arrays[name] for name in arrays.files})
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+                return _unpack({name: _array(arrays, name) for name in ARRAYS}, shape)
+        except Exception:  # whatever a damaged file may cause
             return None
 
     def store(self, key: str, rois: Rois) -> None:
@@ -73,16 +99,15 @@ class RoiCache:
             file = self.folder / f"{key}.npz"
             write_aside(file, lambda new: np.savez(new, allow_pickle=False, **arrays))
         except (OSError, OutputError):
-            return
+            tell_once("regions of slices", self.folder)
 
 
-def default_folder() -> Path:
-    """Return the default folder: in ``ITERREG_CACHE`` if that is set, else in the user's cache."""
-    chosen = os.environ.get("ITERREG_CACHE")
-    if chosen:
-        return Path(chosen) / "rois"
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "iterreg" / "rois"
+def default_folder() -> Path | None:
+    """Return the default folder: see :func:`iterreg.folders.cache_folder`."""
+    folder = cache_folder("rois")
+    if folder is None:
+        tell_once("regions of slices", None)
+    return folder
 
 
 def cache_key(
@@ -104,14 +129,49 @@ def cache_key(
     return digest.hexdigest()
 
 
-def _unpack(arrays: dict[str, NDArray[Any]]) -> Rois:
-    shape = tuple(arrays["shape"].tolist())
-    ends = np.cumsum(arrays["lengths"])[:-1]
-    runs = np.split(arrays["runs"], ends) if len(arrays["lengths"]) else []
+def _array(arrays: Any, name: str) -> NDArray[Any]:
+    """One array, whose header does not ask for more than a result can need."""
+    with arrays.zip.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        read = {(1, 0): np.lib.format.read_array_header_1_0}[version]
+        shape, _, dtype = read(member)
+    if math.prod(shape) * dtype.itemsize > LARGEST_BYTES:
+        raise ValueError(f"{name}: {shape}")
+    array: NDArray[Any] = arrays[name]
+    return array
+
+
+def _unpack(arrays: Mapping[str, NDArray[Any]], shape: tuple[int, int] | None) -> Rois:
+    """Make the result.
+
+    Raises:
+        ValueError: the arrays do not fit each other.
+        ImageContentError: the runs do not fill the shape.
+    """
+    for name, kind in ARRAYS.items():
+        if arrays[name].dtype != kind or not np.all(np.isfinite(arrays[name])):
+            raise ValueError(name)
+    lengths, runs, mean = (arrays[name] for name in ("lengths", "runs", "mean"))
+    count, found = len(lengths), tuple(arrays["shape"].tolist())
+    fits = (
+        lengths.ndim == runs.ndim == mean.ndim == 1
+        and (count == 0 or (lengths.min() > 0 and shape in (None, found)))
+        and lengths.sum() == len(runs)
+        and arrays["prototypes"].shape == (count, len(mean))
+        and arrays["predicted_iou"].shape == (count,)
+        and arrays["counts"].shape == (2,)
+        and arrays["counts"].min() >= 0
+    )
+    if not fits:
+        raise ValueError("arrays that do not fit each other")
     return Rois(
-        tuple(RunLengthMask(shape, tuple(r.tolist())) for r in runs),
+        tuple(
+            RunLengthMask(found, tuple(part.tolist()))
+            for part in np.split(runs, np.cumsum(lengths)[:-1])
+            if count
+        ),
         torch.from_numpy(arrays["prototypes"]),
         torch.from_numpy(arrays["predicted_iou"]),
-        torch.from_numpy(arrays["mean"]),
+        torch.from_numpy(mean),
         *arrays["counts"].tolist(),
     )

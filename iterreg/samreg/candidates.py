@@ -133,7 +133,7 @@ def _segment(
     """Return the masks of one slice, from the cache if they are there."""
     on_fraction(0.0)
     key = cache_key(picture, shape, segmenter.fingerprint, settings.everything)
-    cached = cache.find(key)
+    cached = cache.find(key, shape)
     if cached is not None:
         return cached
     begun = time.perf_counter()

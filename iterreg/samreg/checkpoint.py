@@ -8,6 +8,7 @@ the folder that contains one. Pickled programs are never run.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -81,12 +82,12 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], spec: VariantSpec, path:
 
 
 def _file(path: Path) -> Path:
-    if not path.exists():
+    if not os.path.exists(path):
         raise WeightsError(f"{path}: no such checkpoint")
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return path
     for name in HUB_FILES:
-        if (path / name).is_file():
+        if os.path.isfile(path / name):
             return path / name
     raise WeightsError(f"{path}: expected {' or '.join(HUB_FILES)} in this folder, got neither")
 

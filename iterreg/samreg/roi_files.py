@@ -8,8 +8,9 @@ extent of each mask are added for people.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,16 @@ from numpy.typing import NDArray
 from iterreg.atomic import OutputFolder, write_json
 from iterreg.errors import ImageReadError, IterregError
 from iterreg.geometry import Grid, apply_affine
-from iterreg.image import LabelMap, Mask, RoiPair
+from iterreg.image import LabelMap, Mask, OnGrid, RoiPair, require_same_space
 from iterreg.io import write_label_map
 from iterreg.partition import regions_of_rois
 from iterreg.samreg.rle import RunLengthMask, decode_mask, encode_mask
+from iterreg.texts import parse_json
 
 SCHEMA = 1
+
+MOST_VOXELS = 1 << 31
+"""Of a grid that a file may ask for."""
 
 
 def write_roi_pairs(
@@ -62,15 +67,20 @@ def write_roi_pairs(
     write_json(tables, path, indent=None)
 
 
-def read_roi_pairs(path: str | Path) -> list[RoiPair]:
+def read_roi_pairs(path: str | Path, images: tuple[OnGrid, OnGrid] | None = None) -> list[RoiPair]:
     """Read a file of :func:`write_roi_pairs`: the same pairs, in the same order.
 
+    Args:
+        path: the file.
+        images: fixed and moving, whose space the file must have; None takes any.
+
     Raises:
+        GeometryError: the file is of another space than the images.
         ImageReadError: missing, not JSON, of another schema, or masks that do not fill their grid.
     """
     try:
-        tables = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        tables = parse_json(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as error:
         raise ImageReadError(f"{path}: expected a file of ROI pairs, got: {error}") from error
     if not isinstance(tables, dict) or tables.get("schema") != SCHEMA or "pairs" not in tables:
         found = tables.get("schema") if isinstance(tables, dict) else None
@@ -79,10 +89,25 @@ def read_roi_pairs(path: str | Path) -> list[RoiPair]:
         )
     try:
         grids = (_grid(tables["fixed"]), _grid(tables["moving"]))
+    except (KeyError, TypeError, ValueError, IterregError) as error:
+        raise _not_whole(path, error) from error
+    for grid, image in zip(grids, images or (), strict=False):
+        require_same_space(_Named(grid, str(path)), image)
+    try:
         return [_pair(entry, grids, f"{path}, pair {n}") for n, entry in enumerate(tables["pairs"])]
     except (KeyError, TypeError, ValueError, IterregError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise ImageReadError(f"{path}: expected whole ROI pairs, got: {reason}") from error
+        raise _not_whole(path, error) from error
+
+
+@dataclass(frozen=True)
+class _Named:
+    grid: Grid
+    name: str
+
+
+def _not_whole(path: str | Path, error: Exception) -> ImageReadError:
+    reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+    return ImageReadError(f"{path}: expected whole ROI pairs, got: {reason}")
 
 
 def write_roi_files(
@@ -126,12 +151,27 @@ def _grid_table(grid: Grid) -> dict[str, Any]:
 
 
 def _grid(table: Mapping[str, Any]) -> Grid:
+    shape = tuple(_whole(table["shape_zyx"]))
+    if math.prod(shape) > MOST_VOXELS:
+        raise ValueError(f"a grid of {shape} voxels, more than {MOST_VOXELS}")
     return Grid(
-        tuple(table["shape_zyx"]),
-        tuple(table["spacing_xyz_mm"]),
-        tuple(table["origin_lps_mm"]),
-        tuple(tuple(row) for row in table["direction_lps"]),
+        shape,
+        tuple(_real(table["spacing_xyz_mm"])),
+        tuple(_real(table["origin_lps_mm"])),
+        tuple(tuple(_real(row)) for row in table["direction_lps"]),
     )
+
+
+def _whole(values: Any) -> list[int]:
+    if not isinstance(values, list) or not all(type(v) is int and v >= 0 for v in values):
+        raise ValueError(f"expected a list of whole numbers, got {str(values)[:40]}")
+    return values
+
+
+def _real(values: Any) -> list[float]:
+    if not isinstance(values, list) or not all(type(v) in (int, float) for v in values):
+        raise ValueError(f"expected a list of numbers, got {str(values)[:40]}")
+    return [float(v) for v in values]
 
 
 def _mask_table(mask: Mask | LabelMap) -> dict[str, Any]:
@@ -155,9 +195,9 @@ def _pair(entry: Mapping[str, Any], grids: tuple[Grid, Grid], name: str) -> RoiP
         LabelMap(_mask(entry[side]["runs"], grid), grid, name=f"{name}, {side}")
         for side, grid in zip(("fixed", "moving"), grids, strict=True)
     ]
-    return RoiPair(sides[0], sides[1], float(entry["similarity"]))
+    return RoiPair(sides[0], sides[1], _real([entry["similarity"]])[0])
 
 
-def _mask(runs: Sequence[int], grid: Grid) -> torch.Tensor:
-    inside: NDArray[np.bool_] = decode_mask(RunLengthMask(grid.shape_zyx, tuple(map(int, runs))))
+def _mask(runs: Any, grid: Grid) -> torch.Tensor:
+    inside: NDArray[np.bool_] = decode_mask(RunLengthMask(grid.shape_zyx, tuple(_whole(runs))))
     return torch.from_numpy(inside.astype(np.int32))

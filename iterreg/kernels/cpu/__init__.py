@@ -9,7 +9,10 @@ not for dataclasses; this module unpacks them.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numba
 import numpy as np
@@ -66,6 +69,23 @@ __all__ = [
     "unfold",
     "upsample",
 ]
+
+
+_one_at_a_time = threading.RLock()
+
+
+def launching() -> AbstractContextManager[Any]:
+    """A context in which loops may be launched.
+
+    numba has three ways to run threads. One of them, ``workqueue``, ends the process if two
+    threads launch loops at once, so they take turns. Which one it is, is known after the first
+    launch.
+    """
+    try:
+        takes_turns = numba.threading_layer() == "workqueue"  # type: ignore[attr-defined]
+    except ValueError:
+        takes_turns = True
+    return _one_at_a_time if takes_turns else nullcontext()
 
 
 def set_numba_threads(threads: int) -> None:

@@ -9,6 +9,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from iterreg.kernels.cpu._cache import KernelCache
+
 Array = NDArray[np.float32]
 Rows = NDArray[np.int32]
 Indices = NDArray[np.int64]
@@ -20,5 +22,12 @@ them, code that was just compiled and the same code from the cache rounded diffe
 
 Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-compiled: Compiler = numba.njit(parallel=True, fastmath=FAST_MATH, cache=True, nogil=True)
-inlined: Compiler = numba.njit(fastmath=FAST_MATH, cache=True, inline="always")
+_parallel: Compiler = numba.njit(parallel=True, fastmath=FAST_MATH, nogil=True)
+inlined: Compiler = numba.njit(fastmath=FAST_MATH, inline="always")
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function when it is first called; its code is kept for the next process."""
+    dispatcher: Any = _parallel(function)
+    dispatcher._cache = KernelCache(function)
+    return dispatcher  # type: ignore[no-any-return]

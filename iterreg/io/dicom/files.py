@@ -1,0 +1,112 @@
+"""DICOM files: found, opened, and what pydicom raises on damage in one line."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from iterreg.errors import ImageReadError, IterregError
+from iterreg.io.bounded import BoundedFile
+
+MAGIC_AT = 128
+MAGIC = b"DICM"
+SUFFIXES = ("", ".dcm", ".dicom", ".ima", ".img")
+"""Of files that may be DICOM although they lack the preamble."""
+
+DIRECTORY = "DICOMDIR"
+
+
+@contextmanager
+def quiet_pydicom(path: Path) -> Iterator[None]:
+    """Turn what pydicom raises on damage into one line, and keep its warnings to itself."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (IterregError, MemoryError):
+        raise
+    except Exception as error:  # Damaged files make pydicom raise nearly anything.
+        told = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ImageReadError(f"{path}: expected a whole DICOM file, got: {told}") from error
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM files do."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAGIC_AT + 4)[MAGIC_AT:] == MAGIC
+    except OSError:
+        return False
+
+
+def find_files(place: Path) -> list[Path]:
+    """All DICOM files of a folder and of those in it, or those that a DICOMDIR names.
+
+    Raises:
+        ImageReadError: a DICOMDIR that cannot be read.
+    """
+    if not os.path.isdir(place):
+        return _listed(place) if place.name.upper().startswith(DIRECTORY) else [place]
+    found = []
+    for folder, below, names in os.walk(place):
+        below.sort()
+        found += [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
+    files = [f for f in found if not f.name.upper().startswith(DIRECTORY)]
+    return [f for f in files if is_dicom(f) or is_bare(f)]
+
+
+def _listed(place: Path) -> list[Path]:
+    """The files that a DICOMDIR names."""
+    dataset = read_header(place)
+    with quiet_pydicom(place):
+        names = [
+            record.ReferencedFileID
+            for record in dataset.get("DirectoryRecordSequence", ())
+            if "ReferencedFileID" in record
+        ]
+    files = [place.parent.joinpath(*([n] if isinstance(n, str) else map(str, n))) for n in names]
+    missing = [f for f in files if not os.path.isfile(f)]
+    if missing or not files:
+        what = f"{len(missing)} of {len(files)} are missing: {missing[0]}" if missing else "none"
+        raise ImageReadError(f"{place}: expected the files that it names, but {what}")
+    return files
+
+
+def is_bare(path: Path) -> bool:
+    """Whether a file without the preamble begins with the elements of a DICOM file."""
+    if path.suffix.lower() not in SUFFIXES:
+        return False
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError:
+        return False
+    # The first element of such a file is of group 2 or 8, in either byte order.
+    return start[:2] in (b"\x02\0", b"\x08\0", b"\0\x08") and start[2:4] != b"\0\0"
+
+
+def read_header(path: Path) -> Any:
+    """A file's elements without its pixels.
+
+    Raises:
+        ImageReadError: it is damaged.
+    """
+    return read_dataset(path, stop_before_pixels=True)
+
+
+def read_dataset(path: Path, stop_before_pixels: bool = False) -> Any:
+    """All elements of a file.
+
+    Raises:
+        ImageReadError: it is damaged.
+    """
+    import pydicom
+
+    with quiet_pydicom(path), BoundedFile(path) as file:
+        return pydicom.dcmread(
+            file, stop_before_pixels=stop_before_pixels, force=not is_dicom(path)
+        )

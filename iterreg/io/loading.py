@@ -1,0 +1,50 @@
+"""Any file that holds voxels, as SimpleITK's image and what it does not tell."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from iterreg.io.choices import GeometryWarning
+from iterreg.io.dicom import holds_dicom, load_dicom
+from iterreg.io.image_formats import Stored, load_file
+from iterreg.io.itk import require_exists, scalar_volume
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+
+def load_stored(path: Path, series: str | None = None) -> tuple[sitk.Image, Stored]:
+    """Read a file or a DICOM folder; a voxel may hold several numbers.
+
+    Raises:
+        ImageReadError, ImageContentError, GeometryError: it cannot be used.
+    """
+    require_exists(path)
+    loaded, stored = load_dicom(path, series) if holds_dicom(path) else load_file(path)
+    warn_of(stored.notes)
+    return loaded, stored
+
+
+def warn_of(notes: Iterable[str]) -> None:
+    """Tell the user how a file was read."""
+    for note in notes:
+        warnings.warn(GeometryWarning(note), stacklevel=4)
+
+
+def require_itk_image(value: object, name: str) -> sitk.Image:
+    """A SimpleITK image of one picture or volume.
+
+    Raises:
+        TypeError: the value is something else.
+    """
+    import SimpleITK as sitk
+
+    if not isinstance(value, sitk.Image):
+        raise TypeError(
+            f"{name}: expected a path, a SimpleITK image or an iterreg value, got "
+            f"{type(value).__name__}"
+        )
+    return scalar_volume(value, name)

@@ -1,0 +1,140 @@
+"""Keep a registration within a limit of memory, or refuse it before it starts.
+
+The need is estimated by a linear model of the voxels, fitted to whole commands of three sizes. The
+system holds the limit itself: what would go beyond it fails, and ends with exit code 9.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+from iterreg.config import Config, Levels
+from iterreg.errors import OutOfMemoryError
+from iterreg.geometry import Grid
+
+GB = 1e9
+
+BASE_GB = 1.0
+"""Python, its libraries, and what does not grow with the images."""
+
+IMAGE_BYTES = 60
+"""Of each voxel of the fixed and of the moving image: reading, measuring, drawing and writing."""
+
+LEVEL_BYTES = 450
+"""Of each voxel of the finest level: features, equations and the field."""
+
+COARSER = 1.25
+"""Factor by which the finest level grows until it fits."""
+
+SLACK_BYTES = 1 << 26
+"""Room for pages of libraries that are not loaded yet."""
+
+
+def needed_gb(config: Config, fixed: Grid, moving: Grid) -> float:
+    """Estimate the most memory that a registration with all its results takes on the CPU.
+
+    Args:
+        config: its levels count.
+        fixed, moving: the grids of the images.
+
+    Returns:
+        GB, 10^9 bytes, on the safe side.
+
+    Example:
+        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        >>> grid = Grid((300, 280, 390), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), axes)
+        >>> 5 < needed_gb(Config(), grid, grid) < 9
+        True
+    """
+    voxels = level_voxels(fixed, min(config.levels.spacing_mm))
+    images = IMAGE_BYTES * (fixed.voxel_count + moving.voxel_count)
+    return BASE_GB + (images + LEVEL_BYTES * voxels) / GB
+
+
+def fit_to_memory(config: Config, fixed: Grid, moving: Grid, limit_gb: float) -> Config:
+    """Coarsen the finest levels until a registration fits into a limit.
+
+    Args:
+        config: resolved.
+        fixed, moving: the grids of the images.
+        limit_gb: in GB, 10^9 bytes.
+
+    Returns:
+        The configuration, as it was if it fits.
+
+    Raises:
+        OutOfMemoryError: it does not fit even with the coarsest level alone; the message says how
+            much is needed.
+    """
+    coarsest, finest = max(config.levels.spacing_mm), min(config.levels.spacing_mm)
+    while needed_gb(config, fixed, moving) > limit_gb:
+        if finest >= coarsest:
+            need = math.ceil(10 * needed_gb(config, fixed, moving)) / 10
+            raise OutOfMemoryError(
+                f"memory {limit_gb:g} GB: this pair needs about {need:g} GB, with levels no finer "
+                f"than {coarsest:g} mm; crop or resample the images"
+            )
+        finest = min(coarsest, finest * COARSER)
+        config = replace(config, levels=_no_finer(config.levels, round(finest, 3)))
+    return config
+
+
+def limit_memory(limit_gb: float) -> None:
+    """Let the system refuse this process more memory than a limit (Linux).
+
+    Args:
+        limit_gb: in GB, 10^9 bytes, all libraries included.
+
+    Raises:
+        OutOfMemoryError: the libraries alone take more.
+    """
+    import resource
+
+    status = _status_bytes()
+    used = status["VmRSS"] + SLACK_BYTES
+    if used >= limit_gb * GB:
+        raise OutOfMemoryError(
+            f"memory {limit_gb:g} GB: iterreg and its libraries alone need "
+            f"{used / GB + 0.05:.1f} GB"
+        )
+    # What is reserved but not used yet does not count, so the limit is on the growth.
+    allowed = status["VmData"] + int(limit_gb * GB) - used
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard != resource.RLIM_INFINITY:
+        allowed = min(allowed, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
+
+
+def level_voxels(grid: Grid, spacing_mm: float) -> int:
+    """Count the voxels of a level; an axis that is coarser stays as it is.
+
+    Example:
+        >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        >>> level_voxels(Grid((10, 40, 40), (1.0, 1.0, 5.0), (0.0, 0.0, 0.0), axes), 2.0)
+        4000
+    """
+    sizes = zip(grid.shape_zyx, grid.spacing_zyx_mm, strict=True)
+    return math.prod(math.ceil(n * mm / max(mm, spacing_mm)) for n, mm in sizes)
+
+
+def _no_finer(levels: Levels, finest_mm: float) -> Levels:
+    """The levels with none finer than a spacing, each spacing once."""
+    steps: dict[float, int] = {}
+    for spacing, count in zip(levels.spacing_mm, levels.steps, strict=True):
+        steps.setdefault(max(spacing, finest_mm), count)
+    return replace(levels, spacing_mm=tuple(steps), steps=tuple(steps.values()))
+
+
+def _status_bytes() -> dict[str, int]:
+    """What the process uses, by the kernel's names; zeros where the system does not tell."""
+    found = {"VmData": 0, "VmRSS": 0}
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return found
+    for name, _, value in (line.partition(":") for line in lines):
+        if name in found:
+            found[name] = 1024 * int(value.split()[0])
+    return found

@@ -1,0 +1,146 @@
+"""DICOM files made from an image, as scanners write them: by pydicom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
+
+ROOT = "1.2.826.0.1.3680043.2.1125"
+INTERCEPT = -1024
+
+
+def base(uid: str, number: int, sop: str = CTImageStorage, **more: Any) -> FileDataset:
+    """A file of a series, without its image."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = UID(sop)
+    meta.MediaStorageSOPInstanceUID = UID(f"{uid}.{number}")
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = UID(sop), UID(f"{uid}.{number}")
+    dataset.SeriesInstanceUID, dataset.StudyInstanceUID = UID(uid), UID(f"{ROOT}.9")
+    dataset.Modality, dataset.PatientName, dataset.PatientID = "CT", "Test", "0"
+    dataset.InstanceNumber, dataset.SeriesNumber = number, 1
+    for key, value in more.items():
+        setattr(dataset, key, value)
+    return dataset
+
+
+def pixels(dataset: Dataset, values: np.ndarray, scale: tuple[float, float]) -> None:
+    """Put intensities into a file: 16 bits, unsigned."""
+    dataset.Rows, dataset.Columns = values.shape[-2:]
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
+    dataset.PixelRepresentation = 0
+    stored = np.rint((values - scale[1]) / scale[0])
+    dataset.PixelData = np.clip(stored, 0, 65535).astype("<u2").tobytes()
+
+
+def decimals(values: Any) -> list[str]:
+    """Numbers as DICOM's decimal strings."""
+    return [f"{v:.8g}" for v in values]
+
+
+def write_slice(
+    path: Path,
+    values: np.ndarray,
+    position: Any,
+    number: int,
+    *,
+    uid: str = f"{ROOT}.1",
+    axes: Any = (1, 0, 0, 0, 1, 0),
+    spacing: tuple[float, float] = (4.0, 4.0),
+    slope: float = 1.0,
+    **more: Any,
+) -> FileDataset:
+    """Write one slice."""
+    dataset = base(uid, number, **more)
+    dataset.RescaleSlope, dataset.RescaleIntercept = str(slope), str(INTERCEPT)
+    dataset.ImagePositionPatient = decimals(position)
+    dataset.ImageOrientationPatient = decimals(axes)
+    dataset.PixelSpacing = decimals(spacing)
+    if "SliceThickness" not in dataset:
+        dataset.SliceThickness = "4"
+    pixels(dataset, values, (slope, INTERCEPT))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+    return dataset
+
+
+def write_series(folder: Path, image: sitk.Image, **more: Any) -> list[Path]:
+    """Write every slice of an image whose axes are LPS, or those of ``slices``."""
+    values = sitk.GetArrayFromImage(image).astype(float)
+    origin, spacing = np.array(image.GetOrigin()), image.GetSpacing()
+    prefix, suffix = more.pop("prefix", "IM"), more.pop("suffix", ".dcm")
+    first = more.pop("first", 1)
+    paths = []
+    for n, z in enumerate(more.pop("slices", range(len(values)))):
+        paths.append(folder / f"{prefix}{n:04d}{suffix}")
+        place = origin + np.array((0, 0, z * spacing[2]))
+        write_slice(paths[-1], values[z], place, first + n, spacing=spacing[1::-1], **more)
+    return paths
+
+
+def write_tilted(folder: Path, image: sitk.Image, degrees: float, **more: Any) -> None:
+    """Slices as a tilted gantry takes them: each in a plane turned about x, moved along z."""
+    size, spacing, origin = image.GetSize(), image.GetSpacing(), np.array(image.GetOrigin())
+    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    for z in range(size[2]):
+        place = origin + np.array((0, 0, z * spacing[2] - size[1] * spacing[1] * s / 2))
+        plane = sitk.Image(size[0], size[1], 1, sitk.sitkFloat32)
+        plane.SetSpacing(spacing)
+        plane.SetOrigin(place.tolist())
+        plane.SetDirection((1, 0, 0, 0, c, -s, 0, s, c))
+        cut = sitk.Resample(image, plane, sitk.Transform(), sitk.sitkLinear, -1000.0)
+        values = sitk.GetArrayFromImage(cut)[0].astype(float)
+        write_slice(
+            folder / f"IM{z:04d}.dcm",
+            values,
+            place,
+            z + 1,
+            axes=(1, 0, 0, 0, c, s),
+            spacing=spacing[1::-1],
+            **more,
+        )
+
+
+def write_enhanced(
+    path: Path, image: sitk.Image, *, phases: int = 1, slopes: Any = None, **more: Any
+) -> FileDataset:
+    """All slices in one file, last slice first; phase k is the image plus 100 k."""
+    values = sitk.GetArrayFromImage(image).astype(float)
+    origin, spacing = np.array(image.GetOrigin()), image.GetSpacing()
+    dataset = base(f"{ROOT}.7", 1, sop=EnhancedCTImageStorage, **more)
+    frames, stored = [], []
+    for phase in range(phases):
+        for z in reversed(range(len(values))):
+            frame, place, content = Dataset(), Dataset(), Dataset()
+            place.ImagePositionPatient = decimals(origin + np.array((0, 0, z * spacing[2])))
+            frame.PlanePositionSequence = Sequence([place])
+            content.TemporalPositionIndex = phase + 1
+            frame.FrameContentSequence = Sequence([content])
+            slope = 1.0 if slopes is None else slopes[z]
+            transformation = Dataset()
+            transformation.RescaleSlope = f"{slope:.6g}"
+            transformation.RescaleIntercept = str(INTERCEPT)
+            frame.PixelValueTransformationSequence = Sequence([transformation])
+            frames.append(frame)
+            stored.append(np.rint((values[z] + 100 * phase - INTERCEPT) / slope))
+    shared, plane, measures = Dataset(), Dataset(), Dataset()
+    plane.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
+    measures.PixelSpacing = decimals(spacing[1::-1])
+    measures.SliceThickness = f"{spacing[2]:g}"
+    shared.PlaneOrientationSequence = Sequence([plane])
+    shared.PixelMeasuresSequence = Sequence([measures])
+    dataset.SharedFunctionalGroupsSequence = Sequence([shared])
+    dataset.PerFrameFunctionalGroupsSequence = Sequence(frames)
+    dataset.NumberOfFrames = len(frames)
+    pixels(dataset, np.stack(stored), (1.0, 0.0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+    return dataset
