@@ -62,7 +62,7 @@ ADVICE = {
     Kind.CONSISTENCY: "give label maps, landmarks or an initial transform",
     Kind.AFFINE: "check spacing and orientation in both headers, or allow less: start.affine=rigid",
     Kind.VIEW: "check origin and orientation in both headers, or give an initial transform",
-    Kind.REGIONS: "check that both label maps use the same numbers or names for the same anatomy",
+    Kind.REGIONS: "look at the regions in the report: is each the same anatomy in both images?",
     Kind.LANDMARKS: "check that both lists are in LPS mm and in the same order",
     Kind.ORIENTATION: "check how the moving image was exported, and correct its header",
     Kind.FOLDS: "raise smoothness.weight, or check the label maps",

@@ -23,14 +23,13 @@ from iterreg.errors import DeviceError
 from iterreg.kernels import reference
 from iterreg.kernels._fork import use_threads
 from iterreg.kernels.lattice import Lattice
+from iterreg.kernels.samples import SampleGroup, Samples
 from iterreg.kernels.types import (
     PAIRS,
     IndexMap,
     LinearSystem,
     NormalEquations,
     NormalJump,
-    SampleGroup,
-    Samples,
     Workspace,
 )
 

@@ -20,14 +20,13 @@ from iterreg.kernels.blocks import (
     preconditioner_diagonal,
 )
 from iterreg.kernels.lattice import folds_among, surroundings, unfold
+from iterreg.kernels.samples import SampleGroup, Samples
 from iterreg.kernels.types import (
     PAIRS,
     IndexMap,
     LinearSystem,
     NormalEquations,
     NormalJump,
-    SampleGroup,
-    Samples,
     Workspace,
 )
 from iterreg.kernels.volumes import (

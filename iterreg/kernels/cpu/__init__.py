@@ -34,15 +34,8 @@ from iterreg.kernels.reference import (
     surroundings,
     unfold,
 )
-from iterreg.kernels.types import (
-    IndexMap,
-    LinearSystem,
-    NormalEquations,
-    NormalJump,
-    SampleGroup,
-    Samples,
-    Workspace,
-)
+from iterreg.kernels.samples import SampleGroup, Samples
+from iterreg.kernels.types import IndexMap, LinearSystem, NormalEquations, NormalJump, Workspace
 
 __all__ = [
     "add_laplacian",

@@ -28,7 +28,8 @@ from iterreg.kernels.reference import (
     outside_equations,
     sample_with_slope,
 )
-from iterreg.kernels.types import IndexMap, NormalEquations, SampleGroup, Samples
+from iterreg.kernels.samples import SampleGroup, Samples
+from iterreg.kernels.types import IndexMap, NormalEquations
 
 __all__ = [
     "add_laplacian",
