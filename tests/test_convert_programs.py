@@ -161,12 +161,18 @@ def test_formats_for_volumes_refuse_pictures(tmp_path: Path) -> None:
     sitk.WriteImage(sitk.Image(8, 9, sitk.sitkUInt8), str(tmp_path / "flat.nii"))
     sitk.WriteTransform(sitk.TranslationTransform(2, (1, 2)), str(tmp_path / "t.tfm"))
     images = "--fixed", tmp_path / "flat.nii", "--moving", tmp_path / "flat.nii"
-    for to in ("fsl", "niftyreg", "ras"):
-        given = "--transform", tmp_path / "t.tfm", *images, "--to", to, "--out", tmp_path / "o.nii"
+    deep = image_of(tmp_path, "deep", "LPS")
+    mixed = "--fixed", tmp_path / "flat.nii", "--moving", deep, "--out", tmp_path / "o.h5"
+    result = run("convert", "--transform", tmp_path / "t.tfm", *mixed)
+    assert result.exit_code == ExitCode.GEOMETRY
+    assert "deep.nii.gz: expected rank 2 as" in result.stderr
+    for to in ("fsl", "niftyreg", "ras", "learn2reg"):
+        out = tmp_path / ("o.nii.gz" if to == "learn2reg" else "o.nii")
+        given = "--transform", tmp_path / "t.tfm", *images, "--to", to, "--out", out
         result = run("convert", *given)
         assert result.exit_code == ExitCode.OUTPUT, result.output
         assert "expected 3-D images for this format" in result.stderr
-        assert not (tmp_path / "o.nii").exists()
+        assert not out.exists()
 
 
 def test_fsl_needs_its_own_two_images(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from iterreg import Image, read_image
 from iterreg.cli import iterreg
 from iterreg.errors import GeometryError, ImageContentError, ImageReadError, IterregError
 from iterreg.io import GeometryWarning
+from iterreg.regions.field_of_view import field_of_view
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom.*")
 
@@ -164,6 +165,17 @@ def test_phases_at_the_same_positions(tmp_path, fixed, moving, key):
     refused(tmp_path, ImageReadError, "found 2", series="1")
 
 
+def test_a_phase_with_a_missing_slice(tmp_path, fixed, moving):
+    """The other phase can be read; of this one the slice is named."""
+    for k, image in enumerate((fixed, moving)):
+        slices = [z for z in range(40) if (k, z) != (1, 17)]
+        write_series(tmp_path, image, slices=slices, first=1 + 100 * k, prefix=f"P{k}_",
+                     TemporalPositionIdentifier=k + 1)  # fmt: skip
+    is_image(read_image(tmp_path, "1/1"), fixed)
+    place = fixed.GetOrigin()[2] + 17 * fixed.GetSpacing()[2]
+    refused(tmp_path, GeometryError, f"missing at z = {place:.5g} mm", series="1/2")
+
+
 def test_a_dicomdir(tmp_path, fixed, moving):
     files = FileSet()
     for k, image in enumerate((fixed[:, :, :5], moving[:, :, :5])):
@@ -192,15 +204,20 @@ def test_a_tilted_gantry(tmp_path, fixed, degrees):
     """Every voxel shows what the scan shows at its place."""
     write_tilted(tmp_path, fixed, degrees)
     image = read_with_note(tmp_path, f"tilted by {abs(degrees)}.0 degrees")
-    box = sitk.GetImageFromArray(image.data[0].numpy())
-    box.SetSpacing(image.grid.spacing_xyz_mm)
-    box.SetOrigin(image.grid.origin_lps_mm)
-    box.SetDirection(np.ravel(image.grid.direction_lps).tolist())
-    back = sitk.GetArrayFromImage(
-        sitk.Resample(box, fixed, sitk.Transform(), sitk.sitkLinear, -5000.0)
-    )
-    truth = sitk.GetArrayFromImage(fixed)
-    seen = back > -1024
+    view = field_of_view(image)
+    assert view.kind == "padding" and 0.5 < view.share < 0.95
+    values = image.data[0]
+    assert float(values[~view.mask].max()) == -2048 and float(values[view.mask].min()) > -1025
+
+    def on_fixed(array: np.ndarray) -> np.ndarray:
+        box = sitk.GetImageFromArray(array)
+        box.SetSpacing(image.grid.spacing_xyz_mm)
+        box.SetOrigin(image.grid.origin_lps_mm)
+        box.SetDirection(np.ravel(image.grid.direction_lps).tolist())
+        return sitk.GetArrayFromImage(sitk.Resample(box, fixed, sitk.Transform(), sitk.sitkLinear))
+
+    truth, back = sitk.GetArrayFromImage(fixed), on_fixed(values.numpy())
+    seen = on_fixed(view.mask.numpy().astype(np.float32)) > 0.999
     assert seen.mean() > 0.5
     assert np.corrcoef(back[seen], truth[seen])[0, 1] > 0.98
     # As a box turned by the tilt, the same voxels lie up to 35 mm from their places.

@@ -393,3 +393,30 @@ def test_structures_as_labels_of_a_run(tmp_path, pair_folder):
     assert "Body and Heart share" in done.stderr
     regions = read_label_map(tmp_path / "out" / "fixed_regions.nii.gz")
     assert regions.values == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["padded", "turned"])
+def test_every_command_pads(tmp_path, pair_folder, name, reorient):
+    """A phantom, an inverse and measures with a cropped map or one with other axes."""
+    from iterreg.io import write_label_map
+
+    image = pair_folder / "fixed.nii.gz"
+    whole = read_label_map(pair_folder / "fixed_labels.nii.gz")
+    labels = CROPPED
+    if name == "turned":
+        labels = tmp_path / "turned.nii.gz"
+        write_label_map(reorient(whole, (2, 0, 1), (True, False, True)), labels)
+    still = tmp_path / "still.tfm"
+    sitk.WriteTransform(sitk.AffineTransform(3), str(still))
+    points = tmp_path / "p.csv"
+    points.write_text("x,y,z\n0,0,0\n10,-20,30\n")
+    commands = (
+        ["phantom", "--image", image, "--labels", labels, "--out", tmp_path / "phantom"],
+        ["apply", "--transform", still, "--inverse", "--points", points, "--reference", image,
+         "--fixed-labels", labels, "--moving-labels", labels, "--out", tmp_path / "q.csv"],
+        ["evaluate", "--fixed-labels", labels, "--moving-labels", labels, "--fixed", image,
+         "--moving", image],
+    )  # fmt: skip
+    for words in commands:
+        done = CliRunner().invoke(iterreg, [str(word) for word in words])
+        assert done.exit_code == 0, (words, done.output)

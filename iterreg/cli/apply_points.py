@@ -6,7 +6,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,8 +110,10 @@ def regions_of(
     options: dict[str, Any], transform: Path, grid: Grid
 ) -> tuple[LabelMap | None, LabelMap | None]:
     """Read the label maps that were given, or those next to a transform, or none."""
-    from iterreg.image import require_same_space
-    from iterreg.io import read_image, read_label_map
+    import torch
+
+    from iterreg.image import LabelMap, require_same_space
+    from iterreg.io import on_lattice_of, read_label_map
 
     fixed, moving = options["fixed_labels"], options["moving_labels"]
     if fixed is None:
@@ -120,8 +121,8 @@ def regions_of(
         fixed, moving = folder / "fixed_regions.nii.gz", folder / "moving_regions.nii.gz"
         if not (os.path.exists(fixed) and os.path.exists(moving)):
             return None, None
-    fixed_labels = read_label_map(fixed)
-    if not fixed_labels.grid.same_space(grid):
-        reference = replace(read_image(fixed), grid=grid, name="the transform")
-        require_same_space(fixed_labels, reference)
+    nothing = torch.zeros((), dtype=torch.int32).expand(grid.shape_zyx)
+    reference = LabelMap(nothing, grid, name="the transform")
+    fixed_labels = on_lattice_of(read_label_map(fixed, reference=grid), reference)
+    require_same_space(fixed_labels, reference)
     return fixed_labels, read_label_map(moving)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from iterreg.cli.failures import debug_option
+from iterreg.cli.failures import HelpfulGroup, debug_option
 from iterreg.cli.options import PATH
 from iterreg.cli.streams import tell
 
 
-@click.group(short_help="Show what a folder of DICOM files holds.")
+@click.group(cls=HelpfulGroup, short_help="Show what a folder of DICOM files holds.")
 def dicom() -> None:
     """Show what a folder of DICOM files holds."""
 

@@ -56,12 +56,13 @@ def merge_labels(
     has no pulmonary artery: add the label map of its task heartchambers_highres with --extra, or
     that class stays empty. Then register with the merged label maps and --label-table thorax13.
     """
-    from iterreg.io import read_label_map, write_label_map
+    from iterreg.io import on_lattice_of, read_label_map, write_label_map
     from iterreg.regions.merge_labels import merge_labels as merge
 
     refuse_existing(out, overwrite)
-    more = [(read_label_map(path), table) for path, table in extra]
-    merged = merge(read_label_map(labels), label_table, target, more)
+    own = read_label_map(labels)
+    more = [(on_lattice_of(read_label_map(path), own), table) for path, table in extra]
+    merged = merge(own, label_table, target, more)
     write_label_map(merged.labels, out)
     if not quiet:
         for value in merged.labels.values:

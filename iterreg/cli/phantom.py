@@ -83,13 +83,14 @@ def phantom(
             raise click.UsageError(f"{option} was given without --labels")
     from iterreg.atomic import OutputFolder
     from iterreg.cli.console import Console
-    from iterreg.io import read_image, read_label_map, series_of
+    from iterreg.io import on_lattice_of, read_image, read_label_map, series_of
     from iterreg.phantom import make_phantom, use_commands, write_phantom
 
     given = read_image(image, series_of("image"))
     regions = None
     if labels is not None:
-        regions = read_label_map(labels, label_names(label_table) or names_of_run(labels))
+        names = label_names(label_table) or names_of_run(labels)
+        regions = on_lattice_of(read_label_map(labels, names, given.grid), given)
     with OutputFolder(out, overwrite) as folder:
         made = make_phantom(
             given,

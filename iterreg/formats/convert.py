@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from iterreg.displacement import Transform, resample_transform
-from iterreg.errors import OutputError, TransformError
+from iterreg.errors import GeometryError, OutputError, TransformError
 from iterreg.formats import TRANSFORM_FORMATS
 from iterreg.formats.loaded import Loaded
 from iterreg.formats.reading import recognise
@@ -85,6 +85,10 @@ def convert_transform(
         )
     fixed = grid_of_file(images.fixed)
     moving = fixed if images.moving is None else grid_of_file(images.moving)
+    if moving.rank != fixed.rank:
+        raise GeometryError(
+            f"{images.moving}: expected rank {fixed.rank} as {images.fixed}, got {moving.rank}"
+        )
     own = moving if is_inverse else fixed
     loaded = to_read.load(source.path, _sides(to_read, images, (fixed, moving), is_inverse))
     direction = "moving to fixed" if is_inverse else "fixed to moving"

@@ -21,7 +21,7 @@ from iterreg.formats.headers import nifti_head, shape_text
 from iterreg.formats.learn2reg_files import FIELD_EXTENSIONS, Field, read_field, write_field
 from iterreg.formats.loaded import Loaded
 from iterreg.formats.types import Sides, TransformFormat
-from iterreg.formats.vectors import own_positions
+from iterreg.formats.vectors import own_positions, require_volume
 from iterreg.geometry import Grid, apply_linear, fixed_to_moving_index
 
 MEANING = "Learn2Reg field, moving index minus fixed index in voxels, nibabel's order"
@@ -126,6 +126,7 @@ def _load(path: Path, sides: Sides) -> Loaded:
 
 
 def _write(transform: Transform, path: Path, moving: Grid) -> str:
+    require_volume(path, transform.grid)
     write_field(transform_to_l2r(transform, moving), path, transform.grid.ijk_to_ras)
     return MEANING
 

@@ -241,20 +241,25 @@ def _without_copies(frames: list[Frame]) -> tuple[list[Frame], list[str]]:
 
 
 def _phases(frames: list[Frame]) -> list[tuple[list[Frame], str]]:
-    """Split slices that lie at the same places, as often at each, into one stack for each."""
+    """Split slices that lie at the same places into one stack for each.
+
+    Without anything that tells them apart, there must be as many at each place.
+    """
     if any(f.position is None or f.axes is None for f in frames):
         return [(frames, "")]
     places = _by_place(frames)
-    count = len(places[0])
-    if count == 1 or any(len(place) != count for place in places):
+    count = max(map(len, places))
+    if count == 1:
         return [(frames, "")]
     for key in PHASE_KEYS:
         values = sorted({f.phase.get(key, "") for f in frames}, key=_natural)
         if len(values) == count and all(
-            len({f.phase.get(key, "") for f in place}) == count for place in places
+            len({f.phase.get(key, "") for f in place}) == len(place) for place in places
         ):
             parts = [[f for f in frames if f.phase.get(key, "") == v] for v in values]
             return [(part, f"{key} {v}") for part, v in zip(parts, values, strict=True)]
+    if any(len(place) != count for place in places):
+        return [(frames, "")]
     ordered = [sorted(place, key=lambda f: (f.instance, f.index)) for place in places]
     return [
         ([place[k] for place in ordered], f"phase {k + 1} of {count} by InstanceNumber")

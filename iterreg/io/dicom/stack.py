@@ -24,6 +24,9 @@ EVEN_SHARE = 0.01
 STRAIGHT_PIXELS = 0.1
 """A stack whose slices are shifted in their plane by less than this, over its length, is a box."""
 
+NOT_MEASURED_HU, AIR_HU = -2048.0, -1100.0
+"""CT: a value that means "not measured", and the least that is."""
+
 MOST_NAMED = 5
 MOSAIC = "MOSAIC"
 """Siemens puts all slices of a volume side by side into one picture."""
@@ -83,7 +86,9 @@ def stack(place: Path, volume: Volume) -> Stacked:
         f"{place}: its slices are shifted against each other (a gantry tilted by {angle:.1f} "
         "degrees): resampled to a box by their positions"
     )
-    return Stacked(*_unsheared(values, grid, shifts), tuple(notes))
+    least = float(values.min())
+    fill = NOT_MEASURED_HU if volume.about.modality == "CT" and least > AIR_HU else least
+    return Stacked(*_unsheared(values, grid, shifts, fill), tuple(notes))
 
 
 def _ordered(place: Path, frames: Sequence[Frame]) -> list[Frame]:
@@ -184,7 +189,7 @@ def _positions(along: Sequence[float], normal: Array) -> str:
     return f"{name} = {', '.join(words)} mm{more}"
 
 
-def _unsheared(values: Array, grid: Grid, shifts: Array) -> tuple[Array, Grid]:
+def _unsheared(values: Array, grid: Grid, shifts: Array, fill: float) -> tuple[Array, Grid]:
     """Each slice on one lattice of pixels that holds all of them, at its own place.
 
     The slices keep their planes, so nothing is interpolated between them.
@@ -192,13 +197,16 @@ def _unsheared(values: Array, grid: Grid, shifts: Array) -> tuple[Array, Grid]:
     from scipy.ndimage import shift as shifted
 
     low = np.floor(shifts.min(0) + 1e-6)
-    size = np.ceil(shifts.max(0) - low - 1e-6).astype(int)
-    count, rows, columns = values.shape
-    filled = np.full((count, rows + size[0], columns + size[1]), values.min())
+    more = np.ceil(shifts.max(0) - low - 1e-6).astype(int)
+    count, *size = values.shape
+    filled = np.full((count, size[0] + more[0], size[1] + more[1]), fill)
     for k in range(count):
-        filled[k, :rows, :columns] = values[k]
         moved = shifts[k] - low
-        filled[k] = shifted(filled[k], moved, order=1, mode="constant", cval=values.min())
+        wide = np.pad(values[k], [(0, n) for n in more], mode="edge")
+        wide = shifted(wide, moved, order=1, mode="nearest")
+        first, last = np.ceil(moved - 1e-6), np.floor(moved + np.array(size) - 1 + 1e-6)
+        seen = tuple(slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True))
+        filled[k][seen] = wide[seen]
     axes = np.asarray(grid.direction_lps)
     dx, dy, _ = grid.spacing_xyz_mm
     origin = np.asarray(grid.origin_lps_mm) + axes[:, 1] * low[0] * dy + axes[:, 0] * low[1] * dx
