@@ -103,8 +103,8 @@ def _told(fields: Any, spacing: list[float]) -> _Told:
         missing["sform"] = "its header has none (sform_code 0)"
     else:
         matrix = np.asarray(fields.get_sform(), np.float64)
-        if len(spacing) < 3 and not matrix[:3, 2].any():
-            matrix[:3, 2] = np.cross(*_axes(matrix).T[:2])
+        if len(spacing) < 3:
+            matrix = _of_picture(matrix)
         if not np.isfinite(matrix).all() or abs(np.linalg.det(_axes(matrix))) < 1e-3:
             missing["sform"] = "its sform is no matrix of three axes"
         else:
@@ -148,7 +148,14 @@ def _qform(fields: Any, spacing: list[float]) -> Matrix | None:
     matrix = np.eye(4)
     matrix[:3, :3] = rotation * sizes
     matrix[:3, 3] = offset
-    return matrix
+    return matrix if len(spacing) == 3 else _of_picture(matrix)
+
+
+def _of_picture(matrix: Matrix) -> Matrix:
+    """A matrix whose third axis, which a picture lacks, is perpendicular and of length 1."""
+    flat = matrix.copy()
+    flat[:3, 2] = np.cross(*_axes(matrix).T[:2])
+    return flat
 
 
 def _automatic(path: Path, told: _Told) -> Placement:
