@@ -151,8 +151,7 @@ def test_unknown_commands_get_a_suggestion(typed: str, meant: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "option",
-    ["--memory nan", "--memory inf", "--fill inf", "--pixel-mm nan", f"--seed {10**40}"],
+    "option", ["--memory nan", "--memory inf", "--fill inf", "--pixel-mm nan", f"--seed {10**40}"]
 )
 def test_numbers_that_are_none_are_refused(option: str, pair: Path) -> None:
     line = "iterreg register --preset general --fixed a.nii.gz --moving a.nii.gz --out out "
