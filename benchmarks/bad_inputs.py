@@ -3,8 +3,8 @@
     python benchmarks/bad_inputs.py [--count 2000] [--seed 0] [--jobs 2] [--json ROWS.json]
     python benchmarks/bad_inputs.py --only 17        show one case and its answer
 
-Each case runs as a user would run it, in a process of its own. Prints how many were answered badly,
-and the cases:
+Each case runs as a user would run it, in a process of its own. Prints the cases that were answered
+badly, and how many:
 
     bug         "this is a bug", or a traceback
     unclear     an error without one line that names a file, an option or the machine
@@ -81,7 +81,11 @@ def main() -> None:
         good_files(good)
         numbers = range(options.count) if options.only is None else [options.only]
         with ThreadPoolExecutor(options.jobs) as pool:
-            answers = list(pool.map(lambda n: run_case(options.seed, n, good), numbers))
+            answers = []
+            for answer in pool.map(lambda n: run_case(options.seed, n, good), numbers):
+                answers.append(answer)
+                if answer.faults and options.only is None:
+                    print_answer(answer)
     if options.only is not None:
         print(json.dumps(asdict(answers[0]), indent=2))
         return
@@ -166,7 +170,7 @@ def judge(
 
 
 def print_table(answers: list[Answer]) -> None:
-    """Print the counts, then each case that was answered badly."""
+    """Print the counts."""
     counts = Counter(fault for answer in answers for fault in answer.faults)
     bad = [answer for answer in answers if answer.faults]
     codes = Counter(answer.code for answer in answers)
@@ -178,12 +182,13 @@ def print_table(answers: list[Answer]) -> None:
         f"largest {max(a.peak_mb for a in answers):.0f} MB, longest "
         f"{max(a.seconds for a in answers):.0f} s"
     )
-    for answer in bad:
-        print(
-            f"\n{answer.number}  {answer.kind}: {', '.join(answer.faults)} "
-            f"(code {answer.code}, {answer.seconds:.0f} s, {answer.peak_mb:.0f} MB)"
-        )
-        print(f"  {ascii(answer.line)[1:-1]}\n  {ascii(answer.said[-400:])[1:-1]}")
+
+
+def print_answer(answer: Answer) -> None:
+    """Print a case that was answered badly."""
+    cost = f"code {answer.code}, {answer.seconds:.0f} s, {answer.peak_mb:.0f} MB"
+    print(f"{answer.number}  {answer.kind}: {', '.join(answer.faults)} ({cost})")
+    print(f"  {ascii(answer.line)[1:-1]}\n  {ascii(answer.said[-400:])[1:-1]}\n", flush=True)
 
 
 def _options() -> argparse.Namespace:

@@ -21,6 +21,8 @@ from iterreg.tables import load
 from iterreg.texts import TextError, parse_toml
 
 SCHEMA = 1
+MOST_SPACING_MM = 1e6
+MOST_STEPS = 10_000
 RENAMED = {"trust_mm": "robust_scale_mm"}
 """Version of the TOML and ``run.json`` layout."""
 
@@ -217,6 +219,15 @@ class Config:
     def __post_init__(self) -> None:
         if self.fill is not None and not math.isfinite(self.fill):
             raise ConfigError(f"fill: expected a finite number, got {self.fill}")
+        if not all(0 < spacing <= MOST_SPACING_MM for spacing in self.levels.spacing_mm):
+            raise ConfigError(
+                f"levels.spacing_mm: expected 0 to {MOST_SPACING_MM:g}, "
+                f"got {list(self.levels.spacing_mm)}"
+            )
+        if not all(0 <= steps <= MOST_STEPS for steps in self.levels.steps):
+            raise ConfigError(
+                f"levels.steps: expected 0 to {MOST_STEPS}, got {list(self.levels.steps)}"
+            )
         if len(self.levels.spacing_mm) != len(self.levels.steps) or not self.levels.steps:
             raise ConfigError(
                 f"levels: expected as many steps as spacing_mm, got {len(self.levels.steps)} "
@@ -360,6 +371,9 @@ def _checked(value: Any, hint: Any, metadata: Mapping[str, Any], where: str) -> 
         low, high = metadata["range"]
         if not low <= value <= high:
             raise ConfigError(f"{where}: expected {low:g} to {high:g}, got {value!r}")
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, float) and not math.isfinite(number):
+            raise ConfigError(f"{where}: expected finite numbers, got {value!r}")
     return value
 
 

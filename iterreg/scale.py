@@ -33,8 +33,8 @@ TOO_SMALL, TOO_LARGE = 0.5, 10.0
 LEAST_SCALED = 0.8
 """A scaled image is at least so large."""
 
-MOST_VOXELS = 20_000_000
-"""The finest level would reach the voxels of the scaled image, so it must not have more."""
+MOST_NODES = 5_000_000
+"""Of the finest level, which reaches the voxels of a scaled image: as many as that of a chest."""
 
 SMALL = 0.6
 """In that unit, an image at the edge of what fits."""
@@ -82,7 +82,10 @@ class LengthScale:
             power += 1
         while ratio * 10.0**power >= TOO_LARGE * LEAST_SCALED and ratio >= TOO_LARGE:
             power -= 1
-        if power > 0 and count > MOST_VOXELS:
+        wanted = power
+        while power > 0 and _nodes(image.grid, finest / 10.0**power) > MOST_NODES:
+            power -= 1
+        if power == 0 and wanted > 0:
             return cls(
                 1.0, (_misfit(config, image.grid, "its voxels are too many to follow them"),)
             )
@@ -197,6 +200,12 @@ def _sizes(grid: Grid) -> tuple[float, float, int]:
     axes = [(n * s, s) for n, s in pairs if n > 1] or [(1.0, 1.0)]
     side, voxel = (float(np.exp(np.log(values).mean())) for values in zip(*axes, strict=True))
     return side, voxel, grid.voxel_count
+
+
+def _nodes(grid: Grid, spacing_mm: float) -> float:
+    """Nodes of a level."""
+    pairs = zip(grid.shape_zyx, grid.spacing_zyx_mm, strict=True)
+    return math.prod(n * s / max(s, spacing_mm) if n > 1 else 1.0 for n, s in pairs)
 
 
 def _with_shift(affine: Any, factor: float) -> Any:

@@ -236,6 +236,7 @@ CASES: dict[str, Case] = {
         READ,
         "line 2",
     ),
+    "preset without a name": (lambda p: p.arguments(preset=""), ExitCode.CONFIG, "thorax"),
     "unknown preset": (lambda p: p.arguments(preset="torax"), ExitCode.CONFIG, "thorax"),
     "preset that is not TOML": (
         lambda p: p.arguments(preset=p.file("mine.toml", b"schema = = 1")),

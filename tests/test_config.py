@@ -235,3 +235,21 @@ def test_reading_a_configuration_loads_no_torch():
         "sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"levels.spacing_mm": [float("nan")], "levels.steps": [1]},
+        {"levels.spacing_mm": [float("inf")], "levels.steps": [1]},
+        {"levels.spacing_mm": [0.0], "levels.steps": [1]},
+        {"levels.spacing_mm": [-2.0], "levels.steps": [1]},
+        {"levels.spacing_mm": [8.0], "levels.steps": [-1]},
+        {"levels.spacing_mm": [8.0], "levels.steps": [10**18]},
+        {"similarity.intensity_range": [float("-inf"), 1.0]},
+        {"similarity.radius_mm": [float("nan")]},
+    ],
+)
+def test_levels_and_lists_hold_numbers_that_can_be_used(overrides: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(overrides)).split(".")[0]):
+        load_config("general", overrides)

@@ -17,10 +17,10 @@ import SimpleITK as sitk
 import torch
 from test_learn2reg import make_task, run, write_fields
 
+from iterreg import read_transform, write_transform
 from iterreg.atomic import OutputFolder, folder_lock, scratch_folder, write_aside, write_text
 from iterreg.displacement import DisplacementField, Transform
 from iterreg.errors import ExitCode, OutputError
-from iterreg.formats.itk import read_transform, write_transform
 from iterreg.geometry import Grid, Points
 from iterreg.learn2reg.archive import write_zip
 
@@ -215,6 +215,44 @@ def test_a_guarded_child_does_not_outlive_its_parent(tmp_path: Path) -> None:
     with OutputFolder(out) as folder:
         folder.path("a.txt").write_text("a")
     assert [f.name for f in out.iterdir()] == ["a.txt"]
+
+
+def test_no_worker_outlives_a_killed_submission(tmp_path: Path) -> None:
+    if not sys.platform.startswith("linux"):
+        pytest.skip("only Linux tells a child that its parent is gone")
+    task = make_task(tmp_path / "task")
+    words = ["learn2reg", "submit", "--task", str(task), "--out", str(tmp_path / "s.zip")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "iterreg", *words, "--jobs", "2"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+
+    def below(parent: int) -> list[int]:
+        path = Path(f"/proc/{parent}/task/{parent}/children")
+        found = [int(word) for word in path.read_text().split()] if path.exists() else []
+        return found + [other for child in found for other in below(child)]
+
+    until = time.monotonic() + 60
+    while len(below(process.pid)) < 3 and time.monotonic() < until:
+        time.sleep(0.05)
+    everyone = below(process.pid)
+    assert len(everyone) >= 3
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 20
+    while (alive := [p for p in everyone if is_alive(p)]) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert alive == []
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process runs; one that waits to be collected does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 # A full disk ----------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ ROOMS = (
     "versions",
     "texts",
     "folders",
+    "processes",
     "tables",
     "progress",
     "config",

@@ -163,6 +163,20 @@ def test_two_sizes_of_voxels_are_refused(tmp_path, with_qform):
         assert read_image(path).grid.spacing_xyz_mm == (2, 3, 4)
 
 
+@pytest.mark.parametrize("kind", ["both", "sform", "qform"])
+def test_pictures_have_no_third_size(tmp_path, kind):
+    """nibabel writes 1 as the size of the third axis, whatever the matrix says."""
+    path = tmp_path / "p.nii"
+    image = nibabel.Nifti1Image(np.arange(12, dtype=np.int16).reshape(3, 4), straight())
+    image.set_sform(straight(), code=0 if kind == "qform" else 1)
+    image.set_qform(straight(), code=0 if kind == "sform" else 1)
+    nibabel.save(image, path)
+    image = read_image(path)
+    assert image.grid.spacing_xyz_mm == pytest.approx((2, 3))
+    assert image.grid.origin_lps_mm == pytest.approx((-11, -12))
+    np.testing.assert_array_equal(image.data[0].numpy(), np.arange(12).reshape(3, 4).T)
+
+
 def test_a_choice_concerns_files_with_a_doubt_alone(tmp_path):
     path = save(tmp_path / "q.nii.gz", qform=straight())
     with reading_with(geometry="sform"):

@@ -31,6 +31,7 @@ from iterreg.cli import iterreg
 from iterreg.displacement import DisplacementField, total_displacement_vox, warp_image
 from iterreg.scale import LengthScale
 
+AXES = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 Pair = tuple[Image, Image, LabelMap, LabelMap]
 
 
@@ -117,6 +118,7 @@ def test_images_of_the_usual_size_keep_their_lengths(pair, usual):
         ("photograph", (3000, 4000), (1.0, 1.0)),
         ("samreg", (284, 496), (1.0, 1.0)),
         ("general", (9000, 12000), (1.0, 1.0)),
+        ("general", (120, 320, 320), (0.7, 0.4, 0.4)),
     ],
 )
 def test_what_a_preset_is_made_for_is_not_scaled(preset, shape, spacing):
@@ -218,6 +220,15 @@ def test_an_image_at_the_edge_gets_a_note(pair_folder):
     found = LengthScale.of(load_config("general"), small)
     assert found.mm == 1
     assert "ends at 2 mm" in found.notes[0] and "[4.8, 2.4, 1.2]" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "mm"), [((500,) * 3, 0.05, 0.1), ((90,) * 3, 0.05, 0.01)]
+)
+def test_the_finest_level_never_gets_more_nodes_than_that_of_a_chest(shape, spacing, mm):
+    """A mouse of 125 million voxels is scaled by less than its voxels ask for."""
+    image = Image(torch.zeros(1).expand(1, *shape), Grid(shape, (spacing,) * 3, (0.0,) * 3, AXES))
+    assert LengthScale.of(load_config("general"), image).mm == pytest.approx(mm)
 
 
 def test_an_image_at_the_upper_edge_gets_a_note(pair_folder):

@@ -148,3 +148,14 @@ def test_unknown_commands_get_a_suggestion(typed: str, meant: str, tmp_path: Pat
     assert f"Did you mean {meant!r}" in done.stderr
     nothing_close = shell("iterreg zzz", tmp_path)
     assert "See --help" in nothing_close.stderr
+
+
+@pytest.mark.parametrize(
+    "option", ["--memory nan", "--memory inf", "--fill inf", "--pixel-mm nan", f"--seed {10**40}"]
+)
+def test_numbers_that_are_none_are_refused(option: str, pair: Path) -> None:
+    line = "iterreg register --preset general --fixed a.nii.gz --moving a.nii.gz --out out "
+    done = shell(line + option, pair)
+    assert done.returncode == ExitCode.USAGE
+    assert option.split()[0] in done.stderr
+    assert not (pair / "out").exists()

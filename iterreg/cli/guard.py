@@ -19,6 +19,7 @@ from types import FrameType
 from iterreg.atomic import clean_up, keep_journal
 from iterreg.cli.streams import complain, keep_foreign_output_in
 from iterreg.errors import MEMORY_WORDS, CrashError, ExitCode, IterregError, OutOfMemoryError
+from iterreg.processes import die_with_parent
 from iterreg.texts import one_line
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -46,12 +47,13 @@ def run_guarded(run: Callable[[], None]) -> None:
         return
     from_child, to_parent = os.pipe()
     journal = _shared_file()
+    parent = os.getpid()
     with _signals_held():
         child = os.fork()
         if child == 0:
             end_on_signals()
             os.close(from_child)
-            die_with_parent()
+            die_with_parent(parent)
             keep_foreign_output_in(to_parent)
             keep_journal(journal)
         else:
@@ -80,17 +82,6 @@ def end_on_signals() -> None:
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, end)
-
-
-def die_with_parent() -> None:
-    """Let the system end this process when its parent is gone (Linux)."""
-    parent_death_signal = 1
-    try:
-        import ctypes
-
-        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
-    except (OSError, ImportError, AttributeError):
-        return
 
 
 def _shared_file() -> int | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from iterreg.cli.options import PATH, together
+from iterreg.cli.setting import Finite
 
 if TYPE_CHECKING:
     from iterreg.samreg.candidates import RoiSettings
@@ -87,7 +88,7 @@ def matching_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--threshold",
-            type=click.FloatRange(-1, 1),
+            type=Finite(-1, 1),
             default=0.8,
             show_default=True,
             help="Least similarity of matched regions.",
@@ -107,7 +108,7 @@ def matching_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--prior",
-            type=click.FloatRange(min=0),
+            type=Finite(min=0),
             default=0.1,
             show_default=True,
             help="Expected distance between partners after a rough alignment, as a fraction of the "
@@ -122,7 +123,7 @@ def matching_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--area",
-            type=float,
+            type=Finite(),
             nargs=2,
             metavar="MIN MAX",
             help="Least and largest area of a region.  [default: 0.001 0.3]",
@@ -143,7 +144,7 @@ def matching_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--window",
-            type=float,
+            type=Finite(),
             nargs=2,
             metavar="LOW HIGH",
             help="Intensities to show as black and white.  [default: by the kind of image]",

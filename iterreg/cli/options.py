@@ -18,7 +18,7 @@ from iterreg.cli.pair_request import COMMAND_OPTIONS as COMMAND_OPTIONS
 from iterreg.cli.pair_request import PairRequest as PairRequest
 from iterreg.cli.pair_request import both_or_neither as both_or_neither
 from iterreg.cli.reading_options import FilePath, pair_reading_options
-from iterreg.cli.setting import Setting
+from iterreg.cli.setting import Finite, Setting
 from iterreg.errors import OutputError
 from iterreg.regions.segmenters import SEGMENTERS
 
@@ -62,7 +62,13 @@ set_option = click.option(
     metavar="KEY=VALUE",
     help="Change a value of the preset, such as smoothness.weight=0.5. Can be repeated.",
 )
-seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
+seed_option = click.option(
+    "--seed",
+    type=click.IntRange(-(2**63), 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Random seed.",
+)
 
 
 def json_option(content: str) -> Decorator:
@@ -103,7 +109,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--memory",
             "memory_gb",
-            type=click.FloatRange(min=0, min_open=True),
+            type=Finite(min=0, min_open=True),
             metavar="GB",
             help="Use no more memory than this (the computer's, not its GPU's): by coarser levels "
             "if need be, or refuse and say how much is needed.",
@@ -173,7 +179,7 @@ def pair_options(without: Collection[str] = ()) -> Decorator:
         "--set": set_option,
         "--fill": click.option(
             "--fill",
-            type=float,
+            type=Finite(),
             help="Intensity of warped.nii.gz outside the moving image.  [default: the preset's]",
         ),
         "--save-jacobian": _flag("--save-jacobian", "Also write jacobian.nii.gz."),

@@ -101,7 +101,7 @@ class PairRequest:
         """
         from iterreg.config import load_config
 
-        name = self.preset or preset
+        name = preset if self.preset is None else self.preset
         assert name is not None
         return load_config(name, self.overrides)
 

@@ -10,8 +10,9 @@ from iterreg.cli.failures import debug_option
 from iterreg.cli.names import label_names, names_of_run
 from iterreg.cli.options import PATH, label_table_option, quiet_option, seed_option
 from iterreg.cli.reading_options import reading_options, series_options
+from iterreg.cli.setting import Finite
 
-AT_LEAST_ZERO = click.FloatRange(min=0)
+AT_LEAST_ZERO = Finite(min=0)
 
 
 @click.command(short_help="Make a test pair with a known field from one image.")

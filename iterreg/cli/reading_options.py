@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from iterreg.cli.setting import Finite
+
 GEOMETRIES = ("auto", "sform", "qform", "pixdim")
 READING_OPTIONS = ("geometry", "pixel_mm", "structures", "fixed_series", "moving_series")
 """Options that hold for every file that a command reads; no command sees their values."""
@@ -59,7 +61,7 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
     command = click.option(
         "--pixel-mm",
-        type=click.FloatRange(min=1e-4, max=1e3),
+        type=Finite(min=1e-4, max=1e3),
         expose_value=False,
         callback=choose,
         help="Size of a pixel of pictures (PNG, JPEG, TIFF, BMP).  [default: 1, whatever the file "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import click
@@ -27,3 +28,16 @@ class Setting(click.ParamType):  # type: ignore[type-arg]  # generic since click
             return key.strip(), parse_toml(f"value = {text}")["value"]
         except (TextError, KeyError):
             return key.strip(), text.strip()
+
+
+class Finite(click.FloatRange):
+    """A number in a range, but neither NaN nor infinite; without limits any finite number."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Convert the text and check the number."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, got {value!r}", param, ctx)
+        return number

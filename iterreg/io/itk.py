@@ -124,7 +124,8 @@ def channels_first(loaded: sitk.Image, name: str) -> NDArray[np.float32]:
 
     stored = sitk.GetArrayViewFromImage(loaded)
     if loaded.GetNumberOfComponentsPerPixel() == 1:
-        return np.array(stored, np.float32)[None]
+        with np.errstate(over="ignore"):  # Too large is infinite, which is refused by name later.
+            return np.array(stored, np.float32)[None]
     channels = np.moveaxis(stored, -1, 0)
     if len(channels) in (2, 4):
         if channels[-1].min() != channels[-1].max():

@@ -13,11 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from iterreg.errors import GeometryError
-
-Matrix = NDArray[np.float64]
+from iterreg.io.nifti_matrices import (
+    Matrix,
+    in_mm,
+    is_sheared,
+    nearest_axes,
+    of_picture,
+    qform_matrix,
+    spacing_of,
+    unit_axes,
+)
 
 ANGLE = 2e-3
 """Two axes that differ by less (in radians) are rounding: a qform's angles are stored coarsely."""
@@ -33,9 +40,6 @@ ORIGIN_VOXELS = 0.01
 
 SAME_AXIS = 0.7
 """Cosine. An axis that is turned further is another axis."""
-
-SHEAR = 1e-3
-"""Two axes whose cosine is larger are not perpendicular. :class:`Grid` allows as much."""
 
 MM_PER_UNIT = {1: 1e3, 3: 1e-3}
 """The units of ``xyzt_units`` that are not millimetres: metres and micrometres."""
@@ -103,17 +107,17 @@ def _told(fields: Any, spacing: list[float]) -> _Told:
         missing["sform"] = "its header has none (sform_code 0)"
     else:
         matrix = np.asarray(fields.get_sform(), np.float64)
-        if len(spacing) < 3 and not matrix[:3, 2].any():
-            matrix[:3, 2] = np.cross(*_axes(matrix).T[:2])
-        if not np.isfinite(matrix).all() or abs(np.linalg.det(_axes(matrix))) < 1e-3:
+        if len(spacing) < 3:
+            matrix = of_picture(matrix)
+        if not np.isfinite(matrix).all() or abs(np.linalg.det(unit_axes(matrix))) < 1e-3:
             missing["sform"] = "its sform is no matrix of three axes"
         else:
-            sform, sheared = matrix, _is_sheared(matrix)
+            sform, sheared = matrix, is_sheared(matrix)
     qform = None
     if int(fields["qform_code"]) <= 0:
         missing["qform"] = "its header has none (qform_code 0)"
     else:
-        qform = _qform(fields, spacing)
+        qform = qform_matrix(fields, spacing)
         if qform is None:
             missing["qform"] = "its qform is no rotation"
     # The voxels of pixdim, turned and placed as the header says elsewhere.
@@ -122,33 +126,8 @@ def _told(fields: Any, spacing: list[float]) -> _Told:
     pixdim = np.diag([*sizes * (-1.0, -1.0, 1.0), 1.0])
     if placed is not None:
         pixdim = placed.copy()
-        pixdim[:3, :3] = _nearest_axes(placed) * sizes
+        pixdim[:3, :3] = nearest_axes(placed) * sizes
     return _Told(sform, qform, pixdim, sheared, missing)
-
-
-def _qform(fields: Any, spacing: list[float]) -> Matrix | None:
-    """The matrix of the quaternion and the spacing; None if it is not a rotation."""
-    b, c, d = (float(fields[f"quatern_{k}"]) for k in "bcd")
-    rest = 1 - (b * b + c * c + d * d)
-    offset = [float(fields[f"qoffset_{k}"]) for k in "xyz"]
-    if not np.isfinite([rest, *offset]).all() or rest < -1e-4:
-        return None
-    a = np.sqrt(max(0.0, rest))
-    b, c, d, a = np.array([b, c, d, a]) / np.sqrt(a * a + b * b + c * c + d * d)
-    rotation = np.array(
-        [
-            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-        ]
-    )
-    sizes = np.array([*spacing, 1.0, 1.0, 1.0][:3])
-    if float(fields["pixdim"][0]) < 0:
-        sizes[2] = -sizes[2]
-    matrix = np.eye(4)
-    matrix[:3, :3] = rotation * sizes
-    matrix[:3, 3] = offset
-    return matrix
 
 
 def _automatic(path: Path, told: _Told) -> Placement:
@@ -188,10 +167,12 @@ def _automatic(path: Path, told: _Told) -> Placement:
 
 def _by_size(path: Path, sform: Matrix, pixdim: Matrix, notes: tuple[str, ...]) -> Placement:
     """An sform alone. Sizes of 1 on one side were never filled in, so the other side is right."""
-    sizes = _spacing(sform), _spacing(pixdim)
+    sizes = spacing_of(sform), spacing_of(pixdim)
     if np.allclose(*sizes, rtol=RELATIVE_SPACING):
         return Placement(sform, "sform", notes)
-    says = f"{path}: its sform says voxels of {_mm(sizes[0])} mm and its pixdim {_mm(sizes[1])} mm"
+    says = (
+        f"{path}: its sform says voxels of {in_mm(sizes[0])} mm and its pixdim {in_mm(sizes[1])} mm"
+    )
     if np.all(sizes[0] == 1):
         return Placement(pixdim, "pixdim", (*notes, f"{says}: taken from pixdim"))
     if np.all(sizes[1] == 1) or np.allclose(*sizes, rtol=SAME_SIZE):
@@ -201,8 +182,8 @@ def _by_size(path: Path, sform: Matrix, pixdim: Matrix, notes: tuple[str, ...]) 
 
 def _weighed(path: Path, sform: Matrix, qform: Matrix) -> Placement:
     """Both matrices are whole: they agree, or the sform is taken, or nobody can tell."""
-    sizes = _spacing(sform), _spacing(qform)
-    angle = float(np.linalg.norm(_axes(sform) - _axes(qform), axis=0).max())
+    sizes = spacing_of(sform), spacing_of(qform)
+    angle = float(np.linalg.norm(unit_axes(sform) - unit_axes(qform), axis=0).max())
     apart_mm = float(np.linalg.norm(sform[:3, 3] - qform[:3, 3]))
     if (
         angle < ANGLE
@@ -210,7 +191,7 @@ def _weighed(path: Path, sform: Matrix, qform: Matrix) -> Placement:
         and apart_mm < ORIGIN_VOXELS * sizes[0].min()
     ):
         return Placement(sform, "sform")
-    if np.diag(_axes(sform).T @ _axes(qform)).min() < SAME_AXIS:
+    if np.diag(unit_axes(sform).T @ unit_axes(qform)).min() < SAME_AXIS:
         import nibabel
 
         words = ["".join(nibabel.aff2axcodes(m)) for m in (sform, qform)]
@@ -220,8 +201,8 @@ def _weighed(path: Path, sform: Matrix, qform: Matrix) -> Placement:
         )
     if not np.allclose(*sizes, rtol=SAME_SIZE):
         raise GeometryError(
-            f"{path}: expected one size of voxels, but its sform says {_mm(sizes[0])} mm and its "
-            f"qform {_mm(sizes[1])} mm: {CHOOSE}"
+            f"{path}: expected one size of voxels, but its sform says {in_mm(sizes[0])} mm and its "
+            f"qform {in_mm(sizes[1])} mm: {CHOOSE}"
         )
     turned = float(np.rad2deg(angle))
     note = (
@@ -266,31 +247,3 @@ def _in_mm(path: Path, fields: Any, found: Placement) -> Placement:
     name = "metres" if factor > 1 else "micrometres"
     note = f"{path}: its header gives lengths in {name}: taken as {factor:g} mm each"
     return Placement(affine, found.source, (*found.notes, note))
-
-
-def _axes(matrix: Matrix) -> Matrix:
-    """The axes with length 1, as columns; zero where an axis has no length."""
-    length = _spacing(matrix)
-    axes: Matrix = matrix[:3, :3] / np.where(length > 0, length, np.inf)
-    return axes
-
-
-def _spacing(matrix: Matrix) -> Matrix:
-    length: Matrix = np.linalg.norm(matrix[:3, :3], axis=0)
-    return length
-
-
-def _is_sheared(matrix: Matrix) -> bool:
-    axes = _axes(matrix)
-    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > SHEAR)
-
-
-def _nearest_axes(matrix: Matrix) -> Matrix:
-    """The perpendicular axes that are nearest to those of a matrix."""
-    left, _, right = np.linalg.svd(_axes(matrix))
-    nearest: Matrix = left @ right
-    return nearest
-
-
-def _mm(sizes: Matrix) -> str:
-    return " x ".join(f"{s:.4g}" for s in sizes)

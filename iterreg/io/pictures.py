@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB")
 """Pillow's names of what is read."""
 
-MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\x89PNG")
-"""How the files begin that OpenCV reads here."""
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""How a TIFF begins. Some have number types that Pillow does not know."""
 
 BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339
 UNSIGNED, SIGNED = 1, 2
@@ -99,8 +99,13 @@ def _pages(path: Path) -> list[NDArray[Any]]:
                     picture.seek(number)
                     pages.append(_page(path, picture, count))
                 return pages
-        except UnidentifiedImageError:
-            return [_by_opencv(path)]
+        except UnidentifiedImageError as error:
+            with path.open("rb") as start:
+                if start.read(4) in TIFF_MAGIC:
+                    return [_by_opencv(path)]
+            raise ImageReadError(
+                f"{path}: expected an image, but its content is not one"
+            ) from error
         except Pillow.DecompressionBombError as error:
             raise ImageReadError(f"{path}: expected a picture that fits, got {error}") from error
         except (IterregError, MemoryError):
@@ -160,13 +165,9 @@ def _without_palette(picture: Pillow.Image) -> Pillow.Image:
 
 def _by_opencv(path: Path) -> NDArray[Any]:
     """A picture of more than 8 bits, with the channels in Pillow's order."""
+    import cv2
     from PIL import Image as Pillow
     from PIL import UnidentifiedImageError
-
-    with path.open("rb") as file:
-        if not file.read(4).startswith(MAGIC):
-            raise ImageReadError(f"{path}: expected an image, but its content is not one")
-    import cv2
 
     shown = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

@@ -18,6 +18,7 @@ from iterreg.formats.learn2reg_files import check_format
 from iterreg.learn2reg.archive import write_zip
 from iterreg.learn2reg.register import Outcome, Settings, config_of, field_path, register_case
 from iterreg.learn2reg.task import Pair, Task, read_task
+from iterreg.processes import die_with_parent
 from iterreg.progress import Progress, ProgressCallback, ignore_progress
 
 ZIPPING = 0.99
@@ -119,7 +120,7 @@ def _in_parallel(
 def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
     """Start worker processes by spawning (torch's threads do not survive a fork), and end them."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_clean_up_on_termination)
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker)
     try:
         yield pool
     except BaseException:
@@ -130,8 +131,11 @@ def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
     pool.shutdown()
 
 
-def _clean_up_on_termination() -> None:
-    """Let a terminated worker remove its partial files."""
+def _begin_worker() -> None:
+    """Let a terminated worker remove its partial files, and none outlive the command."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None:
+        die_with_parent(parent.pid)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 

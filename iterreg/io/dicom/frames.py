@@ -126,7 +126,7 @@ def modality(path: Path, dataset: Any) -> str:
         ImageReadError: the file is damaged.
     """
     with quiet_pydicom(path):
-        return str(dataset.get("Modality", "") or "")
+        return without_controls(str(dataset.get("Modality", "") or ""))[:16]
 
 
 def read_frames(path: Path, dataset: Any) -> list[Frame]:

@@ -120,18 +120,25 @@ def _drawn(path: Path, name: str, contours: list[Contour], grid: Grid) -> NDArra
 
 def _filled(outlines: list[Contour], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Pixels inside an odd number of closed outlines, whose points are (row, column)."""
-    height, width = shape
+    inside = np.zeros(shape, bool)
+    points = np.concatenate(outlines)
+    low = np.floor(points.min(0)).clip(0, shape).astype(int)
+    high = np.ceil(points.max(0) + 1).clip(0, shape).astype(int)
+    if np.any(high <= low):
+        return inside
+    height, width = high - low
     crossings = np.zeros((height, width + 1), np.int32)
     for outline in outlines:
-        for (row, column), (next_row, next_column) in zip(
-            outline, np.roll(outline, -1, axis=0), strict=True
-        ):
-            low, high = sorted((row, next_row))
-            rows = np.arange(max(0, int(np.ceil(low))), min(height, int(np.ceil(high))))
-            if len(rows) == 0:
-                continue
-            slope = (next_column - column) / (next_row - row)
-            columns = np.ceil(column + (rows - row) * slope).clip(0, width).astype(int)
-            np.add.at(crossings, (rows, columns), 1)
-    odd: NDArray[np.bool_] = np.cumsum(crossings, axis=1)[:, :width] % 2 == 1
-    return odd
+        row, column = (outline - low).T
+        next_row, next_column = np.roll(outline - low, -1, axis=0).T
+        # Each edge crosses the rows from its lower end up to, but without, its upper one.
+        first = np.ceil(np.minimum(row, next_row)).clip(0, height).astype(int)
+        count = np.ceil(np.maximum(row, next_row)).clip(0, height).astype(int) - first
+        edge = np.repeat(np.arange(len(outline)), count)
+        rows = first[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
+        slope = (next_column - column)[edge] / (next_row - row)[edge]
+        columns = np.ceil(column[edge] + (rows - row[edge]) * slope).clip(0, width).astype(int)
+        np.add.at(crossings, (rows, columns), 1)
+    odd = np.cumsum(crossings, axis=1)[:, :width] % 2 == 1
+    inside[low[0] : high[0], low[1] : high[1]] = odd
+    return inside
