@@ -28,6 +28,9 @@ LEVEL_BYTES = 450
 COARSER = 1.25
 """Factor by which the finest level grows until it fits."""
 
+MOST_BYTES = 1 << 62
+"""The largest limit that the system takes."""
+
 SLACK_BYTES = 1 << 26
 """Room for pages of libraries that are not loaded yet."""
 
@@ -100,7 +103,7 @@ def limit_memory(limit_gb: float) -> None:
             f"{used / GB + 0.05:.1f} GB"
         )
     # What is reserved but not used yet does not count, so the limit is on the growth.
-    allowed = status["VmData"] + int(limit_gb * GB) - used
+    allowed = min(status["VmData"] + int(limit_gb * GB) - used, MOST_BYTES)
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard != resource.RLIM_INFINITY:
         allowed = min(allowed, hard)

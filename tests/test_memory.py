@@ -143,6 +143,12 @@ def test_an_axis_that_is_coarser_than_the_level_stays() -> None:
 
 
 @needs_limits
+def test_any_large_limit_is_one() -> None:
+    code = "from iterreg.memory import limit_memory; limit_memory(1e30)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@needs_limits
 def test_the_system_keeps_the_limit() -> None:
     code = (
         "import resource, torch\n"
