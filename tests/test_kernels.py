@@ -119,6 +119,24 @@ def test_the_compiled_kernels_are_what_is_tested_on_the_cpu():
     assert kernels._backend(torch.device("cpu")).__name__ == "iterreg.kernels.cpu"
 
 
+def test_kernels_that_cannot_be_compiled_are_told_and_replaced(monkeypatch):
+    solving = pytest.importorskip("iterreg.kernels.cuda.solving")
+    here = torch.device("cpu")
+    monkeypatch.setattr(kernels, "BACKENDS", {"cpu": ("iterreg.kernels.cuda", "triton")})
+    asked = kernels._backend.__wrapped__
+    if not torch.cuda.is_available():
+        assert asked(here).__name__ == "iterreg.kernels.cuda", "the interpreter runs here"
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError("Failed to find C compiler.\nPlease specify it")
+
+    monkeypatch.setattr(solving, "launch", refuse)
+    with pytest.warns(
+        kernels.SlowKernelsWarning, match="cpu: .* Failed to find C compiler"
+    ):
+        assert asked(here) is reference
+
+
 def test_an_unknown_device_uses_the_definition():
     assert kernels._backend(torch.device("meta")) is reference
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache, wraps
@@ -56,6 +57,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class SlowKernelsWarning(UserWarning):
+    """The kernels of a device cannot run; their definitions do."""
+
+
 @cache
 def _backend(device: torch.device) -> ModuleType:
     """The module whose kernels run on a device."""
@@ -65,7 +70,18 @@ def _backend(device: torch.device) -> ModuleType:
     if not importlib.util.find_spec(package):
         return reference
     _require_threads()
-    return importlib.import_module(module)
+    backend = importlib.import_module(module)
+    trouble = backend.trouble_on(device) if hasattr(backend, "trouble_on") else ""
+    if trouble:
+        warnings.warn(
+            SlowKernelsWarning(
+                f"{device}: kernels cannot be compiled here ({trouble}): plain torch is used, "
+                "which takes ten times as long"
+            ),
+            stacklevel=2,
+        )
+        return reference
+    return backend
 
 
 def _require_threads() -> None:

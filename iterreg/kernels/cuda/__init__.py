@@ -58,6 +58,22 @@ __all__ = [
 ]
 
 
+def trouble_on(device: torch.device) -> str:
+    """Why no program can be compiled and run on a device; empty if one can.
+
+    Triton needs a C compiler where the device's driver is used for the first time, and a GPU that
+    it knows.
+    """
+    v = torch.zeros(3, 1, 1, 2, device=device)
+    v[:, 0, 0, 1] = 1
+    edges, into = torch.ones_like(v), torch.zeros_like(v)
+    try:
+        energy = float(add_laplacian(v, edges, into))
+    except Exception as error:  # Triton, its assembler and the driver raise errors of any kind
+        return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return "" if energy == 3 else f"expected an energy of 3, got {energy}"
+
+
 def squared_difference(
     samples: Samples, u_mm: Tensor, mapping: IndexMap, into: NormalEquations
 ) -> Tensor:
