@@ -131,9 +131,7 @@ def test_kernels_that_cannot_be_compiled_are_told_and_replaced(monkeypatch):
         raise RuntimeError("Failed to find C compiler.\nPlease specify it")
 
     monkeypatch.setattr(solving, "launch", refuse)
-    with pytest.warns(
-        kernels.SlowKernelsWarning, match="cpu: .* Failed to find C compiler"
-    ):
+    with pytest.warns(kernels.SlowKernelsWarning, match="cpu: .* Failed to find C compiler"):
         assert asked(here) is reference
 
 
