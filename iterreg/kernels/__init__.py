@@ -76,7 +76,7 @@ def _backend(device: torch.device) -> ModuleType:
         warnings.warn(
             SlowKernelsWarning(
                 f"{device}: kernels cannot be compiled here ({trouble}): plain torch is used, "
-                "which takes ten times as long"
+                "which takes twelve times as long"
             ),
             stacklevel=2,
         )
