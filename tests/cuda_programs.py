@@ -75,12 +75,12 @@ def programs() -> Iterator[Program]:
     yield Program(sampling.squared_differences, "liiffflifffffdnnnn", block)
     yield Program(sampling.squared_residuals, "liifffliffflfnnnn", block)
     yield Program(fields.upsample, "fiiffffnnnnnnnn", {"C": 3, "B": BLOCK})
-    yield Program(features.patch_distances, "flifdnnnn".replace("li", "ll"), pairs | reach)
+    yield Program(features.patch_distances, "fllfdnnnn", pairs | reach)
     yield Program(features.exponentiate, "ffdnss", pairs)
     yield Program(features.cost_volume, "fflllfnnnnnn", {"C": 12, "CP": 16, "B": TILE // 16})
-    yield Program(features.cheapest, "fffls" + "n", {"B": TILE})
+    yield Program(features.cheapest, "ffflsn", {"B": TILE})
     yield Program(features.nearest_along, "fflnsnn", block)
-    yield Program(features.block_majority, "iififif" + "innnnnnnnn", block)
+    yield Program(features.block_majority, "iifififinnnnnnnnn", block)
     yield Program(features.region_slope, "ilffnnnns", {"R": 2, "B": BLOCK})
     yield Program(folds.folding_voxels, "fbnnnn", {"INNER": True, "B": BLOCK})
     yield Program(folds.low_simplices, "lfibfifbsnnnnnn", table)
@@ -123,13 +123,8 @@ def sizes_of(program: Program) -> list[str]:
     """The names of a program's sizes that may be compiled as a constant."""
     names = [n for n in program.function.arg_names if n not in program.constants]
     letters = zip(names, program.arguments, strict=True)
-    kept = {program.function.arg_names[k] for k in map(int, skipped(program))}
+    kept = {p.name for p in program.function.params if p.do_not_specialize}
     return [n for n, letter in letters if letter == "n" and n not in kept]
-
-
-def skipped(program: Program) -> list[int]:
-    """The places of the arguments that are never made constants."""
-    return [p.num for p in program.function.params if p.do_not_specialize]
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ def on_device(pair: Pair) -> Pair:
     return Pair(moved(pair.fixed), moved(pair.moving), tables)
 
 
-def short(preset: str = "general") -> dict[str, object]:
+def short() -> dict[str, object]:
     """Few steps: counted, not solved."""
     return {"levels.steps": [2, 2], "levels.spacing_mm": [8.0, 4.0], "start.search_mm": 8.0}
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from iterreg.kernels.types import IndexMap
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,7 @@ class SampleGroup:
 
     def own_maps(self, mapping: IndexMap) -> list[IndexMap]:
         """Each part's own map. It is kept: a level asks for the same one again and again."""
-        known: dict[str, tuple[IndexMap, list[IndexMap]]] = self.__dict__
-        if "_maps" not in known or known["_maps"][0] is not mapping:
-            known["_maps"] = mapping, [part.own_map(mapping) for part in self.parts]
-        return known["_maps"][1]
+        return _kept(self, mapping, lambda: [part.own_map(mapping) for part in self.parts])
 
     @cached_property
     def joined(self) -> JoinedSamples:
@@ -139,14 +139,21 @@ class JoinedSamples:
 
     def maps(self, mapping: IndexMap) -> Tensor:
         """(T, 21): each term's linear part, shift and from_mm to its own values; kept."""
-        known: dict[str, tuple[IndexMap, Tensor]] = self.__dict__
-        if "_maps" not in known or known["_maps"][0] is not mapping:
-            times = self.repeats.unsqueeze(2)
-            shift = (mapping.shift - self.corners) * self.repeats + (self.repeats - 1) / 2
-            linear, from_mm = mapping.linear * times, mapping.from_mm * times
-            maps = torch.cat((linear.flatten(1), shift, from_mm.flatten(1)), 1).contiguous()
-            known["_maps"] = mapping, maps
-        return known["_maps"][1]
+        return _kept(self, mapping, lambda: self._maps_of(mapping))
+
+    def _maps_of(self, mapping: IndexMap) -> Tensor:
+        times = self.repeats.unsqueeze(2)
+        shift = (mapping.shift - self.corners) * self.repeats + (self.repeats - 1) / 2
+        linear, from_mm = mapping.linear * times, mapping.from_mm * times
+        return torch.cat((linear.flatten(1), shift, from_mm.flatten(1)), 1).contiguous()
+
+
+def _kept(owner: object, mapping: IndexMap, make: Callable[[], Made]) -> Made:
+    """What an owner made for a map; made anew only for another map."""
+    last: tuple[IndexMap, Made] | None = vars(owner).get("_made")
+    if last is None or last[0] is not mapping:
+        last = vars(owner)["_made"] = mapping, make()
+    return last[1]
 
 
 def _on(device: torch.device, values: Sequence[object], kind: torch.dtype) -> Tensor:

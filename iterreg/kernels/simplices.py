@@ -35,19 +35,32 @@ SLAB_VOXELS = 1 << 15
 operations on them among threads, which would wait for each other on a busy machine."""
 
 
-def moving_axes(total_vox: Tensor) -> Tensor:
-    """Drop the axes of length 1 of a displacement, and the components along them."""
-    rank = total_vox.shape[0]
-    if total_vox.ndim != rank + 1:
+def require_field(total_vox: Tensor) -> None:
+    """Refuse a displacement of another rank than its components say."""
+    if total_vox.ndim != total_vox.shape[0] + 1:
         raise GeometryError(
             f"total_vox: expected shape (rank, *shape), got {tuple(total_vox.shape)}"
         )
+
+
+def moving_axes(total_vox: Tensor) -> Tensor:
+    """Drop the axes of length 1 of a displacement, and the components along them."""
+    require_field(total_vox)
+    rank = total_vox.shape[0]
     axes = [k for k in range(rank) if total_vox.shape[1 + k] > 1]
     if len(axes) == rank:
         return total_vox
     if not axes:
         return total_vox.new_empty((0, 1))
     return total_vox[axes].reshape(len(axes), *[total_vox.shape[1 + k] for k in axes])
+
+
+def slab_bounds(field: Tensor) -> Iterator[tuple[int, int]]:
+    """The first voxel of each slab along the first axis of a field, and one past its last."""
+    length = field.shape[1]
+    step = max(1, SLAB_VOXELS * length // max(1, field[0].numel()))
+    for start in range(0, length, step):
+        yield start, min(start + step, length)
 
 
 def simplex_slabs(field: Tensor) -> Iterator[tuple[int, int, list[Tensor]]]:
@@ -62,9 +75,7 @@ def simplex_slabs(field: Tensor) -> Iterator[tuple[int, int, list[Tensor]]]:
         yield 0, 1, []
         return
     length = field.shape[1]
-    step = max(1, SLAB_VOXELS * length // max(1, field[0].numel()))
-    for start in range(0, length, step):
-        stop = min(start + step, length)
+    for start, stop in slab_bounds(field):
         first, last = max(start - 1, 0), min(stop + 1, length)
         beyond = [1, 1] * (rank - 1) + [int(first == start), int(last == stop)]
         block = pad(field[None, :, first:last], beyond, mode="replicate")[0]

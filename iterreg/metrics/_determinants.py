@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from iterreg.kernels.simplices import SLAB_VOXELS, determinant
+from iterreg.kernels.simplices import determinant, slab_bounds
 from iterreg.neighbourhood import face_pairs
 
 Differences = list[tuple[Tensor, Tensor]]
@@ -23,10 +23,7 @@ def slabs(field: Tensor) -> Iterator[tuple[int, int, Differences]]:
     if field.shape[0] == 0:
         yield 0, 1, []
         return
-    length = field.shape[1]
-    step = max(1, SLAB_VOXELS * length // max(1, field[0].numel()))
-    for start in range(0, length, step):
-        stop = min(start + step, length)
+    for start, stop in slab_bounds(field):
         yield start, stop, [_differences(field, axis, start, stop) for axis in range(len(field))]
 
 

@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from iterreg.kernels import folding_voxels
-from iterreg.kernels.simplices import moving_axes, not_positive, simplex_slabs, simplex_volume
+from iterreg.kernels.simplices import (
+    moving_axes,
+    not_positive,
+    require_field,
+    simplex_slabs,
+    simplex_volume,
+)
 from iterreg.metrics._shared import ratio, require_shape
 from iterreg.neighbourhood import face_pairs
 
@@ -136,7 +142,7 @@ def folding_mask(total_vox: Tensor) -> Tensor:
         >>> folding_mask(line).flatten().tolist()
         [False, False, True, True, False]
     """
-    moving_axes(total_vox)
+    require_field(total_vox)
     return folding_voxels(total_vox)
 
 

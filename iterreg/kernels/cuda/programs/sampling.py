@@ -113,6 +113,21 @@ def squared_difference(
 
 
 @triton.jit
+def _sampled_voxels(voxels, starts, u, sampled, count, ny, nx, B: tl.constexpr):
+    """A block of voxels: which there are, where their samples begin and end, and their motion."""
+    v = tl.program_id(0) * B + tl.arange(0, B)
+    here = v < sampled
+    flat = tl.load(voxels + v, mask=here, other=0)
+    first = tl.load(starts + v, mask=here, other=0)
+    last = tl.load(starts + v + 1, mask=here, other=0)
+    z, y, x = flat // (ny * nx), flat // nx % ny, flat % nx
+    uz = tl.load(u + flat, mask=here, other=0.0)
+    uy = tl.load(u + count + flat, mask=here, other=0.0)
+    ux = tl.load(u + 2 * count + flat, mask=here, other=0.0)
+    return here, flat, first, last, z, y, x, uz, uy, ux
+
+
+@triton.jit
 def _sample(n, mask, terms, fixed, moving, places, sizes, maps, z, y, x, uz, uy, ux):
     """One sample of each voxel: its residual, slopes, what is outside, term and map in mm."""
     term = tl.load(terms + n, mask=mask, other=0)
@@ -182,15 +197,9 @@ def squared_differences(
     ``starts`` says where the samples of each voxel begin. Per term: ``places``, where its moving
     values begin; ``sizes`` (3,) of them; ``maps`` (21,), its linear part, shift and from_mm.
     """
-    v = tl.program_id(0) * B + tl.arange(0, B)
-    here = v < sampled
-    flat = tl.load(voxels + v, mask=here, other=0)
-    first = tl.load(starts + v, mask=here, other=0)
-    last = tl.load(starts + v + 1, mask=here, other=0)
-    z, y, x = flat // (ny * nx), flat // nx % ny, flat % nx
-    uz = tl.load(u + flat, mask=here, other=0.0)
-    uy = tl.load(u + count + flat, mask=here, other=0.0)
-    ux = tl.load(u + 2 * count + flat, mask=here, other=0.0)
+    here, flat, first, last, z, y, x, uz, uy, ux = _sampled_voxels(
+        voxels, starts, u, sampled, count, ny, nx, B
+    )
     energy = tl.zeros((B,), tl.float64)
     zero = tl.zeros((B,), tl.float32)
     g0, g1, g2 = zero, zero, zero
@@ -243,15 +252,9 @@ def squared_residuals(
     u, order, out, sampled, count, ny, nx, B: tl.constexpr,
 ):  # fmt: skip
     """The squared residual of every sample, in the order of the terms' own lists."""
-    v = tl.program_id(0) * B + tl.arange(0, B)
-    here = v < sampled
-    flat = tl.load(voxels + v, mask=here, other=0)
-    first = tl.load(starts + v, mask=here, other=0)
-    last = tl.load(starts + v + 1, mask=here, other=0)
-    z, y, x = flat // (ny * nx), flat // nx % ny, flat % nx
-    uz = tl.load(u + flat, mask=here, other=0.0)
-    uy = tl.load(u + count + flat, mask=here, other=0.0)
-    ux = tl.load(u + 2 * count + flat, mask=here, other=0.0)
+    _here, _flat, first, last, z, y, x, uz, uy, ux = _sampled_voxels(
+        voxels, starts, u, sampled, count, ny, nx, B
+    )
     most = tl.max(last - first, 0)
     for k in range(most):
         n = first + k
