@@ -19,7 +19,6 @@ from iterreg.displacement import (
     Transform,
     moving_index,
     resample_transform,
-    sample_nearest,
     total_displacement_vox,
     warp_labels,
 )
@@ -42,6 +41,7 @@ from iterreg.metrics import (
     tre_mm,
     volume_change,
 )
+from iterreg.sampling import sample_nearest
 
 BEFORE_IDENTITY = "identity in physical space"
 BEFORE_GIVEN = "the initial transform"

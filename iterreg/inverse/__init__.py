@@ -24,13 +24,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from iterreg.displacement import DisplacementField, Transform, is_inside, sample_nearest
+from iterreg.displacement import DisplacementField, Transform
 from iterreg.errors import GeometryError
 from iterreg.geometry import Grid, Matrix, Points, apply_affine
 from iterreg.image import LabelMap
 from iterreg.inverse._indices import apply_to_index, index_slabs
 from iterreg.inverse.branches import TOLERANCE_VOX, InverseStatus, solve_branches
 from iterreg.inverse.residual import InverseResidual, ResidualSummary, inverse_residual
+from iterreg.sampling import is_inside, sample_nearest
 
 __all__ = [
     "TOLERANCE_VOX",
