@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from iterreg.image import Image, LabelMap
 from iterreg.index_maps import affine_of_index
 from iterreg.sampling import sample, sample_nearest
 from iterreg.tables import load
+
+if TYPE_CHECKING:
+    from iterreg.image.kinds import GridLike, ImageLike, LabelsLike, PointsLike
 
 SLAB_VOXELS = 4_000_000
 """Voxels that are warped at once, about; bounds the memory for coordinates."""
@@ -93,19 +97,67 @@ class Transform:
         """The fixed grid."""
         return self.field.grid
 
-    def map_points(self, points: Points) -> Points:
-        """Map fixed points to the moving image.
+    def map_points(self, points: PointsLike) -> Points:
+        """Map points of the FIXED image to the moving one.
 
         Args:
-            points: in fixed space.
+            points: :class:`iterreg.Points`, LPS mm, or a file that :func:`iterreg.read_points`
+                reads.
 
         Returns:
             The same number of points in moving space.
+
+        Raises:
+            IterregError: the points cannot be used, or have another rank.
         """
+        if not isinstance(points, Points):
+            points = cast(Points, load("iterreg.io:as_points")(points, "points"))
+        if points.lps.shape[1] != self.grid.rank:
+            raise GeometryError(
+                f"{points.name or 'points'}: expected {self.grid.rank}-D points as the transform, "
+                f"got {points!r}"
+            )
         index = torch.from_numpy(apply_affine(self.grid.lps_to_index, points.lps).T)
         u = sample(self.field.vox, index.float(), outside=0.0).double()
         displaced = apply_affine(self.grid.index_to_lps, (index + u).T.numpy())
         return Points(apply_affine(self.affine_lps, displaced))
+
+    def warp(
+        self, image: ImageLike, *, onto: GridLike | None = None, fill: float | None = None
+    ) -> Image:
+        """Warp an image of the MOVING space onto the fixed grid, with linear interpolation.
+
+        Args:
+            image: any kind that :func:`iterreg.optimize_pair` takes.
+            onto: a grid, or anything that has one, for the result; None takes the fixed grid.
+            fill: intensity outside the image; None takes its minimum.
+
+        Raises:
+            IterregError: the image cannot be used, or has another rank.
+
+        Example:
+            >>> grid = Grid((1, 3), (2.0, 2.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+            >>> one_voxel_in_x = torch.stack([torch.zeros(1, 3), torch.ones(1, 3)])
+            >>> shift = Transform(np.eye(3), DisplacementField(one_voxel_in_x, grid))
+            >>> shift.warp(Image(torch.tensor([[[5.0, 6.0, 7.0]]]), grid)).data.tolist()
+            [[[6.0, 7.0, 5.0]]]
+        """
+        # Named, not imported: reading stands above this module.
+        warped: Image = load("iterreg.applying:warp")(self, image, onto, fill)
+        return warped
+
+    def warp_labels(self, labels: LabelsLike, *, onto: GridLike | None = None) -> LabelMap:
+        """Warp a label map of the MOVING space onto the fixed grid: the nearest voxel's label.
+
+        Args:
+            labels: any kind that :func:`iterreg.optimize_pair` takes; names are kept.
+            onto: as in :meth:`warp`.
+
+        Raises:
+            IterregError: the labels cannot be used, or have another rank.
+        """
+        warped: LabelMap = load("iterreg.applying:warp_label_map")(self, labels, onto)
+        return warped
 
     def inverse(
         self,

@@ -185,6 +185,10 @@ def optimize_pair(
         seed=seed,
         threads=used,
         versions=versions(),
+        fixed=own.fixed,
+        moving=own.moving,
+        initial_transform=own.initial,
+        landmarks=own.landmarks,
         length_scale=scale.mm,
     )
 

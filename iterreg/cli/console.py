@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iterreg.cli.measured import Fact, Row, field_facts, inverse_facts, region_table
 from iterreg.cli.progress_bar import Lines, bar
 from iterreg.cli.streams import tell
+from iterreg.evaluation.tables import Fact, Row, aligned, field_facts, inverse_facts, region_table
 from iterreg.progress import Progress, ProgressCallback, ignore_progress
 from iterreg.texts import printable
 
@@ -179,11 +179,8 @@ class Console:
             _rich_table(header, rows)
             return
         tell()
-        widths = [max(len(r[k]) for r in (header, *rows)) for k in range(len(header))]
-        for row in (header, *rows):
-            cells = [f"{row[0]:<{widths[0]}}"]
-            cells += [f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True)]
-            tell("  ".join(cells).rstrip())
+        for line in aligned((header, *rows)):
+            tell(line)
         tell()
 
 

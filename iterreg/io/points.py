@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from iterreg.atomic import write_aside
-from iterreg.errors import ImageReadError, OutputError
+from iterreg.errors import GeometryError, ImageReadError, OutputError
 from iterreg.geometry import Points
 from iterreg.io.itk import require_exists
 from iterreg.io.point_tables import is_fcsv, read_fcsv, read_table
 from iterreg.io.slicer_points import read_markups, write_fcsv, write_markups
+
+if TYPE_CHECKING:
+    from iterreg.image.kinds import PointsLike
 
 AXES = "xyz"
 
@@ -50,6 +54,31 @@ def read_points(path: str | Path) -> Points:
     except (OSError, UnicodeError) as error:
         raise ImageReadError(f"{path}: expected a file of points ({error})") from error
     return Points(lps, str(path))
+
+
+def as_points(value: PointsLike, name: str) -> Points:
+    """Return points from a path, or :class:`Points` as they are.
+
+    Args:
+        value: a path or points.
+        name: the argument's name, for messages.
+
+    Raises:
+        GeometryError: an array alone, which does not say whether it is LPS or RAS.
+        TypeError: anything else.
+        ImageReadError: as :func:`read_points`.
+    """
+    if isinstance(value, Points):
+        return value
+    if isinstance(value, str | Path):
+        return read_points(value)
+    if hasattr(value, "shape"):
+        raise GeometryError(
+            f"{name}: expected points that say whether they are LPS or RAS, got a bare array of "
+            f"shape {tuple(value.shape)}: iterreg.Points(array) for LPS mm, or "
+            "iterreg.Points.from_ras(array)"
+        )
+    raise TypeError(f"{name}: expected a path or iterreg.Points, got {type(value).__name__}")
 
 
 def write_points(
