@@ -60,6 +60,7 @@ ROOMS = (
     "pair",
     "expected_error",
     "outputs",
+    "saved_runs",
     "learn2reg",
     "cli",
     "__main__",

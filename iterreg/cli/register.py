@@ -102,7 +102,7 @@ def read_arguments(request: PairRequest) -> dict[str, Any]:
     from iterreg.io import read_image, series_of
     from iterreg.samreg.roi_files import read_roi_pairs
 
-    arguments = {**request.arguments, "label_table": request.label_table}
+    arguments = dict(request.arguments)
     for side in ("fixed", "moving"):
         arguments[side] = read_image(arguments[side], series_of(side))
     if (path := arguments.get("roi_pairs")) is not None:

@@ -52,6 +52,11 @@ class Measures:
         tre_before, tre_after: landmark errors; None without landmarks.
         field_error_before, field_error_after: distances from the known field; None without one.
         notes: what the user should know, such as labels that were left out.
+
+    Example:
+        >>> print(Measures("identity in physical space", sdlogj=0.1, sdlogj_interior=0.1))
+        before  is identity in physical space
+        SDlogJ  0.100
     """
 
     before: str

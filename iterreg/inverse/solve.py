@@ -32,6 +32,13 @@ class InversePoints:
         status: of each point.
         residual_mm: (n,) distance between the given point and where the whole transform takes the
             answer. It is large at gaps and within one voxel of a sliding interface.
+
+    Example:
+        >>> found = invert_linear(np.eye(3), Points(np.array([[5.0, 4.0]])))
+        >>> found
+        InversePoints(1 ok; residual up to 0 mm)
+        >>> found.points.lps.tolist(), found.status[0].name
+        ([[5.0, 4.0]], 'OK')
     """
 
     points: Points

@@ -95,6 +95,12 @@ def write_points(
     Raises:
         OutputError: another suffix, a folder that is missing or not writable, columns of another
             length, or points of rank 2 for 3D Slicer.
+
+    Example:
+        >>> write_points(Points([[1.0, 2.0, 3.0]]), "tips.csv", {"name": ["apex"]})
+        >>> print(Path("tips.csv").read_text(), end="")
+        x,y,z,name
+        1.000000,2.000000,3.000000,apex
     """
     path, extra = Path(path), dict(extra_columns or {})
     suffix, rank = path.suffix.lower(), points.lps.shape[1]
