@@ -12,6 +12,7 @@ import pytest
 
 import iterreg
 from iterreg.errors import ExitCode, IterregError
+from iterreg.versions import own_version
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,6 +24,7 @@ PROMISED = {
     "Image",
     "IterregError",
     "LabelMap",
+    "LabelTable",
     "Mask",
     "Phantom",
     "Points",
@@ -36,6 +38,7 @@ PROMISED = {
     "Transform",
     "expected_error_mm",
     "load_config",
+    "load_label_table",
     "make_phantom",
     "match_rois",
     "optimize_pair",
@@ -56,6 +59,10 @@ def test_the_names():
 @pytest.mark.parametrize("name", sorted(PROMISED))
 def test_each_name_is_there_and_documented(name):
     assert inspect.getdoc(getattr(iterreg, name))
+
+
+def test_the_version_is_that_of_the_package():
+    assert iterreg.__version__ == own_version()
 
 
 def test_unknown_names_are_unknown():
@@ -80,6 +87,7 @@ def test_the_one_verb():
         "moving_mask",
         "fixed_landmarks",
         "moving_landmarks",
+        "label_table",
         "roi_pairs",
         "initial_transform",
         "preset",
