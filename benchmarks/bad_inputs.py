@@ -9,7 +9,8 @@ imported the libraries already, unless the case changes the environment or the s
 cases that were answered badly, and how many:
 
     bug         "this is a bug", or a traceback
-    unclear     an error without one line that names a file, an option or the machine
+    unclear     an error without one line that names a file, an option or the machine, or with an
+                exit code that is not documented
     accepted    exit code 0 though the file was destroyed
     memory      more than 2.5 GB
     killed      ended by a signal, or by a library
@@ -39,7 +40,10 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from _bad_cases import draw  # noqa: E402
 from _bad_kinds import Case, good_files  # noqa: E402
+from _bad_medical_files import more_good_files  # noqa: E402
 from _bad_warm import Ending, Server, ending, limits  # noqa: E402
+
+from iterreg.errors import ExitCode  # noqa: E402
 
 FAULTS = ("bug", "unclear", "accepted", "memory", "killed", "escape", "slow", "foreign")
 MOST_MB = 2500.0
@@ -47,6 +51,7 @@ MOST_S = 60.0
 WAITING = 5.0
 """On a machine that does other work too, the clock counts a fifth."""
 CRASHED = 23
+DOCUMENTED = frozenset(map(int, ExitCode))
 OURS = re.compile(r"iterreg: |refused: | *\d+ %  |Usage: |Try '|Error: |$")
 """How a line of standard error begins; what is printed on standard output is ours by its place."""
 
@@ -82,6 +87,7 @@ def main() -> None:
         good = Path(scratch, "good")
         good.mkdir()
         good_files(good)
+        more_good_files(good)
         numbers = range(options.count) if options.only is None else [options.only]
         with ThreadPoolExecutor(options.jobs) as pool:
             answers = []
@@ -164,7 +170,8 @@ def judge(
     silent = "2>" in case.redirect or case.redirect == "| true"
     found = {
         "bug": "this is a bug" in said or "Traceback" in said,
-        "unclear": code not in (0, 15, 16) and not silent and len(errors) != 1,
+        "unclear": (code not in (0, 15, 16) and not silent and len(errors) != 1)
+        or (code > 0 and code not in DOCUMENTED),
         "accepted": code == 0 and case.must_fail,
         "memory": cost[1] > MOST_MB,
         "killed": code < 0 or code in (CRASHED, 134, 137, 139),
