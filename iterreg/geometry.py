@@ -45,8 +45,8 @@ class Grid:
         >>> grid = Grid((40, 64, 64), (1.5, 1.5, 3.0), (0.0, 0.0, 0.0), identity)
         >>> grid
         Grid(64 x 64 x 40 voxels (x first) of 1.5 x 1.5 x 3 mm, axes LPS)
-        >>> apply_affine(grid.index_to_lps, np.array([1.0, 0.0, 2.0])).tolist()
-        [3.0, 0.0, 3.0]
+        >>> (grid.index_to_lps @ [1.0, 0.0, 2.0, 1.0]).tolist()  # index z, y, x and 1
+        [3.0, 0.0, 3.0, 1.0]
     """
 
     shape_zyx: tuple[int, ...]

@@ -127,10 +127,9 @@ def test_every_error_has_an_exit_code_of_its_own():
     }
 
 
-def test_the_readme_lists_every_exit_code():
-    readme = (ROOT / "README.rst").read_text("utf-8")
-    section = readme.split("Exit codes\n", 1)[1]
-    listed = {int(n) for n in re.findall(r"^(\d+)  +\S", section, re.MULTILINE)}
+def test_the_manual_lists_every_exit_code():
+    page = (ROOT / "docs" / "exit-codes.rst").read_text("utf-8")
+    listed = {int(n) for n in re.findall(r"^(\d+)  +\S", page, re.MULTILINE)}
     assert listed == set(ExitCode)
 
 
@@ -149,4 +148,6 @@ def test_ci_runs_the_second_command_of_the_readme():
 def test_ci_checks_style_and_types_before_the_tests():
     lines = (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
     calls = [line.split("/bin/", 1)[1] for line in lines if line.startswith('"$folder"/bin/')]
-    assert calls[-4:] == ["ruff check .", "ruff format --check .", "mypy iterreg", "pytest"]
+    checks = ["ruff check .", "ruff format --check .", "mypy iterreg", "pip install '.[docs]'"]
+    assert calls[-5:] == [*checks, "pytest"]
+    assert lines.index('bash docs/build.sh "$folder"/bin "$folder"/site') == len(lines) - 2

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iterreg.displacement import Transform, resample_transform
-from iterreg.errors import ImageContentError, TransformError
+from iterreg.errors import GeometryError, ImageContentError, TransformError
 from iterreg.evaluation.measures import measure, measure_landmarks
 from iterreg.evaluation.values import Measures
 from iterreg.formats.loaded import Loaded
@@ -116,7 +117,9 @@ class Evaluation:
         if not _both("fixed", self.fixed, "moving", self.moving):
             return None
         assert self.fixed is not None and self.moving is not None
-        return as_image(self.fixed, "fixed"), as_image(self.moving, "moving")
+        images = as_image(self.fixed, "fixed"), as_image(self.moving, "moving")
+        _require_one_rank(images)
+        return images
 
     @cached_property
     def landmarks(self) -> tuple[Points, Points] | None:
@@ -135,7 +138,9 @@ class Evaluation:
             known = names_of_run(Path(value)) if isinstance(value, str | Path) else None
             grid = None if image is None else image.grid
             labels = as_label_map(value, f"{side}_labels", names or known, grid)
+            _require_one_rank([*(self.images or ()), labels])
             read.append(labels if image is None else on_lattice_of(labels, image))
+        _require_one_rank(read)
         return match_labels(*read)
 
     @cached_property
@@ -152,6 +157,10 @@ class Evaluation:
         if self.known_field is not None:
             known = as_loaded(self.known_field, "known_field")
         grid = self.grids[0]
+        if known is not None and grid is not None and known.rank != grid.rank:
+            raise GeometryError(
+                f"{known.name}: expected rank {grid.rank} as the fixed image, got {known.rank}"
+            )
         if self.transform is not None:
             loaded = as_loaded(self.transform, "transform")
         elif known is not None or grid is not None:
@@ -241,6 +250,16 @@ def _both(first: str, one: object, second: str, two: object) -> bool:
         missing = first if one is None else second
         raise ImageContentError(f"{missing}: expected {first} and {second}, or neither")
     return one is not None
+
+
+def _require_one_rank(read: Sequence[Image | LabelMap]) -> None:
+    """Refuse values of different ranks, naming the first that differs."""
+    for other in read:
+        if other.grid.rank != read[0].grid.rank:
+            raise GeometryError(
+                f"{other.name}: expected rank {read[0].grid.rank} as {read[0].name}, got "
+                f"{other.grid.rank}"
+            )
 
 
 def _require_no_grid_needed(known: Loaded | None, transform: Loaded) -> None:
