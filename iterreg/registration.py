@@ -182,8 +182,8 @@ class Registration:
         ``run.json`` has them. Labels and landmarks that did not guide it tell more: give them.
 
         Args:
-            fixed_labels, moving_labels, label_table, fixed_landmarks, moving_landmarks,
-                known_field: as in :func:`iterreg.evaluate`.
+            fixed_labels, moving_labels, label_table: as in :func:`iterreg.evaluate`.
+            fixed_landmarks, moving_landmarks, known_field: as there.
 
         Raises:
             IterregError: an input cannot be used.
