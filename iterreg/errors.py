@@ -8,6 +8,7 @@ The tree::
     ├── GeometryError            5   different spaces, no overlap, bad spacing or direction
     ├── ConfigError              6   unknown preset, unknown key, value out of range
     ├── OutputError              7   not writable, or exists already
+    │   └── FolderBusyError      7   another run is writing there
     ├── DeviceError              8   requested device not available
     ├── OutOfMemoryError         9   the pair does not fit into the memory of the device
     ├── SegmentationError       10   the segmenter did not find the anatomy
@@ -116,6 +117,10 @@ class OutputError(IterregError):
     """An output cannot be written."""
 
     exit_code = ExitCode.OUTPUT
+
+
+class FolderBusyError(OutputError):
+    """Another process is writing into the folder."""
 
 
 class DeviceError(IterregError):

@@ -58,6 +58,8 @@ ROOMS = (
     "pair",
     "expected_error",
     "outputs",
+    "arguments",
+    "cohort",
     "learn2reg",
     "cli",
     "__main__",

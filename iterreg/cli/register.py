@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from iterreg.cli.names import label_names
 from iterreg.cli.options import pair_options
 from iterreg.cli.pair_request import PairRequest
 
@@ -100,26 +99,11 @@ def exit_by_verdict(status: Status) -> None:
 
 def read_arguments(request: PairRequest) -> dict[str, Any]:
     """Read the files of a request: the arguments of ``optimize_pair``, masks left as paths."""
-    from iterreg.formats.reading import read_transform
-    from iterreg.io import read_image, read_label_map, series_of
-    from iterreg.landmarks import read_landmarks
-    from iterreg.samreg.roi_files import read_roi_pairs
+    from iterreg.arguments import read_arguments as read
+    from iterreg.io import series_of
 
-    arguments = dict(request.arguments)
-    for side in ("fixed", "moving"):
-        arguments[side] = read_image(arguments[side], series_of(side))
-    names = label_names(request.label_table)
-    for side in ("fixed", "moving"):
-        if (path := arguments.get(f"{side}_labels")) is not None:
-            grid = arguments[side].grid
-            arguments[f"{side}_labels"] = read_label_map(path, names, grid, overlapping=True)
-    if (path := arguments.get("initial_transform")) is not None:
-        arguments["initial_transform"] = read_transform(path, arguments["fixed"].grid)
-    if (path := arguments.get("roi_pairs")) is not None:
-        arguments["roi_pairs"] = read_roi_pairs(path, (arguments["fixed"], arguments["moving"]))
-    keys = "fixed_landmarks", "moving_landmarks"
-    landmarks = read_landmarks(*map(arguments.get, keys))
-    return arguments | dict(zip(keys, landmarks or (None, None), strict=True))
+    series = {side: series_of(side) for side in ("fixed", "moving")}
+    return read(request.arguments, label_table=request.label_table, series=series)
 
 
 def _within_memory(config: Config, fixed: Image, moving: Image, limit_gb: float | None) -> Config:
