@@ -10,6 +10,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
+
     from iterreg.config import Config as Config
     from iterreg.config import load_config as load_config
     from iterreg.config import preset_names as preset_names
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from iterreg.phantom import Phantom as Phantom
     from iterreg.phantom import make_phantom as make_phantom
     from iterreg.progress import Progress as Progress
+    from iterreg.regions.label_tables import LabelTable as LabelTable
+    from iterreg.regions.label_tables import load_label_table as load_label_table
     from iterreg.registration import Registration as Registration
     from iterreg.samreg.match import match_rois as match_rois
     from iterreg.verdict import Evidence as Evidence
@@ -53,6 +57,7 @@ _HOMES = {
     "Image": "image",
     "IterregError": "errors",
     "LabelMap": "image",
+    "LabelTable": "regions.label_tables",
     "Mask": "image",
     "Phantom": "phantom",
     "Points": "geometry",
@@ -65,6 +70,7 @@ _HOMES = {
     "Verdict": "verdict",
     "expected_error_mm": "expected_error",
     "load_config": "config",
+    "load_label_table": "regions.label_tables",
     "make_phantom": "phantom",
     "match_rois": "samreg.match",
     "optimize_pair": "pair",
@@ -81,6 +87,8 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("iterreg.versions").own_version()
     if name not in _HOMES:
         raise AttributeError(f"module 'iterreg' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"iterreg.{_HOMES[name]}"), name)

@@ -79,6 +79,7 @@ class IterregError(Exception):
     """Base of every error that iterreg raises on purpose.
 
     Example:
+        >>> from iterreg.errors import OutputError
         >>> try:
         ...     raise OutputError("result.h5: exists already")
         ... except IterregError as error:

@@ -20,14 +20,16 @@ from iterreg.io import as_image, as_label_map, as_mask, on_lattice_of
 from iterreg.landmarks import check_landmarks, read_landmarks, span
 from iterreg.partition import Regions, regions_of_rois
 from iterreg.regions.field_of_view import field_of_view
+from iterreg.regions.label_tables import label_names
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
+    from iterreg.io.foreign import ImageLike as ImageLike
+    from iterreg.io.foreign import LabelsLike as LabelsLike
     from iterreg.landmarks import PointsLike as PointsLike
+    from iterreg.regions.label_tables import NamesLike as NamesLike
 
-    ImageLike = str | Path | sitk.Image | Image
-    LabelsLike = str | Path | sitk.Image | LabelMap
     TransformLike = str | Path | sitk.Transform | Transform
 
 
@@ -76,6 +78,7 @@ class Given:
     moving_landmarks: PointsLike | None
     roi_pairs: Sequence[RoiPair]
     initial_transform: TransformLike | None
+    label_table: NamesLike | None = None
 
     def read(self) -> Inputs:
         """Read files, check each value, and check that all belong together.
@@ -109,10 +112,11 @@ class Given:
         if self.fixed_labels is None or self.moving_labels is None:
             missing = "fixed_labels" if self.fixed_labels is None else "moving_labels"
             raise ImageContentError(f"{missing}: expected label maps for both images or for none")
+        names = None if self.label_table is None else label_names(self.label_table)
         both = []
         for labels, image in ((self.fixed_labels, fixed), (self.moving_labels, moving)):
             name = f"labels of {image.name}"
-            loaded = as_label_map(labels, name, None, image.grid, overlapping=True)
+            loaded = as_label_map(labels, name, names, image.grid, overlapping=True)
             loaded = on_lattice_of(loaded, image)
             require_same_space(loaded, image)
             both.append(loaded)

@@ -36,7 +36,7 @@ from iterreg.verdict import Evidence, judge
 from iterreg.versions import versions
 
 if TYPE_CHECKING:
-    from iterreg.inputs import ImageLike, LabelsLike, PointsLike, TransformLike
+    from iterreg.inputs import ImageLike, LabelsLike, NamesLike, PointsLike, TransformLike
 
 
 UNGUIDED = (
@@ -56,6 +56,7 @@ def optimize_pair(
     moving_mask: LabelsLike | None = None,
     fixed_landmarks: PointsLike | None = None,
     moving_landmarks: PointsLike | None = None,
+    label_table: NamesLike | None = None,
     roi_pairs: Sequence[RoiPair] | None = None,
     initial_transform: TransformLike | None = None,
     preset: str | Path | Config = "thorax",
@@ -68,13 +69,19 @@ def optimize_pair(
     """Register a pair: find the transform that takes fixed points to moving points.
 
     Args:
-        fixed, moving: paths, SimpleITK images or :class:`iterreg.Image`; they may differ in size,
-            spacing, origin and direction. Both of rank 3, or both of rank 2.
+        fixed, moving: paths, images of SimpleITK, nibabel, MONAI (``MetaTensor``), torchio or ANTs,
+            or :class:`iterreg.Image`, which :meth:`iterreg.Image.from_array` makes of an array or
+            a tensor. They may differ in size, spacing, origin and direction. Both of rank 3, or
+            both of rank 2.
         fixed_labels, moving_labels: label maps in the space of their images, matched by name or by
-            value; both or neither. Without them the preset's segmenter runs.
+            value; both or neither; any kind of image, or :class:`iterreg.LabelMap`. Without them
+            the preset's segmenter runs.
         fixed_mask, moving_mask: non-zero where the image may be trusted; no evidence outside.
         fixed_landmarks, moving_landmarks: as many points in both, paths of CSV files or
             :class:`iterreg.Points`, LPS mm: each fixed one is pulled to its moving partner.
+        label_table: names of the labels' numbers, which decide what slides: a table's name or file,
+            :func:`iterreg.load_label_table`'s answer, or a dict of number: name. They replace the
+            names that the label maps have.
         roi_pairs: matched regions that may overlap. They guide the overlap; without label maps
             they also make the partition, a voxel going to the smallest ROI that holds it.
         initial_transform: fixed to moving; its affine part starts the affine search, a field in it
@@ -133,6 +140,7 @@ def optimize_pair(
                 moving_landmarks,
                 roi_pairs or (),
                 initial_transform,
+                label_table,
             ).read()
             own = inputs
             scale = LengthScale.of(config, own.fixed)

@@ -15,9 +15,9 @@ def label_names(table: str | None) -> dict[int, str] | None:
     """Load the names of ``--label-table``; None if the option was not given."""
     if table is None:
         return None
-    from iterreg.regions.label_tables import load_table
+    from iterreg.regions.label_tables import load_label_table
 
-    return load_table(table).names
+    return load_label_table(table).names
 
 
 def names_of_run(labels: Path) -> dict[int, str] | None:

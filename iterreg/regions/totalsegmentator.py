@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from iterreg.atomic import scratch_folder
 from iterreg.errors import ImageContentError, MissingDependencyError, SegmentationError
 from iterreg.image import Image, LabelMap
-from iterreg.regions.label_tables import LabelTable, load_table
+from iterreg.regions.label_tables import LabelTable, load_label_table
 from iterreg.regions.merge_labels import merge_labels
 from iterreg.versions import import_package
 
@@ -132,7 +132,7 @@ def installed_table(version: str) -> LabelTable:
     try:
         names = dict(_import("totalsegmentator.map_to_binary").class_map["total"])
     except (MissingDependencyError, AttributeError, KeyError):
-        return load_table(f"totalsegmentator-v{1 if version.startswith('1.') else 2}")
+        return load_label_table(f"totalsegmentator-v{1 if version.startswith('1.') else 2}")
     return LabelTable(
         f"totalsegmentator {version} 'total'", {int(k): str(v) for k, v in names.items()}
     )

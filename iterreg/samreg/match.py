@@ -27,9 +27,7 @@ from iterreg.samreg.segmenter import Segmenter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import SimpleITK as sitk
-
-    ImageLike = str | Path | sitk.Image | Image
+    from iterreg.io.foreign import ImageLike
 
 SEGMENTING_FRACTION = 0.98
 """Fraction of the progress bar for segmenting both images; matching gets the rest."""
