@@ -8,7 +8,7 @@ from typing import Any
 from iterreg.formats.reading import read_transform
 from iterreg.io import read_image, read_label_map
 from iterreg.landmarks import read_landmarks
-from iterreg.regions.label_tables import load_table
+from iterreg.regions.label_tables import load_label_table
 from iterreg.samreg.roi_files import read_roi_pairs
 
 
@@ -42,7 +42,7 @@ def read_arguments(
     arguments = dict(paths)
     for side in ("fixed", "moving"):
         arguments[side] = read_image(arguments[side], (series or {}).get(side))
-    names = None if label_table is None else load_table(label_table).names
+    names = None if label_table is None else load_label_table(label_table).names
     for side in ("fixed", "moving"):
         if (path := arguments.get(f"{side}_labels")) is not None:
             grid = arguments[side].grid
