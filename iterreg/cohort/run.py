@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -172,7 +173,7 @@ def state_of(plan: Plan, case: Case) -> State:
     if read_failure(folder, case.id) is not None:
         return State.FAILED
     place = case_folder(folder, case.id)
-    if place.exists():
+    if os.path.exists(place):
         try:
             with folder_lock(place, 0):
                 pass
