@@ -8,7 +8,6 @@ The tree::
     ├── GeometryError            5   different spaces, no overlap, bad spacing or direction
     ├── ConfigError              6   unknown preset, unknown key, value out of range
     ├── OutputError              7   not writable, or exists already
-    │   └── FolderBusyError      7   another run is writing there
     ├── DeviceError              8   requested device not available
     ├── OutOfMemoryError         9   the pair does not fit into the memory of the device
     ├── SegmentationError       10   the segmenter did not find the anatomy
@@ -88,6 +87,8 @@ class IterregError(Exception):
     """
 
     exit_code = ExitCode.ERROR
+    details: tuple[str, ...] = ()
+    """More lines, such as one for each row of a table."""
 
 
 class ImageReadError(IterregError):
@@ -115,13 +116,10 @@ class ConfigError(IterregError):
 
 
 class OutputError(IterregError):
-    """An output cannot be written."""
+    """An output cannot be written. ``is_busy`` tells that another run is writing there."""
 
     exit_code = ExitCode.OUTPUT
-
-
-class FolderBusyError(OutputError):
-    """Another process is writing into the folder."""
+    is_busy = False
 
 
 class DeviceError(IterregError):

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from iterreg.atomic.moves import undo_moves
-from iterreg.errors import FolderBusyError, OutputError
+from iterreg.errors import OutputError
 
 STAGING_PREFIX = ".iterreg-"
 """Start of the names of the hidden folders in which files are completed."""
@@ -124,7 +124,7 @@ def folder_lock(folder: Path, patience_s: float = PATIENCE_S) -> Iterator[None]:
         patience_s: how long to wait for another process.
 
     Raises:
-        FolderBusyError: another process has it.
+        OutputError: another process has it.
 
     Example:
         >>> Path("shared").mkdir()
@@ -132,7 +132,7 @@ def folder_lock(folder: Path, patience_s: float = PATIENCE_S) -> Iterator[None]:
         ...     with folder_lock(Path("shared"), 0):
         ...         pass
         Traceback (most recent call last):
-        iterreg.errors.FolderBusyError: shared: another run of iterreg is writing there
+        iterreg.errors.OutputError: shared: another run of iterreg is writing there
     """
     lock = lock_folder(folder, patience_s)
     try:
@@ -149,7 +149,7 @@ def lock_folder(folder: Path, patience_s: float = PATIENCE_S) -> int | None:
         The open folder: closing it gives up the lock. None if the file system has no locks.
 
     Raises:
-        FolderBusyError: another process has it.
+        OutputError: another process has it.
     """
     end = time.monotonic() + patience_s
     while True:
@@ -158,7 +158,9 @@ def lock_folder(folder: Path, patience_s: float = PATIENCE_S) -> int | None:
         except BlockingIOError as error:
             if time.monotonic() >= end:
                 message = f"{folder}: another run of iterreg is writing there"
-                raise FolderBusyError(message) from error
+                busy = OutputError(message)
+                busy.is_busy = True
+                raise busy from error
             time.sleep(0.05)
         except OSError:
             return None
