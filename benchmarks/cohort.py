@@ -8,9 +8,9 @@
 ``pairs``     registers pairs from the data at hand (every ordered pair of hippocampi, hearts, the
               chest that comes with iterreg, altered copies) and tells how busy the workers were, by
               their own clocks.
-``kills``     runs a small cohort undisturbed, then again while SIGKILL hits a worker, or the process
-              with the scheduler, at seeded moments; the command is repeated until it ends. All files
-              must have the same bytes, apart from dates and seconds.
+``kills``     runs a small cohort undisturbed, then again while SIGKILL hits a worker, or the
+              process with the scheduler, at seeded moments; the command is repeated until it
+              ends. All files must have the same bytes, apart from dates and seconds.
 ``simulate``  hands out pairs that only sleep: seconds of scheduling a pair, and memory.
 ``page``      opens the page of a made-up cohort in headless Chromium.
 """

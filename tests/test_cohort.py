@@ -30,7 +30,7 @@ from iterreg.cohort.pairing import all_to, each_to_each
 from iterreg.cohort.plan import Plan, Shard, open_folder, read_plan
 from iterreg.cohort.records import made_from, read_record
 from iterreg.cohort.summary import COLUMNS, FAILURE_COLUMNS, write_tables
-from iterreg.cohort.table import Defaults, TableError, read_table
+from iterreg.cohort.table import Defaults, read_table
 from iterreg.cohort.work import do_case
 from iterreg.errors import ConfigError, ExitCode, MissingDependencyError
 
@@ -106,9 +106,9 @@ def test_every_problem_of_a_table_is_named_with_its_row(table: Path) -> None:
         ",f1.nii.gz,m1.nii.gz,,\n"
         "con,f1.nii.gz,m1.nii.gz,,\n"
     )
-    with pytest.raises(TableError) as error:
+    with pytest.raises(ConfigError) as error:
         read_table(table, Defaults("general"))
-    told = error.value.problems
+    told = error.value.details
     assert len(told) == 8
     for words in (
         "row 2: moving: no such file",
@@ -125,9 +125,9 @@ def test_every_problem_of_a_table_is_named_with_its_row(table: Path) -> None:
 
 def test_columns_that_are_unknown_missing_or_twice_are_named(table: Path) -> None:
     table.write_text("id,fixed,fixed,fixd_mask\na,f1.nii.gz,f1.nii.gz,f1.nii.gz\n")
-    with pytest.raises(TableError) as error:
+    with pytest.raises(ConfigError) as error:
         read_table(table, Defaults("general"))
-    assert error.value.problems == (
+    assert error.value.details == (
         "row 1: unknown column 'fixd_mask'; did you mean fixed_mask?",
         "row 1: the column 'fixed' is there twice",
         "row 1: the column 'moving' is missing",
@@ -143,9 +143,9 @@ def test_a_cell_is_a_value_and_overrides_the_command_line(table: Path) -> None:
     assert [case.overrides["smoothness.weight"] for case in cases] == [0.1, 0.5, 0.1]
     assert cases[0].files["moving"] == str(table.parent / "m1.nii.gz")
     assert [case.row for case in cases] == [2, 3, 4]
-    with pytest.raises(TableError) as error:
+    with pytest.raises(ConfigError) as error:
         read_table(table, Defaults())
-    assert error.value.problems[0] == (
+    assert error.value.details[0] == (
         "row 2: preset: expected a name here or --preset, got neither"
     )
 

@@ -68,7 +68,7 @@ def run(
     from iterreg.cohort.cases import Settings
     from iterreg.cohort.plan import Plan, Shard
     from iterreg.cohort.run import run_cohort
-    from iterreg.cohort.table import TableError
+    from iterreg.errors import ConfigError
 
     place = place_of(options)
     if job_script:
@@ -78,8 +78,8 @@ def run(
     queries = fixed_query, moving_query
     try:
         cases = cases_of(files, all_to, each_to_each, bids, queries, options)
-    except TableError as error:
-        _print_lines(error.problems, "problems")
+    except ConfigError as error:
+        _print_lines(error.details, "problems")
         raise
     names = ("device", "seed", "threads", "memory_gb")
     saved = ("save_jacobian", "save_inverse", "save_error")

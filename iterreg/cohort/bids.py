@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from iterreg.cohort.cases import Case
-from iterreg.cohort.table import Defaults, TableError, check_cases
+from iterreg.cohort.table import Defaults, check_cases, table_error
 from iterreg.errors import ConfigError, ImageReadError
 from iterreg.texts import one_line
 from iterreg.versions import import_package
@@ -60,7 +60,7 @@ def bids_cases(folder: Path, fixed: Query, moving: Query, defaults: Defaults) ->
     Raises:
         MissingDependencyError: pybids is not installed.
         ImageReadError: no data set lies there, or the queries pair nothing.
-        TableError: two images for one side of a pair.
+        ConfigError: no preset, or two images for one side of a pair.
     """
     if defaults.preset is None:
         raise ConfigError("preset: expected a name, got none; add --preset")
@@ -81,7 +81,7 @@ def bids_cases(folder: Path, fixed: Query, moving: Query, defaults: Defaults) ->
             cases.append(Case(name, files, defaults.preset, overrides, table))
     problems += check_cases(cases) if not problems else []
     if problems:
-        raise TableError(f"{folder}: {len(problems)} problems; no work was begun", problems)
+        raise table_error(f"{folder}: {len(problems)} problems; no work was begun", problems)
     if not cases:
         counts = [sum(map(len, side.values())) for side in sides]
         raise ImageReadError(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iterreg.cohort.cases import Case, is_safe_id
-from iterreg.cohort.table import Defaults, TableError, check_cases
+from iterreg.cohort.table import Defaults, check_cases, table_error
 from iterreg.errors import ConfigError
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".tif", ".tiff")
@@ -17,8 +17,7 @@ def all_to(fixed: Path, files: Sequence[Path], defaults: Defaults) -> tuple[Case
     """Pair every file, as the moving image, with one fixed image.
 
     Raises:
-        ConfigError: no preset, or no files.
-        TableError: files that are missing, or names that are alike.
+        ConfigError: no preset, no files, files that are missing, or names that are alike.
     """
     if not files:
         raise ConfigError("all-to: expected files to register to it, got none")
@@ -32,8 +31,8 @@ def each_to_each(files: Sequence[Path], defaults: Defaults) -> tuple[Case, ...]:
     """Pair every file, as the fixed image, with every other: N (N - 1) cases.
 
     Raises:
-        ConfigError: no preset, or fewer than two files.
-        TableError: files that are missing, or names that are alike.
+        ConfigError: no preset, fewer than two files, files that are missing, or names that are
+            alike.
     """
     if len(files) < 2:
         raise ConfigError(f"each-to-each: expected at least 2 files, got {len(files)}")
@@ -62,7 +61,7 @@ def _cases(pairs: Sequence[tuple[str, Path, Path]], defaults: Defaults) -> tuple
     )
     problems = check_cases(cases)
     if problems:
-        raise TableError(f"{len(problems)} problems; no work was begun", problems)
+        raise table_error(f"{len(problems)} problems; no work was begun", problems)
     return cases
 
 
@@ -70,7 +69,7 @@ def names_of(files: Sequence[Path]) -> dict[Path, str]:
     """Name each file: by its own name, or where those are alike by as many folders as it needs.
 
     Raises:
-        TableError: a file is there twice, or its name cannot be that of a folder.
+        ConfigError: a file is there twice, or its name cannot be that of a folder.
 
     Example:
         >>> list(names_of([Path("a/x.nii.gz"), Path("b/x.nii.gz")]).values())
@@ -78,7 +77,7 @@ def names_of(files: Sequence[Path]) -> dict[Path, str]:
     """
     twice = sorted({str(f) for f in files if list(files).count(f) > 1})
     if twice:
-        raise TableError("files: expected each once", [f"{twice[0]}: is there twice"])
+        raise table_error("files: expected each once", [f"{twice[0]}: is there twice"])
     names: dict[Path, str] = {}
     for depth in range(1, 12):
         names = {file: _name(file, depth) for file in files}
@@ -88,7 +87,7 @@ def names_of(files: Sequence[Path]) -> dict[Path, str]:
         f"{file}: its name cannot be an id" for file, name in names.items() if not is_safe_id(name)
     ]
     if bad:
-        raise TableError("files: expected names of letters, digits, '.', '_' and '-'", bad)
+        raise table_error("files: expected names of letters, digits, '.', '_' and '-'", bad)
     return names
 
 

@@ -18,7 +18,7 @@ from iterreg.cohort.records import forget_failure, made_from, read_failure, read
 from iterreg.cohort.remaining import RemainingTime
 from iterreg.cohort.work import do_case, known_outcome, log_failure
 from iterreg.devices import pick_device
-from iterreg.errors import FolderBusyError
+from iterreg.errors import OutputError
 from iterreg.progress import Progress, ProgressCallback
 
 PATIENCE_S = 600.0
@@ -177,7 +177,7 @@ def state_of(plan: Plan, case: Case) -> State:
         try:
             with folder_lock(place, 0):
                 pass
-        except FolderBusyError:
+        except OutputError:
             return State.BUSY
     return State.WAITING
 

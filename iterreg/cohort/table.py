@@ -22,17 +22,16 @@ MOST_BYTES = 1 << 28
 """A larger file is no table of pairs."""
 
 
-class TableError(ConfigError):
-    """Rows of a table cannot be used.
+def table_error(message: str, problems: Sequence[str]) -> ConfigError:
+    """Make the error of rows that cannot be used.
 
     Args:
         message: how many.
-        problems: one line each, with its row.
+        problems: one line each, with its row: the ``details`` of the error.
     """
-
-    def __init__(self, message: str, problems: Sequence[str]) -> None:
-        super().__init__(message)
-        self.problems = tuple(problems)
+    error = ConfigError(message)
+    error.details = tuple(problems)
+    return error
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,12 @@ def read_table(path: Path, defaults: Defaults) -> tuple[Case, ...]:
 
     Raises:
         ImageReadError: the file cannot be read.
-        TableError: columns or rows cannot be used; ``problems`` names each.
+        ConfigError: columns or rows cannot be used; ``details`` names each.
     """
     names, rows = _read(path)
     problems = list(_column_problems(names))
     if problems:
-        raise TableError(f"{path}: the columns cannot be used", problems)
+        raise table_error(f"{path}: the columns cannot be used", problems)
     cases = []
     for row, cells in rows:
         given = {n: c.strip() for n, c in zip(names, cells, strict=False) if c.strip()}
@@ -84,7 +83,7 @@ def read_table(path: Path, defaults: Defaults) -> tuple[Case, ...]:
         problems.append("no row with a pair")
     problems += check_cases(cases)
     if problems:
-        raise TableError(f"{path}: {len(problems)} problems; no work was begun", problems)
+        raise table_error(f"{path}: {len(problems)} problems; no work was begun", problems)
     return tuple(cases)
 
 

@@ -24,7 +24,7 @@ from iterreg.cohort.records import (
     record_of,
     write_failure,
 )
-from iterreg.errors import ExitCode, FolderBusyError, ImageReadError, IterregError, is_out_of_memory
+from iterreg.errors import ExitCode, ImageReadError, IterregError, OutputError, is_out_of_memory
 from iterreg.processes import peak_mb, reset_peak
 from iterreg.texts import one_line
 
@@ -61,9 +61,9 @@ def do_case(settings: Settings, case: Case) -> Outcome:
             facts = {"id": case.id, "made_from": digest, **record, "worker": worker, **span}
             write_json(record_of(new, facts), new / RECORD)
         forget_failure(settings.folder, case.id)
-    except FolderBusyError:
-        return Outcome(case.id, State.BUSY, "another run is working on it")
     except Exception as error:  # one bad case must not stop the others
+        if isinstance(error, OutputError) and error.is_busy:
+            return Outcome(case.id, State.BUSY, "another run is working on it")
         reason, code = _describe(error)
         trace = "" if isinstance(error, IterregError) else traceback.format_exc()[-LONGEST_TRACE:]
         seconds = time.time() - begun
