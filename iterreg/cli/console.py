@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iterreg.cli.measured import Fact, Row, field_facts, inverse_facts, region_table
 from iterreg.cli.progress_bar import Lines, bar
 from iterreg.cli.streams import tell
 from iterreg.progress import Progress, ProgressCallback, ignore_progress
@@ -21,6 +20,7 @@ from iterreg.texts import printable
 
 if TYPE_CHECKING:
     from iterreg.evaluation import Measures
+    from iterreg.evaluation.tables import Fact, Row
     from iterreg.outputs import RunSummary
     from iterreg.registration import Registration
     from iterreg.verdict import Verdict
@@ -102,6 +102,8 @@ class Console:
         """Print the table at the end of a registration."""
         if self._quiet:
             return
+        from iterreg.evaluation.tables import inverse_facts
+
         run = summary.registration
         seconds = sum(summary.timings_s.values())
         self._verdict(run.verdict, command)
@@ -129,6 +131,8 @@ class Console:
         """Print the regions before and after, then measures of the field and more facts."""
         if self._quiet:
             return
+        from iterreg.evaluation.tables import field_facts, region_table
+
         if measures.regions:
             self._table(*region_table(measures))
         self._facts([*field_facts(measures), *more])
@@ -178,12 +182,11 @@ class Console:
         if self._fancy:
             _rich_table(header, rows)
             return
+        from iterreg.evaluation.tables import aligned
+
         tell()
-        widths = [max(len(r[k]) for r in (header, *rows)) for k in range(len(header))]
-        for row in (header, *rows):
-            cells = [f"{row[0]:<{widths[0]}}"]
-            cells += [f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True)]
-            tell("  ".join(cells).rstrip())
+        for line in aligned((header, *rows)):
+            tell(line)
         tell()
 
 

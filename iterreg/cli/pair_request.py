@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 COMMAND_OPTIONS = (
     "out",
-    "label_table",
     "settings",
     "segmenter",
     "rigid",
@@ -45,7 +44,6 @@ class PairRequest:
         overrides: changes of the preset, by dotted key.
         arguments: the options that are arguments of :func:`iterreg.optimize_pair`, by name; files
             are still paths.
-        label_table: a label table's name or file.
         save_jacobian: also write ``jacobian.nii.gz``.
         save_inverse: also write the inverse, on the moving grid.
         save_error: also write ``expected_error_mm.nii.gz``.
@@ -59,7 +57,6 @@ class PairRequest:
     preset: str | None
     overrides: Mapping[str, Any]
     arguments: Mapping[str, Any]
-    label_table: str | None = None
     save_jacobian: bool = False
     save_inverse: bool = False
     save_error: bool = False
@@ -107,8 +104,7 @@ class PairRequest:
 
     def provenance(self) -> Provenance:
         """Record the command line and the files, and begin to hash them."""
-        own = {"label_table": self.label_table, "preset": self.preset}
-        return provenance_of({**self.arguments, **own})
+        return provenance_of({**self.arguments, "preset": self.preset})
 
 
 def both_or_neither(first: str, second: str, one: Any, two: Any) -> None:

@@ -98,12 +98,16 @@ def exit_by_verdict(status: Status) -> None:
 
 
 def read_arguments(request: PairRequest) -> dict[str, Any]:
-    """Read the files of a request: the arguments of ``optimize_pair``, masks left as paths."""
-    from iterreg.arguments import read_arguments as read
-    from iterreg.io import series_of
+    """Read the images of a request: the arguments of ``optimize_pair``, other files as paths."""
+    from iterreg.io import read_image, series_of
+    from iterreg.samreg.roi_files import read_roi_pairs
 
-    series = {side: series_of(side) for side in ("fixed", "moving")}
-    return read(request.arguments, label_table=request.label_table, series=series)
+    arguments = dict(request.arguments)
+    for side in ("fixed", "moving"):
+        arguments[side] = read_image(arguments[side], series_of(side))
+    if (path := arguments.get("roi_pairs")) is not None:
+        arguments["roi_pairs"] = read_roi_pairs(path, (arguments["fixed"], arguments["moving"]))
+    return arguments
 
 
 def _within_memory(config: Config, fixed: Image, moving: Image, limit_gb: float | None) -> Config:
@@ -137,7 +141,6 @@ def register_and_write(
     fitting, writing = progress
     provenance = request.provenance()
     fixed, moving = arguments["fixed"], arguments["moving"]
-    landmarks = arguments["fixed_landmarks"], arguments["moving_landmarks"]
     fitted = _within_memory(config, fixed, moving, request.memory_gb)
     registration = optimize_pair(**arguments, preset=fitted, progress=fitting)
     if fitted is not config:
@@ -146,10 +149,6 @@ def register_and_write(
     return write_run(
         folder,
         registration,
-        fixed,
-        moving,
-        start=arguments.get("initial_transform"),
-        landmarks=None if landmarks[0] is None else landmarks,
         save_jacobian=request.save_jacobian,
         save_inverse=request.save_inverse,
         save_error=request.save_error,

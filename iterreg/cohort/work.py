@@ -121,7 +121,6 @@ def _locked(case: Case, settings: Settings) -> OutputFolder:
 
 def _register(case: Case, settings: Settings, folder: OutputFolder) -> dict[str, Any]:
     """Register and write everything but the record; return what the record says of it."""
-    from iterreg.arguments import read_arguments
     from iterreg.config import load_config
     from iterreg.figures.thumbnail import thumbnail
     from iterreg.memory import fit_to_memory
@@ -132,13 +131,14 @@ def _register(case: Case, settings: Settings, folder: OutputFolder) -> dict[str,
     reset_peak()
     _limit_once(settings.memory_gb)
     provenance = Provenance(case.files, settings.command_line or None)
-    arguments = read_arguments(case.files, label_table=case.label_table, series=case.series)
-    fixed, moving = arguments["fixed"], arguments["moving"]
+    arguments = _read(case)
     config = fitted = load_config(case.preset, case.overrides)
     if settings.memory_gb is not None:
-        fitted = fit_to_memory(config, fixed.grid, moving.grid, settings.memory_gb)
+        grids = arguments["fixed"].grid, arguments["moving"].grid
+        fitted = fit_to_memory(config, *grids, settings.memory_gb)
     run = optimize_pair(
         **arguments,
+        label_table=case.label_table,
         preset=fitted,
         device=settings.device,
         seed=settings.seed,
@@ -147,22 +147,30 @@ def _register(case: Case, settings: Settings, folder: OutputFolder) -> dict[str,
     if fitted is not config:
         note = f"The levels are coarser, to stay within {settings.memory_gb:g} GB of memory."
         run = replace(run, notes=(note, *run.notes))
-    landmarks = arguments["fixed_landmarks"], arguments["moving_landmarks"]
     summary = write_run(
         folder,
         run,
-        fixed,
-        moving,
-        start=arguments.get("initial_transform"),
-        landmarks=None if landmarks[0] is None else landmarks,
         save_jacobian=settings.save_jacobian,
         save_inverse=settings.save_inverse,
         save_error=settings.save_error,
         provenance=provenance,
         report=settings.report,
     )
-    thumbnail(fixed, moving, run.transform, folder.path("thumbnail.jpg"))
-    return _facts(case, run_tables(summary, fixed, moving))
+    thumbnail(run.fixed, run.moving, run.transform, folder.path("thumbnail.jpg"))
+    return _facts(case, run_tables(summary))
+
+
+def _read(case: Case) -> dict[str, Any]:
+    """The arguments of ``optimize_pair``: images and ROI pairs read, other files as paths."""
+    from iterreg.io import read_image
+    from iterreg.samreg.roi_files import read_roi_pairs
+
+    arguments: dict[str, Any] = dict(case.files)
+    for side in ("fixed", "moving"):
+        arguments[side] = read_image(case.files[side], case.series.get(side))
+    if (path := case.files.get("roi_pairs")) is not None:
+        arguments["roi_pairs"] = read_roi_pairs(path, (arguments["fixed"], arguments["moving"]))
+    return arguments
 
 
 _is_limited = False

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from iterreg.displacement import DisplacementField, Transform, sample, sample_nearest
+from iterreg.displacement import DisplacementField, Transform
 from iterreg.geometry import Grid, apply_affine, fixed_to_moving_index
 from iterreg.image import Image, LabelMap, require_same_space
 from iterreg.neighbourhood import bounding_box
+from iterreg.sampling import sample, sample_nearest
 
 Picture = NDArray[np.float32]
 Bools = NDArray[np.bool_]
