@@ -122,6 +122,7 @@ def write_run(
                 folder.path("overlay.png"),
                 fixed_labels=fixed_labels,
                 start=start,
+                fixed_fov=field_of_view(fixed).mask,
                 moving_fov=field_of_view(moving).mask,
             )
         with timer.stage("write", 0.8, "writing"):

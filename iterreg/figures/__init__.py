@@ -33,13 +33,14 @@ def overlay(
     *,
     fixed_labels: LabelMap | None = None,
     start: Transform | None = None,
+    fixed_fov: Tensor | None = None,
     moving_fov: Tensor | None = None,
 ) -> None:
     """Draw a registration: before, after, and the deformed lattice, on three planes.
 
     The planes pass through the largest motion. Grey: the images agree. Blue: brighter in the fixed
-    image. Orange: brighter in the moving image. Hatched: outside the moving image, so there is
-    nothing to compare; the fixed image shines through.
+    image. Orange: brighter in the moving image. Hatched: outside the field of view of one of the
+    images, so there is nothing to compare; the fixed image shines through.
 
     Args:
         fixed, moving: the pair, rank 2 or 3.
@@ -48,7 +49,8 @@ def overlay(
         fixed_labels: regions to outline. The lattice is cut between them, so that sliding shows
             as a jump of its lines.
         start: the transform to show as "before"; None is the position that the files' headers give.
-        moving_fov: (*moving shape) bool, the moving image's field of view; None takes all of it.
+        fixed_fov, moving_fov: bool in the shape of their image, its field of view; None takes all
+            of it.
 
     Raises:
         GeometryError: the labels or a transform do not lie on the fixed grid.
@@ -66,7 +68,8 @@ def overlay(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    pair = CanonicalPair.of((fixed, moving), transform, fixed_labels, start, moving_fov)
+    fovs = fixed_fov, moving_fov
+    pair = CanonicalPair.of((fixed, moving), transform, fixed_labels, start, fovs)
     planes = [plane.cropped() for plane in cut_planes(pair)]
     captions = Captions(_before_in_words(fixed.grid, start), length_unit(fixed.grid))
     figure = draw_panels(planes, pair.labels, pair.values, captions)
