@@ -21,11 +21,13 @@ from iterreg.cli.origin import provenance_of
 from iterreg.cli.reading_options import pair_reading_options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from iterreg.displacement import Transform
     from iterreg.evaluation import Measures
     from iterreg.formats.loaded import Loaded
     from iterreg.geometry import Grid, Points
-    from iterreg.image import Image
+    from iterreg.image import Image, LabelMap
     from iterreg.partition import Regions
 
 SCHEMA = 2
@@ -127,6 +129,7 @@ class _Given:
                 read_image(options["fixed"], series_of("fixed")),
                 read_image(options["moving"], series_of("moving")),
             )
+        _require_one_rank(self.images or ())
         self.labels = _read_labels(options, self.images)
         self.notes = () if self.labels is None else self.labels.notes
         self.original, known, grid = _read_transforms(options, self._grids()[0], self.landmarks)
@@ -190,8 +193,26 @@ def _read_labels(options: dict[str, Any], images: tuple[Image, Image] | None) ->
     for path, image in zip(paths, images or (None, None), strict=True):
         grid = None if image is None else image.grid
         labels = read_label_map(path, names or names_of_run(path), grid)
+        _require_one_rank([*(images or ()), labels])
         read.append(labels if image is None else on_lattice_of(labels, image))
+    _require_one_rank([*(images or ()), *read])
     return match_labels(*read)
+
+
+def _require_one_rank(read: Sequence[Image | LabelMap]) -> None:
+    """Refuse files of different ranks.
+
+    Raises:
+        GeometryError: naming the first that differs.
+    """
+    from iterreg.errors import GeometryError
+
+    for other in read:
+        if other.grid.rank != read[0].grid.rank:
+            raise GeometryError(
+                f"{other.name}: expected rank {read[0].grid.rank} as {read[0].name}, got "
+                f"{other.grid.rank}"
+            )
 
 
 def _read_transforms(
@@ -211,12 +232,17 @@ def _read_transforms(
         TransformError: a file cannot be used, or needs a grid and there is none.
         GeometryError: the landmarks have another rank.
     """
+    from iterreg.errors import GeometryError
     from iterreg.formats.loaded import Loaded
     from iterreg.formats.reading import load_transform
     from iterreg.landmarks import require_rank
 
     path, known_path = options["transform"], options["known_field"]
     known = None if known_path is None else load_transform(known_path)
+    if known is not None and grid is not None and known.rank != grid.rank:
+        raise GeometryError(
+            f"{known_path}: expected rank {grid.rank} as the fixed image, got {known.rank}"
+        )
     if path is not None:
         loaded = load_transform(path)
     elif known is not None or grid is not None:

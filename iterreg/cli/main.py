@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +14,7 @@ from iterreg.cli.failures import SafeGroup, describe
 from iterreg.cli.guard import run_guarded
 from iterreg.cli.origin import COMMAND_LINE
 from iterreg.cli.streams import (
+    close_stderr,
     close_stdout,
     complain,
     name_standard_streams,
@@ -145,6 +145,5 @@ def _finish(code: int | str | None) -> int | str | None:
         if not code:
             complain(f"error: {error}")
         code = code or ExitCode.OUTPUT
-    with suppress(OSError):
-        sys.stderr.flush()
+    close_stderr()
     return code
