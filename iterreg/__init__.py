@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from iterreg.regions.label_tables import LabelTable as LabelTable
     from iterreg.regions.label_tables import load_label_table as load_label_table
     from iterreg.registration import Registration as Registration
+    from iterreg.rigid_motion import RigidMotion as RigidMotion
     from iterreg.samreg.match import match_rois as match_rois
     from iterreg.verdict import Evidence as Evidence
     from iterreg.verdict import Reason as Reason
@@ -64,6 +65,7 @@ _HOMES = {
     "Progress": "progress",
     "Reason": "verdict",
     "Registration": "registration",
+    "RigidMotion": "rigid_motion",
     "RoiPair": "image",
     "Status": "verdict",
     "Transform": "displacement",

@@ -40,6 +40,7 @@ ROOMS = (
     "registration",
     "optimize",
     "partition",
+    "rigid_motion",
     "devices",
     "memory",
     "atomic",

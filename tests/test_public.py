@@ -30,6 +30,7 @@ PROMISED = {
     "Points",
     "Progress",
     "Registration",
+    "RigidMotion",
     "RoiPair",
     "Evidence",
     "Reason",

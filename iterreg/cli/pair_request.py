@@ -21,6 +21,8 @@ COMMAND_OPTIONS = (
     "settings",
     "segmenter",
     "rigid",
+    "rigid_first",
+    "isocentre",
     "fill",
     "preset",
     "save_jacobian",
@@ -46,6 +48,8 @@ class PairRequest:
         arguments: the options that are arguments of :func:`iterreg.optimize_pair`, by name; files
             are still paths.
         label_table: a label table's name or file.
+        rigid_first: the affine part must be rigid.
+        isocentre: x, y, z in LPS mm, which its turns are given about; None: the fixed centre.
         save_jacobian: also write ``jacobian.nii.gz``.
         save_inverse: also write the inverse, on the moving grid.
         save_error: also write ``expected_error_mm.nii.gz``.
@@ -60,6 +64,8 @@ class PairRequest:
     overrides: Mapping[str, Any]
     arguments: Mapping[str, Any]
     label_table: str | None = None
+    rigid_first: bool = False
+    isocentre: tuple[float, ...] | None = None
     save_jacobian: bool = False
     save_inverse: bool = False
     save_error: bool = False
@@ -86,6 +92,7 @@ class PairRequest:
                 overrides[key] = value
         if rigid := own.pop("rigid", ()):
             overrides["rigid"] = list(rigid)
+        _let_be_rigid(own, overrides)
         arguments = {name: value for name, value in values.items() if name not in COMMAND_OPTIONS}
         preset = own.pop("preset", None)
         return cls(preset=preset, overrides=overrides, arguments=arguments, **own)
@@ -109,6 +116,17 @@ class PairRequest:
         """Record the command line and the files, and begin to hash them."""
         own = {"label_table": self.label_table, "preset": self.preset}
         return provenance_of({**self.arguments, **own})
+
+
+def _let_be_rigid(own: Mapping[str, Any], overrides: dict[str, Any]) -> None:
+    """Enter ``--rigid-first`` into the overrides."""
+    if own.get("isocentre") is not None and not own.get("rigid_first"):
+        raise click.UsageError("--isocentre goes with --rigid-first")
+    if not own.get("rigid_first"):
+        return
+    if (kind := overrides.get("start.affine", "rigid")) != "rigid":
+        raise click.UsageError(f"--rigid-first contradicts --set start.affine={kind}")
+    overrides["start.affine"] = "rigid"
 
 
 def both_or_neither(first: str, second: str, one: Any, two: Any) -> None:
