@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from iterreg.displacement import Transform as Transform
     from iterreg.errors import ExitCode as ExitCode
     from iterreg.errors import IterregError as IterregError
+    from iterreg.evaluation import Measures as Measures
+    from iterreg.evaluation.given import evaluate as evaluate
     from iterreg.expected_error import expected_error_mm as expected_error_mm
     from iterreg.formats.itk import write_transform as write_transform
     from iterreg.formats.reading import read_transform as read_transform
@@ -28,9 +30,14 @@ if TYPE_CHECKING:
     from iterreg.image import LabelMap as LabelMap
     from iterreg.image import Mask as Mask
     from iterreg.image import RoiPair as RoiPair
+    from iterreg.inverse import Inverse as Inverse
+    from iterreg.inverse import InversePoints as InversePoints
     from iterreg.io import read_image as read_image
     from iterreg.io import read_label_map as read_label_map
     from iterreg.io import read_points as read_points
+    from iterreg.io import write_image as write_image
+    from iterreg.io import write_label_map as write_label_map
+    from iterreg.io import write_points as write_points
     from iterreg.pair import optimize_pair as optimize_pair
     from iterreg.phantom import Phantom as Phantom
     from iterreg.phantom import make_phantom as make_phantom
@@ -40,6 +47,7 @@ if TYPE_CHECKING:
     from iterreg.registration import Registration as Registration
     from iterreg.rigid_motion import RigidMotion as RigidMotion
     from iterreg.samreg.match import match_rois as match_rois
+    from iterreg.saved_runs import load_run as load_run
     from iterreg.verdict import Evidence as Evidence
     from iterreg.verdict import Reason as Reason
     from iterreg.verdict import Status as Status
@@ -56,10 +64,13 @@ _HOMES = {
     "ExitCode": "errors",
     "Grid": "geometry",
     "Image": "image",
+    "Inverse": "inverse",
+    "InversePoints": "inverse",
     "IterregError": "errors",
     "LabelMap": "image",
     "LabelTable": "regions.label_tables",
     "Mask": "image",
+    "Measures": "evaluation",
     "Phantom": "phantom",
     "Points": "geometry",
     "Progress": "progress",
@@ -70,8 +81,10 @@ _HOMES = {
     "Status": "verdict",
     "Transform": "displacement",
     "Verdict": "verdict",
+    "evaluate": "evaluation.given",
     "expected_error_mm": "expected_error",
     "load_config": "config",
+    "load_run": "saved_runs",
     "load_label_table": "regions.label_tables",
     "make_phantom": "phantom",
     "match_rois": "samreg.match",
@@ -81,6 +94,9 @@ _HOMES = {
     "read_label_map": "io",
     "read_points": "io",
     "read_transform": "formats.reading",
+    "write_image": "io",
+    "write_label_map": "io",
+    "write_points": "io",
     "write_transform": "formats.itk",
 }
 """The module of each public name."""

@@ -269,12 +269,14 @@ def preset_names() -> list[str]:
 
 
 def load_config(
-    preset: str | Path | Config = "thorax", overrides: Mapping[str, Any] | None = None
+    preset: str | Path | Config | Mapping[str, Any] = "thorax",
+    overrides: Mapping[str, Any] | None = None,
 ) -> Config:
     """Resolve a preset and overrides.
 
     Args:
-        preset: a preset's name, the path of a TOML file, or a ready configuration.
+        preset: a preset's name, the path of a TOML file, a ready configuration, or tables as in
+            TOML and ``run.json``.
         overrides: dotted keys, such as ``{"smoothness.weight": 0.5}``. An override of
             ``similarity`` also holds for images without regions: ``unguided`` is dropped.
 
@@ -293,6 +295,8 @@ def load_config(
         tables = config_to_dict(preset)
         tables.pop("schema")
         source = preset.name
+    elif isinstance(preset, Mapping):
+        tables, source = _checked_schema(dict(preset), "tables"), "tables"
     else:
         tables, source = _read_preset(preset)
     for dotted, value in (overrides or {}).items():
@@ -321,10 +325,15 @@ def _read_preset(preset: str | Path) -> tuple[dict[str, Any], str]:
         tables = parse_toml(text)
     except TextError as error:
         raise ConfigError(f"preset {preset}: not valid TOML: {error}") from error
+    return _checked_schema(tables, str(preset)), source
+
+
+def _checked_schema(tables: dict[str, Any], source: str) -> dict[str, Any]:
+    """The tables without ``schema``, which has to be right."""
     schema = tables.pop("schema", None)
     if schema != SCHEMA:
-        raise ConfigError(f"preset {preset}: expected schema = {SCHEMA}, got {schema}")
-    return tables, source
+        raise ConfigError(f"preset {source}: expected schema = {SCHEMA}, got {schema}")
+    return tables
 
 
 def _preset_text(preset: str | Path) -> tuple[str, str]:

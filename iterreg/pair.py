@@ -29,7 +29,7 @@ from iterreg.optimize.pair import Guidance, Pair
 from iterreg.optimize.register import Solution, register
 from iterreg.optimize.side import Side
 from iterreg.partition import Regions, interfaces_of, overlapping_pairs, rigid_values
-from iterreg.progress import ProgressCallback, StageTimer, ignore_progress
+from iterreg.progress import Progress, ProgressCallback, StageTimer, as_callback
 from iterreg.registration import Registration
 from iterreg.scale import LengthScale
 from iterreg.verdict import Evidence, judge
@@ -64,7 +64,7 @@ def optimize_pair(
     device: str = "auto",
     seed: int = 0,
     threads: int | None = None,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = None,
 ) -> Registration:
     """Register a pair: find the transform that takes fixed points to moving points.
 
@@ -92,7 +92,8 @@ def optimize_pair(
         seed: recorded and set; no step of the method draws random numbers.
         threads: CPU threads; None takes torch's number. The same seed, threads and torch version
             give the same bytes on the CPU.
-        progress: called with :class:`Progress`.
+        progress: True shows it, as a bar in a notebook; or a function that is called with
+            :class:`Progress`.
 
     Returns:
         The transform on the fixed image's own grid, with status, history, timings and everything
@@ -125,7 +126,7 @@ def optimize_pair(
     """
     config = load_config(preset, overrides)
     where = pick_device(device)
-    timer = StageTimer(progress or ignore_progress, _waiting_for(where))
+    timer = StageTimer(as_callback(progress), _waiting_for(where))
     torch.manual_seed(seed)
     with threads_used(threads) as used, torch.no_grad():
         with timer.stage("read", 0.0, "reading"):
@@ -170,6 +171,7 @@ def optimize_pair(
             with timer.stage("finish", 0.98, "finishing"):
                 transform = solution.field.to_transform(solution.affine_lps, inputs.fixed.grid)
                 transform = scale.transform_back(transform, own.fixed.grid)
+        timer.callback(Progress("finish", 1.0, "registered"))
     return Registration(
         transform=transform,
         verdict=verdict,
@@ -185,6 +187,10 @@ def optimize_pair(
         seed=seed,
         threads=used,
         versions=versions(),
+        fixed=own.fixed,
+        moving=own.moving,
+        initial_transform=own.initial,
+        landmarks=own.landmarks,
         length_scale=scale.mm,
     )
 

@@ -54,7 +54,8 @@ class RigidMotion:
         if centre.shape != (rank,):
             raise TransformError(f"centre: expected {rank} coordinates, got {centre.size}")
         turn = matrix_lps[:rank, :rank]
-        if (change := stretch(matrix_lps)) > TOLERANCE:
+        if not is_rigid(matrix_lps):
+            change = stretch(matrix_lps)
             raise TransformError(f"expected a rigid matrix, got one that stretches by {change:.2g}")
         angles = (
             Rotation.from_matrix(turn).as_euler("xyz")
@@ -100,8 +101,21 @@ def _signed(axes: str, values: Sequence[float]) -> str:
     return ", ".join(f"{a} {round(v, 1) + 0.0:+.1f}" for a, v in zip(axes, values, strict=False))
 
 
+def is_rigid(matrix_lps: Matrix) -> bool:
+    """Whether a homogeneous matrix keeps all lengths.
+
+    Example:
+        >>> is_rigid(np.eye(4)), is_rigid(np.diag([1.0, 1.0, -1.0, 1.0]))
+        (True, False)
+    """
+    return stretch(matrix_lps) <= TOLERANCE
+
+
 def stretch(matrix_lps: Matrix) -> float:
-    """The largest share by which a homogeneous matrix changes a length; 2 or more if it mirrors.
+    """Return the largest share by which a matrix changes a length; 2 or more if it mirrors.
+
+    Args:
+        matrix_lps: homogeneous.
 
     Example:
         >>> stretch(np.diag([1.0, 1.0, 1.25, 1.0]))

@@ -190,7 +190,7 @@ def test_images_in_memory_have_no_digest(tmp_path: Path) -> None:
         pair.fixed, pair.moving, preset="general", overrides={"levels.steps": [1] * 3}
     )
     with OutputFolder(tmp_path / "out") as folder:
-        write_run(folder, run, pair.fixed, pair.moving, report=False)
+        write_run(folder, run, report=False)
     tables = json.loads((tmp_path / "out" / "run.json").read_text())
     nothing = {"file": None, "sha256": None}
     assert tables["inputs"] == {"fixed": nothing, "moving": nothing}

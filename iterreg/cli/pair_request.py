@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 COMMAND_OPTIONS = (
     "out",
-    "label_table",
     "settings",
     "segmenter",
     "rigid",
@@ -47,9 +46,8 @@ class PairRequest:
         overrides: changes of the preset, by dotted key.
         arguments: the options that are arguments of :func:`iterreg.optimize_pair`, by name; files
             are still paths.
-        label_table: a label table's name or file.
-        rigid_first: the affine part must be rigid.
-        isocentre: x, y, z in LPS mm, which its turns are given about; None: the fixed centre.
+        isocentre: x, y, z in LPS mm, which ``--rigid-first`` gives turns about; None: the centre of
+            the fixed image.
         save_jacobian: also write ``jacobian.nii.gz``.
         save_inverse: also write the inverse, on the moving grid.
         save_error: also write ``expected_error_mm.nii.gz``.
@@ -63,8 +61,6 @@ class PairRequest:
     preset: str | None
     overrides: Mapping[str, Any]
     arguments: Mapping[str, Any]
-    label_table: str | None = None
-    rigid_first: bool = False
     isocentre: tuple[float, ...] | None = None
     save_jacobian: bool = False
     save_inverse: bool = False
@@ -92,7 +88,7 @@ class PairRequest:
                 overrides[key] = value
         if rigid := own.pop("rigid", ()):
             overrides["rigid"] = list(rigid)
-        _let_be_rigid(own, overrides)
+        _let_be_rigid(own.pop("rigid_first", False), own.get("isocentre"), overrides)
         arguments = {name: value for name, value in values.items() if name not in COMMAND_OPTIONS}
         preset = own.pop("preset", None)
         return cls(preset=preset, overrides=overrides, arguments=arguments, **own)
@@ -114,15 +110,14 @@ class PairRequest:
 
     def provenance(self) -> Provenance:
         """Record the command line and the files, and begin to hash them."""
-        own = {"label_table": self.label_table, "preset": self.preset}
-        return provenance_of({**self.arguments, **own})
+        return provenance_of({**self.arguments, "preset": self.preset})
 
 
-def _let_be_rigid(own: Mapping[str, Any], overrides: dict[str, Any]) -> None:
+def _let_be_rigid(asked: bool, isocentre: Any, overrides: dict[str, Any]) -> None:
     """Enter ``--rigid-first`` into the overrides."""
-    if own.get("isocentre") is not None and not own.get("rigid_first"):
-        raise click.UsageError("--isocentre goes with --rigid-first")
-    if not own.get("rigid_first"):
+    if not asked:
+        if isocentre is not None:
+            raise click.UsageError("--isocentre goes with --rigid-first")
         return
     if (kind := overrides.get("start.affine", "rigid")) != "rigid":
         raise click.UsageError(f"--rigid-first contradicts --set start.affine={kind}")

@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from iterreg.displacement import DisplacementField, Transform, sample, sample_nearest
+from iterreg.displacement import DisplacementField, Transform
 from iterreg.geometry import Grid, apply_affine, fixed_to_moving_index
 from iterreg.image import Image, LabelMap, require_same_space
 from iterreg.neighbourhood import bounding_box
+from iterreg.sampling import sample, sample_nearest
 
 Picture = NDArray[np.float32]
 Bools = NDArray[np.bool_]
+Fovs = tuple[torch.Tensor | None, torch.Tensor | None]
 
 MOTION_SAMPLES = 64
 """The planes are chosen on a grid thinned to about this many nodes per axis."""
@@ -107,7 +109,7 @@ class CanonicalPair:
         transform: Transform,
         labels: LabelMap | None = None,
         start: Transform | None = None,
-        fovs: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None),
+        fovs: Fovs = (None, None),
     ) -> CanonicalPair:
         """Turn a pair to canonical axes.
 

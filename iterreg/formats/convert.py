@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iterreg.displacement import Transform, resample_transform
+from iterreg.displacement import resample_transform
 from iterreg.errors import GeometryError, OutputError, TransformError
 from iterreg.formats import TRANSFORM_FORMATS
 from iterreg.formats.loaded import Loaded
 from iterreg.formats.reading import recognise
 from iterreg.formats.types import Sides, TransformFormat
 from iterreg.geometry import Grid
+from iterreg.inverse import Inverse
 from iterreg.io import extension_of, grid_of_file
 
 if TYPE_CHECKING:
-    from iterreg.inverse import InverseStatus
+    pass
 
 AUTO = "auto"
 """Choose the format by the file."""
@@ -98,8 +99,9 @@ def convert_transform(
         transform = Loaded(loaded.name, loaded.rank, back).on(fixed)
         report.append("inverted")
     elif is_inverse:
-        transform, shares = _inverted(loaded.on(own), fixed)
-        report.append(f"inverted; voxels: {shares}")
+        inverse = Inverse(loaded.on(own), fixed)
+        transform = inverse.transform
+        report.append(f"inverted; voxels: {inverse.in_words}")
     else:
         transform = loaded.on(own)
     transform = resample_transform(transform, fixed)
@@ -146,12 +148,3 @@ def _known(names: list[str]) -> str:
 
 def _suffix_text(suffix: str) -> str:
     return suffix or "no suffix"
-
-
-def _inverted(transform: Transform, onto: Grid) -> tuple[Transform, str]:
-    from iterreg.inverse import InverseStatus, invert_to_grid
-
-    inverse, status = invert_to_grid(transform, onto)
-    kinds: list[InverseStatus] = list(InverseStatus)
-    shares = ((s.name.lower(), float((status == s.value).float().mean())) for s in kinds)
-    return inverse, ", ".join(f"{100 * share:.1f} % {name}" for name, share in shares)

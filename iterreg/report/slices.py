@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from iterreg.displacement import Transform, sample, sample_nearest, total_displacement_vox
+from iterreg.displacement import Transform, total_displacement_vox
 from iterreg.figures.planes import CanonicalPair, find_background
 from iterreg.geometry import Grid, apply_affine, fixed_to_moving_index
 from iterreg.metrics import det_jacobian, folding_mask
@@ -25,6 +25,7 @@ from iterreg.report.layers import (
     quantised,
 )
 from iterreg.report.source import Source, outlines
+from iterreg.sampling import sample, sample_nearest
 
 MARGIN_MM = 8.0
 """Slices are spread over the body and this much around it."""
