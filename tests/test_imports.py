@@ -62,6 +62,7 @@ ROOMS = (
     "expected_error",
     "outputs",
     "saved_runs",
+    "cohort",
     "learn2reg",
     "cli",
     "__main__",
