@@ -249,18 +249,13 @@ class Registration:
         return Path(folder)
 
     def rigid_motion(self, isocentre_lps_mm: Sequence[float] | None = None) -> RigidMotion | None:
-        """Return the affine part as a couch shift, if it is rigid.
-
-        It takes the patient of the fixed image to where he lies in the moving one. With
-        ``overrides={"start.affine": "rigid"}`` it is always rigid (unless an initial transform is
-        not); the field is what bends on top of it.
+        """Return the affine part as a couch shift: it takes the fixed patient to the moving one.
 
         Args:
-            isocentre_lps_mm: x, y(, z), which the turns are given about; None: the centre of the
-                fixed image.
+            isocentre_lps_mm: x, y(, z), of the turns; None: the centre of the fixed image.
 
         Returns:
-            Shift and turns; None if the affine part stretches.
+            None if the affine part stretches, which ``start.affine=rigid`` forbids.
 
         Raises:
             TransformError: an isocentre of another rank.
