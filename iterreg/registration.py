@@ -249,21 +249,17 @@ class Registration:
         return Path(folder)
 
     def rigid_motion(self, isocentre_lps_mm: Sequence[float] | None = None) -> RigidMotion | None:
-        """Return the affine part as a couch shift: it takes the fixed patient to the moving one.
+        """Return the affine part as a couch shift, fixed to moving; None if it stretches.
 
         Args:
             isocentre_lps_mm: x, y(, z), of the turns; None: the centre of the fixed image.
 
-        Returns:
-            None if the affine part stretches, which ``start.affine=rigid`` forbids.
-
         Raises:
             TransformError: an isocentre of another rank.
         """
-        if not is_rigid(self.transform.affine_lps):
-            return None
         centre = isocentre_lps_mm or self.fixed.grid.centre_lps_mm.tolist()
-        return RigidMotion.of(self.transform.affine_lps, centre)
+        affine = self.transform.affine_lps
+        return RigidMotion.of(affine, centre) if is_rigid(affine) else None
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Draw before, after and the deformed lattice on three planes, as ``overlay.png``.
