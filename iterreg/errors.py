@@ -89,6 +89,8 @@ class IterregError(Exception):
     """
 
     exit_code = ExitCode.ERROR
+    details: tuple[str, ...] = ()
+    """More lines, such as one for each row of a table."""
 
 
 class ImageReadError(IterregError):
@@ -116,9 +118,10 @@ class ConfigError(IterregError):
 
 
 class OutputError(IterregError):
-    """An output cannot be written."""
+    """An output cannot be written. ``is_busy`` tells that another run is writing there."""
 
     exit_code = ExitCode.OUTPUT
+    is_busy = False
 
 
 class DeviceError(IterregError):

@@ -9,21 +9,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from iterreg.config import own_presets
+from iterreg.energy.similarity import SIMILARITIES
+from iterreg.formats import TRANSFORM_FORMATS
 from iterreg.plugins import OpenTable, Plugin, preset_plugins
-from iterreg.tables import load
+from iterreg.regions.segmenters import SEGMENTERS
 
 if TYPE_CHECKING:
     from iterreg.energy.similarity.plugin import Cost
     from iterreg.formats.types import TransformFormat
     from iterreg.image import Image
 
-TABLES = (
-    "iterreg.energy.similarity:SIMILARITIES",
-    "iterreg.regions.segmenters:SEGMENTERS",
-    "iterreg.formats:TRANSFORM_FORMATS",
-)
-"""Where the tables stand that plug-ins add to. Named, not imported: they stand above this module,
-or are not needed yet."""
+TABLES: tuple[OpenTable, ...] = (SIMILARITIES, SEGMENTERS, TRANSFORM_FORMATS)
+"""The tables that plug-ins add to."""
 
 
 def register_similarity(name: str, cost: Cost) -> None:
@@ -49,7 +46,7 @@ def register_similarity(name: str, cost: Cost) -> None:
         'absolute'
         >>> unregister("absolute")
     """
-    _table(0).register(name, cost)
+    SIMILARITIES.register(name, cost)
 
 
 def register_segmenter(name: str, segment: Callable[[Image, str], Any]) -> None:
@@ -75,7 +72,7 @@ def register_segmenter(name: str, segment: Callable[[Image, str], Any]) -> None:
         'bright'
         >>> unregister("bright")
     """
-    _table(1).register(name, segment)
+    SEGMENTERS.register(name, segment)
 
 
 def register_transform_format(name: str, form: TransformFormat) -> None:
@@ -101,7 +98,7 @@ def register_transform_format(name: str, form: TransformFormat) -> None:
         >>> register_transform_format("shift", shift)
         >>> unregister("shift")
     """
-    _table(2).register(name, form)
+    TRANSFORM_FORMATS.register(name, form)
 
 
 def unregister(name: str) -> None:
@@ -110,8 +107,8 @@ def unregister(name: str) -> None:
     Example:
         >>> unregister("nothing of this name")
     """
-    for number in range(len(TABLES)):
-        _table(number).unregister(name)
+    for table in TABLES:
+        table.unregister(name)
 
 
 def installed_plugins() -> list[Plugin]:
@@ -121,7 +118,7 @@ def installed_plugins() -> list[Plugin]:
         >>> [plugin.label for plugin in installed_plugins()]
         []
     """
-    found = [p for number in range(len(TABLES)) for p in _table(number).plugins.values()]
+    found = [plugin for table in TABLES for plugin in table.plugins.values()]
     return [*found, *preset_plugins(own_presets()).values()]
 
 
@@ -134,8 +131,3 @@ def used_plugins(chosen: dict[str, str]) -> dict[str, str]:
     by_name = {(plugin.kind, plugin.name): plugin for plugin in installed_plugins()}
     found = {f"{kind} {name}": by_name.get((kind, name)) for kind, name in chosen.items()}
     return {role: plugin.source for role, plugin in found.items() if plugin is not None}
-
-
-def _table(number: int) -> OpenTable:
-    table: OpenTable = load(TABLES[number])
-    return table

@@ -59,6 +59,7 @@ _OWN_COMMANDS = {
     "demo": "demo:demo",
     "register": "register:register",
     "samreg": "samreg:samreg",
+    "cohort": "cohort:cohort",
     "apply": "apply:apply",
     "convert": "convert:convert",
     "evaluate": "evaluate:evaluate",
