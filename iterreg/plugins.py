@@ -240,7 +240,7 @@ def register_presets(folder: str | Path) -> None:
         >>> import pathlib
         >>> folder = pathlib.Path("my_presets")
         >>> folder.mkdir()
-        >>> _ = (folder / "phantom.toml").write_text('schema = 1\\\\nsegmenter = "none"')
+        >>> _ = (folder / "phantom.toml").write_text('schema = 1\\nsegmenter = "none"')
         >>> register_presets(folder)
         >>> load_config("phantom").name
         'phantom'
