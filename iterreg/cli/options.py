@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from iterreg.cli.choices import TableChoice
 from iterreg.cli.failures import debug_option
 from iterreg.cli.pair_request import COMMAND_OPTIONS as COMMAND_OPTIONS
 from iterreg.cli.pair_request import PairRequest as PairRequest
@@ -167,7 +168,7 @@ def pair_options(without: Collection[str] = ()) -> Decorator:
         ),
         "--segmenter": click.option(
             "--segmenter",
-            type=click.Choice(list(SEGMENTERS)),
+            type=TableChoice(lambda: SEGMENTERS),
             help="Find regions with this if there are no label maps.  [default: the preset's]",
         ),
         "--rigid": click.option(
