@@ -244,6 +244,7 @@ def register_presets(folder: str | Path) -> None:
         >>> register_presets(folder)
         >>> load_config("phantom").name
         'phantom'
+        >>> from iterreg.plugins import unregister_presets
         >>> unregister_presets(folder)
     """
     path = Path(folder).absolute()

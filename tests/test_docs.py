@@ -268,6 +268,13 @@ def test_variants_and_label_tables_are_listed():
     assert set(table_names()) <= set(literals(ROOT / "docs" / "formats.rst"))
 
 
+def test_each_command_is_in_the_reference():
+    page = (ROOT / "docs" / "commands.rst").read_text("utf-8")
+    shown = page.split(":commands: ", 1)[1].split("\n", 1)[0].split(", ")
+    names = root_command.list_commands(click.Context(root_command))
+    assert set(shown) == set(names) - set(preset_names()) | {"samreg"}, "docs/commands.rst"
+
+
 def test_examples_of_the_reference_need_public_names_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {name: getattr(iterreg, name) for name in iterreg.__all__}
