@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from iterreg.registry import register_segmenter as register_segmenter
     from iterreg.registry import register_similarity as register_similarity
     from iterreg.registry import register_transform_format as register_transform_format
+    from iterreg.rigid_motion import RigidMotion as RigidMotion
     from iterreg.samreg.match import match_rois as match_rois
     from iterreg.saved_runs import load_run as load_run
     from iterreg.verdict import Evidence as Evidence
@@ -81,6 +82,7 @@ _HOMES = {
     "Progress": "progress",
     "Reason": "verdict",
     "Registration": "registration",
+    "RigidMotion": "rigid_motion",
     "RoiPair": "image",
     "SimilarityContext": "energy.similarity.plugin",
     "Status": "verdict",

@@ -31,13 +31,13 @@ def register_presets(folder: str | Path) -> None:
 
     Example:
         >>> from iterreg.config import load_config
-        >>> import pathlib
-        >>> folder = pathlib.Path("my_presets")
+        >>> folder = Path("my_presets")
         >>> folder.mkdir()
         >>> _ = (folder / "phantom.toml").write_text('schema = 1\\nsegmenter = "none"')
         >>> register_presets(folder)
         >>> load_config("phantom").name
         'phantom'
+        >>> from iterreg.preset_folders import unregister_presets
         >>> unregister_presets(folder)
     """
     path = Path(folder).absolute()

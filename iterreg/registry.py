@@ -45,6 +45,7 @@ def register_similarity(name: str, cost: Cost) -> None:
         >>> register_similarity("absolute", absolute)
         >>> load_config("general", {"similarity.kind": "absolute"}).similarity.kind
         'absolute'
+        >>> from iterreg.registry import unregister
         >>> unregister("absolute")
     """
     SIMILARITIES.register(name, cost)
@@ -71,6 +72,7 @@ def register_segmenter(name: str, segment: Callable[[Image, str], Any]) -> None:
         >>> register_segmenter("bright", bright)
         >>> load_config("general", {"segmenter": "bright"}).segmenter
         'bright'
+        >>> from iterreg.registry import unregister
         >>> unregister("bright")
     """
     SEGMENTERS.register(name, segment)
@@ -97,6 +99,7 @@ def register_transform_format(name: str, form: TransformFormat) -> None:
         ...     recognises=lambda path: path.read_text().startswith("shift"), load=load_shift,
         ... )
         >>> register_transform_format("shift", shift)
+        >>> from iterreg.registry import unregister
         >>> unregister("shift")
     """
     TRANSFORM_FORMATS.register(name, form)

@@ -42,6 +42,7 @@ ROOMS = (
     "verdict",
     "optimize",
     "partition",
+    "rigid_motion",
     "devices",
     "memory",
     "atomic",

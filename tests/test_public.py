@@ -33,6 +33,7 @@ PROMISED = {
     "Points",
     "Progress",
     "Registration",
+    "RigidMotion",
     "RoiPair",
     "Evidence",
     "Reason",

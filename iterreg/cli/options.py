@@ -176,6 +176,19 @@ def pair_options(without: Collection[str] = ()) -> Decorator:
             metavar="NAME",
             help="Move this region rigidly, such as bone. Can be repeated.",
         ),
+        "--rigid-first": _flag(
+            "--rigid-first",
+            "Let the affine part be rigid, print its shift and turns, and write it to "
+            "rigid_transform.tfm; the field is what bends on top of it.",
+        ),
+        "--isocentre": click.option(
+            "--isocentre",
+            type=Finite(),
+            nargs=3,
+            metavar="X Y Z",
+            help="Point of the fixed image (LPS, mm) that --rigid-first gives the turns about.  "
+            "[default: the image's centre]",
+        ),
         "--set": set_option,
         "--fill": click.option(
             "--fill",
