@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from iterreg.errors import GeometryError
 
@@ -45,8 +45,8 @@ class Grid:
         >>> grid = Grid((40, 64, 64), (1.5, 1.5, 3.0), (0.0, 0.0, 0.0), identity)
         >>> grid
         Grid(64 x 64 x 40 voxels (x first) of 1.5 x 1.5 x 3 mm, axes LPS)
-        >>> apply_affine(grid.index_to_lps, np.array([1.0, 0.0, 2.0])).tolist()
-        [3.0, 0.0, 3.0]
+        >>> (grid.index_to_lps @ [1.0, 0.0, 2.0, 1.0]).tolist()  # index z, y, x and 1
+        [3.0, 0.0, 3.0, 1.0]
     """
 
     shape_zyx: tuple[int, ...]
@@ -80,6 +80,47 @@ class Grid:
         size = " x ".join(str(n) for n in reversed(self.shape_zyx))
         spacing = " x ".join(f"{s:.4g}" for s in self.spacing_xyz_mm)
         return f"Grid({size} voxels (x first) of {spacing} mm, axes {self.orientation})"
+
+    @classmethod
+    def from_affine_ras(cls, shape_zyx: Sequence[int], affine_ras: ArrayLike) -> Grid:
+        """Make the grid that nibabel's matrix describes: the way back from ``ijk_to_ras``.
+
+        Args:
+            shape_zyx: voxels along z, y and x; nibabel's shape reversed.
+            affine_ras: (4, 4), or (3, 3) for a picture: from an index (i, j, k), x first, to a
+                point in RAS mm.
+
+        Raises:
+            GeometryError: another shape, numbers that are not finite, an axis of length 0, or axes
+                that are not perpendicular.
+
+        Example:
+            >>> Grid.from_affine_ras((2, 3, 4), np.diag([-1.0, -1.0, 3.0, 1.0]))
+            Grid(4 x 3 x 2 voxels (x first) of 1 x 1 x 3 mm, axes LPS)
+        """
+        rank = len(shape_zyx)
+        matrix = np.asarray(affine_ras, np.float64)
+        if matrix.shape != (rank + 1, rank + 1) or not np.isfinite(matrix).all():
+            raise GeometryError(
+                f"affine: expected a finite matrix of shape ({rank + 1}, {rank + 1}), got "
+                f"{np.round(matrix, 4).tolist()}"
+            )
+        lps = np.diag([*(-1.0, -1.0, 1.0)[:rank], 1.0]) @ matrix
+        spacing = np.linalg.norm(lps[:rank, :rank], axis=0)
+        if not bool((spacing > 0).all()):
+            raise GeometryError(f"affine: expected axes with a length, got {matrix.tolist()}")
+        direction = lps[:rank, :rank] / spacing
+        if not np.allclose(direction.T @ direction, np.eye(rank), atol=1e-3):
+            raise GeometryError(
+                f"affine: expected perpendicular axes, got a sheared matrix "
+                f"{np.round(matrix, 4).tolist()}"
+            )
+        return cls(
+            tuple(int(n) for n in shape_zyx),
+            tuple(spacing.tolist()),
+            tuple(lps[:rank, rank].tolist()),
+            tuple(tuple(row) for row in direction.tolist()),
+        )
 
     @property
     def rank(self) -> int:
@@ -306,6 +347,26 @@ class Points:
         if not np.all(np.isfinite(lps)):
             raise GeometryError(f"{self.name or 'points'}: every coordinate must be finite")
         object.__setattr__(self, "lps", lps)
+
+    @classmethod
+    def from_ras(cls, ras: ArrayLike, name: str = "") -> Points:
+        """Make points of RAS mm, as nibabel and 3D Slicer's numbers are.
+
+        Args:
+            ras: (n, rank), components (x, y, z), RAS mm.
+            name: what messages call them.
+
+        Example:
+            >>> Points.from_ras([[10.0, 20.0, 30.0]]).lps.tolist()
+            [[-10.0, -20.0, 30.0]]
+        """
+        points = cls(np.asarray(ras, np.float64), name)
+        return cls(points.ras, name)
+
+    @property
+    def ras(self) -> Matrix:
+        """(n, rank), components (x, y, z), RAS mm."""
+        return np.asarray(self.lps * np.array([-1.0, -1.0, 1.0])[: self.lps.shape[1]], np.float64)
 
     def __len__(self) -> int:
         return len(self.lps)

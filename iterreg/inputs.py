@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,15 +19,14 @@ from iterreg.io import as_image, as_label_map, as_mask, on_lattice_of
 from iterreg.landmarks import check_landmarks, read_landmarks, span
 from iterreg.partition import Regions, regions_of_rois
 from iterreg.regions.field_of_view import field_of_view
+from iterreg.regions.label_tables import label_names
 
 if TYPE_CHECKING:
-    import SimpleITK as sitk
-
-    from iterreg.landmarks import PointsLike as PointsLike
-
-    ImageLike = str | Path | sitk.Image | Image
-    LabelsLike = str | Path | sitk.Image | LabelMap
-    TransformLike = str | Path | sitk.Transform | Transform
+    from iterreg.formats.reading import TransformLike as TransformLike
+    from iterreg.image.kinds import ImageLike as ImageLike
+    from iterreg.image.kinds import LabelsLike as LabelsLike
+    from iterreg.image.kinds import PointsLike as PointsLike
+    from iterreg.regions.label_tables import NamesLike as NamesLike
 
 
 @dataclass(frozen=True)
@@ -76,6 +74,7 @@ class Given:
     moving_landmarks: PointsLike | None
     roi_pairs: Sequence[RoiPair]
     initial_transform: TransformLike | None
+    label_table: NamesLike | None = None
 
     def read(self) -> Inputs:
         """Read files, check each value, and check that all belong together.
@@ -109,10 +108,11 @@ class Given:
         if self.fixed_labels is None or self.moving_labels is None:
             missing = "fixed_labels" if self.fixed_labels is None else "moving_labels"
             raise ImageContentError(f"{missing}: expected label maps for both images or for none")
+        names = label_names(self.label_table)
         both = []
         for labels, image in ((self.fixed_labels, fixed), (self.moving_labels, moving)):
             name = f"labels of {image.name}"
-            loaded = as_label_map(labels, name, None, image.grid, overlapping=True)
+            loaded = as_label_map(labels, name, names, image.grid, overlapping=True)
             loaded = on_lattice_of(loaded, image)
             require_same_space(loaded, image)
             both.append(loaded)
@@ -176,15 +176,14 @@ class FieldsOfView:
 
 def find_regions(config: Config, inputs: Inputs, device: str) -> Regions:
     """Regions from the user's label maps, from ROI pairs, or from the preset's segmenter."""
+    from iterreg.regions import segmenters
     from iterreg.regions.match_labels import match_labels
-    from iterreg.regions.segmenters import SEGMENTERS
 
     if inputs.labels is not None:
         return match_labels(*inputs.labels)
     if inputs.roi_pairs:
         return regions_of_rois(inputs.roi_pairs)
-    regions: Regions = SEGMENTERS[config.segmenter](inputs.fixed, inputs.moving, device)
-    return regions
+    return segmenters.find_regions(config.segmenter, inputs.fixed, inputs.moving, device)
 
 
 def _read_initial(transform: TransformLike | None, grid: Grid) -> Transform | None:

@@ -29,14 +29,16 @@ from iterreg.optimize.pair import Guidance, Pair
 from iterreg.optimize.register import Solution, register
 from iterreg.optimize.side import Side
 from iterreg.partition import Regions, interfaces_of, overlapping_pairs, rigid_values
-from iterreg.progress import ProgressCallback, StageTimer, ignore_progress
+from iterreg.progress import Progress, ProgressCallback, StageTimer, as_callback
+from iterreg.regions.segmenters import package_of
 from iterreg.registration import Registration
+from iterreg.registry import used_plugins
 from iterreg.scale import LengthScale
 from iterreg.verdict import Evidence, judge
 from iterreg.versions import versions
 
 if TYPE_CHECKING:
-    from iterreg.inputs import ImageLike, LabelsLike, PointsLike, TransformLike
+    from iterreg.inputs import ImageLike, LabelsLike, NamesLike, PointsLike, TransformLike
 
 
 UNGUIDED = (
@@ -56,6 +58,7 @@ def optimize_pair(
     moving_mask: LabelsLike | None = None,
     fixed_landmarks: PointsLike | None = None,
     moving_landmarks: PointsLike | None = None,
+    label_table: NamesLike | None = None,
     roi_pairs: Sequence[RoiPair] | None = None,
     initial_transform: TransformLike | None = None,
     preset: str | Path | Config = "thorax",
@@ -63,18 +66,24 @@ def optimize_pair(
     device: str = "auto",
     seed: int = 0,
     threads: int | None = None,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = None,
 ) -> Registration:
     """Register a pair: find the transform that takes fixed points to moving points.
 
     Args:
-        fixed, moving: paths, SimpleITK images or :class:`iterreg.Image`; they may differ in size,
-            spacing, origin and direction. Both of rank 3, or both of rank 2.
+        fixed, moving: paths, images of SimpleITK, nibabel, MONAI (``MetaTensor``), torchio or ANTs,
+            or :class:`iterreg.Image`, which :meth:`iterreg.Image.from_array` makes of an array or
+            a tensor. They may differ in size, spacing, origin and direction. Both of rank 3, or
+            both of rank 2.
         fixed_labels, moving_labels: label maps in the space of their images, matched by name or by
-            value; both or neither. Without them the preset's segmenter runs.
+            value; both or neither; any kind of image, or :class:`iterreg.LabelMap`. Without them
+            the preset's segmenter runs.
         fixed_mask, moving_mask: non-zero where the image may be trusted; no evidence outside.
         fixed_landmarks, moving_landmarks: as many points in both, paths of CSV files or
             :class:`iterreg.Points`, LPS mm: each fixed one is pulled to its moving partner.
+        label_table: names of the labels' numbers, which decide what slides: a table's name or file,
+            :func:`iterreg.load_label_table`'s answer, or a dict of number: name. They replace the
+            names that the label maps have.
         roi_pairs: matched regions that may overlap. They guide the overlap; without label maps
             they also make the partition, a voxel going to the smallest ROI that holds it.
         initial_transform: fixed to moving; its affine part starts the affine search, a field in it
@@ -85,7 +94,8 @@ def optimize_pair(
         seed: recorded and set; no step of the method draws random numbers.
         threads: CPU threads; None takes torch's number. The same seed, threads and torch version
             give the same bytes on the CPU.
-        progress: called with :class:`Progress`.
+        progress: True shows it, as a bar in a notebook; or a function that is called with
+            :class:`Progress`.
 
     Returns:
         The transform on the fixed image's own grid, with status, history, timings and everything
@@ -118,7 +128,7 @@ def optimize_pair(
     """
     config = load_config(preset, overrides)
     where = pick_device(device)
-    timer = StageTimer(progress or ignore_progress, _waiting_for(where))
+    timer = StageTimer(as_callback(progress), _waiting_for(where))
     torch.manual_seed(seed)
     with threads_used(threads) as used, torch.no_grad():
         with timer.stage("read", 0.0, "reading"):
@@ -133,6 +143,7 @@ def optimize_pair(
                 moving_landmarks,
                 roi_pairs or (),
                 initial_transform,
+                label_table,
             ).read()
             own = inputs
             scale = LengthScale.of(config, own.fixed)
@@ -140,7 +151,7 @@ def optimize_pair(
         with memory_errors_named(f"{inputs.fixed.name} and {inputs.moving.name}"):
             with timer.stage("regions", 0.05, "finding the regions"):
                 views = FieldsOfView.of(inputs)
-                regions = find_regions(config, inputs, device)
+                regions = find_regions(config, inputs, str(where))
                 guiding = (*inputs.roi_pairs, *overlapping_pairs(regions))
                 inputs = replace(inputs, roi_pairs=guiding)
                 if not regions.values and config.unguided is not None:
@@ -162,6 +173,7 @@ def optimize_pair(
             with timer.stage("finish", 0.98, "finishing"):
                 transform = solution.field.to_transform(solution.affine_lps, inputs.fixed.grid)
                 transform = scale.transform_back(transform, own.fixed.grid)
+        timer.callback(Progress("finish", 1.0, "registered"))
     return Registration(
         transform=transform,
         verdict=verdict,
@@ -176,9 +188,23 @@ def optimize_pair(
         device=str(where),
         seed=seed,
         threads=used,
-        versions=versions(),
+        versions=versions() | _packages_of(config, own),
+        fixed=own.fixed,
+        moving=own.moving,
+        initial_transform=own.initial,
+        landmarks=own.landmarks,
         length_scale=scale.mm,
     )
+
+
+def _packages_of(config: Config, inputs: Inputs) -> dict[str, str]:
+    """The other packages that a result depends on, with their versions."""
+    chosen = {"similarity.kind": config.similarity.kind, "preset": config.name}
+    found: dict[str, str] = {}
+    if inputs.labels is None and not inputs.roi_pairs:
+        chosen["segmenter"] = config.segmenter.partition(":")[0]
+        found = package_of(chosen["segmenter"])
+    return used_plugins(chosen) | found
 
 
 def _evidence(

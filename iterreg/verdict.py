@@ -82,6 +82,7 @@ class Reason:
         advice: what to check or try.
 
     Example:
+        >>> from iterreg.verdict import Kind
         >>> reason = Reason(Kind.VIEW, "12 % of the fixed image has a partner", 0.12, 0.3)
         >>> reason.advice[:12]
         'check origin'
@@ -140,6 +141,7 @@ class Evidence:
         better_flip: which flip of the moving image fits clearly better, in words; else empty.
 
     Example:
+        >>> from iterreg.metrics import ImageSimilarity
         >>> alike = ImageSimilarity(0.98, 0.9, 0.3)
         >>> Evidence(alike, alike, 0.4, 1.0, 1.02, 1.05, 1.0, 0.9, {}, {}).common_view
         0.9
@@ -175,6 +177,7 @@ class Verdict:
         evidence: everything that was measured.
 
     Example:
+        >>> from iterreg.metrics import ImageSimilarity
         >>> alike = ImageSimilarity(0.98, 0.9, 0.3)
         >>> evidence = Evidence(alike, alike, 0.4, 1.0, 1.02, 1.05, 1.0, 0.9, {}, {})
         >>> Verdict(Status.OK, (), evidence).headline

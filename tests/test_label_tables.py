@@ -11,7 +11,7 @@ from iterreg.errors import ConfigError, ExitCode, GeometryError, ImageContentErr
 from iterreg.geometry import Grid
 from iterreg.image import LabelMap
 from iterreg.regions.label_files import read_label_names
-from iterreg.regions.label_tables import LabelTable, load_table, table_names
+from iterreg.regions.label_tables import LabelTable, load_label_table, table_names
 from iterreg.regions.match_labels import match_labels
 from iterreg.regions.merge_labels import merge_labels
 
@@ -34,12 +34,12 @@ def row(labels):
 
 def test_sizes_and_numbers_of_the_shipped_tables():
     assert table_names() == [CHAMBERS, "thorax13", V1, V2]
-    v1, v2 = load_table(V1), load_table(V2)
+    v1, v2 = load_label_table(V1), load_label_table(V2)
     assert sorted(v1.names) == list(range(1, 105))
     assert sorted(v2.names) == list(range(1, 118))
     assert (v1.names[7], v2.names[7]) == ("aorta", "pancreas")
     assert (v1.names[43], v2.names[43]) == ("trachea", "vertebrae_T1")
-    assert load_table(CHAMBERS).names[7] == "pulmonary_artery"
+    assert load_label_table(CHAMBERS).names[7] == "pulmonary_artery"
     assert "117" in repr(v2)
 
 
@@ -153,14 +153,14 @@ def test_bad_tables_are_refused_in_one_line(tmp_path, text, what):
     path = tmp_path / "mine.toml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=what) as caught:
-        load_table(path)
+        load_label_table(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert caught.value.exit_code is ExitCode.CONFIG
 
 
 def test_unknown_tables_name_the_known_ones():
     with pytest.raises(ConfigError, match="thorax13"):
-        load_table("thorax14")
+        load_label_table("thorax14")
 
 
 def test_a_users_merge_table(tmp_path):
@@ -190,7 +190,7 @@ def test_names_are_read_from_every_format(tmp_path, file):
     path.write_text(FILES[file])
     if not file.endswith(".toml"):
         assert read_label_names(path) == {1: "left lung", 12: "heart"}
-    assert load_table(path).names == {1: "left lung", 12: "heart"}
+    assert load_label_table(path).names == {1: "left lung", 12: "heart"}
 
 
 @pytest.mark.parametrize(

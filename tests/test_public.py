@@ -12,6 +12,7 @@ import pytest
 
 import iterreg
 from iterreg.errors import ExitCode, IterregError
+from iterreg.versions import own_version
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,21 +22,29 @@ PROMISED = {
     "ExitCode",
     "Grid",
     "Image",
+    "Inverse",
+    "InversePoints",
     "IterregError",
     "LabelMap",
+    "LabelTable",
     "Mask",
+    "Measures",
     "Phantom",
     "Points",
     "Progress",
     "Registration",
+    "RigidMotion",
     "RoiPair",
     "Evidence",
     "Reason",
     "Status",
     "Verdict",
     "Transform",
+    "evaluate",
     "expected_error_mm",
     "load_config",
+    "load_label_table",
+    "load_run",
     "make_phantom",
     "match_rois",
     "optimize_pair",
@@ -44,6 +53,15 @@ PROMISED = {
     "read_label_map",
     "read_points",
     "read_transform",
+    "SimilarityContext",
+    "TransformFormat",
+    "register_presets",
+    "register_segmenter",
+    "register_similarity",
+    "register_transform_format",
+    "write_image",
+    "write_label_map",
+    "write_points",
     "write_transform",
 }
 
@@ -56,6 +74,10 @@ def test_the_names():
 @pytest.mark.parametrize("name", sorted(PROMISED))
 def test_each_name_is_there_and_documented(name):
     assert inspect.getdoc(getattr(iterreg, name))
+
+
+def test_the_version_is_that_of_the_package():
+    assert iterreg.__version__ == own_version()
 
 
 def test_unknown_names_are_unknown():
@@ -80,6 +102,7 @@ def test_the_one_verb():
         "moving_mask",
         "fixed_landmarks",
         "moving_landmarks",
+        "label_table",
         "roi_pairs",
         "initial_transform",
         "preset",
@@ -111,10 +134,9 @@ def test_every_error_has_an_exit_code_of_its_own():
     }
 
 
-def test_the_readme_lists_every_exit_code():
-    readme = (ROOT / "README.rst").read_text("utf-8")
-    section = readme.split("Exit codes\n", 1)[1]
-    listed = {int(n) for n in re.findall(r"^(\d+)  +\S", section, re.MULTILINE)}
+def test_the_manual_lists_every_exit_code():
+    page = (ROOT / "docs" / "exit-codes.rst").read_text("utf-8")
+    listed = {int(n) for n in re.findall(r"^(\d+)  +\S", page, re.MULTILINE)}
     assert listed == set(ExitCode)
 
 
@@ -133,4 +155,6 @@ def test_ci_runs_the_second_command_of_the_readme():
 def test_ci_checks_style_and_types_before_the_tests():
     lines = (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
     calls = [line.split("/bin/", 1)[1] for line in lines if line.startswith('"$folder"/bin/')]
-    assert calls[-4:] == ["ruff check .", "ruff format --check .", "mypy iterreg", "pytest"]
+    checks = ["ruff check .", "ruff format --check .", "mypy iterreg", "pip install '.[docs]'"]
+    assert calls[-5:] == [*checks, "pytest"]
+    assert lines.index('bash docs/build.sh "$folder"/bin "$folder"/site') == len(lines) - 2

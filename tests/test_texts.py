@@ -11,7 +11,7 @@ from iterreg.errors import ConfigError, ImageReadError, IterregError
 from iterreg.learn2reg.records import finished_record
 from iterreg.learn2reg.task import read_task
 from iterreg.regions.label_files import read_label_names
-from iterreg.regions.label_tables import load_table
+from iterreg.regions.label_tables import load_label_table
 from iterreg.report.source import read_folder
 from iterreg.samreg.roi_files import read_roi_pairs
 from iterreg.texts import (
@@ -79,8 +79,8 @@ def test_what_files_need_is_read_as_it_is() -> None:
 
 
 READERS = {
-    ".json": [read_roi_pairs, read_label_names, load_table, read_task, read_folder],
-    ".toml": [load_table, load_config],
+    ".json": [read_roi_pairs, read_label_names, load_label_table, read_task, read_folder],
+    ".toml": [load_label_table, load_config],
 }
 
 

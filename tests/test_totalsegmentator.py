@@ -14,7 +14,7 @@ from iterreg.errors import ImageContentError, MissingDependencyError, Segmentati
 from iterreg.geometry import Grid
 from iterreg.image import Image
 from iterreg.regions import totalsegmentator as module
-from iterreg.regions.label_tables import load_table
+from iterreg.regions.label_tables import load_label_table
 from iterreg.regions.totalsegmentator import (
     RawSegmentation,
     installed_table,
@@ -36,7 +36,7 @@ def echo(table="totalsegmentator-v2", shift=0.0, crop=None):
     def runner(image_ijk, matrix, device):
         moved = matrix.copy()
         moved[0, 3] += shift
-        return RawSegmentation(image_ijk.astype(np.uint8)[:crop], moved, load_table(table))
+        return RawSegmentation(image_ijk.astype(np.uint8)[:crop], moved, load_label_table(table))
 
     return runner
 
@@ -103,7 +103,7 @@ def test_the_package_is_called_as_its_version_wants(version, device, monkeypatch
         old(input, output, ml, task)
         seen["device"] = device
 
-    names = load_table(f"totalsegmentator-v{version[0]}").names
+    names = load_label_table(f"totalsegmentator-v{version[0]}").names
     package, api, maps = (types.ModuleType(f"totalsegmentator{m}") for m in ("", ".a", ".b"))
     api.totalsegmentator = old if version[0] == "1" else new
     maps.class_map = {"total": names}

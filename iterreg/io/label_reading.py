@@ -6,27 +6,30 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from iterreg.errors import GeometryError, ImageContentError, ImageReadError
 from iterreg.geometry import Grid
-from iterreg.image import LabelMap, Mask
+from iterreg.image import Image, LabelMap, Mask
+from iterreg.image.arrays import require_whole_numbers
 from iterreg.io.choices import reading_choices
 from iterreg.io.dicom.files import is_bare, is_dicom, read_header
 from iterreg.io.dicom.frames import modality
 from iterreg.io.dicom.segmentation import read_segmentation
 from iterreg.io.dicom.structures import read_structures
+from iterreg.io.foreign import from_foreign
 from iterreg.io.image_formats import Stored
-from iterreg.io.itk import named_grid, require_exists, scalar_volume
-from iterreg.io.loading import load_stored, require_itk_image, warn_of
+from iterreg.io.itk import named_grid, require_exists, require_sane, scalar_volume
+from iterreg.io.loading import is_itk_image, load_stored, warn_of
 from iterreg.io.segments import Segment, fits, labels_of_segments, only_structures
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+
+    from iterreg.image.kinds import LabelsLike
 
 
 def read_label_map(
@@ -92,34 +95,44 @@ def read_mask(path: str | Path, reference: Grid | None = None) -> LabelMap:
 
 
 def as_label_map(
-    value: str | Path | sitk.Image | LabelMap,
+    value: LabelsLike,
     name: str,
     names: Mapping[int, str] | None = None,
     reference: Grid | None = None,
     overlapping: bool = False,
 ) -> LabelMap:
-    """Return a label map from a path, a SimpleITK image, or a :class:`LabelMap` (as it is).
+    """Return a label map from a path, an image of another package, or a :class:`LabelMap`.
 
     Args:
-        value: a path or an image.
+        value: a path, an image of SimpleITK, nibabel, MONAI, torchio or ANTs, or a
+            :class:`LabelMap`, which stays as it is.
         name: the argument's name, for messages about values without a path.
-        names: name of each label; a :class:`LabelMap` keeps its own.
+        names: name of each label; None keeps those that a file or a :class:`LabelMap` has.
         reference, overlapping: as in :func:`read_label_map`.
 
     Raises:
         TypeError: anything else.
+        GeometryError: an array or tensor alone, which does not say where its voxels are.
         ImageReadError, ImageContentError, GeometryError: as :func:`read_label_map`.
     """
     if isinstance(value, LabelMap):
-        return value
+        return _renamed(value, names)
+    if isinstance(value, Image):
+        raise ImageContentError(
+            f"{name}: expected labels, got an image with intensities: give a LabelMap"
+        )
     if isinstance(value, str | Path):
         return read_label_map(value, names, reference, overlapping)
-    return _label_map(require_itk_image(value, name), name, names)
+    if is_itk_image(value):
+        return _label_map(value, name, names)
+    found = from_foreign(value, name)
+    grid = require_sane(found.grid, found.name)
+    return LabelMap.from_array(
+        found.array, axes=found.axes, grid=grid, names=names, name=found.name
+    )
 
 
-def as_mask(
-    value: str | Path | sitk.Image | LabelMap, name: str, reference: Grid | None = None
-) -> LabelMap:
+def as_mask(value: LabelsLike, name: str, reference: Grid | None = None) -> LabelMap:
     """Return a mask as :func:`as_label_map` does; every non-zero voxel becomes 1.
 
     Raises:
@@ -184,24 +197,9 @@ def _label_map(loaded: sitk.Image, name: str, names: Mapping[int, str] | None) -
     if loaded.GetNumberOfComponentsPerPixel() != 1:
         raise ImageContentError(f"{name}: expected one label per voxel, got a colour picture")
     stored = sitk.GetArrayViewFromImage(loaded)
-    _require_whole_numbers(stored, name)
+    require_whole_numbers(stored, name)
     data = torch.from_numpy(stored.astype(np.int32))
     return LabelMap(data, named_grid(loaded, name), dict(names or {}), name)
-
-
-def _require_whole_numbers(stored: NDArray[Any], name: str) -> None:
-    if stored.dtype.kind == "f":
-        if not np.isfinite(stored).all():
-            raise ImageContentError(f"{name}: expected labels, got NaN or infinite values")
-        odd = stored != np.rint(stored)
-        if odd.any():
-            value = float(stored[odd].flat[0])
-            raise ImageContentError(f"{name}: expected whole numbers as labels, got {value:g}")
-    limits = np.iinfo(np.int32)
-    if stored.dtype.kind == "f" or stored.dtype.itemsize >= 4:
-        low, high = stored.min(), stored.max()
-        if low < limits.min or high > limits.max:
-            raise ImageContentError(f"{name}: expected labels of 32 bits, got {low} to {high}")
 
 
 def _binary(mask: LabelMap) -> LabelMap:

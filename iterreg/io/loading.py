@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from iterreg.io.choices import GeometryWarning
 from iterreg.io.dicom import holds_dicom, load_dicom
 from iterreg.io.image_formats import Stored, load_file
-from iterreg.io.itk import require_exists, scalar_volume
+from iterreg.io.itk import require_exists
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -34,17 +34,8 @@ def warn_of(notes: Iterable[str]) -> None:
         warnings.warn(GeometryWarning(note), stacklevel=4)
 
 
-def require_itk_image(value: object, name: str) -> sitk.Image:
-    """A SimpleITK image of one picture or volume.
-
-    Raises:
-        TypeError: the value is something else.
-    """
+def is_itk_image(value: object) -> TypeGuard[sitk.Image]:
+    """Whether a value is an image of SimpleITK."""
     import SimpleITK as sitk
 
-    if not isinstance(value, sitk.Image):
-        raise TypeError(
-            f"{name}: expected a path, a SimpleITK image or an iterreg value, got "
-            f"{type(value).__name__}"
-        )
-    return scalar_volume(value, name)
+    return isinstance(value, sitk.Image)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,8 @@ import torch
 
 from iterreg.errors import ImageContentError
 from iterreg.geometry import Grid
-from iterreg.image import Image
+from iterreg.image import Image, LabelMap
+from iterreg.io.foreign import from_foreign
 from iterreg.io.image_formats import format_of, load_file
 from iterreg.io.itk import (
     channels_first,
@@ -21,11 +23,13 @@ from iterreg.io.itk import (
     require_sane,
     scalar_volume,
 )
-from iterreg.io.loading import load_stored, require_itk_image
+from iterreg.io.loading import is_itk_image, load_stored
 from iterreg.tables import load
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+
+    from iterreg.image.kinds import ImageLike
 
 
 def read_image(path: str | Path, series: str | None = None) -> Image:
@@ -104,25 +108,35 @@ def read_channels(path: str | Path) -> Image:
     return Image(data, named_grid(loaded, str(path)), name=str(path))
 
 
-def as_image(value: str | Path | sitk.Image | Image, name: str) -> Image:
-    """Return an image from a path, a SimpleITK image, or an :class:`Image` (returned as it is).
+def as_image(value: ImageLike, name: str) -> Image:
+    """Return an image from a path, an image of another package, or an :class:`Image` (as it is).
 
     Args:
-        value: a path or an image.
+        value: a path, or an image of SimpleITK, nibabel, MONAI, torchio or ANTs.
         name: the argument's name, for messages about values without a path.
 
     Raises:
         TypeError: anything else.
+        GeometryError: an array or tensor alone, which does not say where its voxels are.
         ImageReadError, ImageContentError, GeometryError: as :func:`read_image`.
     """
     if isinstance(value, Image):
         return value
+    if isinstance(value, LabelMap):
+        raise ImageContentError(f"{name}: expected an image with intensities, got a label map")
     if isinstance(value, str | Path):
         return read_image(value)
-    loaded = require_itk_image(value, name)
-    grid = named_grid(loaded, name)
-    data = torch.from_numpy(channels_first(loaded, name))
-    return Image(data, grid, numpy_type(loaded), name=name)
+    if is_itk_image(value):
+        loaded = scalar_volume(value, name)
+        grid = named_grid(loaded, name)
+        data = torch.from_numpy(channels_first(loaded, name))
+        return Image(data, grid, numpy_type(loaded), name=name)
+    found = from_foreign(value, name)
+    grid = require_sane(found.grid, found.name)
+    image = Image.from_array(found.array, axes=found.axes, grid=grid, name=found.name)
+    if not found.dtype:
+        return image
+    return replace(image, dtype=found.dtype, slope=found.slope, intercept=found.intercept)
 
 
 def read_vector_image(path: str | Path) -> sitk.Image:

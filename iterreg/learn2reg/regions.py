@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from iterreg.errors import ImageReadError
 from iterreg.image import LabelMap
 from iterreg.io import read_label_map
-from iterreg.regions.label_tables import LabelTable, load_table
+from iterreg.regions.label_tables import LabelTable, load_label_table
 from iterreg.regions.merge_labels import merge_labels
 
 
@@ -55,7 +55,7 @@ def load_regions(path: Path, table: str | None, target: str) -> tuple[LabelMap, 
     """
     labels = read_label_map(path)
     if table is not None:
-        names_table, source = load_table(table), table
+        names_table, source = load_label_table(table), table
         labels = replace(labels, names=names_table.names)
     else:
         names_table = LabelTable("the file's own names", labels.names)
@@ -69,4 +69,4 @@ def load_regions(path: Path, table: str | None, target: str) -> tuple[LabelMap, 
 
 def table_is(table: LabelTable, target: str) -> bool:
     """Tell whether all names of a table are classes of a target already."""
-    return set(table.names.values()) <= set(load_table(target).names.values())
+    return set(table.names.values()) <= set(load_label_table(target).names.values())

@@ -11,18 +11,22 @@ names).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib import resources
+from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 from iterreg.errors import ConfigError
 from iterreg.regions.label_files import checked_names, read_label_names, read_text
 from iterreg.texts import TextError, parse_toml
 
 SCHEMA = 1
+
+NamesLike = Union[str, Path, "LabelTable", Mapping[int, str]]
+"""A table, its name or file, or a dict of number: name."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class LabelTable:
         return 0
 
 
-def load_table(name_or_path: str | Path) -> LabelTable:
+def load_label_table(name_or_path: str | Path) -> LabelTable:
     """Load a table that comes with iterreg by its name, or one of the user's by its path.
 
     Args:
@@ -75,7 +79,7 @@ def load_table(name_or_path: str | Path) -> LabelTable:
         ConfigError: there is no such table, or the file is not one.
 
     Example:
-        >>> load_table("totalsegmentator-v2").names[52]
+        >>> load_label_table("totalsegmentator-v2").names[52]
         'aorta'
     """
     known = table_names()
@@ -90,6 +94,35 @@ def load_table(name_or_path: str | Path) -> LabelTable:
     if path.suffix.lower() == ".toml":
         return _parse_table(read_text(path), str(path))
     return LabelTable(path.stem, read_label_names(path))
+
+
+def label_names(table: NamesLike | None) -> dict[int, str] | None:
+    """The name of each number, of anything that tells it.
+
+    Args:
+        table: a :class:`LabelTable`, a dict of number: name, or what :func:`load_label_table`
+            takes; None is the answer to None.
+
+    Raises:
+        ConfigError: as :func:`load_label_table`, or the dict has something else than numbers and
+            names.
+
+    Example:
+        >>> label_names({1: "lung"})
+        {1: 'lung'}
+    """
+    if table is None:
+        return None
+    if isinstance(table, LabelTable):
+        return dict(table.names)
+    if isinstance(table, Mapping):
+        for number, name in table.items():
+            if not (isinstance(number, Integral) and isinstance(name, str)):
+                raise ConfigError(
+                    f"label_table: expected a dict of number: name, got {number!r}: {name!r}"
+                )
+        return checked_names(((int(n), name) for n, name in table.items()), "label_table")
+    return load_label_table(table).names
 
 
 def table_names() -> list[str]:

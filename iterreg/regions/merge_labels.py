@@ -12,7 +12,7 @@ from iterreg.errors import ConfigError, ImageContentError
 from iterreg.image import LabelMap, require_same_space
 from iterreg.labels import relabel
 from iterreg.regions._label_numbers import listed, present_labels
-from iterreg.regions.label_tables import LabelTable, load_table
+from iterreg.regions.label_tables import LabelTable, load_label_table
 
 TableLike = str | Path | LabelTable
 
@@ -92,7 +92,7 @@ def merge_labels(
 
 
 def _as_table(which: TableLike) -> LabelTable:
-    return which if isinstance(which, LabelTable) else load_table(which)
+    return which if isinstance(which, LabelTable) else load_label_table(which)
 
 
 def _classes(table: LabelTable, goal: LabelTable) -> dict[int, int]:
