@@ -32,7 +32,7 @@ PAGES = sorted(page for page in FILES if not page.read_text("utf-8").startswith(
 CURRENT = [page for page in PAGES if page.name != "CHANGELOG.rst"]
 """Pages that speak of the present only; a changelog also names what is gone."""
 
-OF_OTHER_PROGRAMS = {"--ml"}
+OF_OTHER_PROGRAMS = {"--ml", "--user"}
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 SCRIPT = re.compile(r"\w+\.py\b")
 FOLDERS = {".ci", "benchmarks", "docs", "iterreg", "tests"}
@@ -264,14 +264,32 @@ def test_variants_and_label_tables_are_listed():
     assert set(table_names()) <= set(literals(ROOT / "docs" / "formats.rst"))
 
 
-def test_the_readme_shows_figures_of_the_benchmarks():
-    section = (ROOT / "README.rst").read_text("utf-8").split("Benchmarks\n-", 1)[1]
-    figures = re.findall(r"\b\d+\.\d+\b", section.split("\nMore\n-", 1)[0])
-    measured = (ROOT / "docs" / "benchmarks.rst").read_text("utf-8")
-    assert len(figures) > 10
-    assert [
-        f for f in figures if not re.search(rf"(?<![\d.]){re.escape(f)}(?![\d])", measured)
-    ] == []
+def claims() -> list[tuple[str, str]]:
+    """The rows of the README's table of claims: what it claims, and the script that measures it."""
+    rows = parsed(ROOT / "README.rst")[0].findall(docutils.nodes.row)
+    cells = [[entry.astext() for entry in row.findall(docutils.nodes.entry)] for row in rows]
+    return [(row[0], row[1].split("/")[1].split()[0]) for row in cells if "benchmarks/" in row[1]]
+
+
+def test_each_claim_of_the_readme_stands_on_a_page_that_names_its_command():
+    assert len(claims()) > 5
+    for claim, script in claims():
+        texts = [page.read_text("utf-8") for page in CURRENT if page.name != "README.rst"]
+        pages = [text for text in texts if script in text]
+        for figure in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.-]*[A-Za-z])", claim):
+            found = rf"(?<![\d.]){re.escape(figure)}(?!\.?\d)"
+            assert any(re.search(found, text) for text in pages), f"{script}: {figure}"
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.rst").read_text("utf-8").splitlines()) <= 150
+
+
+def test_the_version_is_the_same_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"\nversion: {project['version']}\n" in citation
+    assert f"\nlicense: {project['license']}\n" in citation
 
 
 @pytest.mark.parametrize("page", PAGES, ids=each_page)
