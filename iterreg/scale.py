@@ -112,8 +112,8 @@ class LengthScale:
         landmarks = given.landmarks
         return replace(
             given,
-            fixed=replace(given.fixed, grid=self._grid(given.fixed.grid)),
-            moving=replace(given.moving, grid=self._grid(given.moving.grid)),
+            fixed=replace(given.fixed, grid=self.grid(given.fixed.grid)),
+            moving=replace(given.moving, grid=self.grid(given.moving.grid)),
             labels=None if labels is None else (self._labels(labels[0]), self._labels(labels[1])),
             masks=(self._mask_map(given.masks[0]), self._mask_map(given.masks[1])),
             landmarks=None
@@ -165,7 +165,8 @@ class LengthScale:
             most_landmark_error_mm=limits.most_landmark_error_mm * self.mm,
         )
 
-    def _grid(self, grid: Grid) -> Grid:
+    def grid(self, grid: Grid) -> Grid:
+        """A grid in the preset's lengths."""
         return replace(
             grid,
             spacing_xyz_mm=tuple(s / self.mm for s in grid.spacing_xyz_mm),
@@ -173,19 +174,19 @@ class LengthScale:
         )
 
     def _labels(self, labels: LabelMap) -> LabelMap:
-        return self.labels_back(labels, self._grid(labels.grid))
+        return self.labels_back(labels, self.grid(labels.grid))
 
     def _mask_map(self, mask: LabelMap | None) -> LabelMap | None:
         return None if mask is None else self._labels(mask)
 
     def _mask(self, mask: Mask | LabelMap) -> Mask:
         assert isinstance(mask, Mask), "a ROI pair makes masks of its label maps"
-        return replace(mask, grid=self._grid(mask.grid))
+        return replace(mask, grid=self.grid(mask.grid))
 
     def _transform(self, transform: Transform) -> Transform:
         return Transform(
             _with_shift(transform.affine_lps, self.factor),
-            DisplacementField(transform.field.vox, self._grid(transform.grid)),
+            DisplacementField(transform.field.vox, self.grid(transform.grid)),
         )
 
 

@@ -12,6 +12,7 @@ from iterreg.cli.failures import HelpfulGroup, debug_option
 from iterreg.cli.options import (
     PATH,
     json_option,
+    memory_option,
     overwrite_option,
     quiet_option,
     refuse_existing,
@@ -19,6 +20,7 @@ from iterreg.cli.options import (
     set_option,
     together,
 )
+from iterreg.cli.reading_options import geometry_option
 from iterreg.cli.streams import complain, hint
 from iterreg.texts import one_line
 
@@ -130,6 +132,8 @@ config_option = click.option(
     type=click.IntRange(min=1),
     help="CPU threads per case.  [default: all, divided among the jobs]",
 )
+@memory_option
+@geometry_option
 @seed_option
 @overwrite_option
 @quiet_option

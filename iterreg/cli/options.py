@@ -94,6 +94,16 @@ def landmark_options(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+memory_option = click.option(
+    "--memory",
+    "memory_gb",
+    type=Finite(min=0, min_open=True),
+    metavar="GB",
+    help="Use no more memory than this (the computer's, not its GPU's): by coarser levels "
+    "if need be, or refuse and say how much is needed.",
+)
+
+
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Device, repeatability, and how much is printed."""
     return together(
@@ -106,14 +116,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         seed_option,
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
-        click.option(
-            "--memory",
-            "memory_gb",
-            type=Finite(min=0, min_open=True),
-            metavar="GB",
-            help="Use no more memory than this (the computer's, not its GPU's): by coarser levels "
-            "if need be, or refuse and say how much is needed.",
-        ),
+        memory_option,
         _flag("--overwrite", "Replace results that exist."),
         _flag("--no-report", "Do not write report.html."),
         quiet_option,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +14,6 @@ from iterreg.cli.pair_request import PairRequest
 if TYPE_CHECKING:
     from iterreg.atomic import OutputFolder
     from iterreg.config import Config
-    from iterreg.image import Image
     from iterreg.outputs import RunSummary
     from iterreg.progress import ProgressCallback
     from iterreg.verdict import Status
@@ -122,15 +120,6 @@ def read_arguments(request: PairRequest) -> dict[str, Any]:
     return arguments | dict(zip(keys, landmarks or (None, None), strict=True))
 
 
-def _within_memory(config: Config, fixed: Image, moving: Image, limit_gb: float | None) -> Config:
-    """The configuration with levels that fit into the memory."""
-    from iterreg.memory import fit_to_memory
-
-    if limit_gb is None:
-        return config
-    return fit_to_memory(config, fixed.grid, moving.grid, limit_gb)
-
-
 def register_and_write(
     request: PairRequest,
     config: Config,
@@ -154,11 +143,8 @@ def register_and_write(
     provenance = request.provenance()
     fixed, moving = arguments["fixed"], arguments["moving"]
     landmarks = arguments["fixed_landmarks"], arguments["moving_landmarks"]
-    fitted = _within_memory(config, fixed, moving, request.memory_gb)
-    registration = optimize_pair(**arguments, preset=fitted, progress=fitting)
-    if fitted is not config:
-        note = f"The levels are coarser, to stay within {request.memory_gb:g} GB of memory."
-        registration = replace(registration, notes=(note, *registration.notes))
+    arguments = {**arguments, "memory_gb": request.memory_gb}
+    registration = optimize_pair(**arguments, preset=config, progress=fitting)
     return write_run(
         folder,
         registration,

@@ -19,6 +19,7 @@ from iterreg.formats.learn2reg_files import write_field
 from iterreg.geometry import Points, apply_affine
 from iterreg.image import Image
 from iterreg.io import read_image, write_label_map
+from iterreg.io.choices import DEFAULT, reading_choices
 from iterreg.learn2reg.memory import peak_mb, reset_peak
 from iterreg.learn2reg.records import finished_record, remove_earlier, sha256_of, write_record
 from iterreg.learn2reg.regions import find_regions, load_regions
@@ -46,7 +47,7 @@ class Settings:
         use_masks: ignore the images outside the task's masks, if both have one.
         extension: .nii.gz or .npz.
         dtype: float32 or float16.
-        device, seed, threads: as in :func:`iterreg.optimize_pair`.
+        device, seed, threads, memory_gb: as in :func:`iterreg.optimize_pair`.
     """
 
     fields: Path
@@ -62,6 +63,7 @@ class Settings:
     device: str = "auto"
     seed: int = 0
     threads: int | None = None
+    memory_gb: float | None = None
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,7 @@ def _register(
         device=settings.device,
         seed=settings.seed,
         threads=settings.threads,
+        memory_gb=settings.memory_gb,
         progress=registering,
     )
     progress(Progress("write", 0.9, "writing"))
@@ -269,6 +272,9 @@ def _digest_of_inputs(
         "label_table": settings.label_table,
         "inputs": {},
     }
+    about |= {} if settings.memory_gb is None else {"memory_gb": settings.memory_gb}
+    geometry = reading_choices().geometry
+    about |= {} if geometry == DEFAULT.geometry else {"geometry": geometry}
     for kind, path in sorted(inputs.items()):
         if os.path.isfile(path):
             status = path.stat()

@@ -8,16 +8,24 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from iterreg.devices import pick_device
-from iterreg.errors import DeviceError, IterregError, OutputError, is_out_of_memory
+from iterreg.errors import (
+    DeviceError,
+    IterregError,
+    OutOfMemoryError,
+    OutputError,
+    is_out_of_memory,
+)
 from iterreg.formats.learn2reg_files import check_format
+from iterreg.io.choices import ReadingChoices, read_with, reading_choices
 from iterreg.learn2reg.archive import write_zip
 from iterreg.learn2reg.register import Outcome, Settings, config_of, field_path, register_case
 from iterreg.learn2reg.task import Pair, Task, read_task
+from iterreg.memory import limit_memory
 from iterreg.processes import die_with_parent
 from iterreg.progress import Progress, ProgressCallback, ignore_progress
 
@@ -38,7 +46,7 @@ def submit(
             all others exist.
         settings: how to register them.
         out: the zip.
-        jobs: cases at a time, each in its own process.
+        jobs: cases at a time, each in its own process with its share of the threads and memory.
         progress: called with the progress of all cases together.
 
     Returns:
@@ -58,6 +66,8 @@ def submit(
     jobs = min(jobs, len(task.pairs))
     if settings.threads is None and jobs > 1:
         settings = replace(settings, threads=max(1, (os.cpu_count() or 1) // jobs))
+    if settings.memory_gb is not None:
+        settings = replace(settings, memory_gb=settings.memory_gb / jobs)
     outcomes = (
         _in_turn(task, settings, progress)
         if jobs == 1
@@ -80,7 +90,15 @@ def _make_folder(folder: Path) -> None:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
+def _kept_within(memory_gb: float) -> None:
+    """Let the system keep a limit; one below what the libraries take is refused case by case."""
+    with suppress(OutOfMemoryError):
+        limit_memory(memory_gb)
+
+
 def _in_turn(task: Task, settings: Settings, progress: ProgressCallback) -> list[Outcome]:
+    if settings.memory_gb is not None:
+        limit_memory(settings.memory_gb)
     remaining = _RemainingTime(len(task.pairs))
     outcomes = []
     for number, pair in enumerate(task.pairs):
@@ -99,7 +117,7 @@ def _in_parallel(
 ) -> list[Outcome]:
     remaining = _RemainingTime(len(task.pairs))
     done: dict[str, Outcome] = {}
-    with _workers(jobs) as pool:
+    with _workers(jobs, settings.memory_gb) as pool:
         running: dict[Future[Outcome], Pair] = {
             pool.submit(_attempt, task, pair, settings, ignore_progress): pair
             for pair in task.pairs
@@ -117,10 +135,11 @@ def _in_parallel(
 
 
 @contextmanager
-def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
+def _workers(jobs: int, memory_gb: float | None) -> Iterator[ProcessPoolExecutor]:
     """Start worker processes by spawning (torch's threads do not survive a fork), and end them."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker)
+    how = reading_choices(), memory_gb
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=how)
     try:
         yield pool
     except BaseException:
@@ -131,12 +150,20 @@ def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
     pool.shutdown()
 
 
-def _begin_worker() -> None:
-    """Let a terminated worker remove its partial files, and none outlive the command."""
+def _begin_worker(choices: ReadingChoices, memory_gb: float | None) -> None:
+    """Let a terminated worker remove its partial files, and none outlive the command.
+
+    Args:
+        choices: how files are read; a spawned process does not know those of its parent.
+        memory_gb: the most that this process may use.
+    """
+    read_with(choices)
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid is not None:
         die_with_parent(parent.pid)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if memory_gb is not None:
+        _kept_within(memory_gb)
 
 
 def _attempt(task: Task, pair: Pair, settings: Settings, progress: ProgressCallback) -> Outcome:
