@@ -54,6 +54,7 @@ ROOMS = (
     "report",
     "landmarks",
     "inputs",
+    "image_size",
     "scale",
     "pair",
     "expected_error",

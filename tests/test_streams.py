@@ -43,6 +43,23 @@ def pair(tmp_path: Path) -> Path:
 APPLY = "iterreg apply --transform t.tfm --reference a.nii.gz --labels a.nii.gz --out o.nii.gz"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "learn2reg submit --task t --out $'a\\nb.tfm'",
+        "apply --transform t.tfm --out o.nii $'a\\nb'",
+        "register --preset general --set $'a\\nb'",
+        "$'a\\nb'",
+        "apply $'--a\\nb'",
+    ],
+)
+def test_names_with_line_breaks_stay_on_one_line(words: str, tmp_path: Path) -> None:
+    done = shell(f"iterreg {words}", tmp_path)
+    assert done.returncode == ExitCode.USAGE
+    said = [line for line in done.stderr.splitlines() if line]
+    assert said[-1].startswith("Error: ") and len(said) <= 3, done.stderr
+
+
 @needs_full
 @pytest.mark.parametrize(
     "words", ["--help", "--version", "presets", "apply --help", "weights list"]

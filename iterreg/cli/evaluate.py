@@ -37,10 +37,12 @@ SCHEMA = 2
 @click.command(short_help="Measure a transform with label maps, landmarks or a known field.")
 @click.option(
     "--transform",
+    "transforms",
     type=PATH,
+    multiple=True,
     metavar="T",
-    help="transform.h5 of a run, another ITK transform, or a displacement field in mm.  "
-    "[default: the identity, where the headers put the images]",
+    help="transform.h5 of a run, another ITK transform, or a displacement field in mm. Can be "
+    "repeated, as in iterreg apply.  [default: the identity, where the headers put the images]",
 )
 @click.option("--fixed-labels", type=PATH, help="Label map of the fixed image.")
 @click.option("--moving-labels", type=PATH, help="Label map of the moving image.")
@@ -92,11 +94,11 @@ def evaluate(**options: Any) -> None:
     console.print_measures(measures)
     for note in given.notes:
         console.say(f"note: {note}", style="yellow")
-    path = options["transform"]
+    paths = [str(path) for path in options["transforms"]]
     about = {
         "schema": SCHEMA,
         **provenance.tables(),
-        "transform": None if path is None else str(path),
+        "transform": paths[0] if len(paths) == 1 else (paths or None),
         "notes": list(given.notes),
         "versions": versions(),
     }
@@ -141,7 +143,7 @@ class _Given:
         read = (*(self.images or ()), *maps)
         told = dict.fromkeys(n for file in read for n in file.notes)
         self.notes = (*self.notes, *told, *outside)
-        if options["transform"] is None:
+        if not options["transforms"]:
             self.notes = ("no --transform was given: this measures the identity", *self.notes)
 
     def _grids(self) -> tuple[Grid | None, Grid | None]:
@@ -233,18 +235,19 @@ def _read_transforms(
         GeometryError: the landmarks have another rank.
     """
     from iterreg.errors import GeometryError
+    from iterreg.formats.chains import load_chain
     from iterreg.formats.loaded import Loaded
     from iterreg.formats.reading import load_transform
     from iterreg.landmarks import require_rank
 
-    path, known_path = options["transform"], options["known_field"]
+    paths, known_path = options["transforms"], options["known_field"]
     known = None if known_path is None else load_transform(known_path)
     if known is not None and grid is not None and known.rank != grid.rank:
         raise GeometryError(
             f"{known_path}: expected rank {grid.rank} as the fixed image, got {known.rank}"
         )
-    if path is not None:
-        loaded = load_transform(path)
+    if paths:
+        loaded = load_chain(paths)
     elif known is not None or grid is not None:
         loaded = Loaded.identity(known.rank if known is not None else grid.rank if grid else 3)
     else:

@@ -159,8 +159,11 @@ def pair_options(without: Collection[str] = ()) -> Decorator:
         "landmarks": landmark_options,
         "--initial-transform": click.option(
             "--initial-transform",
+            "initial_transforms",
             type=PATH,
-            help="Start from this ITK transform or displacement field (mm).",
+            multiple=True,
+            help="Start from this ITK transform or displacement field (mm). Can be repeated, as "
+            "--transform of iterreg apply.",
         ),
         "--roi-pairs": click.option(
             "--roi-pairs",

@@ -98,7 +98,8 @@ def exit_by_verdict(status: Status) -> None:
 
 def read_arguments(request: PairRequest) -> dict[str, Any]:
     """Read the files of a request: the arguments of ``optimize_pair``, masks left as paths."""
-    from iterreg.formats.reading import read_transform
+    from iterreg.formats.chains import load_chain
+    from iterreg.formats.types import Sides
     from iterreg.io import read_image, read_label_map, series_of
     from iterreg.landmarks import read_landmarks
     from iterreg.samreg.roi_files import read_roi_pairs
@@ -111,8 +112,9 @@ def read_arguments(request: PairRequest) -> dict[str, Any]:
         if (path := arguments.get(f"{side}_labels")) is not None:
             grid = arguments[side].grid
             arguments[f"{side}_labels"] = read_label_map(path, names, grid, overlapping=True)
-    if (path := arguments.get("initial_transform")) is not None:
-        arguments["initial_transform"] = read_transform(path, arguments["fixed"].grid)
+    if paths := arguments.pop("initial_transforms", ()):
+        grid = arguments["fixed"].grid
+        arguments["initial_transform"] = load_chain(paths, Sides(grid)).on(grid)
     if (path := arguments.get("roi_pairs")) is not None:
         arguments["roi_pairs"] = read_roi_pairs(path, (arguments["fixed"], arguments["moving"]))
     keys = "fixed_landmarks", "moving_landmarks"
