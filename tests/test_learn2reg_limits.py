@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -68,4 +69,20 @@ def test_too_little_memory_is_told_before_the_work(tmp_path: Path) -> None:
     )
     assert done.returncode == ExitCode.OUT_OF_MEMORY, done.stderr
     assert "memory 0.1 GB" in done.stderr
+    assert not (tmp_path / "s.zip").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux keeps these limits")
+def test_a_full_disk_is_told_by_its_own_exit_code(tmp_path: Path) -> None:
+    task = make_task(tmp_path / "task", ("0001",))
+    words = ["learn2reg", "submit", "--task", str(task), "--out", str(tmp_path / "s.zip")]
+    done = subprocess.run(
+        [sys.executable, "-m", "iterreg", *words, *FAST],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
+    )
+    assert done.returncode == ExitCode.OUTPUT, done.stderr
+    assert "1 of 1 cases failed" in done.stderr and "cannot be written" in done.stderr
     assert not (tmp_path / "s.zip").exists()

@@ -158,8 +158,8 @@ def submit(
     every case of the split has its field. A record next to each field says how it was made.
     """
     from iterreg.cli.console import Console
-    from iterreg.cli.learn2reg_tables import print_outcomes
-    from iterreg.errors import ExitCode, IterregError
+    from iterreg.cli.learn2reg_tables import print_outcomes, refuse_failed
+    from iterreg.errors import ExitCode
     from iterreg.learn2reg.register import Settings
     from iterreg.learn2reg.submit import submit as run
     from iterreg.learn2reg.task import read_task
@@ -188,12 +188,7 @@ def submit(
         raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
     if not quiet:
         print_outcomes(task, outcomes)
-    failed = [outcome.case for outcome in outcomes if not outcome.ok]
-    if failed:
-        raise IterregError(
-            f"{len(failed)} of {len(outcomes)} cases failed ({', '.join(failed)}); no zip was "
-            "written; run the same command to try them again"
-        )
+    refuse_failed(outcomes)
     if zipped:
         console.say(f"submission: {out} ({len(outcomes)} cases)")
         console.say(f"check it: iterreg learn2reg check {out} --task {task_dir}")

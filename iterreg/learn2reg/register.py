@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from iterreg.config import SCHEMA, Config, config_to_dict, load_config
-from iterreg.errors import GeometryError
+from iterreg.errors import ExitCode, GeometryError
 from iterreg.formats.headers import shape_text
 from iterreg.formats.learn2reg import transform_to_l2r
 from iterreg.formats.learn2reg_files import write_field
@@ -78,6 +78,7 @@ class Outcome:
         peak_mb: peak memory of the process meanwhile; NaN if unknown.
         used: inputs of the registration, by kind.
         kept: whether the field existed already.
+        exit_code: of the error, if there is no field.
     """
 
     case: str
@@ -87,6 +88,7 @@ class Outcome:
     peak_mb: float
     used: dict[str, str] = field(default_factory=dict)
     kept: bool = False
+    exit_code: ExitCode = ExitCode.OK
 
 
 def config_of(task: Task, settings: Settings) -> Config:

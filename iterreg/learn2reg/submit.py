@@ -15,6 +15,7 @@ from pathlib import Path
 from iterreg.devices import pick_device
 from iterreg.errors import (
     DeviceError,
+    ExitCode,
     IterregError,
     OutOfMemoryError,
     OutputError,
@@ -128,7 +129,8 @@ def _in_parallel(
                 outcome = future.result()
             except Exception as error:  # the process was killed, most often for its memory
                 reason = f"its process ended ({error}); out of memory? try fewer --jobs"
-                outcome = Outcome(pair.case, False, reason, float("nan"), float("nan"))
+                nan, code = float("nan"), ExitCode.OUT_OF_MEMORY
+                outcome = Outcome(pair.case, False, reason, nan, nan, exit_code=code)
             done[pair.case] = outcome
             progress(remaining.event(list(done.values())))
     return [done[pair.case] for pair in task.pairs]
@@ -172,13 +174,16 @@ def _attempt(task: Task, pair: Pair, settings: Settings, progress: ProgressCallb
     try:
         return register_case(task, pair, settings, progress)
     except IterregError as error:
-        reason = str(error)
+        reason, code = str(error), error.exit_code
     except Exception as error:  # one bad case must not stop the others
         reason = f"this is a bug in iterreg: {type(error).__name__}: {error}"[:300]
+        code = ExitCode.ERROR
         if is_out_of_memory(error):
+            code = ExitCode.OUT_OF_MEMORY
             reason = "out of memory; try fewer --jobs or a coarser levels.spacing_mm"
     seconds = time.perf_counter() - begun
-    return Outcome(pair.case, False, " ".join(reason.split()), seconds, float("nan"))
+    text = " ".join(reason.split())
+    return Outcome(pair.case, False, text, seconds, float("nan"), exit_code=code)
 
 
 class _RemainingTime:
