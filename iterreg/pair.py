@@ -30,8 +30,9 @@ from iterreg.optimize.pair import Guidance, Pair
 from iterreg.optimize.register import Solution, register
 from iterreg.optimize.side import Side
 from iterreg.partition import Regions, interfaces_of, overlapping_pairs, rigid_values
-from iterreg.progress import ProgressCallback, StageTimer, ignore_progress
+from iterreg.progress import Progress, ProgressCallback, StageTimer, as_callback
 from iterreg.registration import Registration
+from iterreg.registry import used_plugins
 from iterreg.scale import LengthScale
 from iterreg.verdict import Evidence, judge
 from iterreg.versions import versions
@@ -66,7 +67,7 @@ def optimize_pair(
     seed: int = 0,
     threads: int | None = None,
     memory_gb: float | None = None,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = None,
 ) -> Registration:
     """Register a pair: find the transform that takes fixed points to moving points.
 
@@ -96,7 +97,8 @@ def optimize_pair(
             give the same bytes on the CPU.
         memory_gb: the most memory to plan for, GB of 10^9 bytes: the finest levels become coarser
             if they must, with a note. None plans for all that is there.
-        progress: called with :class:`Progress`.
+        progress: True shows it, as a bar in a notebook; or a function that is called with
+            :class:`Progress`.
 
     Returns:
         The transform on the fixed image's own grid, with status, history, timings and everything
@@ -129,7 +131,7 @@ def optimize_pair(
     """
     config = load_config(preset, overrides)
     where = pick_device(device)
-    timer = StageTimer(progress or ignore_progress, _waiting_for(where))
+    timer = StageTimer(as_callback(progress), _waiting_for(where))
     torch.manual_seed(seed)
     with threads_used(threads) as used, torch.no_grad():
         with timer.stage("read", 0.0, "reading"):
@@ -174,6 +176,7 @@ def optimize_pair(
             with timer.stage("finish", 0.98, "finishing"):
                 transform = solution.field.to_transform(solution.affine_lps, inputs.fixed.grid)
                 transform = scale.transform_back(transform, own.fixed.grid)
+        timer.callback(Progress("finish", 1.0, "registered"))
     return Registration(
         transform=transform,
         verdict=verdict,
@@ -188,7 +191,11 @@ def optimize_pair(
         device=str(where),
         seed=seed,
         threads=used,
-        versions=versions(),
+        versions=versions() | _plugins_of(config, own),
+        fixed=own.fixed,
+        moving=own.moving,
+        initial_transform=own.initial,
+        landmarks=own.landmarks,
         length_scale=scale.mm,
     )
 
@@ -210,6 +217,14 @@ def plan(
     fitted = fit_to_memory(config, scale.grid(fixed.grid), scale.grid(moving.grid), memory_gb)
     told = f"The levels are coarser, to stay within {memory_gb:g} GB of memory."
     return scale, fitted, () if fitted is config else (told,)
+
+
+def _plugins_of(config: Config, inputs: Inputs) -> dict[str, str]:
+    """The plug-ins that a result depends on, with their packages and versions."""
+    chosen = {"similarity.kind": config.similarity.kind, "preset": config.name}
+    if inputs.labels is None and not inputs.roi_pairs:
+        chosen["segmenter"] = config.segmenter
+    return used_plugins(chosen)
 
 
 def _evidence(

@@ -23,7 +23,7 @@ from iterreg.geometry import Grid, Points
 from iterreg.image import Image, LabelMap, Mask, RoiPair
 from iterreg.image_size import length_scale
 from iterreg.inputs import Inputs
-from iterreg.registration import LevelHistory
+from iterreg.optimize.history import LevelHistory
 from iterreg.verdict import Evidence
 
 

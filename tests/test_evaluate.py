@@ -131,7 +131,7 @@ def test_a_spline_is_not_sampled_on_a_made_up_grid(files: dict[str, Path], tmp_p
     arguments = ["--transform", tmp_path / "spline.tfm", *parts(files)["landmarks"]]
     refused = evaluate(*arguments)
     assert refused.exit_code == ExitCode.TRANSFORM
-    assert "add --fixed and --moving" in refused.stderr
+    assert "add the images (--fixed, --moving)" in refused.stderr
     images = ["--fixed", files["fixed"], "--moving", files["moving"]]
     found = numbers(tmp_path, *arguments, *images)
     points = np.loadtxt(files["here"], delimiter=",", skiprows=1)

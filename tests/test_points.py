@@ -361,7 +361,9 @@ def test_a_flat_image_is_no_volume(folder: Path) -> None:
 
 def test_a_linear_known_field_needs_a_grid(folder: Path) -> None:
     known = "--known-field", folder / "shift.tfm"
-    phrase = "expected a known field with a grid to compare on, got a linear transform: add --fixed"
+    phrase = (
+        "expected a known field with a grid to compare on, got a linear transform: add the images"
+    )
     require_refused(run("evaluate", *known), "shift.tfm", phrase, code=ExitCode.TRANSFORM)
     result = run(
         "evaluate", *known, "--transform", folder / "field.nii.gz", "--json", folder / "n.json"

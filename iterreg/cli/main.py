@@ -59,6 +59,7 @@ _OWN_COMMANDS = {
     "demo": "demo:demo",
     "register": "register:register",
     "samreg": "samreg:samreg",
+    "cohort": "cohort:cohort",
     "apply": "apply:apply",
     "convert": "convert:convert",
     "evaluate": "evaluate:evaluate",
@@ -68,6 +69,7 @@ _OWN_COMMANDS = {
     "dicom": "dicom:dicom",
     "learn2reg": "learn2reg:learn2reg",
     "presets": "presets:presets",
+    "plugins": "plugins:plugins",
     "weights": "weights:weights",
 }
 """Name and location of each command; a command is imported only when it is used."""

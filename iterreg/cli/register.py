@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from iterreg.cli.names import label_names
 from iterreg.cli.options import pair_options
 from iterreg.cli.pair_request import PairRequest
 
@@ -97,29 +96,21 @@ def exit_by_verdict(status: Status) -> None:
 
 
 def read_arguments(request: PairRequest) -> dict[str, Any]:
-    """Read the files of a request: the arguments of ``optimize_pair``, masks left as paths."""
+    """Read the images of a request: the arguments of ``optimize_pair``, other files as paths."""
     from iterreg.formats.chains import load_chain
     from iterreg.formats.types import Sides
-    from iterreg.io import read_image, read_label_map, series_of
-    from iterreg.landmarks import read_landmarks
+    from iterreg.io import read_image, series_of
     from iterreg.samreg.roi_files import read_roi_pairs
 
     arguments = dict(request.arguments)
     for side in ("fixed", "moving"):
         arguments[side] = read_image(arguments[side], series_of(side))
-    names = label_names(request.label_table)
-    for side in ("fixed", "moving"):
-        if (path := arguments.get(f"{side}_labels")) is not None:
-            grid = arguments[side].grid
-            arguments[f"{side}_labels"] = read_label_map(path, names, grid, overlapping=True)
     if paths := arguments.pop("initial_transforms", ()):
         grid = arguments["fixed"].grid
         arguments["initial_transform"] = load_chain(paths, Sides(grid)).on(grid)
     if (path := arguments.get("roi_pairs")) is not None:
         arguments["roi_pairs"] = read_roi_pairs(path, (arguments["fixed"], arguments["moving"]))
-    keys = "fixed_landmarks", "moving_landmarks"
-    landmarks = read_landmarks(*map(arguments.get, keys))
-    return arguments | dict(zip(keys, landmarks or (None, None), strict=True))
+    return arguments
 
 
 def register_and_write(
@@ -143,17 +134,12 @@ def register_and_write(
 
     fitting, writing = progress
     provenance = request.provenance()
-    fixed, moving = arguments["fixed"], arguments["moving"]
-    landmarks = arguments["fixed_landmarks"], arguments["moving_landmarks"]
     arguments = {**arguments, "memory_gb": request.memory_gb}
     registration = optimize_pair(**arguments, preset=config, progress=fitting)
     return write_run(
         folder,
         registration,
-        fixed,
-        moving,
-        start=arguments.get("initial_transform"),
-        landmarks=None if landmarks[0] is None else landmarks,
+        isocentre_lps_mm=request.isocentre,
         save_jacobian=request.save_jacobian,
         save_inverse=request.save_inverse,
         save_error=request.save_error,

@@ -84,7 +84,7 @@ def _match_and_write(
     from iterreg.cli.register import read_arguments, register_and_write
     from iterreg.devices import threads_used
     from iterreg.figures.roi_overlay import draw_roi_pairs
-    from iterreg.landmarks import check_landmarks
+    from iterreg.landmarks import check_landmarks, read_landmarks
     from iterreg.memory import limit_memory
     from iterreg.pair import plan
     from iterreg.progress import Progress
@@ -96,9 +96,8 @@ def _match_and_write(
         limit_memory(request.memory_gb)
     arguments = read_arguments(request)
     images: tuple[Image, Image] = arguments["fixed"], arguments["moving"]
-    if (fixed_landmarks := arguments["fixed_landmarks"]) is not None:
-        landmarks = fixed_landmarks, arguments["moving_landmarks"]
-        check_landmarks(landmarks, (images[0].grid, images[1].grid))
+    landmarks = read_landmarks(arguments["fixed_landmarks"], arguments["moving_landmarks"])
+    check_landmarks(landmarks, (images[0].grid, images[1].grid))
     config = request.config(fit_preset(*images))
     plan(config, *images, request.memory_gb)
     matched = MATCHING_FRACTION if fit else MATCHING_ALONE_FRACTION

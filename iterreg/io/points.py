@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from iterreg.atomic import write_aside
-from iterreg.errors import ImageReadError, OutputError
+from iterreg.errors import GeometryError, ImageReadError, OutputError
 from iterreg.geometry import Points
 from iterreg.io.elastix_points import is_elastix, is_transformix_output, read_elastix, write_elastix
 from iterreg.io.itk import require_exists
 from iterreg.io.point_tables import is_fcsv, read_fcsv, read_table
 from iterreg.io.slicer_points import read_markups, write_fcsv, write_markups
+
+if TYPE_CHECKING:
+    from iterreg.image.kinds import PointsLike
 
 AXES = "xyz"
 
@@ -62,6 +66,31 @@ def read_points(path: str | Path) -> Points:
     return Points(lps, str(path))
 
 
+def as_points(value: PointsLike, name: str) -> Points:
+    """Return points from a path, or :class:`Points` as they are.
+
+    Args:
+        value: a path or points.
+        name: the argument's name, for messages.
+
+    Raises:
+        GeometryError: an array alone, which does not say whether it is LPS or RAS.
+        TypeError: anything else.
+        ImageReadError: as :func:`read_points`.
+    """
+    if isinstance(value, Points):
+        return value
+    if isinstance(value, str | Path):
+        return read_points(value)
+    if hasattr(value, "shape"):
+        raise GeometryError(
+            f"{name}: expected points that say whether they are LPS or RAS, got a bare array of "
+            f"shape {tuple(value.shape)}: iterreg.Points(array) for LPS mm, or "
+            "iterreg.Points.from_ras(array)"
+        )
+    raise TypeError(f"{name}: expected a path or iterreg.Points, got {type(value).__name__}")
+
+
 def write_points(
     points: Points, path: str | Path, extra_columns: Mapping[str, Sequence[object]] | None = None
 ) -> None:
@@ -76,6 +105,12 @@ def write_points(
     Raises:
         OutputError: another suffix, a folder that is missing or not writable, columns of another
             length, or points of rank 2 for 3D Slicer.
+
+    Example:
+        >>> write_points(Points([[1.0, 2.0, 3.0]]), "tips.csv", {"name": ["apex"]})
+        >>> print(Path("tips.csv").read_text(), end="")
+        x,y,z,name
+        1.000000,2.000000,3.000000,apex
     """
     path, extra = Path(path), dict(extra_columns or {})
     suffix, rank = path.suffix.lower(), points.lps.shape[1]

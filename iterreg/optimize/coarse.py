@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from iterreg.config import Config
-from iterreg.displacement import DisplacementField, Transform, sample
+from iterreg.displacement import DisplacementField, Transform
 from iterreg.geometry import Grid, Matrix
 from iterreg.metrics import ImageSimilarity, image_similarity
 from iterreg.neighbourhood import dilate
@@ -20,6 +20,7 @@ from iterreg.optimize.pair import Pair
 from iterreg.optimize.problem import Problem
 from iterreg.optimize.solver import better_start
 from iterreg.optimize.start import find_start
+from iterreg.sampling import sample
 
 CHECK_SHARE = 1 / 8
 LEAST_CHECK_VOXELS, MOST_CHECK_VOXELS = 4_000, 60_000
