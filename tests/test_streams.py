@@ -43,6 +43,11 @@ def pair(tmp_path: Path) -> Path:
 APPLY = "iterreg apply --transform t.tfm --reference a.nii.gz --labels a.nii.gz --out o.nii.gz"
 
 
+def test_without_a_word_the_help_is_shown_in_lines(tmp_path: Path) -> None:
+    done = shell("iterreg ", tmp_path)
+    assert len((done.stdout + done.stderr).splitlines()) > 20
+
+
 @pytest.mark.parametrize(
     "words",
     [
