@@ -201,7 +201,6 @@ def optimize_pair(
     )
 
 
-<<<<<<< HEAD
 def plan(
     config: Config, fixed: Image, moving: Image, memory_gb: float | None
 ) -> tuple[LengthScale, Config, tuple[str, ...]]:
@@ -221,12 +220,8 @@ def plan(
     return scale, fitted, () if fitted is config else (told,)
 
 
-def _plugins_of(config: Config, inputs: Inputs) -> dict[str, str]:
-    """The plug-ins that a result depends on, with their packages and versions."""
-=======
 def _packages_of(config: Config, inputs: Inputs) -> dict[str, str]:
     """The other packages that a result depends on, with their versions."""
->>>>>>> main
     chosen = {"similarity.kind": config.similarity.kind, "preset": config.name}
     found: dict[str, str] = {}
     if inputs.labels is None and not inputs.roi_pairs:
