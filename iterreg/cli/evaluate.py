@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from iterreg.cli.reading_options import pair_reading_options
 
 SCHEMA = 2
 """Version of the file of ``--json``, counted as in ``run.json``."""
+
+if TYPE_CHECKING:
+    from iterreg.formats.types import Sides
 
 OF_EVALUATION = (
     "fixed_labels",
@@ -42,6 +45,13 @@ OF_EVALUATION = (
     metavar="T",
     help="transform.h5 of a run, another ITK transform, or a displacement field in mm. Can be "
     "repeated, as in iterreg apply.  [default: the identity, where the headers put the images]",
+)
+@click.option(
+    "--source",
+    type=PATH,
+    metavar="S",
+    help="Image that FSL moved (flirt -in), for FSL's transforms, whose -ref is --fixed, or the "
+    "image of --fixed-labels.",
 )
 @click.option("--fixed-labels", type=PATH, help="Label map of the fixed image.")
 @click.option("--moving-labels", type=PATH, help="Label map of the moving image.")
@@ -91,7 +101,7 @@ def evaluate(**options: Any) -> None:
     provenance = provenance_of(options)
     paths = options["transforms"]
     evaluation = Evaluation(
-        load_chain(paths) if paths else None,
+        load_chain(paths, _sides(options)) if paths else None,
         **{name: options[name] for name in OF_EVALUATION},
         **_images(options),
     )
@@ -118,6 +128,19 @@ def evaluate(**options: Any) -> None:
         labels = None if regions is None else (regions.fixed, regions.moving)
         source = Source(tables, evaluation.shown, evaluation.images, labels)
         write_report(options["html"], source)
+
+
+def _sides(options: dict[str, Any]) -> Sides:
+    """The images between which FSL's transforms lead, if the one that it moved is named."""
+    from iterreg.formats.types import Sides
+    from iterreg.io import grid_of_file
+
+    if options["source"] is None:
+        return Sides()
+    reference = options["fixed"] or options["fixed_labels"]
+    if reference is None:
+        raise click.UsageError("--source needs --fixed or --fixed-labels, the image of flirt -ref")
+    return Sides(grid_of_file(reference), grid_of_file(options["source"]))
 
 
 def _images(options: dict[str, Any]) -> dict[str, Any]:

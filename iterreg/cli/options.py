@@ -163,6 +163,13 @@ def pair_options(without: Collection[str] = ()) -> Decorator:
             help="Start from this ITK transform or displacement field (mm). Can be repeated, as "
             "--transform of iterreg apply.",
         ),
+        "--source": click.option(
+            "--source",
+            type=PATH,
+            metavar="S",
+            help="Image that FSL moved (flirt -in), if --initial-transform is FSL's, made with the "
+            "fixed image as -ref.",
+        ),
         "--roi-pairs": click.option(
             "--roi-pairs",
             type=PATH,

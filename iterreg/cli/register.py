@@ -99,15 +99,19 @@ def read_arguments(request: PairRequest) -> dict[str, Any]:
     """Read the images of a request: the arguments of ``optimize_pair``, other files as paths."""
     from iterreg.formats.chains import load_chain
     from iterreg.formats.types import Sides
-    from iterreg.io import read_image, series_of
+    from iterreg.io import grid_of_file, read_image, series_of
     from iterreg.samreg.roi_files import read_roi_pairs
 
     arguments = dict(request.arguments)
     for side in ("fixed", "moving"):
         arguments[side] = read_image(arguments[side], series_of(side))
+    source = arguments.pop("source", None)
     if paths := arguments.pop("initial_transforms", ()):
         grid = arguments["fixed"].grid
-        arguments["initial_transform"] = load_chain(paths, Sides(grid)).on(grid)
+        sides = Sides(grid, None if source is None else grid_of_file(source))
+        arguments["initial_transform"] = load_chain(paths, sides).on(grid)
+    elif source is not None:
+        raise click.UsageError("--source is for the transform of --initial-transform")
     if (path := arguments.get("roi_pairs")) is not None:
         arguments["roi_pairs"] = read_roi_pairs(path, (arguments["fixed"], arguments["moving"]))
     return arguments

@@ -45,7 +45,7 @@ MATCHING_ALONE_FRACTION = 0.95
     help=f"Match regions with a Segment Anything model, and fit a field to them.\n{RESULTS}",
     short_help="Match regions with a Segment Anything model; needs no labels.",
 )
-@pair_options(without=("--initial-transform", "--roi-pairs", "--segmenter", "run"))
+@pair_options(without=("--initial-transform", "--source", "--roi-pairs", "--segmenter", "run"))
 @click.option(
     "--fit/--no-fit",
     default=True,
