@@ -62,6 +62,7 @@ ROOMS = (
     "outputs",
     "saved_runs",
     "cohort",
+    "motion",
     "learn2reg",
     "cli",
     "__main__",
