@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from iterreg.config import preset_names as preset_names
     from iterreg.displacement import DisplacementField as DisplacementField
     from iterreg.displacement import Transform as Transform
+    from iterreg.energy.similarity.plugin import SimilarityContext as SimilarityContext
     from iterreg.errors import ExitCode as ExitCode
     from iterreg.errors import IterregError as IterregError
     from iterreg.evaluation import Measures as Measures
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from iterreg.expected_error import expected_error_mm as expected_error_mm
     from iterreg.formats.itk import write_transform as write_transform
     from iterreg.formats.reading import read_transform as read_transform
+    from iterreg.formats.types import TransformFormat as TransformFormat
     from iterreg.geometry import Grid as Grid
     from iterreg.geometry import Points as Points
     from iterreg.image import Image as Image
@@ -41,10 +43,15 @@ if TYPE_CHECKING:
     from iterreg.pair import optimize_pair as optimize_pair
     from iterreg.phantom import Phantom as Phantom
     from iterreg.phantom import make_phantom as make_phantom
+    from iterreg.plugins import register_presets as register_presets
     from iterreg.progress import Progress as Progress
     from iterreg.regions.label_tables import LabelTable as LabelTable
     from iterreg.regions.label_tables import load_label_table as load_label_table
     from iterreg.registration import Registration as Registration
+    from iterreg.registry import register_segmenter as register_segmenter
+    from iterreg.registry import register_similarity as register_similarity
+    from iterreg.registry import register_transform_format as register_transform_format
+    from iterreg.rigid_motion import RigidMotion as RigidMotion
     from iterreg.samreg.match import match_rois as match_rois
     from iterreg.saved_runs import load_run as load_run
     from iterreg.verdict import Evidence as Evidence
@@ -75,9 +82,12 @@ _HOMES = {
     "Progress": "progress",
     "Reason": "verdict",
     "Registration": "registration",
+    "RigidMotion": "rigid_motion",
     "RoiPair": "image",
+    "SimilarityContext": "energy.similarity.plugin",
     "Status": "verdict",
     "Transform": "displacement",
+    "TransformFormat": "formats.types",
     "Verdict": "verdict",
     "evaluate": "evaluation.given",
     "expected_error_mm": "expected_error",
@@ -92,6 +102,10 @@ _HOMES = {
     "read_label_map": "io",
     "read_points": "io",
     "read_transform": "formats.reading",
+    "register_presets": "plugins",
+    "register_segmenter": "registry",
+    "register_similarity": "registry",
+    "register_transform_format": "registry",
     "write_image": "io",
     "write_label_map": "io",
     "write_points": "io",

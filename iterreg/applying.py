@@ -6,8 +6,12 @@ The methods of :class:`iterreg.Transform` and :class:`iterreg.Registration` and 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from iterreg.displacement import Transform, resample_transform, warp_image, warp_labels
 from iterreg.errors import GeometryError
@@ -54,6 +58,58 @@ def warp_label_map(
     """
     loaded = as_label_map(labels, "labels")
     return warp_labels(loaded, _on(transform, onto, loaded))
+
+
+def seen_image(image: Image, seen: Tensor, fill: float) -> Image:
+    """Give an image a value wherever another image on its grid sees nothing.
+
+    Args:
+        image: (C, *shape).
+        seen: (*shape) bool, the other's field of view.
+        fill: intensity elsewhere.
+    """
+    return replace(image, data=torch.where(seen, image.data, fill))
+
+
+def seen_labels(labels: LabelMap, seen: Tensor, *, mark: bool) -> LabelMap:
+    """Clear the labels outside a field of view, or number them anew there.
+
+    Args:
+        labels: (*shape).
+        seen: (*shape) bool.
+        mark: keep what is not seen, under a number of its own: the label's and the least power of
+            ten above all labels. Its name ends in "(not seen)".
+
+    Example:
+        >>> grid = Grid((1, 3), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> labels = LabelMap(torch.tensor([[1, 1, 0]], dtype=torch.int32), grid, {1: "heart"})
+        >>> marked = seen_labels(labels, torch.tensor([[True, False, False]]), mark=True)
+        >>> marked.data.tolist(), marked.names
+        ([[1, 11, 0]], {1: 'heart', 11: 'heart (not seen)'})
+    """
+    hidden = (labels.data != 0) & ~seen
+    if not mark:
+        return replace(labels, data=torch.where(hidden, 0, labels.data))
+    further = 10 ** len(str(max(labels.values, default=0)))
+    names = {v + further: f"{labels.title(v)} (not seen)" for v in labels.values}
+    data = torch.where(hidden, labels.data + further, labels.data)
+    return replace(labels, data=data, names=dict(labels.names) | names)
+
+
+def seen_shares(labels: LabelMap, seen: Tensor) -> str:
+    """Say in words which share of each label lies in a field of view.
+
+    Example:
+        >>> grid = Grid((1, 4), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> labels = LabelMap(torch.tensor([[1, 1, 1, 1]], dtype=torch.int32), grid, {1: "heart"})
+        >>> seen_shares(labels, torch.tensor([[True, True, True, False]]))
+        'heart 75 %'
+    """
+    shares = [
+        f"{labels.title(v)} {100 * float(seen[labels.data == v].float().mean()):.0f} %"
+        for v in labels.values
+    ]
+    return ", ".join(shares)
 
 
 def grid_like(value: GridLike, name: str) -> Grid:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from iterreg.errors import ConfigError
+from iterreg.plugins import preset_plugins
 from iterreg.tables import load
 from iterreg.texts import TextError, parse_toml
 
@@ -257,15 +258,34 @@ class Config:
 
 
 def preset_names() -> list[str]:
-    """Names of the presets that come with iterreg, sorted.
+    """Names of the presets that come with iterreg, and of those that plug-ins add, sorted.
 
     Example:
         >>> preset_names()[:3]
         ['abdomen', 'brain', 'cardiac']
     """
+    own = own_presets()
+    return sorted([*own, *preset_plugins(own)])
+
+
+def own_presets() -> list[str]:
+    """Names of the presets that come with iterreg."""
     folder = resources.files("iterreg") / "presets"
     files = (p.name for p in folder.iterdir())
-    return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
+    return [name.removesuffix(".toml") for name in files if name.endswith(".toml")]
+
+
+def preset_text(name: str) -> str | None:
+    """The TOML of a preset by name; None if there is none of that name.
+
+    Raises:
+        PluginError: a plug-in's preset cannot be read.
+    """
+    own = own_presets()
+    if name in own:
+        return (resources.files("iterreg") / "presets" / f"{name}.toml").read_text("utf-8")
+    plugin = preset_plugins(own).get(name)
+    return None if plugin is None else str(plugin.loaded())
 
 
 def load_config(
@@ -337,8 +357,8 @@ def _checked_schema(tables: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def _preset_text(preset: str | Path) -> tuple[str, str]:
-    if isinstance(preset, str) and preset in preset_names():
-        return (resources.files("iterreg") / "presets" / f"{preset}.toml").read_text(), preset
+    if isinstance(preset, str) and (text := preset_text(preset)) is not None:
+        return text, preset
     path = Path(preset)
     if path.suffix != ".toml":
         known = ", ".join(preset_names())

@@ -6,6 +6,7 @@ All commands use it. A script that has a :class:`Registration` may call :func:`w
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ from iterreg.config import config_to_dict
 from iterreg.displacement import total_displacement_vox
 from iterreg.evaluation import Measures, on_cpu, without_nan
 from iterreg.expected_error import expected_error_mm
-from iterreg.formats.itk import write_transform
+from iterreg.formats.itk import write_affine, write_transform
 from iterreg.image import Image, LabelMap
 from iterreg.inverse import Inverse, InverseResidual
 from iterreg.io import write_displacement_mm, write_image, write_label_map, write_scalar
@@ -23,6 +24,7 @@ from iterreg.metrics import det_jacobian
 from iterreg.progress import Progress, ProgressCallback, StageTimer, ignore_progress
 from iterreg.provenance import Provenance
 from iterreg.registration import Registration
+from iterreg.rigid_motion import RigidMotion
 
 SCHEMA = 2
 """Version of ``run.json``: raised when a key goes or changes its meaning, not when one is added.
@@ -39,6 +41,7 @@ class RunSummary:
         timings_s: wall seconds per stage, writing included.
         origin: command line, date and inputs, from :class:`Provenance`.
         inverse: residual of the inverse; None if it was not asked for.
+        rigid: the affine part, if only a rigid one was allowed.
     """
 
     registration: Registration
@@ -46,12 +49,14 @@ class RunSummary:
     timings_s: dict[str, float]
     origin: dict[str, Any]
     inverse: InverseResidual | None = None
+    rigid: RigidMotion | None = None
 
 
 def write_run(
     folder: OutputFolder,
     registration: Registration,
     *,
+    isocentre_lps_mm: Sequence[float] | None = None,
     save_jacobian: bool = False,
     save_inverse: bool = False,
     save_error: bool = False,
@@ -64,6 +69,7 @@ def write_run(
     Args:
         folder: entered; its files appear when it is left.
         registration: the result.
+        isocentre_lps_mm: which the turns of a rigid start are given about; None: the fixed centre.
         save_jacobian: also write the determinant of the Jacobian.
         save_inverse: also write the inverse on the moving grid, and the status of each voxel.
         save_error: also write the expected error, which takes another registration.
@@ -77,6 +83,9 @@ def write_run(
     Raises:
         OutputError: a file cannot be written.
     """
+    rigid = None
+    if registration.config.start.affine == "rigid":
+        rigid = registration.rigid_motion(isocentre_lps_mm)
     timer = StageTimer(progress, seconds=dict(registration.timings_s))
     registration = replace(registration, transform=on_cpu(registration.transform))
     # Compression takes most of the writing, and leaves the interpreter free meanwhile.
@@ -100,7 +109,9 @@ def write_run(
             for task in written:
                 task.result()
             origin = (provenance or Provenance({"fixed": None, "moving": None})).tables()
-    summary = RunSummary(registration, measures, timer.seconds, origin, inverse)
+    if rigid is not None:
+        write_affine(rigid.matrix_lps, folder.path("rigid_transform.tfm"))
+    summary = RunSummary(registration, measures, timer.seconds, origin, inverse, rigid)
     if report:
         with timer.stage("report", 0.85, "writing the report"):
             _write_report(folder, summary)
@@ -128,6 +139,7 @@ def run_tables(summary: RunSummary) -> dict[str, Any]:
         "regions": {v: run.fixed_labels.title(v) for v in run.fixed_labels.values},
         "measures": summary.measures.to_dict(),
         "inverse": None if summary.inverse is None else dataclasses.asdict(summary.inverse),
+        "rigid": None if summary.rigid is None else dataclasses.asdict(summary.rigid),
         "field_of_view": run.field_of_view,
         "start": run.start,
         "notes": run.notes,

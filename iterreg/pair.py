@@ -31,6 +31,7 @@ from iterreg.optimize.side import Side
 from iterreg.partition import Regions, interfaces_of, overlapping_pairs, rigid_values
 from iterreg.progress import Progress, ProgressCallback, StageTimer, as_callback
 from iterreg.registration import Registration
+from iterreg.registry import used_plugins
 from iterreg.scale import LengthScale
 from iterreg.verdict import Evidence, judge
 from iterreg.versions import versions
@@ -186,13 +187,21 @@ def optimize_pair(
         device=str(where),
         seed=seed,
         threads=used,
-        versions=versions(),
+        versions=versions() | _plugins_of(config, own),
         fixed=own.fixed,
         moving=own.moving,
         initial_transform=own.initial,
         landmarks=own.landmarks,
         length_scale=scale.mm,
     )
+
+
+def _plugins_of(config: Config, inputs: Inputs) -> dict[str, str]:
+    """The plug-ins that a result depends on, with their packages and versions."""
+    chosen = {"similarity.kind": config.similarity.kind, "preset": config.name}
+    if inputs.labels is None and not inputs.roi_pairs:
+        chosen["segmenter"] = config.segmenter
+    return used_plugins(chosen)
 
 
 def _evidence(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from iterreg.image import Image, LabelMap
 from iterreg.inverse import Inverse
 from iterreg.optimize.history import LevelHistory
 from iterreg.regions.field_of_view import field_of_view
+from iterreg.rigid_motion import RigidMotion, is_rigid
 from iterreg.tables import load
 from iterreg.verdict import Status, Verdict
 
@@ -182,8 +184,8 @@ class Registration:
         ``run.json`` has them. Labels and landmarks that did not guide it tell more: give them.
 
         Args:
-            fixed_labels, moving_labels, label_table, fixed_landmarks, moving_landmarks,
-                known_field: as in :func:`iterreg.evaluate`.
+            fixed_labels, moving_labels, label_table: as in :func:`iterreg.evaluate`.
+            fixed_landmarks, moving_landmarks, known_field: as there.
 
         Raises:
             IterregError: an input cannot be used.
@@ -246,6 +248,19 @@ class Registration:
             )
         return Path(folder)
 
+    def rigid_motion(self, isocentre_lps_mm: Sequence[float] | None = None) -> RigidMotion | None:
+        """Return the affine part as a couch shift, fixed to moving; None if it stretches.
+
+        Args:
+            isocentre_lps_mm: x, y(, z), of the turns; None: the centre of the fixed image.
+
+        Raises:
+            TransformError: an isocentre of another rank.
+        """
+        centre = isocentre_lps_mm or self.fixed.grid.centre_lps_mm.tolist()
+        affine = self.transform.affine_lps
+        return RigidMotion.of(affine, centre) if is_rigid(affine) else None
+
     def plot(self, path: str | Path | None = None) -> Figure:
         """Draw before, after and the deformed lattice on three planes, as ``overlay.png``.
 
@@ -264,7 +279,7 @@ class Registration:
             self.transform,
             fixed_labels=self.fixed_labels,
             start=self.initial_transform,
-            moving_fov=field_of_view(self.moving).mask,
+            fovs=(field_of_view(self.fixed).mask, field_of_view(self.moving).mask),
         )
         if path is not None:
             save_figure(figure, path)

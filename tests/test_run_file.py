@@ -85,7 +85,7 @@ def carried(tmp_path_factory: pytest.TempPathFactory) -> Carried:
     (folder / "mine.toml").write_text(call("presets", "show", "general"))
     files["label_table"] = folder / "names.json"
     (folder / "names.json").write_text('{"lower": 1, "upper": 2, "ball": 3}')
-    arguments = ["register", "--out", str(folder / "out"), "--save-inverse"]
+    arguments = ["register", "--out", str(folder / "out"), "--save-inverse", "--rigid-first"]
     for role, file in files.items():
         arguments += [f"--{role.replace('_', '-')}", str(file)]
     call(*arguments)
@@ -163,7 +163,7 @@ def test_a_run_says_where_it_comes_from(carried: Carried) -> None:
     assert run["command_line"] == ["iterreg", *carried.arguments]
     assert abs((datetime.now().astimezone() - datetime.fromisoformat(run["date"])).days) < 1
     assert datetime.fromisoformat(run["date"]).tzinfo is not None
-    given = dict(zip(carried.arguments[4::2], carried.arguments[5::2], strict=True))
+    given = dict(zip(carried.arguments[5::2], carried.arguments[6::2], strict=True))
     assert set(run["inputs"]) == {name[2:].replace("-", "_") for name in given}
     for role, entry in run["inputs"].items():
         file = given[f"--{role.replace('_', '-')}"]

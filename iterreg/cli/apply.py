@@ -68,6 +68,14 @@ if TYPE_CHECKING:
     help="Moving regions for --inverse.  [default: moving_regions.nii.gz next to T]",
 )
 @click.option("--fill", type=float, help="Intensity outside the image.  [default: its minimum]")
+@click.option(
+    "--unseen",
+    type=click.Choice(["keep", "drop", "mark"]),
+    default="keep",
+    show_default=True,
+    help="What to do outside the reference's field of view, such as beyond the ends of a cone-beam "
+    "scan: drop it, or give its labels numbers and names of their own.",
+)
 @reading_options
 @series_options("image", "reference")
 @overwrite_option
@@ -104,6 +112,10 @@ def apply(**options: Any) -> None:
         )
     if len(options["transforms"]) > 1 and options["fixed_labels"] is not None:
         raise click.UsageError("--fixed-labels and --moving-labels go with one --transform")
+    if options["unseen"] != "keep" and (options["inverse"] or sources == ["points"]):
+        raise click.UsageError("--unseen is for images and labels, without --inverse")
+    if options["unseen"] == "mark" and sources == ["image"]:
+        raise click.UsageError("--unseen mark is for labels; an image takes keep or drop")
     refuse_existing(options["out"], options["overwrite"])
     if sources == ["points"]:
         from iterreg.io import require_point_suffix
@@ -116,8 +128,9 @@ def apply(**options: Any) -> None:
 
 
 def _apply_to_image(options: dict[str, Any]) -> str:
-    from iterreg.applying import warp
+    from iterreg.applying import seen_image, warp
     from iterreg.io import read_image, series_of, write_image
+    from iterreg.regions.field_of_view import field_of_view
 
     reference = _reference(options)
     image = read_image(options["image"], series_of("image"))
@@ -126,13 +139,18 @@ def _apply_to_image(options: dict[str, Any]) -> str:
         write_image(inverse.warp(image, fill=options["fill"]), options["out"])
         return f"on the moving grid; voxels: {inverse.in_words}"
     transform = _transform(reference.grid, options)
-    write_image(warp(transform, image, reference, options["fill"]), options["out"])
+    fill = float(image.data.min()) if options["fill"] is None else options["fill"]
+    warped = warp(transform, image, reference, fill)
+    if options["unseen"] == "drop":
+        warped = seen_image(warped, field_of_view(reference).mask, fill)
+    write_image(warped, options["out"])
     return "on the fixed grid"
 
 
 def _apply_to_labels(options: dict[str, Any]) -> str:
-    from iterreg.applying import warp_label_map
+    from iterreg.applying import seen_labels, seen_shares, warp_label_map
     from iterreg.io import read_label_map, write_label_map
+    from iterreg.regions.field_of_view import field_of_view
 
     reference = _reference(options)
     labels = read_label_map(options["labels"])
@@ -141,8 +159,14 @@ def _apply_to_labels(options: dict[str, Any]) -> str:
         write_label_map(inverse.warp_labels(labels), options["out"])
         return f"on the moving grid; voxels: {inverse.in_words}"
     transform = _transform(reference.grid, options)
-    write_label_map(warp_label_map(transform, labels, reference), options["out"])
-    return "on the fixed grid"
+    warped = warp_label_map(transform, labels, reference)
+    message = "on the fixed grid"
+    if options["unseen"] != "keep":
+        seen = field_of_view(reference).mask
+        message += f"; seen: {seen_shares(warped, seen) or 'nothing'}"
+        warped = seen_labels(warped, seen, mark=options["unseen"] == "mark")
+    write_label_map(warped, options["out"])
+    return message
 
 
 def _reference(options: dict[str, Any]) -> Image:

@@ -109,7 +109,8 @@ class Console:
         self._verdict(run.verdict, command)
         self._say(f"{seconds:.1f} s on {run.device}; start: {run.start}")
         inverse = [] if summary.inverse is None else inverse_facts(summary.inverse)
-        self.print_measures(summary.measures, inverse)
+        shift: list[Fact] = [] if summary.rigid is None else [("rigid part", summary.rigid.words)]
+        self.print_measures(summary.measures, [*inverse, *shift])
         stages = [f"{stage} {s:.1f}" for stage, s in summary.timings_s.items() if s >= 0.05]
         self._facts([("seconds", stages), ("results", str(folder)), ("look at", _look_at(folder))])
         self._notes(run.notes)

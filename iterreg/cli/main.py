@@ -70,6 +70,7 @@ _OWN_COMMANDS = {
     "dicom": "dicom:dicom",
     "learn2reg": "learn2reg:learn2reg",
     "presets": "presets:presets",
+    "plugins": "plugins:plugins",
     "weights": "weights:weights",
 }
 """Name and location of each command; a command is imported only when it is used."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from iterreg.cli.choices import TableChoice
 from iterreg.cli.failures import debug_option
 from iterreg.cli.pair_request import COMMAND_OPTIONS as COMMAND_OPTIONS
 from iterreg.cli.pair_request import PairRequest as PairRequest
@@ -167,7 +168,7 @@ def pair_options(without: Collection[str] = ()) -> Decorator:
         ),
         "--segmenter": click.option(
             "--segmenter",
-            type=click.Choice(list(SEGMENTERS)),
+            type=TableChoice(lambda: SEGMENTERS),
             help="Find regions with this if there are no label maps.  [default: the preset's]",
         ),
         "--rigid": click.option(
@@ -175,6 +176,19 @@ def pair_options(without: Collection[str] = ()) -> Decorator:
             multiple=True,
             metavar="NAME",
             help="Move this region rigidly, such as bone. Can be repeated.",
+        ),
+        "--rigid-first": _flag(
+            "--rigid-first",
+            "Let the affine part be rigid, print its shift and turns, and write it to "
+            "rigid_transform.tfm; the field is what bends on top of it.",
+        ),
+        "--isocentre": click.option(
+            "--isocentre",
+            type=Finite(),
+            nargs=3,
+            metavar="X Y Z",
+            help="Point of the fixed image (LPS, mm) that --rigid-first gives the turns about.  "
+            "[default: the image's centre]",
         ),
         "--set": set_option,
         "--fill": click.option(

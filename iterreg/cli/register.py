@@ -149,6 +149,7 @@ def register_and_write(
     return write_run(
         folder,
         registration,
+        isocentre_lps_mm=request.isocentre,
         save_jacobian=request.save_jacobian,
         save_inverse=request.save_inverse,
         save_error=request.save_error,

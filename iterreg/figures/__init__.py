@@ -14,12 +14,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from torch import Tensor
-
 from iterreg.atomic import write_aside
 from iterreg.displacement import Transform
 from iterreg.figures.panels import Captions, draw_panels, length_unit
-from iterreg.figures.planes import CanonicalPair, cut_planes
+from iterreg.figures.planes import CanonicalPair, Fovs, cut_planes
 from iterreg.figures.style import BACKGROUND, DPI
 from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap
@@ -38,12 +36,12 @@ def overlay(
     *,
     fixed_labels: LabelMap | None = None,
     start: Transform | None = None,
-    moving_fov: Tensor | None = None,
+    fovs: Fovs = (None, None),
 ) -> None:
     """Write :func:`draw_overlay`'s picture.
 
     Args:
-        fixed, moving, transform, fixed_labels, start, moving_fov: as in :func:`draw_overlay`.
+        fixed, moving, transform, fixed_labels, start, fovs: as in :func:`draw_overlay`.
         path: the PNG to write.
 
     Raises:
@@ -62,7 +60,7 @@ def overlay(
         ['overlay.png']
     """
     figure = draw_overlay(
-        fixed, moving, transform, fixed_labels=fixed_labels, start=start, moving_fov=moving_fov
+        fixed, moving, transform, fixed_labels=fixed_labels, start=start, fovs=fovs
     )
     save_figure(figure, path)
 
@@ -74,13 +72,13 @@ def draw_overlay(
     *,
     fixed_labels: LabelMap | None = None,
     start: Transform | None = None,
-    moving_fov: Tensor | None = None,
+    fovs: Fovs = (None, None),
 ) -> Figure:
     """Draw a registration: before, after, and the deformed lattice, on three planes.
 
     The planes pass through the largest motion. Grey: the images agree. Blue: brighter in the fixed
-    image. Orange: brighter in the moving image. Hatched: outside the moving image, so there is
-    nothing to compare; the fixed image shines through.
+    image. Orange: brighter in the moving image. Hatched: outside the field of view of one of the
+    images, so there is nothing to compare; the fixed image shines through.
 
     Args:
         fixed, moving: the pair, rank 2 or 3.
@@ -88,14 +86,15 @@ def draw_overlay(
         fixed_labels: regions to outline. The lattice is cut between them, so that sliding shows
             as a jump of its lines.
         start: the transform to show as "before"; None is the position that the files' headers give.
-        moving_fov: (*moving shape) bool, the moving image's field of view; None takes all of it.
+        fovs: the fields of view, fixed and moving, each bool in its image's shape; None takes all
+            of the image.
 
     Raises:
         GeometryError: the labels or a transform do not lie on the fixed grid.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    pair = CanonicalPair.of((fixed, moving), transform, fixed_labels, start, moving_fov)
+    pair = CanonicalPair.of((fixed, moving), transform, fixed_labels, start, fovs)
     planes = [plane.cropped() for plane in cut_planes(pair)]
     captions = Captions(_before_in_words(fixed.grid, start), length_unit(fixed.grid))
     figure = draw_panels(planes, pair.labels, pair.values, captions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from iterreg.displacement import resample_transform
-from iterreg.errors import GeometryError, OutputError, TransformError
+from iterreg.errors import GeometryError, OutputError, PluginError, TransformError
 from iterreg.formats import TRANSFORM_FORMATS
 from iterreg.formats.loaded import Loaded
 from iterreg.formats.reading import recognise
@@ -17,6 +18,7 @@ from iterreg.formats.types import Sides, TransformFormat
 from iterreg.geometry import Grid
 from iterreg.inverse import Inverse
 from iterreg.io import extension_of, grid_of_file
+from iterreg.plugins import PluginWarning
 
 if TYPE_CHECKING:
     pass
@@ -125,7 +127,7 @@ def _format_to_write(out: TransformFile) -> TransformFormat:
     suffix = extension_of(out.path)
     names = [out.format]
     if out.format == AUTO:
-        names = [name for name, row in TRANSFORM_FORMATS.items() if row.write is not None]
+        names = _writable()
     fitting = [name for name in names if suffix in TRANSFORM_FORMATS[name].write_suffixes]
     if not fitting:
         known = _known(names)
@@ -137,6 +139,18 @@ def _format_to_write(out: TransformFile) -> TransformFormat:
         )
     chosen: TransformFormat = TRANSFORM_FORMATS[fitting[0]]
     return chosen
+
+
+def _writable() -> list[str]:
+    """The formats that can be written, without plug-ins that cannot be loaded."""
+    names = []
+    for name in TRANSFORM_FORMATS:
+        try:
+            if TRANSFORM_FORMATS[name].write is not None:
+                names.append(name)
+        except PluginError as error:
+            warnings.warn(PluginWarning(f"{error}; left out"), stacklevel=2)
+    return names
 
 
 def _known(names: list[str]) -> str:

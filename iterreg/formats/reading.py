@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iterreg.displacement import Transform
-from iterreg.errors import TransformError
+from iterreg.errors import PluginError, TransformError
 from iterreg.formats import TRANSFORM_FORMATS
 from iterreg.formats.foreign import explain
 from iterreg.formats.fsl import is_matrix_file
@@ -123,10 +123,17 @@ def recognise(path: Path, guess: bool = True) -> str:
     if not os.path.isfile(path):
         raise TransformError(f"{path}: no such file")
     suffix = extension_of(path)
-    for name, row in TRANSFORM_FORMATS.items():
+    failed: PluginError | None = None
+    for name in TRANSFORM_FORMATS:
         said = guess or name != "learn2reg" or suffix == ".npz"
-        if said and suffix in row.read_suffixes and row.recognises(path):
-            return name
+        try:
+            row: TransformFormat = TRANSFORM_FORMATS[name]
+            if said and suffix in row.read_suffixes and row.recognises(path):
+                return name
+        except PluginError as error:
+            failed = failed or error  # told if no other format has this file
+    if failed is not None:
+        raise failed
     whose = explain(path)
     if whose is not None:
         raise TransformError(f"{path}: this is {whose}")

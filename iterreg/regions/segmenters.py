@@ -2,7 +2,8 @@
 
 A segmenter is a function ``(fixed: Image, moving: Image, device: str) -> Regions``. To add one,
 write such a function, in any module, and give it a row here. The configuration, the command line
-and the messages read the table. Nothing heavy is imported before a segmenter runs.
+and the messages read the table. Nothing heavy is imported before a segmenter runs. Plug-ins add
+rows: ``plugin.py`` makes one of a function that segments one image.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from iterreg.tables import Table
+from iterreg.plugins import OpenTable
 
 if TYPE_CHECKING:
     from iterreg.image import Image, LabelMap
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
 
     Segmenter = Callable[[Image, Image, str], Regions]
 
-SEGMENTERS = Table(
+SEGMENTERS = OpenTable(
     "segmenter",
     {
         "none": "iterreg.regions.segmenters:no_regions",
         "thorax-ct": "iterreg.regions.segmenters:thorax_ct",
         "totalsegmentator": "iterreg.regions.segmenters:totalsegmentator",
     },
+    group="iterreg.segmenters",
+    adapt="iterreg.regions.plugin:adapt",
 )
 
 
