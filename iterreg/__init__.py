@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from iterreg.pair import optimize_pair as optimize_pair
     from iterreg.phantom import Phantom as Phantom
     from iterreg.phantom import make_phantom as make_phantom
-    from iterreg.plugins import register_presets as register_presets
+    from iterreg.preset_folders import register_presets as register_presets
     from iterreg.progress import Progress as Progress
     from iterreg.regions.label_tables import LabelTable as LabelTable
     from iterreg.regions.label_tables import load_label_table as load_label_table
@@ -102,7 +102,7 @@ _HOMES = {
     "read_label_map": "io",
     "read_points": "io",
     "read_transform": "formats.reading",
-    "register_presets": "plugins",
+    "register_presets": "preset_folders",
     "register_segmenter": "registry",
     "register_similarity": "registry",
     "register_transform_format": "registry",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from iterreg.errors import ConfigError
-from iterreg.plugins import preset_plugins
+from iterreg.preset_folders import preset_plugins
 from iterreg.tables import load
 from iterreg.texts import TextError, parse_toml
 
@@ -32,13 +32,15 @@ def _one_of(*choices: str, default: str) -> Any:
     return field(default=default, metadata={"choices": choices})
 
 
-def _in_table(reference: str, default: str) -> Any:
+def _in_table(reference: str, default: str, more_after: str = "") -> Any:
     """A name in a table, which is loaded when a value is checked.
+
+    ``more_after`` is a letter after which anything may follow the name.
 
     So nothing above this module is imported before it is needed, and a new row needs no change
     here.
     """
-    return field(default=default, metadata={"table": reference})
+    return field(default=default, metadata={"table": reference, "more_after": more_after})
 
 
 def _number(default: float, low: float, high: float) -> Any:
@@ -189,7 +191,8 @@ class Config:
 
     Args:
         name: of the preset it came from.
-        segmenter: finds the regions if no label maps are given.
+        segmenter: finds the regions if no label maps are given; some take more after a colon, such
+            as ``nnunet:FOLDER``.
         fill: intensity outside the moving image; None takes the image's minimum.
         rigid: names of regions that must not bend, ``*`` standing for any; each region is one body.
         unguided: the similarity used if there are no regions; None keeps ``similarity``. Regions
@@ -203,7 +206,9 @@ class Config:
     """
 
     name: str = "custom"
-    segmenter: str = _in_table("iterreg.regions.segmenters:SEGMENTERS", default="none")
+    segmenter: str = _in_table(
+        "iterreg.regions.segmenters:SEGMENTERS", default="none", more_after=":"
+    )
     fill: float | None = None
     rigid: tuple[str, ...] = ()
     similarity: Similarity = Similarity()
@@ -394,7 +399,10 @@ def _build(kind: type, table: Mapping[str, Any], source: str, prefix: str) -> An
 def _checked(value: Any, hint: Any, metadata: Mapping[str, Any], where: str) -> Any:
     value = _typed(value, hint, where)
     choices = load(metadata["table"]) if "table" in metadata else metadata.get("choices")
-    if choices is not None and value not in choices:
+    name = value
+    if isinstance(value, str) and (mark := metadata.get("more_after")):
+        name = value.partition(mark)[0]
+    if choices is not None and name not in choices:
         raise ConfigError(f"{where}: expected one of {', '.join(choices)}, got {value!r}")
     if "range" in metadata:
         low, high = metadata["range"]

@@ -176,15 +176,14 @@ class FieldsOfView:
 
 def find_regions(config: Config, inputs: Inputs, device: str) -> Regions:
     """Regions from the user's label maps, from ROI pairs, or from the preset's segmenter."""
+    from iterreg.regions import segmenters
     from iterreg.regions.match_labels import match_labels
-    from iterreg.regions.segmenters import SEGMENTERS
 
     if inputs.labels is not None:
         return match_labels(*inputs.labels)
     if inputs.roi_pairs:
         return regions_of_rois(inputs.roi_pairs)
-    regions: Regions = SEGMENTERS[config.segmenter](inputs.fixed, inputs.moving, device)
-    return regions
+    return segmenters.find_regions(config.segmenter, inputs.fixed, inputs.moving, device)
 
 
 def _read_initial(transform: TransformLike | None, grid: Grid) -> Transform | None:

@@ -30,6 +30,7 @@ from iterreg.optimize.register import Solution, register
 from iterreg.optimize.side import Side
 from iterreg.partition import Regions, interfaces_of, overlapping_pairs, rigid_values
 from iterreg.progress import Progress, ProgressCallback, StageTimer, as_callback
+from iterreg.regions.segmenters import package_of
 from iterreg.registration import Registration
 from iterreg.registry import used_plugins
 from iterreg.scale import LengthScale
@@ -150,7 +151,7 @@ def optimize_pair(
         with memory_errors_named(f"{inputs.fixed.name} and {inputs.moving.name}"):
             with timer.stage("regions", 0.05, "finding the regions"):
                 views = FieldsOfView.of(inputs)
-                regions = find_regions(config, inputs, device)
+                regions = find_regions(config, inputs, str(where))
                 guiding = (*inputs.roi_pairs, *overlapping_pairs(regions))
                 inputs = replace(inputs, roi_pairs=guiding)
                 if not regions.values and config.unguided is not None:
@@ -187,7 +188,7 @@ def optimize_pair(
         device=str(where),
         seed=seed,
         threads=used,
-        versions=versions() | _plugins_of(config, own),
+        versions=versions() | _packages_of(config, own),
         fixed=own.fixed,
         moving=own.moving,
         initial_transform=own.initial,
@@ -196,12 +197,14 @@ def optimize_pair(
     )
 
 
-def _plugins_of(config: Config, inputs: Inputs) -> dict[str, str]:
-    """The plug-ins that a result depends on, with their packages and versions."""
+def _packages_of(config: Config, inputs: Inputs) -> dict[str, str]:
+    """The other packages that a result depends on, with their versions."""
     chosen = {"similarity.kind": config.similarity.kind, "preset": config.name}
+    found: dict[str, str] = {}
     if inputs.labels is None and not inputs.roi_pairs:
-        chosen["segmenter"] = config.segmenter
-    return used_plugins(chosen)
+        chosen["segmenter"] = config.segmenter.partition(":")[0]
+        found = package_of(chosen["segmenter"])
+    return used_plugins(chosen) | found
 
 
 def _evidence(

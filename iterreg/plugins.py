@@ -13,16 +13,12 @@ them. What a plug-in does wrong is told in one line that names it.
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
-from importlib import resources
-from pathlib import Path
-from types import ModuleType
+from functools import cache
 from typing import Any
 
 from iterreg.errors import ConfigError, IterregError, PluginError, is_out_of_memory
@@ -31,9 +27,6 @@ from iterreg.texts import one_line
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What a plug-in may be called."""
-
-PRESETS = "iterreg.presets"
-"""The entry points of folders with presets."""
 
 REGISTERED = "registered in Python"
 
@@ -131,7 +124,7 @@ class OpenTable(Table):
             PluginError: the value is not of the right kind.
         """
         require_name(self.kind, name)
-        if name in self._rows or name in _of_group(self.group, self.kind):
+        if name in self._rows or name in of_group(self.group, self.kind):
             raise ConfigError(f"{self.kind}: the name {name!r} is taken")
         plugin = Plugin(self.kind, name, REGISTERED, lambda: value)
         load(self._adapt)(plugin.label, value)
@@ -142,9 +135,14 @@ class OpenTable(Table):
         self._registered.pop(name, None)
 
     @property
+    def own(self) -> tuple[str, ...]:
+        """The names that come with iterreg."""
+        return tuple(self._rows)
+
+    @property
     def plugins(self) -> dict[str, Plugin]:
         """The plug-ins by name, without those whose name comes with iterreg."""
-        found = without_own(_of_group(self.group, self.kind), self._rows)
+        found = without_own(of_group(self.group, self.kind), self._rows)
         return {**found, **self._registered}
 
     def __getitem__(self, name: str) -> Any:
@@ -191,7 +189,7 @@ def without_own(found: dict[str, Plugin], own: Any) -> dict[str, Plugin]:
     return {name: plugin for name, plugin in found.items() if name not in own}
 
 
-def _of_group(group: str, kind: str) -> dict[str, Plugin]:
+def of_group(group: str, kind: str) -> dict[str, Plugin]:
     """The plug-ins of the packages that are installed now."""
     return _entry_points(group, kind, tuple(sys.path))
 
@@ -206,12 +204,12 @@ def _entry_points(group: str, kind: str, path: tuple[str, ...]) -> dict[str, Plu
         plugin = Plugin(kind, point.name, source, point.load)
         other = found.get(point.name)
         if other is not None and other.source != source:
-            plugin = _clash(plugin, other)
+            plugin = clash(plugin, other)
         found[point.name] = plugin
     return {name: plugin for name, plugin in found.items() if NAME.fullmatch(name)}
 
 
-def _clash(one: Plugin, other: Plugin) -> Plugin:
+def clash(one: Plugin, other: Plugin) -> Plugin:
     """Two packages that offer the same name: an error when it is chosen."""
     source = f"{other.source} and {one.source}"
 
@@ -219,82 +217,3 @@ def _clash(one: Plugin, other: Plugin) -> Plugin:
         raise PluginError("expected one package that offers it, got both; remove one of them")
 
     return Plugin(one.kind, one.name, source, refuse)
-
-
-# Presets ---------------------------------------------------------------------------------------
-
-_preset_folders: list[tuple[str, Path]] = []
-
-
-def register_presets(folder: str | Path) -> None:
-    """Offer every preset of a folder by its name, for the rest of this process.
-
-    Args:
-        folder: of TOML files; the name of each, without ``.toml``, becomes a preset's.
-
-    Raises:
-        ConfigError: no such folder, or no preset in it.
-
-    Example:
-        >>> from iterreg.config import load_config
-        >>> folder = Path("my_presets")
-        >>> folder.mkdir()
-        >>> _ = (folder / "phantom.toml").write_text('schema = 1\\nsegmenter = "none"')
-        >>> register_presets(folder)
-        >>> load_config("phantom").name
-        'phantom'
-        >>> from iterreg.plugins import unregister_presets
-        >>> unregister_presets(folder)
-    """
-    path = Path(folder).absolute()
-    if not os.path.isdir(path):
-        raise ConfigError(f"presets: {folder}: expected a folder of .toml files")
-    if not list(path.glob("*.toml")):
-        raise ConfigError(f"presets: {folder}: expected .toml files in it, got none")
-    if (REGISTERED, path) not in _preset_folders:
-        _preset_folders.append((REGISTERED, path))
-
-
-def unregister_presets(folder: str | Path) -> None:
-    """Take a folder of presets away again."""
-    path = Path(folder).absolute()
-    _preset_folders[:] = [entry for entry in _preset_folders if entry[1] != path]
-
-
-def preset_plugins(own: Any) -> dict[str, Plugin]:
-    """The presets of plug-ins by name; ``load`` returns the text of each.
-
-    A folder that cannot be found is left out with a warning.
-
-    Args:
-        own: the names of the presets that come with iterreg.
-    """
-    folders: list[tuple[str, Any]] = list(_preset_folders)
-    for point in _of_group(PRESETS, "presets").values():
-        try:
-            folders.append((point.source, _folder_of(point.loaded())))
-        except IterregError as error:
-            warnings.warn(PluginWarning(f"{error}; left out"), stacklevel=2)
-    found: dict[str, Plugin] = {}
-    for source, folder in folders:
-        for file in sorted(folder.iterdir(), key=lambda file: str(file.name)):
-            name = file.name.removesuffix(".toml")
-            if file.name.endswith(".toml") and NAME.fullmatch(name):
-                plugin = Plugin("preset", name, source, partial(file.read_text, "utf-8"))
-                other = found.get(name)
-                found[name] = plugin if other is None else _clash(plugin, other)
-    return without_own(found, own)
-
-
-def _folder_of(value: Any) -> Any:
-    """The folder of an entry point: a package, a path, or a function that returns one of them."""
-    if callable(value):
-        value = value()
-    if isinstance(value, ModuleType):
-        return resources.files(value)
-    if isinstance(value, str | Path) and os.path.isdir(value):
-        return Path(value)
-    raise PluginError(
-        f"presets: expected a package or a path of a folder, got {type(value).__name__} "
-        f"{one_line(str(value), 80)!r}"
-    )

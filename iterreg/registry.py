@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from iterreg.config import own_presets
 from iterreg.energy.similarity import SIMILARITIES
 from iterreg.formats import TRANSFORM_FORMATS
-from iterreg.plugins import OpenTable, Plugin, preset_plugins
+from iterreg.plugins import OpenTable, Plugin
+from iterreg.preset_folders import preset_plugins
 from iterreg.regions.segmenters import SEGMENTERS
 
 if TYPE_CHECKING:

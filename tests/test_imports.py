@@ -24,6 +24,7 @@ ROOMS = (
     "processes",
     "tables",
     "plugins",
+    "preset_folders",
     "progress",
     "config",
     "geometry",

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from synthetic import INTENSITIES, ONE_LEVEL, Pair, World, error_mm, save, to_itk
 
 import iterreg
-from iterreg import DisplacementField, LabelMap, Transform, TransformFormat
+from iterreg import DisplacementField, LabelMap, Transform, TransformFormat, preset_folders
 from iterreg.cli import iterreg as command
 from iterreg.config import load_config, preset_names
 from iterreg.energy.similarity import SIMILARITIES, similarity_term
@@ -29,7 +29,8 @@ from iterreg.errors import ConfigError, ExitCode, PluginError, SegmentationError
 from iterreg.formats import TRANSFORM_FORMATS
 from iterreg.formats.reading import recognise
 from iterreg.kernels import IndexMap
-from iterreg.plugins import PluginWarning, unregister_presets
+from iterreg.plugins import PluginWarning
+from iterreg.preset_folders import unregister_presets
 from iterreg.regions.segmenters import SEGMENTERS
 from iterreg.registry import installed_plugins, unregister
 
@@ -42,7 +43,7 @@ def clean() -> Iterator[None]:
     yield
     for table in (SIMILARITIES, SEGMENTERS, TRANSFORM_FORMATS):
         table._registered.clear()
-    for folder in list(iterreg.plugins._preset_folders):
+    for folder in list(preset_folders._preset_folders):
         unregister_presets(folder[1])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -21,10 +21,7 @@ from iterreg.cli.pair_request import both_or_neither as both_or_neither
 from iterreg.cli.reading_options import FilePath, pair_reading_options
 from iterreg.cli.setting import Finite, Setting
 from iterreg.errors import OutputError
-from iterreg.regions.segmenters import SEGMENTERS
-
-if TYPE_CHECKING:
-    pass
+from iterreg.regions.segmenters import SEGMENTERS, described
 
 PATH = FilePath()
 POINT_FILES = "CSV file with columns x,y,z (LPS, mm), or 3D Slicer's .fcsv or .mrk.json."
@@ -168,8 +165,10 @@ def pair_options(without: Collection[str] = ()) -> Decorator:
         ),
         "--segmenter": click.option(
             "--segmenter",
-            type=TableChoice(lambda: SEGMENTERS),
-            help="Find regions with this if there are no label maps.  [default: the preset's]",
+            type=TableChoice(lambda: SEGMENTERS, more_after=":"),
+            metavar="NAME[:WHAT]",
+            help=f"Find regions with this if there are no label maps: {described()}, or a "
+            "plug-in.  [default: the preset's]",
         ),
         "--rigid": click.option(
             "--rigid",
