@@ -67,6 +67,7 @@ ROOMS = (
     "saved_runs",
     "cohort",
     "motion",
+    "clinic",
     "learn2reg",
     "cli",
     "__main__",

@@ -43,7 +43,7 @@ REGISTERING = 0.9
     "--smooth",
     type=Finite(min=0),
     metavar="WEIGHT",
-    help="Weight of the bends of the course in time; 0 leaves each phase by itself.  [default: "
+    help="Weight of smoothness of the course in time; 0 leaves each phase by itself.  [default: "
     "found by cross-validation]",
 )
 @click.option("--dicom-series", metavar="TEXT", help="Series of a DICOM folder, if it has several.")

@@ -66,7 +66,7 @@ def register_series(
         phases: in time, on one grid.
         reference: number of the phase that stays.
         periodic: whether the first phase follows the last, as in a breath or a heartbeat.
-        smooth: weight of the bends of the course; None finds it, 0 leaves each phase by itself.
+        smooth: weight of the course's smoothness; None finds it, 0 leaves each phase by itself.
         chained: start each phase from its neighbour's field; False starts each anew.
         preset: the configuration.
         labels: label maps of the phases, which guide those where both sides have one.
