@@ -16,7 +16,7 @@ from torch import Tensor
 
 from iterreg.displacement import sample
 from iterreg.geometry import Matrix
-from iterreg.optimize.coarse import Mapped
+from iterreg.optimize.mapped import Mapped
 from iterreg.optimize.pair import Guidance, Pair
 
 SCREENED_VOXELS = 24

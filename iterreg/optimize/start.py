@@ -10,10 +10,17 @@ from iterreg.geometry import Matrix
 from iterreg.optimize.affine import find_affine
 from iterreg.optimize.discrete import search
 from iterreg.optimize.field import Field
+from iterreg.optimize.mapped import voxels_at
 from iterreg.optimize.pair import Pair
 
 AFFINE_SPACING_MM = 8.0
 """Resolution at which the affine is found: twelve numbers need no more, and it reaches further."""
+
+LEAST_AFFINE_VOXELS = 2_000
+"""A small image is taken finer: of 100 voxels an affine would fit the noise."""
+
+FINER = 0.85
+"""Each try at a finer resolution."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +50,19 @@ def find_start(pair: Pair, config: Config, initial: Transform | None = None) -> 
     if initial is not None and bool(initial.field.vox.any()):
         field = Field.of(initial, pair.fixed)
         return StartingPoint(initial.affine_lps, field, "given initial transform")
-    coarse = pair.at(max(AFFINE_SPACING_MM, config.levels.spacing_mm[0]))
+    coarse = pair.at(_affine_spacing_mm(pair, config))
     given = None if initial is None else initial.affine_lps
     affine = find_affine(config, coarse, given)
     if config.start.search_mm == 0:
         return StartingPoint(affine.affine_lps, Field.zero(coarse.fixed), affine.how)
     found = search(pair, affine.affine_lps, config.start.search_mm)
     return StartingPoint(affine.affine_lps, found, affine.how)
+
+
+def _affine_spacing_mm(pair: Pair, config: Config) -> float:
+    """Spacing of the level at which the affine is found."""
+    spacing_mm = max(AFFINE_SPACING_MM, config.levels.spacing_mm[0])
+    finest_mm = min(spacing_mm, max(config.levels.spacing_mm[-1], pair.fixed.least_spacing_mm))
+    while voxels_at(pair, spacing_mm) < LEAST_AFFINE_VOXELS and spacing_mm > finest_mm:
+        spacing_mm = max(finest_mm, spacing_mm * FINER)
+    return spacing_mm
