@@ -1,4 +1,4 @@
-"""Lets tools that look for setup.py build iterreg. Metadata is in setup.cfg."""
+"""Lets tools that look for setup.py build iterreg; pyproject.toml and setup.cfg describe it."""
 
 from setuptools import setup
 

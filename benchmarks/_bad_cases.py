@@ -18,6 +18,8 @@ from _bad_kinds import (
     spoil_nifti,
     spoil_text,
 )
+from _bad_medical import medical
+from _bad_options import other_option, output
 
 IMAGES = ("image.nii", "image.nii.gz", "image.mha", "image.mhd", "image.nrrd")
 PICTURES = ("picture.png", "picture.jpg", "picture.bmp", "picture.tif")
@@ -123,13 +125,16 @@ def draw(seed: int, number: int, good: Path, folder: Path) -> Case:
         folder: empty; gets the bad file, and is where the command runs.
     """
     rng = random.Random(f"{seed}-{number}")
-    kinds: tuple[Callable[[random.Random, Path, Path], Case], ...] = (
-        _file,
-        _option,
-        _name,
-        _system,
-    )
-    return rng.choices(kinds, (12, 3, 2, 1))[0](rng, good, folder)
+    kinds: dict[Kind, int] = {
+        _file: 12,
+        medical: 12,
+        _option: 3,
+        other_option: 3,
+        _name: 2,
+        output: 2,
+        _system: 1,
+    }
+    return rng.choices(tuple(kinds), tuple(kinds.values()))[0](rng, good, folder)
 
 
 def _file(rng: random.Random, good: Path, folder: Path) -> Case:

@@ -35,9 +35,9 @@ from scipy.stats import spearmanr
 
 import iterreg
 from iterreg import expected_error
-from iterreg.displacement import sample
 from iterreg.expected_error import BOUNDS, NAMES, Bound
 from iterreg.geometry import apply_affine
+from iterreg.sampling import sample
 
 Array = NDArray[Any]
 

@@ -82,7 +82,7 @@ def command_line() -> argparse.Namespace:
 
 def arrays_of_files() -> dict[str, Any]:
     """The pair of ITERREG_DATA as arrays, with the spacing (x, y, z) of both."""
-    from iterreg.io import read_image, read_labels
+    from iterreg.io import read_image, read_label_map
 
     folder = DATA / "thorax4dct"
     if not folder.is_dir():
@@ -92,7 +92,7 @@ def arrays_of_files() -> dict[str, Any]:
         image = read_image(folder / f"{side}.nii.gz")
         found[side] = image.data[0].numpy().astype(np.int16)
         found[f"{side}_labels"] = (
-            read_labels(folder / f"{side}_labels.nii.gz").data.numpy().astype(np.uint8)
+            read_label_map(folder / f"{side}_labels.nii.gz").data.numpy().astype(np.uint8)
         )
         found["sp"] = np.array(image.grid.spacing_xyz_mm)
     return found

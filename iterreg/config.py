@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from iterreg.errors import ConfigError
+from iterreg.preset_folders import preset_plugins
 from iterreg.tables import load
 from iterreg.texts import TextError, parse_toml
 
@@ -32,13 +33,15 @@ def _one_of(*choices: str, default: str) -> Any:
     return field(default=default, metadata={"choices": choices})
 
 
-def _in_table(reference: str, default: str) -> Any:
+def _in_table(reference: str, default: str, more_after: str = "") -> Any:
     """A name in a table, which is loaded when a value is checked.
+
+    ``more_after`` is a letter after which anything may follow the name.
 
     So nothing above this module is imported before it is needed, and a new row needs no change
     here.
     """
-    return field(default=default, metadata={"table": reference})
+    return field(default=default, metadata={"table": reference, "more_after": more_after})
 
 
 def _number(default: float, low: float, high: float) -> Any:
@@ -196,7 +199,8 @@ class Config:
 
     Args:
         name: of the preset it came from.
-        segmenter: finds the regions if no label maps are given.
+        segmenter: finds the regions if no label maps are given; some take more after a colon, such
+            as ``nnunet:FOLDER``.
         fill: intensity outside the moving image; None takes the image's minimum.
         rigid: names of regions that must not bend, ``*`` standing for any; each region is one body.
         unguided: the similarity used if there are no regions; None keeps ``similarity``. Regions
@@ -210,7 +214,9 @@ class Config:
     """
 
     name: str = "custom"
-    segmenter: str = _in_table("iterreg.regions.segmenters:SEGMENTERS", default="none")
+    segmenter: str = _in_table(
+        "iterreg.regions.segmenters:SEGMENTERS", default="none", more_after=":"
+    )
     fill: float | None = None
     rigid: tuple[str, ...] = ()
     similarity: Similarity = Similarity()
@@ -269,24 +275,45 @@ class Config:
 
 
 def preset_names() -> list[str]:
-    """Names of the presets that come with iterreg, sorted.
+    """Names of the presets that come with iterreg, and of those that plug-ins add, sorted.
 
     Example:
         >>> preset_names()[:3]
         ['abdomen', 'brain', 'cardiac']
     """
+    own = own_presets()
+    return sorted([*own, *preset_plugins(own)])
+
+
+def own_presets() -> list[str]:
+    """Names of the presets that come with iterreg."""
     folder = resources.files("iterreg") / "presets"
     files = (p.name for p in folder.iterdir())
-    return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
+    return [name.removesuffix(".toml") for name in files if name.endswith(".toml")]
+
+
+def preset_text(name: str) -> str | None:
+    """The TOML of a preset by name; None if there is none of that name.
+
+    Raises:
+        PluginError: a plug-in's preset cannot be read.
+    """
+    own = own_presets()
+    if name in own:
+        return (resources.files("iterreg") / "presets" / f"{name}.toml").read_text("utf-8")
+    plugin = preset_plugins(own).get(name)
+    return None if plugin is None else str(plugin.loaded())
 
 
 def load_config(
-    preset: str | Path | Config = "thorax", overrides: Mapping[str, Any] | None = None
+    preset: str | Path | Config | Mapping[str, Any] = "thorax",
+    overrides: Mapping[str, Any] | None = None,
 ) -> Config:
     """Resolve a preset and overrides.
 
     Args:
-        preset: a preset's name, the path of a TOML file, or a ready configuration.
+        preset: a preset's name, the path of a TOML file, a ready configuration, or tables as in
+            TOML and ``run.json``.
         overrides: dotted keys, such as ``{"smoothness.weight": 0.5}``. An override of
             ``similarity`` or ``start.affine`` also holds for images without regions: ``unguided``
             is dropped.
@@ -306,6 +333,8 @@ def load_config(
         tables = config_to_dict(preset)
         tables.pop("schema")
         source = preset.name
+    elif isinstance(preset, Mapping):
+        tables, source = _checked_schema(dict(preset), "tables"), "tables"
     else:
         tables, source = _read_preset(preset)
     for dotted, value in (overrides or {}).items():
@@ -336,15 +365,20 @@ def _read_preset(preset: str | Path) -> tuple[dict[str, Any], str]:
         tables = parse_toml(text)
     except TextError as error:
         raise ConfigError(f"preset {preset}: not valid TOML: {error}") from error
+    return _checked_schema(tables, str(preset)), source
+
+
+def _checked_schema(tables: dict[str, Any], source: str) -> dict[str, Any]:
+    """The tables without ``schema``, which has to be right."""
     schema = tables.pop("schema", None)
     if schema != SCHEMA:
-        raise ConfigError(f"preset {preset}: expected schema = {SCHEMA}, got {schema}")
-    return tables, source
+        raise ConfigError(f"preset {source}: expected schema = {SCHEMA}, got {schema}")
+    return tables
 
 
 def _preset_text(preset: str | Path) -> tuple[str, str]:
-    if isinstance(preset, str) and preset in preset_names():
-        return (resources.files("iterreg") / "presets" / f"{preset}.toml").read_text(), preset
+    if isinstance(preset, str) and (text := preset_text(preset)) is not None:
+        return text, preset
     path = Path(preset)
     if path.suffix != ".toml":
         known = ", ".join(preset_names())
@@ -380,7 +414,10 @@ def _build(kind: type, table: Mapping[str, Any], source: str, prefix: str) -> An
 def _checked(value: Any, hint: Any, metadata: Mapping[str, Any], where: str) -> Any:
     value = _typed(value, hint, where)
     choices = load(metadata["table"]) if "table" in metadata else metadata.get("choices")
-    if choices is not None and value not in choices:
+    name = value
+    if isinstance(value, str) and (mark := metadata.get("more_after")):
+        name = value.partition(mark)[0]
+    if choices is not None and name not in choices:
         raise ConfigError(f"{where}: expected one of {', '.join(choices)}, got {value!r}")
     if "range" in metadata:
         low, high = metadata["range"]

@@ -2,14 +2,14 @@
 
 A :class:`Transform` maps a fixed point x to A(x + u(x)): first the displacement u, defined on the
 fixed grid, then the affine A. Outside the fixed grid u is zero, as in ITK. Warping pulls: each
-fixed voxel takes the moving value at its mapped point. This is the only module that calls
-``grid_sample``.
+fixed voxel takes the moving value at its mapped point.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,11 @@ from iterreg.errors import GeometryError, TransformError
 from iterreg.geometry import Grid, Matrix, Points, apply_affine, apply_linear, fixed_to_moving_index
 from iterreg.image import Image, LabelMap
 from iterreg.index_maps import affine_of_index
+from iterreg.sampling import sample, sample_nearest
 from iterreg.tables import load
+
+if TYPE_CHECKING:
+    from iterreg.image.kinds import GridLike, ImageLike, LabelsLike, PointsLike
 
 SLAB_VOXELS = 4_000_000
 """Voxels that are warped at once, about; bounds the memory for coordinates."""
@@ -93,19 +97,67 @@ class Transform:
         """The fixed grid."""
         return self.field.grid
 
-    def map_points(self, points: Points) -> Points:
-        """Map fixed points to the moving image.
+    def map_points(self, points: PointsLike) -> Points:
+        """Map points of the FIXED image to the moving one.
 
         Args:
-            points: in fixed space.
+            points: :class:`iterreg.Points`, LPS mm, or a file that :func:`iterreg.read_points`
+                reads.
 
         Returns:
             The same number of points in moving space.
+
+        Raises:
+            IterregError: the points cannot be used, or have another rank.
         """
+        if not isinstance(points, Points):
+            points = cast(Points, load("iterreg.io:as_points")(points, "points"))
+        if points.lps.shape[1] != self.grid.rank:
+            raise GeometryError(
+                f"{points.name or 'points'}: expected {self.grid.rank}-D points as the transform, "
+                f"got {points!r}"
+            )
         index = torch.from_numpy(apply_affine(self.grid.lps_to_index, points.lps).T)
         u = sample(self.field.vox, index.float(), outside=0.0).double()
         displaced = apply_affine(self.grid.index_to_lps, (index + u).T.numpy())
         return Points(apply_affine(self.affine_lps, displaced))
+
+    def warp(
+        self, image: ImageLike, *, onto: GridLike | None = None, fill: float | None = None
+    ) -> Image:
+        """Warp an image of the MOVING space onto the fixed grid, with linear interpolation.
+
+        Args:
+            image: any kind that :func:`iterreg.optimize_pair` takes.
+            onto: a grid, or anything that has one, for the result; None takes the fixed grid.
+            fill: intensity outside the image; None takes its minimum.
+
+        Raises:
+            IterregError: the image cannot be used, or has another rank.
+
+        Example:
+            >>> grid = Grid((1, 3), (2.0, 2.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+            >>> one_voxel_in_x = torch.stack([torch.zeros(1, 3), torch.ones(1, 3)])
+            >>> shift = Transform(np.eye(3), DisplacementField(one_voxel_in_x, grid))
+            >>> shift.warp(Image(torch.tensor([[[5.0, 6.0, 7.0]]]), grid)).data.tolist()
+            [[[6.0, 7.0, 5.0]]]
+        """
+        # Named, not imported: reading stands above this module.
+        warped: Image = load("iterreg.applying:warp")(self, image, onto, fill)
+        return warped
+
+    def warp_labels(self, labels: LabelsLike, *, onto: GridLike | None = None) -> LabelMap:
+        """Warp a label map of the MOVING space onto the fixed grid: the nearest voxel's label.
+
+        Args:
+            labels: any kind that :func:`iterreg.optimize_pair` takes; names are kept.
+            onto: as in :meth:`warp`.
+
+        Raises:
+            IterregError: the labels cannot be used, or have another rank.
+        """
+        warped: LabelMap = load("iterreg.applying:warp_label_map")(self, labels, onto)
+        return warped
 
     def inverse(
         self,
@@ -234,57 +286,6 @@ def warp_labels(labels: LabelMap, transform: Transform) -> LabelMap:
     for rows, index in _moving_index_slabs(transform, labels.grid):
         data[rows] = sample_nearest(labels.data, index.to(data.device))
     return LabelMap(data, transform.grid, labels.names, labels.name)
-
-
-def sample(volume: torch.Tensor, index: torch.Tensor, outside: float | None = None) -> torch.Tensor:
-    """Sample a volume with linear interpolation.
-
-    Args:
-        volume: (C, *shape) float.
-        index: (rank, ...) voxel indices, components in array order.
-        outside: value more than half a voxel outside; None repeats the border.
-
-    Returns:
-        (C, ...) of the volume's type.
-    """
-    rank = volume.ndim - 1
-    if index.shape[0] != rank:
-        raise GeometryError(f"sample: expected {rank} index components, got {index.shape[0]}")
-    flat = index.reshape(rank, -1)
-    size = flat.new_tensor(volume.shape[1:]).unsqueeze(1)
-    unit = torch.where(size > 1, flat * (2 / (size - 1).clamp(min=1)) - 1, torch.zeros_like(flat))
-    lattice = unit.flip(0).T.reshape(1, *[1] * (rank - 1), -1, rank).to(volume.dtype)
-    values = torch.nn.functional.grid_sample(
-        volume.unsqueeze(0), lattice, padding_mode="border", align_corners=True
-    ).reshape(volume.shape[0], -1)
-    if outside is not None:
-        values = torch.where(is_inside(flat, volume.shape[1:]), values, values.new_tensor(outside))
-    return values.reshape(volume.shape[0], *index.shape[1:])
-
-
-def sample_nearest(labels: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Sample the nearest voxel; 0 (False) more than half a voxel outside.
-
-    Args:
-        labels: (*shape), any type.
-        index: (rank, ...) voxel indices, components in array order.
-    """
-    size = index.new_tensor(labels.shape).view(-1, *[1] * (index.ndim - 1))
-    inside = is_inside(index, labels.shape)
-    nearest = torch.minimum((index + 0.5).floor().clamp(min=0), size - 1).long()
-    values = labels[tuple(nearest)]
-    return torch.where(inside, values, torch.zeros_like(values))
-
-
-def is_inside(index: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Return which voxel indices lie in an array, up to half a voxel past its outer centres.
-
-    Args:
-        index: (rank, ...), components in array order.
-        shape: the array's shape.
-    """
-    size = index.new_tensor(shape).view(-1, *[1] * (index.ndim - 1))
-    return ((index >= -0.5) & (index <= size - 0.5)).all(0)
 
 
 def _moving_index_slabs(transform: Transform, moving: Grid) -> Iterator[tuple[slice, torch.Tensor]]:

@@ -15,6 +15,7 @@ The tree::
     ├── TransformError          12   transform file unreadable or of an unknown kind
     ├── WeightsError            13   weights missing, damaged, or for another model
     ├── NoRoiPairsError         14   no two regions of interest are similar enough
+    ├── PluginError             17   a plug-in fails, or gives something of a wrong kind
     └── CrashError              23   a library ended the process
 
 Exit codes 15 and 16 are no errors: the results were written, and the verdict on them is doubtful or
@@ -70,6 +71,7 @@ class ExitCode(IntEnum):
     NO_ROI_PAIRS = 14
     DOUBTFUL = 15
     FAILED = 16
+    PLUGIN = 17
     CRASHED = 23
     INTERRUPTED = 130
 
@@ -87,6 +89,8 @@ class IterregError(Exception):
     """
 
     exit_code = ExitCode.ERROR
+    details: tuple[str, ...] = ()
+    """More lines, such as one for each row of a table."""
 
 
 class ImageReadError(IterregError):
@@ -114,9 +118,10 @@ class ConfigError(IterregError):
 
 
 class OutputError(IterregError):
-    """An output cannot be written."""
+    """An output cannot be written. ``is_busy`` tells that another run is writing there."""
 
     exit_code = ExitCode.OUTPUT
+    is_busy = False
 
 
 class DeviceError(IterregError):
@@ -159,6 +164,12 @@ class NoRoiPairsError(IterregError):
     """No two regions of interest are similar enough to be a pair."""
 
     exit_code = ExitCode.NO_ROI_PAIRS
+
+
+class PluginError(IterregError):
+    """A plug-in cannot be imported, fails, or gives something of a wrong kind."""
+
+    exit_code = ExitCode.PLUGIN
 
 
 class CrashError(IterregError):

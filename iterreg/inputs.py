@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,14 +22,11 @@ from iterreg.regions.field_of_view import field_of_view
 from iterreg.regions.label_tables import label_names
 
 if TYPE_CHECKING:
-    import SimpleITK as sitk
-
-    from iterreg.io.foreign import ImageLike as ImageLike
-    from iterreg.io.foreign import LabelsLike as LabelsLike
-    from iterreg.landmarks import PointsLike as PointsLike
+    from iterreg.formats.reading import TransformLike as TransformLike
+    from iterreg.image.kinds import ImageLike as ImageLike
+    from iterreg.image.kinds import LabelsLike as LabelsLike
+    from iterreg.image.kinds import PointsLike as PointsLike
     from iterreg.regions.label_tables import NamesLike as NamesLike
-
-    TransformLike = str | Path | sitk.Transform | Transform
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,7 @@ class Given:
         if self.fixed_labels is None or self.moving_labels is None:
             missing = "fixed_labels" if self.fixed_labels is None else "moving_labels"
             raise ImageContentError(f"{missing}: expected label maps for both images or for none")
-        names = None if self.label_table is None else label_names(self.label_table)
+        names = label_names(self.label_table)
         both = []
         for labels, image in ((self.fixed_labels, fixed), (self.moving_labels, moving)):
             name = f"labels of {image.name}"
@@ -180,15 +176,14 @@ class FieldsOfView:
 
 def find_regions(config: Config, inputs: Inputs, device: str) -> Regions:
     """Regions from the user's label maps, from ROI pairs, or from the preset's segmenter."""
+    from iterreg.regions import segmenters
     from iterreg.regions.match_labels import match_labels
-    from iterreg.regions.segmenters import SEGMENTERS
 
     if inputs.labels is not None:
         return match_labels(*inputs.labels)
     if inputs.roi_pairs:
         return regions_of_rois(inputs.roi_pairs)
-    regions: Regions = SEGMENTERS[config.segmenter](inputs.fixed, inputs.moving, device)
-    return regions
+    return segmenters.find_regions(config.segmenter, inputs.fixed, inputs.moving, device)
 
 
 def _read_initial(transform: TransformLike | None, grid: Grid) -> Transform | None:

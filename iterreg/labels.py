@@ -26,8 +26,9 @@ def label_counts(data: Tensor) -> dict[int, int]:
     low, high = torch.stack(torch.aminmax(data)).tolist()
     if high - low < TABLE_RANGE:
         # Sorting or hashing a volume takes twenty times as long as counting.
-        counts = torch.bincount((data - low).flatten()).tolist()
-        return {low + k: count for k, count in enumerate(counts) if count}
+        first = 0 if low >= 0 and high < TABLE_RANGE else low  # without a shift, without a copy
+        counts = torch.bincount((data - first if first else data).flatten()).tolist()
+        return {first + k: count for k, count in enumerate(counts) if count}
     found, sizes = torch.unique(data, return_counts=True)
     return dict(zip(found.tolist(), sizes.tolist(), strict=True))
 

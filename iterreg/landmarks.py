@@ -7,7 +7,6 @@ image, or where the two landmarks of a pair lie far apart, and both heal if x an
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,10 +15,10 @@ from numpy.typing import NDArray
 from iterreg.displacement import Transform
 from iterreg.errors import GeometryError, ImageContentError
 from iterreg.geometry import Grid, Matrix, Points, apply_affine
-from iterreg.io import read_points
+from iterreg.io import as_points
 
 if TYPE_CHECKING:
-    PointsLike = str | Path | Points
+    from iterreg.image.kinds import PointsLike
 
 MARGIN_VOX = 1.5
 """A point so far from the outer voxel centres still counts as inside."""
@@ -58,7 +57,7 @@ def read_landmarks(
     if fixed is None or moving is None:
         missing = "fixed_landmarks" if fixed is None else "moving_landmarks"
         raise ImageContentError(f"{missing}: expected landmarks of both images or of none")
-    first, second = (p if isinstance(p, Points) else read_points(p) for p in (fixed, moving))
+    first, second = as_points(fixed, "fixed_landmarks"), as_points(moving, "moving_landmarks")
     fixed_name = _name(first, "fixed_landmarks")
     if first.lps.shape != second.lps.shape:
         raise GeometryError(

@@ -29,8 +29,10 @@ from iterreg.optimize.pair import Guidance, Pair
 from iterreg.optimize.register import Solution, register
 from iterreg.optimize.side import Side
 from iterreg.partition import Regions, interfaces_of, overlapping_pairs, rigid_values
-from iterreg.progress import ProgressCallback, StageTimer, ignore_progress
+from iterreg.progress import Progress, ProgressCallback, StageTimer, as_callback
+from iterreg.regions.segmenters import package_of
 from iterreg.registration import Registration
+from iterreg.registry import used_plugins
 from iterreg.scale import LengthScale
 from iterreg.verdict import Evidence, judge
 from iterreg.versions import versions
@@ -64,7 +66,7 @@ def optimize_pair(
     device: str = "auto",
     seed: int = 0,
     threads: int | None = None,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = None,
 ) -> Registration:
     """Register a pair: find the transform that takes fixed points to moving points.
 
@@ -92,7 +94,8 @@ def optimize_pair(
         seed: recorded and set; no step of the method draws random numbers.
         threads: CPU threads; None takes torch's number. The same seed, threads and torch version
             give the same bytes on the CPU.
-        progress: called with :class:`Progress`.
+        progress: True shows it, as a bar in a notebook; or a function that is called with
+            :class:`Progress`.
 
     Returns:
         The transform on the fixed image's own grid, with status, history, timings and everything
@@ -125,7 +128,7 @@ def optimize_pair(
     """
     config = load_config(preset, overrides)
     where = pick_device(device)
-    timer = StageTimer(progress or ignore_progress, _waiting_for(where))
+    timer = StageTimer(as_callback(progress), _waiting_for(where))
     torch.manual_seed(seed)
     with threads_used(threads) as used, torch.no_grad():
         with timer.stage("read", 0.0, "reading"):
@@ -148,7 +151,7 @@ def optimize_pair(
         with memory_errors_named(f"{inputs.fixed.name} and {inputs.moving.name}"):
             with timer.stage("regions", 0.05, "finding the regions"):
                 views = FieldsOfView.of(inputs)
-                regions = find_regions(config, inputs, device)
+                regions = find_regions(config, inputs, str(where))
                 guiding = (*inputs.roi_pairs, *overlapping_pairs(regions))
                 inputs = replace(inputs, roi_pairs=guiding)
                 if not regions.values and config.unguided is not None:
@@ -170,6 +173,7 @@ def optimize_pair(
             with timer.stage("finish", 0.98, "finishing"):
                 transform = solution.field.to_transform(solution.affine_lps, inputs.fixed.grid)
                 transform = scale.transform_back(transform, own.fixed.grid)
+        timer.callback(Progress("finish", 1.0, "registered"))
     return Registration(
         transform=transform,
         verdict=verdict,
@@ -184,9 +188,23 @@ def optimize_pair(
         device=str(where),
         seed=seed,
         threads=used,
-        versions=versions(),
+        versions=versions() | _packages_of(config, own),
+        fixed=own.fixed,
+        moving=own.moving,
+        initial_transform=own.initial,
+        landmarks=own.landmarks,
         length_scale=scale.mm,
     )
+
+
+def _packages_of(config: Config, inputs: Inputs) -> dict[str, str]:
+    """The other packages that a result depends on, with their versions."""
+    chosen = {"similarity.kind": config.similarity.kind, "preset": config.name}
+    found: dict[str, str] = {}
+    if inputs.labels is None and not inputs.roi_pairs:
+        chosen["segmenter"] = config.segmenter.partition(":")[0]
+        found = package_of(chosen["segmenter"])
+    return used_plugins(chosen) | found
 
 
 def _evidence(

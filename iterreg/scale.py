@@ -19,7 +19,7 @@ from iterreg.displacement import DisplacementField, Transform
 from iterreg.geometry import Grid, Points
 from iterreg.image import Image, LabelMap, Mask, RoiPair
 from iterreg.inputs import Inputs
-from iterreg.registration import LevelHistory
+from iterreg.optimize.history import LevelHistory
 from iterreg.verdict import Evidence
 
 USUAL = 10.0

@@ -81,7 +81,9 @@ def programs() -> Iterator[Program]:
     yield Program(features.cheapest, "ffflsn", {"B": TILE})
     yield Program(features.nearest_along, "fflnsnn", block)
     yield Program(features.block_majority, "iifififinnnnnnnnn", block)
-    yield Program(features.region_slope, "ilffnnnns", {"R": 2, "B": BLOCK})
+    near = {"RY": 2, "RX": 2, "B": BLOCK}
+    yield Program(features.region_slope, "ilffnnnns", {"RZ": 2} | near, "volume")
+    yield Program(features.region_slope, "ilffnnnns", {"RZ": 0} | near, "picture")
     yield Program(folds.folding_voxels, "fbnnnn", {"INNER": True, "B": BLOCK})
     yield Program(folds.low_simplices, "lfibfifbsnnnnnn", table)
     yield Program(folds.simplex_moves, "lfibfbiffsssnnnnnn", table | {"HAS_STILL": True})

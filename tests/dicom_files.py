@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.pixels import pack_bits
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
 
@@ -144,3 +145,63 @@ def write_enhanced(
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
     return dataset
+
+
+def write_segmentation(path: Path, masks: dict[str, np.ndarray], grid: Any, kind: str) -> None:
+    """A segmentation object on a ``Grid``; slices without a voxel are left out, as usual."""
+    dataset = base(f"{ROOT}.5", 1, sop="1.2.840.10008.5.1.4.1.1.66.4", Modality="SEG")
+    dataset.SegmentationType = kind
+    dataset.SegmentSequence, frames, planes = Sequence(), [], []
+    for number, (name, mask) in enumerate(masks.items(), 1):
+        segment = Dataset()
+        segment.SegmentNumber, segment.SegmentLabel = number, name
+        dataset.SegmentSequence.append(segment)
+        for z in np.flatnonzero(mask.any((1, 2))):
+            frame, place, identity = Dataset(), Dataset(), Dataset()
+            origin = np.array(grid.origin_lps_mm) + np.array((0, 0, z * grid.spacing_xyz_mm[2]))
+            place.ImagePositionPatient = decimals(origin)
+            identity.ReferencedSegmentNumber = number
+            frame.PlanePositionSequence = Sequence([place])
+            frame.SegmentIdentificationSequence = Sequence([identity])
+            frames.append(frame)
+            planes.append(mask[z])
+    shared, plane, measures = Dataset(), Dataset(), Dataset()
+    plane.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
+    measures.PixelSpacing = decimals(grid.spacing_xyz_mm[1::-1])
+    measures.SliceThickness = str(grid.spacing_xyz_mm[2])
+    shared.PlaneOrientationSequence = Sequence([plane])
+    shared.PixelMeasuresSequence = Sequence([measures])
+    dataset.SharedFunctionalGroupsSequence = Sequence([shared])
+    dataset.PerFrameFunctionalGroupsSequence = Sequence(frames)
+    stack = np.stack(planes).astype(np.uint8)
+    dataset.NumberOfFrames, dataset.Rows, dataset.Columns = stack.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.PixelRepresentation = 0
+    if kind == "BINARY":
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 1, 1, 0
+        dataset.PixelData = pack_bits(stack)
+    else:
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+        dataset.MaximumFractionalValue = 200
+        content = (stack * 150 + 20).tobytes()
+        dataset.PixelData = content + bytes(len(content) % 2)
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def write_structures(path: Path, contours: dict[str, list[np.ndarray]]) -> None:
+    """A structure set; each contour is (points, 3), LPS mm."""
+    dataset = base(f"{ROOT}.6", 1, sop="1.2.840.10008.5.1.4.1.1.481.3", Modality="RTSTRUCT")
+    dataset.StructureSetROISequence, dataset.ROIContourSequence = Sequence(), Sequence()
+    for number, (name, outlines) in enumerate(contours.items(), 1):
+        structure, drawn = Dataset(), Dataset()
+        structure.ROINumber, structure.ROIName = number, name
+        drawn.ReferencedROINumber, drawn.ContourSequence = number, Sequence()
+        for outline in outlines:
+            item = Dataset()
+            item.ContourGeometricType = "CLOSED_PLANAR"
+            item.NumberOfContourPoints = len(outline)
+            item.ContourData = decimals(np.ravel(outline))
+            drawn.ContourSequence.append(item)
+        dataset.StructureSetROISequence.append(structure)
+        dataset.ROIContourSequence.append(drawn)
+    dataset.save_as(path, enforce_file_format=True)

@@ -360,6 +360,12 @@ TorchOutOfMemoryError.__name__ = "OutOfMemoryError"
         (TorchOutOfMemoryError("CUDA"), ExitCode.OUT_OF_MEMORY, "--device cpu"),
         (RuntimeError("DefaultCPUAllocator: can't allocate"), ExitCode.OUT_OF_MEMORY, "memory"),
         (KeyboardInterrupt(), ExitCode.INTERRUPTED, "interrupted"),
+        (
+            ModuleNotFoundError("No module named 'cv2'", name="cv2"),
+            ExitCode.MISSING_DEPENDENCY,
+            "No module named 'cv2'; install iterreg again",
+        ),
+        (ModuleNotFoundError("x", name="iterreg.lost"), ExitCode.ERROR, "bug in iterreg"),
         (ZeroDivisionError("a\nb"), ExitCode.ERROR, "bug in iterreg: ZeroDivisionError: a b"),
     ],
 )

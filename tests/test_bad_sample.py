@@ -21,9 +21,11 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The good files that are spoiled."""
     sys.path.insert(0, str(BENCHMARKS))
     from _bad_kinds import good_files
+    from _bad_medical_files import more_good_files
 
     folder = tmp_path_factory.mktemp("good")
     good_files(folder)
+    more_good_files(folder)
     yield folder
     sys.path.remove(str(BENCHMARKS))
 

@@ -148,7 +148,11 @@ def test_no_line_grows_with_the_seconds(capsys: pytest.CaptureFixture[str]) -> N
     verdict = Verdict(Status.OK, (), None)
     run = SimpleNamespace(verdict=verdict, device="cpu", start="affine", notes=())
     summary = SimpleNamespace(
-        registration=run, measures=measures, inverse=None, timings_s=dict.fromkeys(stages, 123456.7)
+        registration=run,
+        measures=measures,
+        inverse=None,
+        rigid=None,
+        timings_s=dict.fromkeys(stages, 123456.7),
     )
     Console().print_run(summary, "demo", Path("out"))
     lines = capsys.readouterr().out.splitlines()

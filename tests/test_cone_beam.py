@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from iterreg.cli import iterreg
+from iterreg.errors import ExitCode
+from iterreg.formats.itk import write_affine
 from iterreg.image import Image, LabelMap
-from iterreg.io import read_image
+from iterreg.io import read_image, read_label_map
 from iterreg.regions import thorax_ct
 from iterreg.regions._ct_intensity import downsample
 from iterreg.regions._ct_unevenness import find_unevenness
@@ -168,3 +172,65 @@ def test_a_scale_and_offset_of_its_own_do_not_matter(scale: float, offset: float
     image = scan("half_fan")
     own = segment_thorax_ct(replace(image, data=image.data * scale + offset)).data
     assert agreement(own, segment_thorax_ct(image).data) > 0.995
+
+
+@pytest.fixture(scope="module")
+def identity_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("identity") / "identity.tfm"
+    write_affine(np.eye(4), path)
+    return path
+
+
+def carried(identity_file: Path, kind: str, given: Path, unseen: str) -> tuple[Path, str]:
+    """Contours or the CT, carried to the half-fan scan."""
+    out = identity_file.parent / f"{kind}_{unseen}.nrrd"
+    result = CliRunner().invoke(
+        iterreg,
+        [
+            *("apply", "--transform", str(identity_file), "--overwrite", "--unseen", unseen),
+            *("--reference", str(SCANS / "half_fan.nii.gz"), f"--{kind}", str(given)),
+            *("--out", str(out)),
+        ],
+    )
+    assert result.exit_code == ExitCode.OK, result.output
+    return out, result.stdout
+
+
+def test_contours_beyond_the_view_are_marked_or_dropped(identity_file: Path) -> None:
+    given = MINI / "fixed_labels.nii.gz"
+    seen = field_of_view(scan("half_fan")).mask
+    kept = read_label_map(carried(identity_file, "labels", given, "keep")[0]).data
+    dropped = read_label_map(carried(identity_file, "labels", given, "drop")[0]).data
+    path, said = carried(identity_file, "labels", given, "mark")
+    marked = read_label_map(path).data
+    hidden = (kept != 0) & ~seen
+    assert bool(hidden.any()) and bool((kept != 0).any())
+    assert torch.equal(dropped, torch.where(hidden, 0, kept))
+    assert torch.equal(marked, torch.where(hidden, kept + 10, kept))
+    for value in kept.unique()[1:].tolist():
+        share = float(seen[kept == value].float().mean())
+        assert f"label {value} {100 * share:.0f} %" in said
+
+
+def test_the_planning_ct_is_cut_to_the_view(identity_file: Path) -> None:
+    seen = field_of_view(scan("half_fan")).mask
+    given = MINI / "fixed.nii.gz"
+    kept = read_image(carried(identity_file, "image", given, "keep")[0]).data[0]
+    cut = read_image(carried(identity_file, "image", given, "drop")[0]).data[0]
+    assert torch.equal(cut[seen], kept[seen])
+    assert bool((cut[~seen] == read_image(given).data.min()).all())
+    assert not torch.equal(cut, kept)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--labels", "a.nii", "--unseen", "drop", "--inverse"], "without --inverse"),
+        (["--points", "a.csv", "--unseen", "drop"], "for images and labels"),
+        (["--image", "a.nii", "--unseen", "mark"], "mark is for labels"),
+    ],
+)
+def test_what_cannot_be_marked_is_told(options: list[str], message: str) -> None:
+    needed = ["apply", "--transform", "t.h5", "--reference", "f.nii", "--out", "o.nii"]
+    result = CliRunner().invoke(iterreg, [*needed, *options])
+    assert result.exit_code == ExitCode.USAGE and message in result.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
 import io
 import re
 import shlex
@@ -16,7 +17,9 @@ from typing import Any, ClassVar, get_args, get_type_hints
 import click
 import docutils.core
 import docutils.nodes
+import numpy as np
 import pytest
+import torch
 from docutils.parsers.rst import Directive, directives
 
 import iterreg
@@ -32,7 +35,7 @@ PAGES = sorted(page for page in FILES if not page.read_text("utf-8").startswith(
 CURRENT = [page for page in PAGES if page.name != "CHANGELOG.rst"]
 """Pages that speak of the present only; a changelog also names what is gone."""
 
-OF_OTHER_PROGRAMS = {"--ml"}
+OF_OTHER_PROGRAMS = {"--ml", "--user"}
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 SCRIPT = re.compile(r"\w+\.py\b")
 FOLDERS = {".ci", "benchmarks", "docs", "iterreg", "tests"}
@@ -163,8 +166,9 @@ def test_pages_made_of_programs_have_them():
 def test_each_page_is_in_the_table_of_contents():
     tree, _ = parsed(ROOT / "docs" / "index.rst")
     listed = [n.astext() for n in tree.findall(docutils.nodes.comment) if "toctree" in n["classes"]]
+    names = {re.sub(r".*<(.+)>", r"\1", line) for line in listed}
     pages = {page.stem for page in (ROOT / "docs").glob("*.rst")} - {"index"}
-    assert pages == set(listed) - {"auto_tutorial/index"}, "docs/index.rst lists the pages"
+    assert pages == names - {"auto_tutorial/index"}, "docs/index.rst lists the pages"
 
 
 def test_each_public_name_is_in_the_reference():
@@ -264,14 +268,59 @@ def test_variants_and_label_tables_are_listed():
     assert set(table_names()) <= set(literals(ROOT / "docs" / "formats.rst"))
 
 
-def test_the_readme_shows_figures_of_the_benchmarks():
-    section = (ROOT / "README.rst").read_text("utf-8").split("Benchmarks\n-", 1)[1]
-    figures = re.findall(r"\b\d+\.\d+\b", section.split("\nMore\n-", 1)[0])
-    measured = (ROOT / "docs" / "benchmarks.rst").read_text("utf-8")
-    assert len(figures) > 10
-    assert [
-        f for f in figures if not re.search(rf"(?<![\d.]){re.escape(f)}(?![\d])", measured)
-    ] == []
+def test_each_command_is_in_the_reference():
+    page = (ROOT / "docs" / "commands.rst").read_text("utf-8")
+    shown = page.split(":commands: ", 1)[1].split("\n", 1)[0].split(", ")
+    names = root_command.list_commands(click.Context(root_command))
+    assert set(shown) == set(names) - set(preset_names()) | {"samreg"}, "docs/commands.rst"
+
+
+def test_examples_of_the_reference_need_public_names_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {name: getattr(iterreg, name) for name in iterreg.__all__}
+    given = {"np": np, "torch": torch, "Path": Path, **names}
+    finder, report = doctest.DocTestFinder(), list[str]()
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    for name, value in names.items():
+        for example in finder.find(value, name, globs=given):
+            runner.run(example, out=report.append)
+    assert runner.tries > 50
+    assert report == [], "".join(report)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=each_page)
+def test_the_first_cell_of_a_row_stands_on_one_line(page):
+    for row in parsed(page)[0].findall(docutils.nodes.row):
+        cells = [entry.astext() for entry in row.findall(docutils.nodes.entry)]
+        assert len(cells) < 2 or any(cells[1:]), f"{cells[0]!r} makes a row of its own"
+
+
+def claims() -> list[tuple[str, str]]:
+    """The rows of the README's table of claims: what it claims, and the script that measures it."""
+    rows = parsed(ROOT / "README.rst")[0].findall(docutils.nodes.row)
+    cells = [[entry.astext() for entry in row.findall(docutils.nodes.entry)] for row in rows]
+    return [(row[1], row[0].split("/")[1].split()[0]) for row in cells if "benchmarks/" in row[0]]
+
+
+def test_each_claim_of_the_readme_stands_on_a_page_that_names_its_command():
+    assert len(claims()) > 5
+    for claim, script in claims():
+        texts = [page.read_text("utf-8") for page in CURRENT if page.name != "README.rst"]
+        pages = [text for text in texts if script in text]
+        for figure in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.-]*[A-Za-z])", claim):
+            found = rf"(?<![\d.]){re.escape(figure)}(?!\.?\d)"
+            assert any(re.search(found, text) for text in pages), f"{script}: {figure}"
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.rst").read_text("utf-8").splitlines()) <= 150
+
+
+def test_the_version_is_the_same_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"\nversion: {project['version']}\n" in citation
+    assert f"\nlicense: {project['license']}\n" in citation
 
 
 @pytest.mark.parametrize("page", PAGES, ids=each_page)

@@ -131,7 +131,7 @@ def test_a_spline_is_not_sampled_on_a_made_up_grid(files: dict[str, Path], tmp_p
     arguments = ["--transform", tmp_path / "spline.tfm", *parts(files)["landmarks"]]
     refused = evaluate(*arguments)
     assert refused.exit_code == ExitCode.TRANSFORM
-    assert "add --fixed and --moving" in refused.stderr
+    assert "add the images (--fixed, --moving)" in refused.stderr
     images = ["--fixed", files["fixed"], "--moving", files["moving"]]
     found = numbers(tmp_path, *arguments, *images)
     points = np.loadtxt(files["here"], delimiter=",", skiprows=1)
@@ -150,6 +150,22 @@ def test_nothing_to_evaluate_is_one_clear_line(files: dict[str, Path], given: li
     result = evaluate(*(files.get(word, word) for word in given))
     assert result.exit_code == ExitCode.USAGE
     assert result.stderr.splitlines()[-1].startswith("Error: nothing to evaluate: give")
+
+
+@pytest.mark.parametrize("wrong", ["--moving", "--moving-labels", "--known-field", "both"])
+def test_a_picture_among_volumes_is_told(
+    files: dict[str, Path], tmp_path: Path, wrong: str
+) -> None:
+    sitk.WriteImage(sitk.Image(8, 8, sitk.sitkUInt8), str(tmp_path / "picture.png"))
+    sitk.WriteTransform(sitk.TranslationTransform(2), str(tmp_path / "flat.tfm"))
+    names = ("fixed", "moving", "fixed_labels", "moving_labels")
+    words = {f"--{name.replace('_', '-')}": files[name] for name in names}
+    picture = tmp_path / ("flat.tfm" if wrong == "--known-field" else "picture.png")
+    for option in ("--fixed-labels", "--moving-labels") if wrong == "both" else (wrong,):
+        words[option] = picture
+    result = evaluate(*(w for pair in words.items() for w in pair))
+    assert result.exit_code == ExitCode.GEOMETRY, result.output
+    assert f"{picture}: expected rank 3" in result.stderr and len(result.stderr.splitlines()) == 1
 
 
 def test_bad_points_and_files_are_one_line(files: dict[str, Path], tmp_path: Path) -> None:

@@ -125,22 +125,25 @@ def test_agreement_is_grey_and_difference_is_not() -> None:
     assert moving_alone[0] > moving_alone[2]
 
 
-def test_what_the_moving_image_does_not_show_is_hatched_and_has_no_hue() -> None:
-    """The moving image ends half way, and a cylinder's corner of it is not measured."""
+def test_what_one_image_does_not_show_is_hatched_and_has_no_hue() -> None:
+    """The moving image ends half way, and corners of both are not measured."""
     from matplotlib.figure import Figure
 
     where = Grid((40, 60), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
     half = Grid((40, 30), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
     fov = torch.ones(40, 30, dtype=torch.bool)
     fov[:5, :5] = False
+    fixed_fov = torch.ones(40, 60, dtype=torch.bool)
+    fixed_fov[30:, :10] = False
     pair = CanonicalPair.of(
         (Image(torch.rand(1, 40, 60), where), Image(torch.rand(1, 40, 30), half)),
         still(where),
-        moving_fov=fov,
+        fovs=(fixed_fov, fov),
     )
     plane = cut_planes(pair)[0]
     expected = np.zeros((40, 60), bool)
     expected[:, :30] = fov.numpy()
+    expected &= fixed_fov.numpy()
     assert (plane.seen_after == expected).all()
     axes = Figure().add_axes((0, 0, 1, 1))
     _show_difference(axes, plane, plane.after, plane.seen_after, Windows((0, 1), (0, 1)))

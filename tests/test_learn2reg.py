@@ -623,9 +623,17 @@ def test_the_evaluators_own_configuration_is_read(task_dir: Path, tmp_path: Path
     found = evaluation_of(task, path)
     assert (found.methods[0].labels, found.masked, len(found.pairs)) == ((2,), True, 2)
     assert len(evaluation_of(read_task(task_dir, cases=["0002"]), path).pairs) == 1
-    path.write_text(json.dumps(config | {"expected_shape": [1, 2, 3]}))
-    with pytest.raises(ConfigError, match="expected_shape"):
-        evaluation_of(task, path)
+    dice = {"name": "D", "metric": "dice"}
+    for key, value in (
+        *(("expected_shape", v) for v in ([1, 2, 3], [1, "2", 3, 3], [1, True, 3, 3], "1233")),
+        *(("eval_pairs", v) for v in ("pairs.csv", ["a"], 7, [{"fixed": 1}])),
+        *(("evaluation_methods", v) for v in ("dice", ["dice"], [dice | {"metric": []}])),
+        *(("evaluation_methods", [dice | {"labels": v}]) for v in (1, ["x"], [None], ["9" * 5000])),
+    ):
+        path.write_text(json.dumps(config | {key: value}))
+        with pytest.raises(ConfigError, match="config") as caught:
+            evaluation_of(task, path)
+        assert len(str(caught.value)) < 400 + len(str(path))
 
 
 def test_missing_fields_are_named_before_anything_is_scored(task_dir: Path, tmp_path: Path) -> None:

@@ -25,10 +25,11 @@ from iterreg import (
     read_image,
     read_label_map,
 )
-from iterreg.displacement import sample, total_displacement_vox, warp_labels
+from iterreg.displacement import total_displacement_vox, warp_labels
 from iterreg.errors import ConfigError, DeviceError, GeometryError, ImageContentError
 from iterreg.geometry import apply_affine
 from iterreg.metrics import dice, folding
+from iterreg.sampling import sample
 
 LUNG, BONE = 2, 3
 """Numbers in the label maps that come with the pair."""

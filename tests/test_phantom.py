@@ -16,12 +16,13 @@ from synthetic import CENTRE_MM, ball, fixed_grid, places_lps, save, texture
 
 from iterreg import Image, LabelMap, make_phantom, read_points, read_transform
 from iterreg.cli import iterreg as command
-from iterreg.displacement import moving_index, sample_nearest
+from iterreg.displacement import moving_index
 from iterreg.errors import ConfigError, ExitCode, GeometryError
 from iterreg.metrics import field_error, field_error_mm, folding
 from iterreg.phantom import CONTRASTS, use_commands
 from iterreg.report import read_folder
 from iterreg.report.checks import checks
+from iterreg.sampling import sample_nearest
 
 INSIDE = 4
 RADIUS_MM = {2: 10.0, 3: 11.0}

@@ -109,6 +109,16 @@ def test_names_of_another_alphabet_do_no_harm(tmp_path: Path) -> None:
 
 
 REFUSED = {
+    "index.pts": ("index\n1\n3 4 5\n", "voxel indices of elastix"),
+    "few.pts": ("point\n3\n1 2 3\n", "expected '3' points, as it says, got 1"),
+    "ragged.txt": ("point\n2\n1 2 3\n1 2\n", "line 4: expected 3 numbers, got 2"),
+    "four.txt": ("point\n1\n1 2 3 4\n", "line 3: expected 2 or 3 numbers"),
+    "words.pts": ("point\n1\n1 2 x\n", "line 3: expected finite numbers"),
+    "digits.pts": ("point\n" + "9" * 5000 + "\n1 2 3\n", "as it says, got 1"),
+    "outputpoints.txt": (
+        "Point\t0\t; InputIndex = [ 1 2 3 ]\t; OutputPoint = [ 1 2 3 ]\n",
+        "what transformix says",
+    ),
     "no header.csv": ("1,2,3\n4,5,6\n", "voxel indices"),
     "voxels.csv": ("x_vox,y_vox,z_vox\n1,2,3\n", "expected a header with columns x,y,z"),
     "metres.csv": ("x_m,y_m,z_m\n1,2,3\n", "expected a header with columns x,y,z"),
@@ -162,6 +172,18 @@ def test_a_binary_file_is_no_table(tmp_path: Path) -> None:
     (tmp_path / "image.csv").write_bytes(bytes(range(256)) * 20)
     with pytest.raises(ImageReadError, match="got a binary one"):
         read_points(tmp_path / "image.csv")
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_elastix_points(tmp_path: Path, rank: int) -> None:
+    points = np.array(LPS)[:, :rank]
+    write_points(Points(points), tmp_path / "a.pts")
+    lines = (tmp_path / "a.pts").read_text().splitlines()
+    assert lines[:2] == ["point", "3"] and [float(w) for w in lines[2].split()] == list(points[0])
+    (tmp_path / "a.pts").rename(tmp_path / "inputPoints.txt")
+    np.testing.assert_allclose(read_points(tmp_path / "inputPoints.txt").lps, points)
+    with pytest.raises(OutputError, match="holds status too"):
+        write_points(Points(points), tmp_path / "b.pts", {"status": ["ok"] * 3})
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.fcsv", "out.mrk.json"])
@@ -339,7 +361,9 @@ def test_a_flat_image_is_no_volume(folder: Path) -> None:
 
 def test_a_linear_known_field_needs_a_grid(folder: Path) -> None:
     known = "--known-field", folder / "shift.tfm"
-    phrase = "expected a known field with a grid to compare on, got a linear transform: add --fixed"
+    phrase = (
+        "expected a known field with a grid to compare on, got a linear transform: add the images"
+    )
     require_refused(run("evaluate", *known), "shift.tfm", phrase, code=ExitCode.TRANSFORM)
     result = run(
         "evaluate", *known, "--transform", folder / "field.nii.gz", "--json", folder / "n.json"

@@ -85,7 +85,7 @@ def carried(tmp_path_factory: pytest.TempPathFactory) -> Carried:
     (folder / "mine.toml").write_text(call("presets", "show", "general"))
     files["label_table"] = folder / "names.json"
     (folder / "names.json").write_text('{"lower": 1, "upper": 2, "ball": 3}')
-    arguments = ["register", "--out", str(folder / "out"), "--save-inverse"]
+    arguments = ["register", "--out", str(folder / "out"), "--save-inverse", "--rigid-first"]
     for role, file in files.items():
         arguments += [f"--{role.replace('_', '-')}", str(file)]
     call(*arguments)
@@ -163,7 +163,7 @@ def test_a_run_says_where_it_comes_from(carried: Carried) -> None:
     assert run["command_line"] == ["iterreg", *carried.arguments]
     assert abs((datetime.now().astimezone() - datetime.fromisoformat(run["date"])).days) < 1
     assert datetime.fromisoformat(run["date"]).tzinfo is not None
-    given = dict(zip(carried.arguments[4::2], carried.arguments[5::2], strict=True))
+    given = dict(zip(carried.arguments[5::2], carried.arguments[6::2], strict=True))
     assert set(run["inputs"]) == {name[2:].replace("-", "_") for name in given}
     for role, entry in run["inputs"].items():
         file = given[f"--{role.replace('_', '-')}"]
@@ -190,7 +190,7 @@ def test_images_in_memory_have_no_digest(tmp_path: Path) -> None:
         pair.fixed, pair.moving, preset="general", overrides={"levels.steps": [1] * 3}
     )
     with OutputFolder(tmp_path / "out") as folder:
-        write_run(folder, run, pair.fixed, pair.moving, report=False)
+        write_run(folder, run, report=False)
     tables = json.loads((tmp_path / "out" / "run.json").read_text())
     nothing = {"file": None, "sha256": None}
     assert tables["inputs"] == {"fixed": nothing, "moving": nothing}

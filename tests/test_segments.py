@@ -11,12 +11,9 @@ import pytest
 import SimpleITK as sitk
 import torch
 from click.testing import CliRunner
-from dicom_files import ROOT, base, decimals, write_series
+from dicom_files import write_segmentation, write_series, write_structures
 from matplotlib.path import Path as Outline
 from pydicom.data import get_testdata_file
-from pydicom.dataset import Dataset
-from pydicom.pixels import pack_bits
-from pydicom.sequence import Sequence
 
 from iterreg import Grid, LabelMap, optimize_pair, read_image, read_label_map
 from iterreg.cli import iterreg
@@ -147,6 +144,18 @@ def test_layers_without_overlap_are_a_label_map(tmp_path, packed):
     assert labels.grid.spacing_xyz_mm == (2, 3, 4) and labels.grid.origin_lps_mm == (5, 6, 7)
 
 
+def test_segments_need_no_id(tmp_path):
+    """Other programs than 3D Slicer leave it out."""
+    layered(tmp_path / "l.seg.nrrd", overlap=False)
+    kept = quiet(tmp_path / "l.seg.nrrd")
+    content = (tmp_path / "l.seg.nrrd").read_bytes()
+    for k in range(3):
+        content = content.replace(f"Segment{k}_ID:=Segment_{k}\n".encode(), b"")
+    (tmp_path / "l.seg.nrrd").write_bytes(content)
+    other = quiet(tmp_path / "l.seg.nrrd")
+    assert other.names == kept.names and bool((other.data == kept.data).all())
+
+
 def test_overlapping_layers_are_refused_by_that_word(tmp_path):
     path = tmp_path / "l.seg.nrrd"
     layered(path)
@@ -212,47 +221,6 @@ def test_layers_that_are_not_there(tmp_path):
 # -------------------------------------------------------------------------------------- DICOM SEG
 
 
-def write_segmentation(path: Path, masks: dict[str, np.ndarray], grid: Grid, kind: str) -> None:
-    """A segmentation object; slices without a voxel are left out, as usual."""
-    dataset = base(f"{ROOT}.5", 1, sop="1.2.840.10008.5.1.4.1.1.66.4", Modality="SEG")
-    dataset.SegmentationType = kind
-    dataset.SegmentSequence, frames, planes = Sequence(), [], []
-    for number, (name, mask) in enumerate(masks.items(), 1):
-        segment = Dataset()
-        segment.SegmentNumber, segment.SegmentLabel = number, name
-        dataset.SegmentSequence.append(segment)
-        for z in np.flatnonzero(mask.any((1, 2))):
-            frame, place, identity = Dataset(), Dataset(), Dataset()
-            origin = np.array(grid.origin_lps_mm) + np.array((0, 0, z * grid.spacing_xyz_mm[2]))
-            place.ImagePositionPatient = decimals(origin)
-            identity.ReferencedSegmentNumber = number
-            frame.PlanePositionSequence = Sequence([place])
-            frame.SegmentIdentificationSequence = Sequence([identity])
-            frames.append(frame)
-            planes.append(mask[z])
-    shared, plane, measures = Dataset(), Dataset(), Dataset()
-    plane.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
-    measures.PixelSpacing = decimals(grid.spacing_xyz_mm[1::-1])
-    measures.SliceThickness = str(grid.spacing_xyz_mm[2])
-    shared.PlaneOrientationSequence = Sequence([plane])
-    shared.PixelMeasuresSequence = Sequence([measures])
-    dataset.SharedFunctionalGroupsSequence = Sequence([shared])
-    dataset.PerFrameFunctionalGroupsSequence = Sequence(frames)
-    stack = np.stack(planes).astype(np.uint8)
-    dataset.NumberOfFrames, dataset.Rows, dataset.Columns = stack.shape
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.PixelRepresentation = 0
-    if kind == "BINARY":
-        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 1, 1, 0
-        dataset.PixelData = pack_bits(stack)
-    else:
-        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
-        dataset.MaximumFractionalValue = 200
-        content = (stack * 150 + 20).tobytes()
-        dataset.PixelData = content + bytes(len(content) % 2)
-    dataset.save_as(path, enforce_file_format=True)
-
-
 @pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL"])
 def test_dicom_segmentations(tmp_path, kind, pair_folder):
     image = read_image(pair_folder / "fixed.nii.gz")
@@ -279,25 +247,6 @@ def test_dicom_segmentations_that_overlap(tmp_path):
 
 
 # --------------------------------------------------------------------------------------- RTSTRUCT
-
-
-def write_structures(path: Path, contours: dict[str, list[np.ndarray]]) -> None:
-    """A structure set; each contour is (points, 3), LPS mm."""
-    dataset = base(f"{ROOT}.6", 1, sop="1.2.840.10008.5.1.4.1.1.481.3", Modality="RTSTRUCT")
-    dataset.StructureSetROISequence, dataset.ROIContourSequence = Sequence(), Sequence()
-    for number, (name, outlines) in enumerate(contours.items(), 1):
-        structure, drawn = Dataset(), Dataset()
-        structure.ROINumber, structure.ROIName = number, name
-        drawn.ReferencedROINumber, drawn.ContourSequence = number, Sequence()
-        for outline in outlines:
-            item = Dataset()
-            item.ContourGeometricType = "CLOSED_PLANAR"
-            item.NumberOfContourPoints = len(outline)
-            item.ContourData = decimals(np.ravel(outline))
-            drawn.ContourSequence.append(item)
-        dataset.StructureSetROISequence.append(structure)
-        dataset.ROIContourSequence.append(drawn)
-    dataset.save_as(path, enforce_file_format=True)
 
 
 def star(centre: tuple[float, float], radius: float, z: float, points: int = 24) -> np.ndarray:

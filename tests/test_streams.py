@@ -61,6 +61,8 @@ def test_closed_streams_cost_no_result(streams: str, pair: Path) -> None:
         pytest.skip("the system has no /dev/full")
     done = shell(f"{APPLY} {streams}", pair)
     assert done.returncode == 0, done.stderr
+    bad = shell(f"{APPLY} --threads 3 {streams}", pair)
+    assert bad.returncode == ExitCode.USAGE
     before, after = (sitk.ReadImage(str(pair / name)) for name in ("a.nii.gz", "o.nii.gz"))
     assert np.array_equal(sitk.GetArrayFromImage(before), sitk.GetArrayFromImage(after))
 

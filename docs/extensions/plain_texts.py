@@ -10,6 +10,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
+PATH = re.compile(r"PosixPath\('(.*?)'\)")
 SHAPE = re.compile(r"(?<!`)\((?:[\w, ]*)\*[\w, ]+\)(?!`)")
 
 
@@ -19,9 +20,9 @@ def set_shapes(app: Sphinx, *where: Any) -> None:
     lines[:] = [SHAPE.sub(lambda found: f"``{found[0]}``", line) for line in lines]
 
 
-def escape_stars(app: Sphinx, context: Any, lines: list[str]) -> None:
-    """Escape stars in the help of a command."""
-    lines[:] = [line.replace("*", r"\*") for line in lines]
+def set_help(app: Sphinx, context: Any, lines: list[str]) -> None:
+    """Escape stars in the help of a command, and show paths as they are typed."""
+    lines[:] = [PATH.sub(r"\1", line.replace("*", r"\*")) for line in lines]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -30,5 +31,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     # Before napoleon, which comes at the priority 500.
     app.connect("autodoc-process-docstring", set_shapes, priority=400)
     for part in ("description", "options"):
-        app.connect(f"sphinx-click-process-{part}", escape_stars)
+        app.connect(f"sphinx-click-process-{part}", set_help)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

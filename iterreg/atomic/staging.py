@@ -157,7 +157,10 @@ def lock_folder(folder: Path, patience_s: float = PATIENCE_S) -> int | None:
             return _lock(folder)
         except BlockingIOError as error:
             if time.monotonic() >= end:
-                raise OutputError(f"{folder}: another run of iterreg is writing there") from error
+                message = f"{folder}: another run of iterreg is writing there"
+                busy = OutputError(message)
+                busy.is_busy = True
+                raise busy from error
             time.sleep(0.05)
         except OSError:
             return None

@@ -22,6 +22,8 @@ from iterreg.cli.streams import tell
 if TYPE_CHECKING:
     from iterreg.displacement import Transform
     from iterreg.geometry import Grid
+    from iterreg.image import Image
+    from iterreg.inverse import Inverse
 
 
 @click.command()
@@ -66,6 +68,14 @@ if TYPE_CHECKING:
     help="Moving regions for --inverse.  [default: moving_regions.nii.gz next to T]",
 )
 @click.option("--fill", type=float, help="Intensity outside the image.  [default: its minimum]")
+@click.option(
+    "--unseen",
+    type=click.Choice(["keep", "drop", "mark"]),
+    default="keep",
+    show_default=True,
+    help="What to do outside the reference's field of view, such as beyond the ends of a cone-beam "
+    "scan: drop it, or give its labels numbers and names of their own.",
+)
 @reading_options
 @series_options("image", "reference")
 @overwrite_option
@@ -102,6 +112,10 @@ def apply(**options: Any) -> None:
         )
     if len(options["transforms"]) > 1 and options["fixed_labels"] is not None:
         raise click.UsageError("--fixed-labels and --moving-labels go with one --transform")
+    if options["unseen"] != "keep" and (options["inverse"] or sources == ["points"]):
+        raise click.UsageError("--unseen is for images and labels, without --inverse")
+    if options["unseen"] == "mark" and sources == ["image"]:
+        raise click.UsageError("--unseen mark is for labels; an image takes keep or drop")
     refuse_existing(options["out"], options["overwrite"])
     if sources == ["points"]:
         from iterreg.io import require_point_suffix
@@ -114,58 +128,64 @@ def apply(**options: Any) -> None:
 
 
 def _apply_to_image(options: dict[str, Any]) -> str:
-    from iterreg.displacement import warp_image
+    from iterreg.applying import seen_image, warp
     from iterreg.io import read_image, series_of, write_image
+    from iterreg.regions.field_of_view import field_of_view
 
+    reference = _reference(options)
     image = read_image(options["image"], series_of("image"))
-    transform, message = _transform(image.grid, options)
+    if options["inverse"]:
+        inverse = _inverse_on(reference.grid, image.grid, options)
+        write_image(inverse.warp(image, fill=options["fill"]), options["out"])
+        return f"on the moving grid; voxels: {inverse.in_words}"
+    transform = _transform(reference.grid, options)
     fill = float(image.data.min()) if options["fill"] is None else options["fill"]
-    write_image(warp_image(image, transform, fill), options["out"])
-    return message
+    warped = warp(transform, image, reference, fill)
+    if options["unseen"] == "drop":
+        warped = seen_image(warped, field_of_view(reference).mask, fill)
+    write_image(warped, options["out"])
+    return "on the fixed grid"
 
 
 def _apply_to_labels(options: dict[str, Any]) -> str:
-    from iterreg.displacement import warp_labels
+    from iterreg.applying import seen_labels, seen_shares, warp_label_map
     from iterreg.io import read_label_map, write_label_map
+    from iterreg.regions.field_of_view import field_of_view
 
+    reference = _reference(options)
     labels = read_label_map(options["labels"])
-    transform, message = _transform(labels.grid, options)
-    write_label_map(warp_labels(labels, transform), options["out"])
+    if options["inverse"]:
+        inverse = _inverse_on(reference.grid, labels.grid, options)
+        write_label_map(inverse.warp_labels(labels), options["out"])
+        return f"on the moving grid; voxels: {inverse.in_words}"
+    transform = _transform(reference.grid, options)
+    warped = warp_label_map(transform, labels, reference)
+    message = "on the fixed grid"
+    if options["unseen"] != "keep":
+        seen = field_of_view(reference).mask
+        message += f"; seen: {seen_shares(warped, seen) or 'nothing'}"
+        warped = seen_labels(warped, seen, mark=options["unseen"] == "mark")
+    write_label_map(warped, options["out"])
     return message
 
 
-def _transform(source: Grid, options: dict[str, Any]) -> tuple[Transform, str]:
-    """Make the transform on the reference's grid, and a message about it."""
-    from iterreg.errors import GeometryError
+def _reference(options: dict[str, Any]) -> Image:
     from iterreg.io import read_image, series_of
 
-    reference = read_image(options["reference"], series_of("reference")).grid
-    if source.rank != reference.rank:
-        raise GeometryError(
-            f"{options['image'] or options['labels']}: expected rank {reference.rank} as "
-            f"{options['reference']}, got {source.rank}"
-        )
-    if options["inverse"]:
-        return _inverse_on(reference, source, options)
-    from iterreg.displacement import resample_transform
+    return read_image(options["reference"], series_of("reference"))
+
+
+def _transform(reference: Grid, options: dict[str, Any]) -> Transform:
     from iterreg.formats.itk_objects import chain
 
-    transform = chain(load_chain(options, reference)).on(reference)
-    if not transform.grid.same_space(reference):
-        transform = resample_transform(transform, reference)
-    return transform, "on the fixed grid"
+    return chain(load_chain(options, reference)).on(reference)
 
 
-def _inverse_on(moving: Grid, fixed: Grid, options: dict[str, Any]) -> tuple[Transform, str]:
+def _inverse_on(moving: Grid, fixed: Grid, options: dict[str, Any]) -> Inverse:
     from iterreg.formats.itk_objects import chain
-    from iterreg.inverse import InverseStatus, invert_to_grid
+    from iterreg.inverse import Inverse
 
     transform = chain(load_chain(options)).on(fixed)
     one, *others = options["transforms"]
     labels = (None, None) if others else regions_of(options, one, transform.grid)
-    inverse, status = invert_to_grid(transform, moving, *labels)
-    shares = [
-        f"{100 * float((status == s.value).float().mean()):.1f} % {s.name.lower()}"
-        for s in InverseStatus
-    ]
-    return inverse, "on the moving grid; voxels: " + ", ".join(shares)
+    return Inverse(transform, moving, *labels)

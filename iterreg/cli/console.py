@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iterreg.cli.measured import Fact, Row, field_facts, inverse_facts, region_table
 from iterreg.cli.progress_bar import Lines, bar
 from iterreg.cli.streams import tell
 from iterreg.progress import Progress, ProgressCallback, ignore_progress
@@ -21,6 +20,7 @@ from iterreg.texts import printable
 
 if TYPE_CHECKING:
     from iterreg.evaluation import Measures
+    from iterreg.evaluation.tables import Fact, Row
     from iterreg.outputs import RunSummary
     from iterreg.registration import Registration
     from iterreg.verdict import Verdict
@@ -102,12 +102,15 @@ class Console:
         """Print the table at the end of a registration."""
         if self._quiet:
             return
+        from iterreg.evaluation.tables import inverse_facts
+
         run = summary.registration
         seconds = sum(summary.timings_s.values())
         self._verdict(run.verdict, command)
         self._say(f"{seconds:.1f} s on {run.device}; start: {run.start}")
         inverse = [] if summary.inverse is None else inverse_facts(summary.inverse)
-        self.print_measures(summary.measures, inverse)
+        shift: list[Fact] = [] if summary.rigid is None else [("rigid part", summary.rigid.words)]
+        self.print_measures(summary.measures, [*inverse, *shift])
         stages = [f"{stage} {s:.1f}" for stage, s in summary.timings_s.items() if s >= 0.05]
         self._facts([("seconds", stages), ("results", str(folder)), ("look at", _look_at(folder))])
         self._notes(run.notes)
@@ -129,6 +132,8 @@ class Console:
         """Print the regions before and after, then measures of the field and more facts."""
         if self._quiet:
             return
+        from iterreg.evaluation.tables import field_facts, region_table
+
         if measures.regions:
             self._table(*region_table(measures))
         self._facts([*field_facts(measures), *more])
@@ -178,12 +183,11 @@ class Console:
         if self._fancy:
             _rich_table(header, rows)
             return
+        from iterreg.evaluation.tables import aligned
+
         tell()
-        widths = [max(len(r[k]) for r in (header, *rows)) for k in range(len(header))]
-        for row in (header, *rows):
-            cells = [f"{row[0]:<{widths[0]}}"]
-            cells += [f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True)]
-            tell("  ".join(cells).rstrip())
+        for line in aligned((header, *rows)):
+            tell(line)
         tell()
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import click
 
+from iterreg.cli.choices import TableChoice
 from iterreg.cli.failures import debug_option
 from iterreg.cli.options import PATH
 from iterreg.cli.reading_options import reading_options
 from iterreg.cli.streams import tell
 from iterreg.formats import TRANSFORM_FORMATS, WRITTEN
 
-READ = click.Choice(["auto", *TRANSFORM_FORMATS])
-WRITE = click.Choice(["auto", *WRITTEN])
+READ = TableChoice(lambda: ["auto", *TRANSFORM_FORMATS])
+WRITE = TableChoice(lambda: ["auto", *WRITTEN, *TRANSFORM_FORMATS.plugins])
 
 
 @click.command(short_help="Turn a transform of one program into another's.")

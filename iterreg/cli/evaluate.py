@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from iterreg.cli.failures import debug_option
-from iterreg.cli.names import label_names, names_of_run
 from iterreg.cli.options import (
     PATH,
     both_or_neither,
@@ -20,16 +19,19 @@ from iterreg.cli.options import (
 from iterreg.cli.origin import provenance_of
 from iterreg.cli.reading_options import pair_reading_options
 
-if TYPE_CHECKING:
-    from iterreg.displacement import Transform
-    from iterreg.evaluation import Measures
-    from iterreg.formats.loaded import Loaded
-    from iterreg.geometry import Grid, Points
-    from iterreg.image import Image
-    from iterreg.partition import Regions
-
 SCHEMA = 2
 """Version of the file of ``--json``, counted as in ``run.json``."""
+
+OF_EVALUATION = (
+    "transform",
+    "fixed_labels",
+    "moving_labels",
+    "label_table",
+    "fixed_landmarks",
+    "moving_landmarks",
+    "known_field",
+)
+"""Options that are arguments of :func:`iterreg.evaluate`."""
 
 
 @click.command(short_help="Measure a transform with label maps, landmarks or a known field.")
@@ -81,21 +83,22 @@ def evaluate(**options: Any) -> None:
         refuse_existing(path, options["overwrite"])
     from iterreg.atomic import write_json
     from iterreg.cli.console import Console
+    from iterreg.evaluation.given import Evaluation
     from iterreg.versions import versions
 
     provenance = provenance_of(options)
-    given = _Given(options)
-    measures = given.measure()
+    evaluation = Evaluation(**{name: options[name] for name in OF_EVALUATION}, **_images(options))
+    measures = evaluation.measures
     console = Console(quiet=options["quiet"])
     console.print_measures(measures)
-    for note in given.notes:
+    for note in measures.notes:
         console.say(f"note: {note}", style="yellow")
     path = options["transform"]
     about = {
         "schema": SCHEMA,
         **provenance.tables(),
         "transform": None if path is None else str(path),
-        "notes": list(given.notes),
+        "notes": list(measures.notes),
         "versions": versions(),
     }
     if options["json_path"] is not None:
@@ -104,148 +107,15 @@ def evaluate(**options: Any) -> None:
         from iterreg.report import Source, write_report
 
         tables = about | {"measures": measures.to_dict()}
-        labels = None if given.labels is None else (given.labels.fixed, given.labels.moving)
-        write_report(options["html"], Source(tables, given.shown(), given.images, labels))
+        regions = evaluation.regions
+        labels = None if regions is None else (regions.fixed, regions.moving)
+        source = Source(tables, evaluation.shown, evaluation.images, labels)
+        write_report(options["html"], source)
 
 
-class _Given:
-    """What the options name, read: all that is measured lies on one grid.
+def _images(options: dict[str, Any]) -> dict[str, Any]:
+    """Both images, of a DICOM folder the series that was picked."""
+    from iterreg.io import read_image, series_of
 
-    That grid is the fixed label map's, else the fixed image's, else the known field's, else the
-    transform's own. Landmarks under a linear transform need none.
-    """
-
-    def __init__(self, options: dict[str, Any]) -> None:
-        from iterreg.displacement import resample_transform
-        from iterreg.io import read_image, series_of
-        from iterreg.landmarks import read_landmarks
-
-        self.landmarks = read_landmarks(options["fixed_landmarks"], options["moving_landmarks"])
-        self.images: tuple[Image, Image] | None = None
-        if options["fixed"] is not None:
-            self.images = (
-                read_image(options["fixed"], series_of("fixed")),
-                read_image(options["moving"], series_of("moving")),
-            )
-        self.labels = _read_labels(options, self.images)
-        self.notes = () if self.labels is None else self.labels.notes
-        self.original, known, grid = _read_transforms(options, self._grids()[0], self.landmarks)
-        self.has_grid = grid is not None
-        self.transform = self.original if grid is None else resample_transform(self.original, grid)
-        self.known = known
-        outside = self._check_landmarks()
-        maps = () if self.labels is None else (self.labels.fixed, self.labels.moving)
-        read = (*(self.images or ()), *maps)
-        told = dict.fromkeys(n for file in read for n in file.notes)
-        self.notes = (*self.notes, *told, *outside)
-        if options["transform"] is None:
-            self.notes = ("no --transform was given: this measures the identity", *self.notes)
-
-    def _grids(self) -> tuple[Grid | None, Grid | None]:
-        """Where the fixed and the moving image are, by label maps or images."""
-        if self.labels is not None:
-            return self.labels.fixed.grid, self.labels.moving.grid
-        return (None, None) if self.images is None else (self.images[0].grid, self.images[1].grid)
-
-    def _check_landmarks(self) -> tuple[str, ...]:
-        """Hold the landmarks against what is known of both images, before anything is measured."""
-        from iterreg.landmarks import check_inside, check_landmarks
-
-        if self.landmarks is None:
-            return ()
-        fixed, moving = self._grids()
-        note = ""
-        if fixed is None and self.has_grid:
-            note = check_inside(self.landmarks[0], self.transform.grid, "the transform's grid")
-        notes = check_landmarks(self.landmarks, (fixed, moving), self.original)
-        return (*((note,) if note else ()), *notes)
-
-    def measure(self) -> Measures:
-        """Measure all that was given."""
-        from iterreg.evaluation import measure, measure_landmarks
-
-        if not self.has_grid:
-            return measure_landmarks(self.transform, self.landmarks)
-        labels = (None, None) if self.labels is None else (self.labels.fixed, self.labels.moving)
-        return measure(self.transform, *labels, landmarks=self.landmarks, known=self.known)
-
-    def shown(self) -> Transform:
-        """The transform on the grid of the fixed image, if there is one."""
-        from iterreg.displacement import resample_transform
-
-        if self.images is None:
-            return self.transform
-        return resample_transform(self.original, self.images[0].grid)
-
-
-def _read_labels(options: dict[str, Any], images: tuple[Image, Image] | None) -> Regions | None:
-    from iterreg.io import on_lattice_of, read_label_map
-    from iterreg.regions.match_labels import match_labels
-
-    if options["fixed_labels"] is None:
-        return None
-    names = label_names(options["label_table"])
-    paths = options["fixed_labels"], options["moving_labels"]
-    read = []
-    for path, image in zip(paths, images or (None, None), strict=True):
-        grid = None if image is None else image.grid
-        labels = read_label_map(path, names or names_of_run(path), grid)
-        read.append(labels if image is None else on_lattice_of(labels, image))
-    return match_labels(*read)
-
-
-def _read_transforms(
-    options: dict[str, Any], grid: Grid | None, landmarks: tuple[Points, Points] | None
-) -> tuple[Transform, Transform | None, Grid | None]:
-    """Read the transform and the known one, and choose the grid to measure on.
-
-    Args:
-        options: of the command.
-        grid: of the label maps or images; None takes the known field's, else the transform's.
-        landmarks: their rank is the identity's if nothing else has one.
-
-    Returns:
-        The transform, the known one or None, and the grid; None if only landmarks are measured.
-
-    Raises:
-        TransformError: a file cannot be used, or needs a grid and there is none.
-        GeometryError: the landmarks have another rank.
-    """
-    from iterreg.formats.loaded import Loaded
-    from iterreg.formats.reading import load_transform
-    from iterreg.landmarks import require_rank
-
-    path, known_path = options["transform"], options["known_field"]
-    known = None if known_path is None else load_transform(known_path)
-    if path is not None:
-        loaded = load_transform(path)
-    elif known is not None or grid is not None:
-        loaded = Loaded.identity(known.rank if known is not None else grid.rank if grid else 3)
-    else:
-        assert landmarks is not None, "label maps and a known field bring a grid"
-        loaded = Loaded.identity(landmarks[0].lps.shape[1])
-    if landmarks is not None:
-        require_rank(landmarks[0], loaded.rank, "the transform", "fixed_landmarks")
-    for own in (known, loaded):
-        if grid is None and own is not None and own.field is not None:
-            grid = own.field.grid
-    if grid is None:
-        _require_no_grid_needed(known, loaded)
-    transform = loaded.for_points(grid)
-    return transform, None if known is None else known.on(grid), grid
-
-
-def _require_no_grid_needed(known: Loaded | None, transform: Loaded) -> None:
-    from iterreg.errors import TransformError
-
-    needed = "add --fixed and --moving, or label maps, which give the grid"
-    if transform.sampled is not None:
-        raise TransformError(
-            f"{transform.name}: expected a displacement field or a linear transform, got one that "
-            f"has to be sampled: {needed}"
-        )
-    if known is not None:
-        kind = "a linear transform" if known.is_linear else "one that has to be sampled"
-        raise TransformError(
-            f"{known.name}: expected a known field with a grid to compare on, got {kind}: {needed}"
-        )
+    sides = [side for side in ("fixed", "moving") if options[side] is not None]
+    return {side: read_image(options[side], series_of(side)) for side in sides}

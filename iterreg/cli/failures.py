@@ -26,6 +26,8 @@ MEMORY_ADVICE = (
     "--set 'levels.spacing_mm=[8.0, 4.0]' --set 'levels.steps=[20, 15]'"
 )
 
+INSTALL_ADVICE = "install iterreg again with pip, which brings what it needs"
+
 
 class HelpfulGroup(click.Group):
     """A group that suggests a command for a name that does not exist."""
@@ -107,6 +109,10 @@ def describe(error: BaseException) -> tuple[str, int]:
         return f"error: {one_line(str(error))}", error.exit_code
     if isinstance(error, OSError) and error.errno is not None:
         return _refused_by_the_system(error)
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "iterreg").startswith(
+        "iterreg"
+    ):
+        return f"error: {one_line(str(error))}; {INSTALL_ADVICE}", ExitCode.MISSING_DEPENDENCY
     return (
         f"error: this is a bug in iterreg: {type(error).__name__}: {one_line(str(error), 300)}; "
         "please report it with the command line, the versions (iterreg --version) and what "

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from iterreg.cli.measured import number
 from iterreg.cli.streams import tell
+from iterreg.evaluation.tables import number
 
 if TYPE_CHECKING:
     from iterreg.learn2reg.evaluate import Scores

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +14,7 @@ from iterreg.cli.failures import SafeGroup, describe
 from iterreg.cli.guard import run_guarded
 from iterreg.cli.origin import COMMAND_LINE
 from iterreg.cli.streams import (
+    close_stderr,
     close_stdout,
     complain,
     name_standard_streams,
@@ -59,6 +59,7 @@ _OWN_COMMANDS = {
     "demo": "demo:demo",
     "register": "register:register",
     "samreg": "samreg:samreg",
+    "cohort": "cohort:cohort",
     "apply": "apply:apply",
     "convert": "convert:convert",
     "evaluate": "evaluate:evaluate",
@@ -68,6 +69,7 @@ _OWN_COMMANDS = {
     "dicom": "dicom:dicom",
     "learn2reg": "learn2reg:learn2reg",
     "presets": "presets:presets",
+    "plugins": "plugins:plugins",
     "weights": "weights:weights",
 }
 """Name and location of each command; a command is imported only when it is used."""
@@ -145,6 +147,5 @@ def _finish(code: int | str | None) -> int | str | None:
         if not code:
             complain(f"error: {error}")
         code = code or ExitCode.OUTPUT
-    with suppress(OSError):
-        sys.stderr.flush()
+    close_stderr()
     return code

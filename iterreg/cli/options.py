@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from iterreg.cli.choices import TableChoice
 from iterreg.cli.failures import debug_option
 from iterreg.cli.pair_request import COMMAND_OPTIONS as COMMAND_OPTIONS
 from iterreg.cli.pair_request import PairRequest as PairRequest
@@ -20,10 +21,7 @@ from iterreg.cli.pair_request import both_or_neither as both_or_neither
 from iterreg.cli.reading_options import FilePath, pair_reading_options
 from iterreg.cli.setting import Finite, Setting
 from iterreg.errors import OutputError
-from iterreg.regions.segmenters import SEGMENTERS
-
-if TYPE_CHECKING:
-    pass
+from iterreg.regions.segmenters import SEGMENTERS, described
 
 PATH = FilePath()
 POINT_FILES = "CSV file with columns x,y,z (LPS, mm), or 3D Slicer's .fcsv or .mrk.json."
@@ -167,14 +165,29 @@ def pair_options(without: Collection[str] = ()) -> Decorator:
         ),
         "--segmenter": click.option(
             "--segmenter",
-            type=click.Choice(list(SEGMENTERS)),
-            help="Find regions with this if there are no label maps.  [default: the preset's]",
+            type=TableChoice(lambda: SEGMENTERS, more_after=":"),
+            metavar="NAME[:WHAT]",
+            help=f"Find regions with this if there are no label maps: {described()}, or a "
+            "plug-in.  [default: the preset's]",
         ),
         "--rigid": click.option(
             "--rigid",
             multiple=True,
             metavar="NAME",
             help="Move this region rigidly, such as bone. Can be repeated.",
+        ),
+        "--rigid-first": _flag(
+            "--rigid-first",
+            "Let the affine part be rigid, print its shift and turns, and write it to "
+            "rigid_transform.tfm; the field is what bends on top of it.",
+        ),
+        "--isocentre": click.option(
+            "--isocentre",
+            type=Finite(),
+            nargs=3,
+            metavar="X Y Z",
+            help="Point of the fixed image (LPS, mm) that --rigid-first gives the turns about.  "
+            "[default: the image's centre]",
         ),
         "--set": set_option,
         "--fill": click.option(

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 COMMAND_OPTIONS = (
     "out",
-    "label_table",
     "settings",
     "segmenter",
     "rigid",
+    "rigid_first",
+    "isocentre",
     "fill",
     "preset",
     "save_jacobian",
@@ -45,7 +46,8 @@ class PairRequest:
         overrides: changes of the preset, by dotted key.
         arguments: the options that are arguments of :func:`iterreg.optimize_pair`, by name; files
             are still paths.
-        label_table: a label table's name or file.
+        isocentre: x, y, z in LPS mm, which ``--rigid-first`` gives turns about; None: the centre of
+            the fixed image.
         save_jacobian: also write ``jacobian.nii.gz``.
         save_inverse: also write the inverse, on the moving grid.
         save_error: also write ``expected_error_mm.nii.gz``.
@@ -59,7 +61,7 @@ class PairRequest:
     preset: str | None
     overrides: Mapping[str, Any]
     arguments: Mapping[str, Any]
-    label_table: str | None = None
+    isocentre: tuple[float, ...] | None = None
     save_jacobian: bool = False
     save_inverse: bool = False
     save_error: bool = False
@@ -86,6 +88,7 @@ class PairRequest:
                 overrides[key] = value
         if rigid := own.pop("rigid", ()):
             overrides["rigid"] = list(rigid)
+        _let_be_rigid(own.pop("rigid_first", False), own.get("isocentre"), overrides)
         arguments = {name: value for name, value in values.items() if name not in COMMAND_OPTIONS}
         preset = own.pop("preset", None)
         return cls(preset=preset, overrides=overrides, arguments=arguments, **own)
@@ -107,8 +110,18 @@ class PairRequest:
 
     def provenance(self) -> Provenance:
         """Record the command line and the files, and begin to hash them."""
-        own = {"label_table": self.label_table, "preset": self.preset}
-        return provenance_of({**self.arguments, **own})
+        return provenance_of({**self.arguments, "preset": self.preset})
+
+
+def _let_be_rigid(asked: bool, isocentre: Any, overrides: dict[str, Any]) -> None:
+    """Enter ``--rigid-first`` into the overrides."""
+    if not asked:
+        if isocentre is not None:
+            raise click.UsageError("--isocentre goes with --rigid-first")
+        return
+    if (kind := overrides.get("start.affine", "rigid")) != "rigid":
+        raise click.UsageError(f"--rigid-first contradicts --set start.affine={kind}")
+    overrides["start.affine"] = "rigid"
 
 
 def both_or_neither(first: str, second: str, one: Any, two: Any) -> None:

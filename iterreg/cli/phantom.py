@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from iterreg.cli.failures import debug_option
-from iterreg.cli.names import label_names, names_of_run
 from iterreg.cli.options import PATH, label_table_option, quiet_option, seed_option
 from iterreg.cli.reading_options import reading_options, series_options
 from iterreg.cli.setting import Finite
@@ -90,6 +89,9 @@ def phantom(
     given = read_image(image, series_of("image"))
     regions = None
     if labels is not None:
+        from iterreg.regions.label_files import names_of_run
+        from iterreg.regions.label_tables import label_names
+
         names = label_names(label_table) or names_of_run(labels)
         regions = on_lattice_of(read_label_map(labels, names, given.grid), given)
     with OutputFolder(out, overwrite) as folder:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 import click
 
 from iterreg.cli.failures import HelpfulGroup, debug_option
 from iterreg.cli.streams import tell
-from iterreg.config import load_config, preset_names
+from iterreg.config import load_config, preset_names, preset_text
+from iterreg.errors import IterregError
+from iterreg.texts import one_line
 
 
 @click.group(
@@ -34,18 +35,17 @@ def presets(ctx: click.Context) -> None:
 def show(name: str) -> None:
     """Print a preset as TOML. Save it to a file, edit it, and pass the file to --preset."""
     load_config(name)
-    text = _text(name) if name in preset_names() else Path(name).read_text("utf-8")
-    tell(text.rstrip("\n"))
+    text = preset_text(name)
+    tell((Path(name).read_text("utf-8") if text is None else text).rstrip("\n"))
 
 
 def about(name: str) -> str:
     """Describe a preset in a line: the comment at the top of its TOML, or its main choices."""
-    first = _text(name).split("\n", 1)[0]
-    if first.startswith("#") and first.strip("# "):
-        return first.strip("# ")
-    config = load_config(name)
+    try:
+        first = (preset_text(name) or "").split("\n", 1)[0]
+        if first.startswith("#") and first.strip("# "):
+            return first.strip("# ")
+        config = load_config(name)
+    except IterregError as error:  # of a plug-in: the list of the others is still of use
+        return one_line(str(error), 80)
     return f"Similarity {config.similarity.kind}, regions from {config.segmenter}."
-
-
-def _text(name: str) -> str:
-    return (resources.files("iterreg") / "presets" / f"{name}.toml").read_text("utf-8")

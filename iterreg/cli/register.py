@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from iterreg.cli.names import label_names
 from iterreg.cli.options import pair_options
 from iterreg.cli.pair_request import PairRequest
 
@@ -99,27 +98,16 @@ def exit_by_verdict(status: Status) -> None:
 
 
 def read_arguments(request: PairRequest) -> dict[str, Any]:
-    """Read the files of a request: the arguments of ``optimize_pair``, masks left as paths."""
-    from iterreg.formats.reading import read_transform
-    from iterreg.io import read_image, read_label_map, series_of
-    from iterreg.landmarks import read_landmarks
+    """Read the images of a request: the arguments of ``optimize_pair``, other files as paths."""
+    from iterreg.io import read_image, series_of
     from iterreg.samreg.roi_files import read_roi_pairs
 
     arguments = dict(request.arguments)
     for side in ("fixed", "moving"):
         arguments[side] = read_image(arguments[side], series_of(side))
-    names = label_names(request.label_table)
-    for side in ("fixed", "moving"):
-        if (path := arguments.get(f"{side}_labels")) is not None:
-            grid = arguments[side].grid
-            arguments[f"{side}_labels"] = read_label_map(path, names, grid, overlapping=True)
-    if (path := arguments.get("initial_transform")) is not None:
-        arguments["initial_transform"] = read_transform(path, arguments["fixed"].grid)
     if (path := arguments.get("roi_pairs")) is not None:
         arguments["roi_pairs"] = read_roi_pairs(path, (arguments["fixed"], arguments["moving"]))
-    keys = "fixed_landmarks", "moving_landmarks"
-    landmarks = read_landmarks(*map(arguments.get, keys))
-    return arguments | dict(zip(keys, landmarks or (None, None), strict=True))
+    return arguments
 
 
 def _within_memory(config: Config, fixed: Image, moving: Image, limit_gb: float | None) -> Config:
@@ -153,7 +141,6 @@ def register_and_write(
     fitting, writing = progress
     provenance = request.provenance()
     fixed, moving = arguments["fixed"], arguments["moving"]
-    landmarks = arguments["fixed_landmarks"], arguments["moving_landmarks"]
     fitted = _within_memory(config, fixed, moving, request.memory_gb)
     registration = optimize_pair(**arguments, preset=fitted, progress=fitting)
     if fitted is not config:
@@ -162,10 +149,7 @@ def register_and_write(
     return write_run(
         folder,
         registration,
-        fixed,
-        moving,
-        start=arguments.get("initial_transform"),
-        landmarks=None if landmarks[0] is None else landmarks,
+        isocentre_lps_mm=request.isocentre,
         save_jacobian=request.save_jacobian,
         save_inverse=request.save_inverse,
         save_error=request.save_error,

@@ -19,9 +19,6 @@ from iterreg.texts import one_line
 
 PAGE = "report.html"
 
-ODD_VALUES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
-"""What values of a wrong kind lead to."""
-
 
 @click.command(short_help="Show a result on one page, report.html.")
 @click.argument("folder", type=PATH, metavar="DIR")
@@ -50,7 +47,7 @@ def report(
     refuse_existing(page, overwrite)
     from iterreg.cli.console import Console
     from iterreg.errors import ImageReadError
-    from iterreg.report import read_folder, write_report
+    from iterreg.report import ODD_VALUES, read_folder, write_report
 
     try:
         source = read_folder(folder, fixed, moving)

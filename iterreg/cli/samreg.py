@@ -84,7 +84,7 @@ def _match_and_write(
     from iterreg.cli.register import read_arguments, register_and_write
     from iterreg.devices import threads_used
     from iterreg.figures.roi_overlay import draw_roi_pairs
-    from iterreg.landmarks import check_landmarks
+    from iterreg.landmarks import check_landmarks, read_landmarks
     from iterreg.memory import limit_memory
     from iterreg.progress import Progress
     from iterreg.samreg.match import find_rois, fit_preset, load
@@ -95,9 +95,8 @@ def _match_and_write(
         limit_memory(request.memory_gb)
     arguments = read_arguments(request)
     images: tuple[Image, Image] = arguments["fixed"], arguments["moving"]
-    if (fixed_landmarks := arguments["fixed_landmarks"]) is not None:
-        landmarks = fixed_landmarks, arguments["moving_landmarks"]
-        check_landmarks(landmarks, (images[0].grid, images[1].grid))
+    landmarks = read_landmarks(arguments["fixed_landmarks"], arguments["moving_landmarks"])
+    check_landmarks(landmarks, (images[0].grid, images[1].grid))
     config = request.config(fit_preset(*images))
     matched = MATCHING_FRACTION if fit else MATCHING_ALONE_FRACTION
     with threads_used(arguments["threads"]):

@@ -107,3 +107,16 @@ def close_stdout() -> None:
         if not isinstance(error, BrokenPipeError):
             reason = error.strerror or str(error)
             raise OutputError(f"standard output: cannot be written: {reason}") from error
+
+
+def close_stderr() -> None:
+    """Write what is left in standard error's buffer; if it is full, nobody can be told.
+
+    The rest is dropped: otherwise the interpreter tries again at its end, and changes the exit code
+    to 120.
+    """
+    try:
+        sys.stderr.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stderr.fileno())

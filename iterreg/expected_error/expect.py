@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from iterreg.displacement import ROWS_PER_SLAB, moving_index, sample, sample_nearest
+from iterreg.displacement import ROWS_PER_SLAB, moving_index
 from iterreg.evaluation import on_cpu
 from iterreg.expected_error.features import features_of
 from iterreg.expected_error.model import bounds_mm
@@ -17,6 +17,7 @@ from iterreg.image import Image
 from iterreg.io import as_image
 from iterreg.regions.field_of_view import field_of_view
 from iterreg.registration import Registration
+from iterreg.sampling import sample, sample_nearest
 
 if TYPE_CHECKING:
     from iterreg.inputs import ImageLike

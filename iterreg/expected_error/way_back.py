@@ -19,8 +19,6 @@ from iterreg.displacement import (
     Transform,
     moving_index,
     resample_transform,
-    sample,
-    sample_nearest,
     warp_image,
     warp_labels,
 )
@@ -30,6 +28,7 @@ from iterreg.image import Image, LabelMap
 from iterreg.pair import optimize_pair
 from iterreg.regions.field_of_view import field_of_view
 from iterreg.registration import Registration
+from iterreg.sampling import sample, sample_nearest
 
 STIR_UNITS = 1.5
 """Length of the known displacement, in units (see :func:`unit_mm`)."""

@@ -12,17 +12,20 @@ Matplotlib is imported inside functions, through its object interface: no global
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
-from torch import Tensor
-
+from iterreg.atomic import write_aside
 from iterreg.displacement import Transform
 from iterreg.figures.panels import Captions, draw_panels, length_unit
-from iterreg.figures.planes import CanonicalPair, cut_planes
+from iterreg.figures.planes import CanonicalPair, Fovs, cut_planes
 from iterreg.figures.style import BACKGROUND, DPI
 from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap
 
-__all__ = ["overlay"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_overlay", "overlay", "save_figure"]
 
 
 def overlay(
@@ -33,25 +36,17 @@ def overlay(
     *,
     fixed_labels: LabelMap | None = None,
     start: Transform | None = None,
-    moving_fov: Tensor | None = None,
+    fovs: Fovs = (None, None),
 ) -> None:
-    """Draw a registration: before, after, and the deformed lattice, on three planes.
-
-    The planes pass through the largest motion. Grey: the images agree. Blue: brighter in the fixed
-    image. Orange: brighter in the moving image. Hatched: outside the moving image, so there is
-    nothing to compare; the fixed image shines through.
+    """Write :func:`draw_overlay`'s picture.
 
     Args:
-        fixed, moving: the pair, rank 2 or 3.
-        transform: fixed to moving, on the fixed grid.
+        fixed, moving, transform, fixed_labels, start, fovs: as in :func:`draw_overlay`.
         path: the PNG to write.
-        fixed_labels: regions to outline. The lattice is cut between them, so that sliding shows
-            as a jump of its lines.
-        start: the transform to show as "before"; None is the position that the files' headers give.
-        moving_fov: (*moving shape) bool, the moving image's field of view; None takes all of it.
 
     Raises:
-        GeometryError: the labels or a transform do not lie on the fixed grid.
+        GeometryError: as :func:`draw_overlay`.
+        OutputError: the file cannot be written.
 
     Example:
         >>> import tempfile, torch, numpy as np
@@ -64,16 +59,65 @@ def overlay(
         ...     [file.name for file in Path(folder).iterdir()]
         ['overlay.png']
     """
+    figure = draw_overlay(
+        fixed, moving, transform, fixed_labels=fixed_labels, start=start, fovs=fovs
+    )
+    save_figure(figure, path)
+
+
+def draw_overlay(
+    fixed: Image,
+    moving: Image,
+    transform: Transform,
+    *,
+    fixed_labels: LabelMap | None = None,
+    start: Transform | None = None,
+    fovs: Fovs = (None, None),
+) -> Figure:
+    """Draw a registration: before, after, and the deformed lattice, on three planes.
+
+    The planes pass through the largest motion. Grey: the images agree. Blue: brighter in the fixed
+    image. Orange: brighter in the moving image. Hatched: outside the field of view of one of the
+    images, so there is nothing to compare; the fixed image shines through.
+
+    Args:
+        fixed, moving: the pair, rank 2 or 3.
+        transform: fixed to moving, on the fixed grid.
+        fixed_labels: regions to outline. The lattice is cut between them, so that sliding shows
+            as a jump of its lines.
+        start: the transform to show as "before"; None is the position that the files' headers give.
+        fovs: the fields of view, fixed and moving, each bool in its image's shape; None takes all
+            of the image.
+
+    Raises:
+        GeometryError: the labels or a transform do not lie on the fixed grid.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    pair = CanonicalPair.of((fixed, moving), transform, fixed_labels, start, moving_fov)
+    pair = CanonicalPair.of((fixed, moving), transform, fixed_labels, start, fovs)
     planes = [plane.cropped() for plane in cut_planes(pair)]
     captions = Captions(_before_in_words(fixed.grid, start), length_unit(fixed.grid))
     figure = draw_panels(planes, pair.labels, pair.values, captions)
     FigureCanvasAgg(figure)
-    figure.savefig(
-        path, format="png", dpi=DPI, facecolor=BACKGROUND, pil_kwargs={"compress_level": 4}
-    )
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path | IO[bytes], dpi: int = DPI) -> None:
+    """Write a figure as PNG to a file, which appears whole or not at all, or to a stream.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+
+    def write(target: Path | IO[bytes]) -> None:
+        figure.savefig(
+            target, format="png", dpi=dpi, facecolor=BACKGROUND, pil_kwargs={"compress_level": 4}
+        )
+
+    if isinstance(path, str | Path):
+        write_aside(Path(path), write)
+    else:
+        write(path)
 
 
 def _before_in_words(grid: Grid, start: Transform | None) -> str:

@@ -35,7 +35,7 @@ TALLEST_INCH = 10.0
 
 LEGEND_ENTRIES = 10
 
-NOT_SEEN = "not seen by moving"
+NOT_SEEN = "not seen by both"
 
 NOT_SEEN_BRIGHTNESS = 0.55
 """The fixed image is darkened by this factor if there is nothing to compare it with."""
@@ -166,7 +166,7 @@ def _draw_row(
 def _show_difference(
     axes: Axes, plane: Plane, moved: Picture, seen: Bools, windows: Windows
 ) -> None:
-    """Show both images in two colours; outside the moving one the fixed image, grey and hatched."""
+    """Show both images in two colours; where one sees nothing the fixed image, grey and hatched."""
     rgb = two_colours(plane.fixed, moved, windows)
     grey = _windowed(plane.fixed, windows.fixed)
     rgb[~seen] = NOT_SEEN_BRIGHTNESS * grey[~seen, None]

@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from iterreg.displacement import DisplacementField, Transform, sample, sample_nearest
+from iterreg.displacement import DisplacementField, Transform
 from iterreg.geometry import Grid, apply_affine, fixed_to_moving_index
 from iterreg.image import Image, LabelMap, require_same_space
 from iterreg.neighbourhood import bounding_box
+from iterreg.sampling import sample, sample_nearest
 
 Picture = NDArray[np.float32]
 Bools = NDArray[np.bool_]
+Fovs = tuple[torch.Tensor | None, torch.Tensor | None]
 
 MOTION_SAMPLES = 64
 """The planes are chosen on a grid thinned to about this many nodes per axis."""
@@ -33,7 +35,7 @@ class Plane:
         letters: what lies at the left, right, top and bottom edge; empty without anatomy.
         spacing_mm: of rows and columns.
         fixed, before, after: intensities.
-        seen_before, seen_after: pixels that land in the moving image's field of view.
+        seen_before, seen_after: pixels of the fixed field of view that land in the moving one.
         landed_mm: (2, rows, columns), where each pixel lands, along rows and columns.
         labels: the fixed regions; 0 is background.
         body: pixels that are not the images' background.
@@ -83,6 +85,7 @@ class CanonicalPair:
         grid: the canonical fixed grid, axes nearest to (S, P, L).
         fixed: (*shape), the fixed image without its channels.
         moving: one channel, on its own grid.
+        fixed_fov: (*shape) bool, the fixed image's field of view.
         moving_fov: (*moving shape) bool, the moving image's field of view.
         transform, start: fixed to moving, on the canonical fixed grid.
         labels: the fixed regions on the canonical grid.
@@ -92,6 +95,7 @@ class CanonicalPair:
     grid: Grid
     fixed: torch.Tensor
     moving: Image
+    fixed_fov: torch.Tensor
     moving_fov: torch.Tensor
     transform: Transform
     start: Transform
@@ -105,7 +109,7 @@ class CanonicalPair:
         transform: Transform,
         labels: LabelMap | None = None,
         start: Transform | None = None,
-        moving_fov: torch.Tensor | None = None,
+        fovs: Fovs = (None, None),
     ) -> CanonicalPair:
         """Turn a pair to canonical axes.
 
@@ -114,7 +118,8 @@ class CanonicalPair:
             transform: fixed to moving, on the fixed grid.
             labels: the fixed regions; None: none.
             start: the transform to show as "before"; None is the identity.
-            moving_fov: (*moving shape) bool; None takes the whole moving image.
+            fovs: the fields of view, fixed and moving, each bool in its image's shape; None takes
+                the whole image.
 
         Raises:
             GeometryError: the labels lie in another space than the fixed image.
@@ -127,8 +132,10 @@ class CanonicalPair:
         if start is None:
             identity = np.eye(fixed.grid.rank + 1)
             start = Transform(identity, DisplacementField.zero(fixed.grid))
-        if moving_fov is None:
-            moving_fov = torch.ones(moving.grid.shape_zyx, dtype=torch.bool)
+        fixed_fov, moving_fov = (
+            torch.ones(image.grid.shape_zyx, dtype=torch.bool) if fov is None else fov.cpu()
+            for fov, image in zip(fovs, images, strict=True)
+        )
         turned, order = fixed.to_canonical()
 
         def turn(given: Transform) -> Transform:
@@ -139,6 +146,7 @@ class CanonicalPair:
             grid=turned.grid,
             fixed=_one_channel(turned)[0],
             moving=replace(moving, data=_one_channel(moving)),
+            fixed_fov=order.apply(fixed_fov),
             moving_fov=moving_fov,
             transform=turn(transform),
             start=turn(start),
@@ -248,7 +256,7 @@ def _cut(pair: CanonicalPair, axis: int | None, position: int, background: Backg
         landed = apply_affine(to_moving, index + _displacement(transform, where))
         at = torch.from_numpy(np.moveaxis(landed, -1, 0)).float()
         values = sample(pair.moving.data, at, outside=float(pair.moving.data.min()))
-        seen = sample_nearest(pair.moving_fov, at)
+        seen = sample_nearest(pair.moving_fov, at) & pair.fixed_fov[where]
         return turned(values[0].numpy()), turned(seen.numpy())
 
     to_fixed = fixed_to_moving_index(grid, pair.transform.affine_lps, grid)

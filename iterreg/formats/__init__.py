@@ -3,14 +3,14 @@
 One module holds one program's convention, ``types.py`` says what a format has to provide,
 ``reading.py`` finds the format of a file, and ``convert.py`` turns one format into another. To add
 a format, write one file with a :class:`~iterreg.formats.types.TransformFormat` and add one row
-below.
+below. Plug-ins add rows too.
 """
 
 from __future__ import annotations
 
-from iterreg.tables import Table
+from iterreg.plugins import OpenTable
 
-TRANSFORM_FORMATS = Table(
+TRANSFORM_FORMATS = OpenTable(
     "transform format",
     {
         "itk": "iterreg.formats.itk:ITK",
@@ -24,6 +24,8 @@ TRANSFORM_FORMATS = Table(
         "mni": "iterreg.formats.mni:MNI",
         "afni": "iterreg.formats.afni:AFNI",
     },
+    group="iterreg.transform_formats",
+    adapt="iterreg.formats.plugin:adapt",
 )
 """Each value is a :class:`~iterreg.formats.types.TransformFormat`."""
 

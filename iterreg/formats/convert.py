@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iterreg.displacement import Transform, resample_transform
-from iterreg.errors import GeometryError, OutputError, TransformError
+from iterreg.displacement import resample_transform
+from iterreg.errors import GeometryError, OutputError, PluginError, TransformError
 from iterreg.formats import TRANSFORM_FORMATS
 from iterreg.formats.loaded import Loaded
 from iterreg.formats.reading import recognise
 from iterreg.formats.types import Sides, TransformFormat
 from iterreg.geometry import Grid
+from iterreg.inverse import Inverse
 from iterreg.io import extension_of, grid_of_file
+from iterreg.plugins import PluginWarning
 
 if TYPE_CHECKING:
-    from iterreg.inverse import InverseStatus
+    pass
 
 AUTO = "auto"
 """Choose the format by the file."""
@@ -98,8 +101,9 @@ def convert_transform(
         transform = Loaded(loaded.name, loaded.rank, back).on(fixed)
         report.append("inverted")
     elif is_inverse:
-        transform, shares = _inverted(loaded.on(own), fixed)
-        report.append(f"inverted; voxels: {shares}")
+        inverse = Inverse(loaded.on(own), fixed)
+        transform = inverse.transform
+        report.append(f"inverted; voxels: {inverse.in_words}")
     else:
         transform = loaded.on(own)
     transform = resample_transform(transform, fixed)
@@ -123,7 +127,7 @@ def _format_to_write(out: TransformFile) -> TransformFormat:
     suffix = extension_of(out.path)
     names = [out.format]
     if out.format == AUTO:
-        names = [name for name, row in TRANSFORM_FORMATS.items() if row.write is not None]
+        names = _writable()
     fitting = [name for name in names if suffix in TRANSFORM_FORMATS[name].write_suffixes]
     if not fitting:
         known = _known(names)
@@ -137,6 +141,18 @@ def _format_to_write(out: TransformFile) -> TransformFormat:
     return chosen
 
 
+def _writable() -> list[str]:
+    """The formats that can be written, without plug-ins that cannot be loaded."""
+    names = []
+    for name in TRANSFORM_FORMATS:
+        try:
+            if TRANSFORM_FORMATS[name].write is not None:
+                names.append(name)
+        except PluginError as error:
+            warnings.warn(PluginWarning(f"{error}; left out"), stacklevel=2)
+    return names
+
+
 def _known(names: list[str]) -> str:
     rows = {name: TRANSFORM_FORMATS[name] for name in names}
     return "; ".join(
@@ -146,12 +162,3 @@ def _known(names: list[str]) -> str:
 
 def _suffix_text(suffix: str) -> str:
     return suffix or "no suffix"
-
-
-def _inverted(transform: Transform, onto: Grid) -> tuple[Transform, str]:
-    from iterreg.inverse import InverseStatus, invert_to_grid
-
-    inverse, status = invert_to_grid(transform, onto)
-    kinds: list[InverseStatus] = list(InverseStatus)
-    shares = ((s.name.lower(), float((status == s.value).float().mean())) for s in kinds)
-    return inverse, ", ".join(f"{100 * share:.1f} % {name}" for name, share in shares)

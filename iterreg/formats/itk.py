@@ -20,11 +20,11 @@ from iterreg.formats.hdf5_checks import HDF5_SUFFIXES
 from iterreg.formats.headers import first_bytes, nifti_head
 from iterreg.formats.itk_checks import TEXT_START, check_itk_file
 from iterreg.formats.itk_files import write_hdf5, write_text_transform
-from iterreg.formats.itk_objects import itk_to_loaded, one_line, transform_to_itk
+from iterreg.formats.itk_objects import affine_to_itk, itk_to_loaded, one_line, transform_to_itk
 from iterreg.formats.loaded import Loaded
 from iterreg.formats.types import Sides, TransformFormat
 from iterreg.formats.vectors import field_of_vectors, read_vectors, require_displacements
-from iterreg.geometry import Grid
+from iterreg.geometry import Grid, Matrix
 from iterreg.io import VOLUME_EXTENSIONS, extension_of, write_displacement_mm
 
 COMPOSITE_EXTENSIONS = (".h5", ".hdf5", ".tfm", ".txt")
@@ -65,6 +65,25 @@ def write_transform(transform: Transform, path: str | Path) -> None:
     else:
         composite = transform_to_itk(transform)
         write_aside(path, lambda target: write_text_transform(composite, target))
+
+
+def write_affine(affine_lps: Matrix, path: str | Path) -> None:
+    """Write an affine alone as an ITK transform in a text file.
+
+    Args:
+        affine_lps: homogeneous, fixed to moving, LPS mm.
+        path: .tfm or .txt.
+
+    Raises:
+        OutputError: the folder is missing or not writable.
+
+    Example:
+        >>> write_affine(np.eye(4), "identity.tfm")
+    """
+    import SimpleITK as sitk
+
+    composite = sitk.CompositeTransform([affine_to_itk(affine_lps)])
+    write_aside(path, lambda target: write_text_transform(composite, target))
 
 
 def load_itk(path: str | Path) -> Loaded:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iterreg.displacement import Transform
-from iterreg.errors import TransformError
+from iterreg.errors import PluginError, TransformError
 from iterreg.formats import TRANSFORM_FORMATS
 from iterreg.formats.foreign import explain
 from iterreg.formats.fsl import is_matrix_file
 from iterreg.formats.headers import nifti_shape, shape_text
-from iterreg.formats.itk_objects import itk_to_transform
+from iterreg.formats.itk_objects import itk_to_loaded
 from iterreg.formats.loaded import Loaded
 from iterreg.formats.types import Sides, TransformFormat
 from iterreg.geometry import Grid
@@ -20,6 +20,8 @@ from iterreg.io import extension_of
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+
+    TransformLike = str | Path | sitk.Transform | Transform
 
 
 def read_transform(path: str | Path, reference: Grid | None = None) -> Transform:
@@ -70,9 +72,7 @@ def load_transform(path: str | Path, sides: Sides | None = None) -> Loaded:
     return row.load(path, sides)
 
 
-def as_transform(
-    value: str | Path | sitk.Transform | Transform, name: str, reference: Grid | None = None
-) -> Transform:
+def as_transform(value: TransformLike, name: str, reference: Grid | None = None) -> Transform:
     """Return a transform, given a path, a SimpleITK transform, or a :class:`Transform` (as it is).
 
     Args:
@@ -84,18 +84,29 @@ def as_transform(
         TypeError: the value has another type.
         TransformError: as :func:`read_transform`.
     """
+    if isinstance(value, Transform):
+        return value
+    return as_loaded(value, name, Sides(reference)).on(reference)
+
+
+def as_loaded(value: TransformLike, name: str, sides: Sides | None = None) -> Loaded:
+    """Return what :func:`as_transform` takes, without putting it on a grid.
+
+    Raises:
+        TypeError, TransformError: as :func:`as_transform`.
+    """
     import SimpleITK as sitk
 
     if isinstance(value, Transform):
-        return value
+        return Loaded(name, value.grid.rank, value.affine_lps, value.field)
     if isinstance(value, str | Path):
-        return read_transform(value, reference)
+        return load_transform(value, sides)
     if not isinstance(value, sitk.Transform):
         raise TypeError(
             f"{name}: expected a path, a SimpleITK transform or a Transform, got "
             f"{type(value).__name__}"
         )
-    return itk_to_transform(value, reference, name)
+    return itk_to_loaded(value, name)
 
 
 def recognise(path: Path, guess: bool = True) -> str:
@@ -112,10 +123,17 @@ def recognise(path: Path, guess: bool = True) -> str:
     if not os.path.isfile(path):
         raise TransformError(f"{path}: no such file")
     suffix = extension_of(path)
-    for name, row in TRANSFORM_FORMATS.items():
+    failed: PluginError | None = None
+    for name in TRANSFORM_FORMATS:
         said = guess or name != "learn2reg" or suffix == ".npz"
-        if said and suffix in row.read_suffixes and row.recognises(path):
-            return name
+        try:
+            row: TransformFormat = TRANSFORM_FORMATS[name]
+            if said and suffix in row.read_suffixes and row.recognises(path):
+                return name
+        except PluginError as error:
+            failed = failed or error  # told if no other format has this file
+    if failed is not None:
+        raise failed
     whose = explain(path)
     if whose is not None:
         raise TransformError(f"{path}: this is {whose}")

@@ -61,6 +61,17 @@ class TransformFormat:
             Returns the content, units and space of the file in words.
         needs_moving: whether what is written depends on the moving image's grid.
         needs_source: whether it is read with the two images of the program that made it.
+
+    Example:
+        >>> text = TransformFormat(
+        ...     meaning="my program's affine (mm, LPS)",
+        ...     read_suffixes=(".mine",),
+        ...     write_suffixes=(),
+        ...     recognises=lambda path: path.read_text().startswith("mine"),
+        ...     load=lambda path, sides: Loaded.identity(3),
+        ... )
+        >>> text.write is None
+        True
     """
 
     meaning: str

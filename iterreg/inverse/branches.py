@@ -12,12 +12,13 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from iterreg.displacement import Transform, is_inside, sample, sample_nearest
+from iterreg.displacement import Transform
 from iterreg.errors import GeometryError
 from iterreg.image import LabelMap
 from iterreg.inverse.mapped_regions import NO_REGION, MappedRegions, flat_nearest
 from iterreg.inverse.newton import CONVERGED_VOX, FieldSolver, fixed_point, in_parallel, norm
 from iterreg.neighbourhood import grow_box
+from iterreg.sampling import is_inside, sample, sample_nearest
 
 TOLERANCE_VOX = 0.01
 """Promised residual, in voxels of the fixed grid."""

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from iterreg.displacement import sample
+from iterreg.sampling import sample
 
 CONVERGED_VOX = 0.005
 """Residual at which a point takes its last step: that step leaves |grad u| times as much."""

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iterreg.displacement import Transform, displacement_vox_to_mm, sample
+from iterreg.displacement import Transform, displacement_vox_to_mm
 from iterreg.inverse._indices import apply_to_index, index_slabs
 from iterreg.inverse.branches import InverseStatus
+from iterreg.sampling import sample
 
 
 @dataclass(frozen=True)

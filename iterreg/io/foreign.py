@@ -15,53 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iterreg.errors import GeometryError, ImageContentError
 from iterreg.geometry import Grid
-from iterreg.image import Image, LabelMap
 from iterreg.image.arrays import as_numpy
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
 
 MM_PER_UNIT = {"meter": 1e3, "micron": 1e-3}
 """Of NIfTI headers; all others are millimetres."""
 
 ACCEPTED = "a path, an image of SimpleITK, nibabel, MONAI, torchio or ANTs, or an iterreg value"
-
-
-class WithAffine(Protocol):
-    """An image of nibabel, MONAI or torchio."""
-
-    @property
-    def affine(self) -> Any:
-        """From an index (i, j, k) to a point, mm."""
-
-
-class WithOrigin(Protocol):
-    """An image of ANTs."""
-
-    @property
-    def spacing(self) -> Any:
-        """Along i, j and k, mm."""
-
-    @property
-    def origin(self) -> Any:
-        """The first voxel, LPS mm."""
-
-    @property
-    def direction(self) -> Any:
-        """Columns: the axes of i, j and k, LPS."""
-
-
-if TYPE_CHECKING:
-    ImageLike = str | Path | sitk.Image | Image | WithAffine | WithOrigin
-    LabelsLike = str | Path | sitk.Image | LabelMap | WithAffine | WithOrigin
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from iterreg.io.segments import Segment, fits, labels_of_segments, only_structur
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-    from iterreg.io.foreign import LabelsLike
+    from iterreg.image.kinds import LabelsLike
 
 
 def read_label_map(

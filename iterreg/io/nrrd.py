@@ -233,11 +233,8 @@ def segments_of(header: NrrdHeader) -> tuple[Layer, ...]:
     """The segments that 3D Slicer lists in a header (``.seg.nrrd``)."""
     found = []
     stacked = header.fields.get("dimension") == "4"
-    for key in header.pairs:
-        match = _SEGMENT.fullmatch(key)
-        if match is None:
-            continue
-        number = match[1]
+    numbers = [match[1] for key in header.pairs if (match := _SEGMENT.fullmatch(key))]
+    for number in dict.fromkeys(numbers):
 
         def whole(name: str, usual: int, number: str = number) -> int:
             told = header.pairs.get(f"Segment{number}_{name}", "").strip()
@@ -249,7 +246,7 @@ def segments_of(header: NrrdHeader) -> tuple[Layer, ...]:
     return tuple(found)
 
 
-_SEGMENT = re.compile(r"Segment(\d{1,5})_ID")
+_SEGMENT = re.compile(r"Segment([0-9]{1,5})_(?:ID|Name|LabelValue)")
 
 
 def _unit(fields: dict[str, str]) -> tuple[float, str]:

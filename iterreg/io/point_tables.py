@@ -54,6 +54,11 @@ def shown(text: str) -> str:
     return ascii(text if len(text) <= 80 else text[:77] + "...")
 
 
+def number_of(word: str) -> float:
+    """A number written with ASCII digits; NaN for any other word."""
+    return float(word) if _NUMBER.fullmatch(word) else float("nan")
+
+
 @dataclass(frozen=True)
 class Columns:
     """Where a table keeps its coordinates.
@@ -77,7 +82,7 @@ def read_table(path: Path) -> NDArray[np.float64]:
     Raises:
         ImageReadError: no such columns, no rows, or a value that is not a finite number.
     """
-    lines = _lines(path)
+    lines = numbered_lines(path)
     columns, system = _find_columns(path, lines)
     system = columns.system or system or "LPS"
     flat = array("d")
@@ -97,7 +102,7 @@ def read_fcsv(path: Path) -> NDArray[np.float64]:
     """
     system, header = "", "id,x,y,z"
     flat = array("d")
-    lines = _lines(path)
+    lines = numbered_lines(path)
     first_rows = []
     for number, line in lines:
         if not line.lstrip().startswith("#"):
@@ -130,11 +135,11 @@ def is_fcsv(path: Path) -> bool:
     """Whether a file is 3D Slicer's ``.fcsv``, by its suffix or its first line."""
     if path.suffix.lower() == ".fcsv":
         return True
-    _, line = next(_lines(path), (0, ""))
+    _, line = next(numbered_lines(path), (0, ""))
     return "fiducial file version" in line.lower()
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines of a text file with their numbers, without those that are empty."""
     with path.open("rb") as binary:
         start = binary.read(4096)
@@ -257,7 +262,7 @@ def _values(path: Path, number: int, row: Sequence[str], columns: Columns) -> li
     cells = [row[c].strip() if c < len(row) else "" for c in columns.numbers]
     if columns.delimiter != ",":
         cells = [cell.replace(",", ".") if cell.count(",") == 1 else cell for cell in cells]
-    values = [float(cell) if _NUMBER.fullmatch(cell) else float("nan") for cell in cells]
+    values = [number_of(cell) for cell in cells]
     if not all(abs(value) <= FARTHEST_MM for value in values):
         raise ImageReadError(
             f"{path}, line {number}: expected finite numbers in mm, got {shown(','.join(cells))}"

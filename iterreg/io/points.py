@@ -5,19 +5,25 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from iterreg.atomic import write_aside
-from iterreg.errors import ImageReadError, OutputError
+from iterreg.errors import GeometryError, ImageReadError, OutputError
 from iterreg.geometry import Points
+from iterreg.io.elastix_points import is_elastix, is_transformix_output, read_elastix, write_elastix
 from iterreg.io.itk import require_exists
 from iterreg.io.point_tables import is_fcsv, read_fcsv, read_table
 from iterreg.io.slicer_points import read_markups, write_fcsv, write_markups
+
+if TYPE_CHECKING:
+    from iterreg.image.kinds import PointsLike
 
 AXES = "xyz"
 
 TABLE_SUFFIXES = (".csv", ".txt")
 SLICER_SUFFIXES = (".fcsv", ".json")
-POINT_SUFFIXES = (*TABLE_SUFFIXES, *SLICER_SUFFIXES)
+ELASTIX_SUFFIX = ".pts"
+POINT_SUFFIXES = (*TABLE_SUFFIXES, *SLICER_SUFFIXES, ELASTIX_SUFFIX)
 """What :func:`write_points` writes."""
 
 
@@ -27,7 +33,8 @@ def read_points(path: str | Path) -> Points:
     A text table needs a header that names the columns x, y and z, or x and y: upper case, units
     (``x_mm``) and a coordinate system (``x_ras``) are understood, and so are l,p,s and r,a,s. Its
     columns are parted by commas, semicolons, tabs or spaces; other columns are ignored. 3D Slicer's
-    ``.fcsv`` and ``.mrk.json`` say themselves whether they are RAS or LPS.
+    ``.fcsv`` and ``.mrk.json`` say themselves whether they are RAS or LPS. elastix's files of
+    points are recognised by their first lines.
 
     Raises:
         ImageReadError: missing, no such columns, no points, or a value that is not a finite number.
@@ -45,6 +52,13 @@ def read_points(path: str | Path) -> Points:
     try:
         if path.suffix.lower() == ".json":
             lps = read_markups(path)
+        elif is_elastix(path):
+            lps = read_elastix(path)
+        elif is_transformix_output(path):
+            raise ImageReadError(
+                f"{path}: expected points, got what transformix says of them: write its "
+                "OutputPoint columns as x,y,z"
+            )
         else:
             lps = read_fcsv(path) if is_fcsv(path) else read_table(path)
     except (OSError, UnicodeError) as error:
@@ -52,24 +66,59 @@ def read_points(path: str | Path) -> Points:
     return Points(lps, str(path))
 
 
+def as_points(value: PointsLike, name: str) -> Points:
+    """Return points from a path, or :class:`Points` as they are.
+
+    Args:
+        value: a path or points.
+        name: the argument's name, for messages.
+
+    Raises:
+        GeometryError: an array alone, which does not say whether it is LPS or RAS.
+        TypeError: anything else.
+        ImageReadError: as :func:`read_points`.
+    """
+    if isinstance(value, Points):
+        return value
+    if isinstance(value, str | Path):
+        return read_points(value)
+    if hasattr(value, "shape"):
+        raise GeometryError(
+            f"{name}: expected points that say whether they are LPS or RAS, got a bare array of "
+            f"shape {tuple(value.shape)}: iterreg.Points(array) for LPS mm, or "
+            "iterreg.Points.from_ras(array)"
+        )
+    raise TypeError(f"{name}: expected a path or iterreg.Points, got {type(value).__name__}")
+
+
 def write_points(
     points: Points, path: str | Path, extra_columns: Mapping[str, Sequence[object]] | None = None
 ) -> None:
-    """Write points in LPS mm: CSV with the header x,y,z (x,y in 2-D), or 3D Slicer's files.
+    """Write points in LPS mm: CSV with the header x,y,z (x,y in 2-D), 3D Slicer's or elastix's.
 
     Args:
         points: what to write.
-        path: the file: .csv, .txt, .fcsv or .mrk.json.
+        path: the file: .csv, .txt, .fcsv, .mrk.json or .pts.
         extra_columns: further columns by name, one value per point; 3D Slicer gets them as the
             points' descriptions.
 
     Raises:
         OutputError: another suffix, a folder that is missing or not writable, columns of another
             length, or points of rank 2 for 3D Slicer.
+
+    Example:
+        >>> write_points(Points([[1.0, 2.0, 3.0]]), "tips.csv", {"name": ["apex"]})
+        >>> print(Path("tips.csv").read_text(), end="")
+        x,y,z,name
+        1.000000,2.000000,3.000000,apex
     """
     path, extra = Path(path), dict(extra_columns or {})
     suffix, rank = path.suffix.lower(), points.lps.shape[1]
     require_point_suffix(path)
+    if suffix == ELASTIX_SUFFIX and extra:
+        raise OutputError(
+            f"{path}: expected a file that holds {', '.join(extra)} too (.csv, .fcsv or .mrk.json)"
+        )
     if suffix in SLICER_SUFFIXES and rank != 3:
         raise OutputError(f"{path}: expected 3-D points for 3D Slicer, got {rank}-D ones")
     for title, column in extra.items():
@@ -85,6 +134,9 @@ def write_points(
                 for n in range(len(points))
             ]
             (write_fcsv if suffix == ".fcsv" else write_markups)(target, points.lps, notes)
+            return
+        if suffix == ELASTIX_SUFFIX:
+            write_elastix(target, points.lps)
             return
         with target.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")

@@ -29,7 +29,7 @@ from iterreg.tables import load
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-    from iterreg.io.foreign import ImageLike
+    from iterreg.image.kinds import ImageLike
 
 
 def read_image(path: str | Path, series: str | None = None) -> Image:

@@ -34,6 +34,14 @@ def write_image(image: Image, path: str | Path) -> None:
     Raises:
         OutputError: unknown extension, a folder that is missing or not writable, or a type that
             the format cannot store.
+
+    Example:
+        >>> picture = Image.from_array(
+        ...     np.full((2, 3), 7, np.uint8), axes="yx", spacing_xyz_mm=(0.5, 0.5)
+        ... )
+        >>> write_image(picture, "sevens.png")
+        >>> Path("sevens.png").exists()
+        True
     """
     scaled = (image.slope, image.intercept) != (1.0, 0.0)
     if scaled and not extension_of(path).startswith(".nii"):
@@ -52,8 +60,18 @@ def write_image(image: Image, path: str | Path) -> None:
 def write_label_map(labels: LabelMap, path: str | Path) -> None:
     """Write a label map in the smallest integer type that holds its values.
 
+    Names are not written: no two programs agree on how.
+
     Raises:
         OutputError: as :func:`write_image`.
+
+    Example:
+        >>> lung = LabelMap.from_array(
+        ...     np.ones((1, 2, 3), bool), axes="zyx", spacing_xyz_mm=(1.0, 1.0, 2.0)
+        ... )
+        >>> write_label_map(lung, "lung.nii.gz")
+        >>> Path("lung.nii.gz").exists()
+        True
     """
     data = labels.data.detach().cpu().numpy()
     low, high = int(data.min()), int(data.max())

@@ -19,13 +19,13 @@ from iterreg.formats.learn2reg_files import write_field
 from iterreg.geometry import Points, apply_affine
 from iterreg.image import Image
 from iterreg.io import read_image, write_label_map
-from iterreg.learn2reg.memory import peak_mb, reset_peak
 from iterreg.learn2reg.records import finished_record, remove_earlier, sha256_of, write_record
 from iterreg.learn2reg.regions import find_regions, load_regions
 from iterreg.learn2reg.rules import preset_of, rules_of
 from iterreg.learn2reg.scores import read_points
 from iterreg.learn2reg.task import Pair, Task
 from iterreg.pair import optimize_pair
+from iterreg.processes import peak_mb, reset_peak
 from iterreg.progress import Progress, ProgressCallback
 from iterreg.versions import own_version
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,13 +140,15 @@ def evaluation_of(task: Task, config: Path | None = None) -> Evaluation:
         rules = rules_of(task)
         return Evaluation(rules.methods, task.shape_ijk, task.pairs, rules.masked)
     content = read_json(config)
-    shape = content.get("expected_shape")
-    if not isinstance(shape, list) or len(shape) != 4 or shape[-1] != 3:
+    shape: Any = content.get("expected_shape")
+    if not (_are_whole(shape, 1) and len(shape) == 4 and shape[-1] == 3):
         raise ConfigError(f"{config}: expected_shape: expected I, J, K, 3, got {shape!r:.60}")
-    listed = content.get("eval_pairs") or []
-    pairs = [pair_of(str(p.get("fixed")), str(p.get("moving")), config) for p in listed]
+    pairs = [
+        pair_of(str(p.get("fixed")), str(p.get("moving")), config)
+        for p in _tables(content, "eval_pairs", config)
+    ]
     chosen = {p.case for p in task.pairs}
-    methods = tuple(_method(m, config) for m in content.get("evaluation_methods") or [])
+    methods = tuple(_method(m, config) for m in _tables(content, "evaluation_methods", config))
     if len({m.name for m in methods}) != len(methods) or not methods:
         raise ConfigError(f"{config}: evaluation_methods: expected some, each name once")
     pairs = [p for p in pairs if p.case in chosen or not task.is_part]
@@ -160,14 +162,32 @@ def evaluation_of(task: Task, config: Path | None = None) -> Evaluation:
     )
 
 
+def _are_whole(values: Any, least: int) -> bool:
+    """Whether a value of a JSON file is a list of whole numbers, none below the least."""
+    return isinstance(values, list) and all(
+        isinstance(v, int) and not isinstance(v, bool) and least <= v < 1 << 31 for v in values
+    )
+
+
+def _tables(content: Mapping[str, Any], key: str, where: Path) -> list[Mapping[str, Any]]:
+    """The objects in a list of a JSON file."""
+    listed = content.get(key) or []
+    if not isinstance(listed, list) or not all(isinstance(entry, Mapping) for entry in listed):
+        raise ConfigError(f"{where}: {key}: expected a list of objects, got {listed!r:.60}")
+    return listed
+
+
 def _method(entry: Mapping[str, Any], where: Path) -> Method:
     metric = entry.get("metric")
-    if metric not in METRICS:
-        raise ConfigError(f"{where}: expected a metric of {', '.join(METRICS)}, got {metric!r}")
-    labels: Sequence[Any] = entry.get("labels") or ()
+    if not isinstance(metric, str) or metric not in METRICS:
+        raise ConfigError(f"{where}: expected a metric of {', '.join(METRICS)}, got {metric!r:.60}")
+    given = entry.get("labels") or []
+    texts = [str(v) for v in given] if isinstance(given, list) else [""]
+    if not all(t.isascii() and t.isdigit() and len(t) < 10 for t in texts):
+        raise ConfigError(f"{where}: labels: expected whole numbers, got {given!r:.60}")
     return Method(
         str(entry.get("name", metric)),
         str(metric),
-        tuple(int(v) for v in labels),
+        tuple(map(int, texts)),
         str(entry.get("dest", "keypoints")),
     )

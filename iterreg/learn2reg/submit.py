@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from iterreg.cohort.engine import Lost, Place, do_each, in_turn, require_place
+from iterreg.cohort.remaining import FINISHING, RemainingTime
 from iterreg.devices import pick_device
 from iterreg.errors import DeviceError, IterregError, OutputError, is_out_of_memory
 from iterreg.formats.learn2reg_files import check_format
 from iterreg.learn2reg.archive import write_zip
 from iterreg.learn2reg.register import Outcome, Settings, config_of, field_path, register_case
 from iterreg.learn2reg.task import Pair, Task, read_task
-from iterreg.processes import die_with_parent
 from iterreg.progress import Progress, ProgressCallback, ignore_progress
-
-ZIPPING = 0.99
-"""Fraction of the work that is done when only the zip is left."""
 
 
 def submit(
@@ -45,7 +41,8 @@ def submit(
         An outcome per case, in the task's order, and whether the zip was written.
 
     Raises:
-        ConfigError, DeviceError, OutputError: every case would fail; raised before any begins.
+        ConfigError, DeviceError, OutputError, MissingDependencyError: every case would fail;
+            raised before any begins.
     """
     check_format(settings.extension, settings.dtype)
     pick_device(settings.device)
@@ -56,19 +53,16 @@ def submit(
         raise OutputError(f"{out}: cannot be written: the folder {out.parent} does not exist")
     _make_folder(settings.fields)
     jobs = min(jobs, len(task.pairs))
+    require_place(Place(jobs=jobs))
     if settings.threads is None and jobs > 1:
         settings = replace(settings, threads=max(1, (os.cpu_count() or 1) // jobs))
-    outcomes = (
-        _in_turn(task, settings, progress)
-        if jobs == 1
-        else _in_parallel(task, settings, jobs, progress)
-    )
+    outcomes = _register(task, settings, jobs, progress)
     failed = any(not outcome.ok for outcome in outcomes)
     every = read_task(task.folder, task.split).pairs if task.is_part else task.pairs
     paths = [field_path(settings, pair) for pair in every]
     if failed or not all(os.path.isfile(path) for path in paths):
         return tuple(outcomes), False
-    progress(Progress("zip", ZIPPING, "zipping"))
+    progress(Progress("zip", FINISHING, "zipping"))
     write_zip(paths, out)
     return tuple(outcomes), True
 
@@ -80,66 +74,47 @@ def _make_folder(folder: Path) -> None:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
-def _in_turn(task: Task, settings: Settings, progress: ProgressCallback) -> list[Outcome]:
-    remaining = _RemainingTime(len(task.pairs))
-    outcomes = []
-    for number, pair in enumerate(task.pairs):
-
-        def of_case(event: Progress, case: str = pair.case, done: int = number) -> None:
-            fraction = ZIPPING * (done + event.fraction) / len(task.pairs)
-            progress(Progress(event.stage, fraction, f"{case}: {event.message}"))
-
-        outcomes.append(_attempt(task, pair, settings, of_case))
-        progress(remaining.event(outcomes))
-    return outcomes
-
-
-def _in_parallel(
+def _register(
     task: Task, settings: Settings, jobs: int, progress: ProgressCallback
 ) -> list[Outcome]:
-    remaining = _RemainingTime(len(task.pairs))
+    """Register all cases on the engine of cohorts; one at a time in this process."""
+    remaining = RemainingTime(len(task.pairs))
     done: dict[str, Outcome] = {}
-    with _workers(jobs) as pool:
-        running: dict[Future[Outcome], Pair] = {
-            pool.submit(_attempt, task, pair, settings, ignore_progress): pair
-            for pair in task.pairs
-        }
-        for future in as_completed(running):
-            pair = running[future]
-            try:
-                outcome = future.result()
-            except Exception as error:  # the process was killed, most often for its memory
-                reason = f"its process ended ({error}); out of memory? try fewer --jobs"
-                outcome = Outcome(pair.case, False, reason, float("nan"), float("nan"))
-            done[pair.case] = outcome
-            progress(remaining.event(list(done.values())))
+    if jobs == 1:
+        attempt = partial(_attempt, task, settings, progress=_within(task, done, progress))
+        answers = in_turn(task.pairs, attempt)
+    else:
+        answers = do_each(task.pairs, partial(_attempt, task, settings), Place(jobs=jobs))
+    with closing(answers):
+        for pair, answer in answers:
+            if isinstance(answer, Lost):
+                answer = Outcome(pair.case, False, answer.reason, float("nan"), float("nan"))
+            done[pair.case] = answer
+            progress(remaining.event(_words(answer), worked=not answer.kept))
     return [done[pair.case] for pair in task.pairs]
 
 
-@contextmanager
-def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Start worker processes by spawning (torch's threads do not survive a fork), and end them."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker)
-    try:
-        yield pool
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    pool.shutdown()
+def _words(outcome: Outcome) -> str:
+    how = f"done in {outcome.seconds:.1f} s" if outcome.ok else "failed"
+    return f"{outcome.case}: {'kept' if outcome.kept else how}"
 
 
-def _begin_worker() -> None:
-    """Let a terminated worker remove its partial files, and none outlive the command."""
-    parent = multiprocessing.parent_process()
-    if parent is not None and parent.pid is not None:
-        die_with_parent(parent.pid)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _within(
+    task: Task, done: Mapping[str, Outcome], progress: ProgressCallback
+) -> ProgressCallback:
+    """The progress inside a case, as a fraction of all cases."""
+
+    def tell(event: Progress) -> None:
+        case = task.pairs[len(done)].case
+        fraction = FINISHING * (len(done) + event.fraction) / len(task.pairs)
+        progress(Progress(event.stage, fraction, f"{case}: {event.message}"))
+
+    return tell
 
 
-def _attempt(task: Task, pair: Pair, settings: Settings, progress: ProgressCallback) -> Outcome:
+def _attempt(
+    task: Task, settings: Settings, pair: Pair, progress: ProgressCallback = ignore_progress
+) -> Outcome:
     """Register a case; turn any error, but not Ctrl-C, into an outcome."""
     begun = time.perf_counter()
     try:
@@ -152,30 +127,3 @@ def _attempt(task: Task, pair: Pair, settings: Settings, progress: ProgressCallb
             reason = "out of memory; try fewer --jobs or a coarser levels.spacing_mm"
     seconds = time.perf_counter() - begun
     return Outcome(pair.case, False, " ".join(reason.split()), seconds, float("nan"))
-
-
-class _RemainingTime:
-    """Estimates the remaining time from the cases that were registered in this call."""
-
-    def __init__(self, cases: int) -> None:
-        self._cases = cases
-        self._begun = time.perf_counter()
-
-    def event(self, outcomes: list[Outcome]) -> Progress:
-        """Make an event for the case that ended last."""
-        fraction = ZIPPING * len(outcomes) / self._cases
-        return Progress("case", fraction, self._message(outcomes))
-
-    def _message(self, outcomes: list[Outcome]) -> str:
-        last, left = outcomes[-1], self._cases - len(outcomes)
-        how = "kept" if last.kept else f"done in {last.seconds:.1f} s" if last.ok else "failed"
-        worked = sum(not outcome.kept for outcome in outcomes)
-        line = f"{last.case}: {how}; {left} to go"
-        if left == 0 or worked == 0:
-            return line
-        seconds = (time.perf_counter() - self._begun) / worked * left
-        return f"{line}, about {_minutes(seconds)}"
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

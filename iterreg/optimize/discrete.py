@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from iterreg.displacement import sample_nearest
 from iterreg.energy.smoothness import edge_weights
 from iterreg.features import mind_ssc
 from iterreg.geometry import Matrix
@@ -25,6 +24,7 @@ from iterreg.neighbourhood import box_mean
 from iterreg.optimize.field import Field, Nodes, upsample_nodes
 from iterreg.optimize.pair import Guidance, Pair
 from iterreg.optimize.side import Side
+from iterreg.sampling import sample_nearest
 
 FEATURE_SPACING_MM = 4.0
 """Resolution of the features that are compared, and so of the search."""

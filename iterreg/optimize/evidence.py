@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from iterreg.config import Config
-from iterreg.displacement import Transform, sample, sample_nearest
+from iterreg.displacement import Transform
 from iterreg.geometry import Matrix, apply_affine
 from iterreg.metrics import dice
 from iterreg.optimize.affine import shape_of
@@ -22,6 +22,7 @@ from iterreg.optimize.coarse import level_to_check, register_coarse
 from iterreg.optimize.mapped import Mapped, anatomy
 from iterreg.optimize.pair import Guidance, Pair
 from iterreg.optimize.register import Solution
+from iterreg.sampling import sample, sample_nearest
 from iterreg.verdict import Evidence
 
 STRUCTURED = 0.5

@@ -67,7 +67,14 @@ class Field:
         vox = self.u_mm.squeeze(1)[1:] if grid.rank == 2 else self.u_mm
         spacing = vox.new_tensor(reordered.spacing_zyx_mm)
         vox = vox.div_(spacing.view(-1, *[1] * grid.rank))
-        return Transform(affine_lps, DisplacementField(order.undo_vectors(vox).cpu(), grid))
+        return Transform(affine_lps, DisplacementField(_on_host(order.undo_vectors(vox)), grid))
+
+
+def _on_host(values: Tensor) -> Tensor:
+    """A tensor on the CPU. Filled first: threads touch fresh memory faster than a copy does."""
+    if values.device.type == "cpu":
+        return values
+    return torch.empty(values.shape, dtype=values.dtype).fill_(0).copy_(values)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ import torch
 from iterreg.config import Config
 from iterreg.optimize.correction import correct_boundaries
 from iterreg.optimize.field import Field
+from iterreg.optimize.history import LevelHistory
 from iterreg.optimize.pair import Pair
 from iterreg.optimize.problem import Problem
 from iterreg.optimize.repair import repair_folds
 from iterreg.optimize.solver import better_start, level_history, solve, terminated
 from iterreg.optimize.start import StartingPoint
 from iterreg.progress import StageTimer
-from iterreg.registration import LevelHistory
 
 FIRST_LEVEL, LAST_LEVEL = 0.35, 0.9
 """The share of the whole work that is done before the first and after the last level."""

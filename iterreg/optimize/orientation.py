@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iterreg.displacement import sample
 from iterreg.geometry import Matrix
 from iterreg.optimize.mapped import Mapped
 from iterreg.optimize.pair import Guidance, Pair
+from iterreg.sampling import sample
 
 SCREENED_VOXELS = 24
 """Along the longest axis, for the comparison."""

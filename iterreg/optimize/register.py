@@ -8,13 +8,13 @@ from iterreg.config import Config
 from iterreg.displacement import Transform
 from iterreg.geometry import Matrix
 from iterreg.optimize.field import Field
+from iterreg.optimize.history import LevelHistory
 from iterreg.optimize.levels import coarse_to_fine
 from iterreg.optimize.pair import Pair
 from iterreg.optimize.repair import repair_folds
 from iterreg.optimize.rigid import hold_rigid, rigid_bodies
 from iterreg.optimize.start import find_start
 from iterreg.progress import StageTimer
-from iterreg.registration import LevelHistory
 
 
 @dataclass(frozen=True)

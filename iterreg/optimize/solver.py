@@ -15,8 +15,8 @@ from torch import Tensor
 
 from iterreg.energy.terms import NormalEquations
 from iterreg.kernels import LinearSystem, conjugate_gradient
+from iterreg.optimize.history import LevelHistory
 from iterreg.optimize.problem import EnergyTerms, Problem
-from iterreg.registration import LevelHistory
 
 CG_STEPS = 8
 """Conjugate-gradient iterations per Gauss-Newton step. The coarser level has solved the smooth

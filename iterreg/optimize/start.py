@@ -22,6 +22,11 @@ LEAST_AFFINE_VOXELS = 2_000
 FINER = 0.85
 """Each try at a finer resolution."""
 
+RIGID_SPACING_MM = 4.0
+"""A rigid start is asked for its numbers, such as the shift of a treatment couch. On a chest CT
+that was moved by a known shift and turns, 4 mm finds them to 0.3 mm and 0.1 degrees, 8 mm to 0.5 mm
+and 0.3 degrees."""
+
 
 @dataclass(frozen=True)
 class StartingPoint:
@@ -62,6 +67,8 @@ def find_start(pair: Pair, config: Config, initial: Transform | None = None) -> 
 def _affine_spacing_mm(pair: Pair, config: Config) -> float:
     """Spacing of the level at which the affine is found."""
     spacing_mm = max(AFFINE_SPACING_MM, config.levels.spacing_mm[0])
+    if config.start.affine == "rigid":
+        spacing_mm = max(RIGID_SPACING_MM, config.levels.spacing_mm[-1])
     finest_mm = min(spacing_mm, max(config.levels.spacing_mm[-1], pair.fixed.least_spacing_mm))
     while voxels_at(pair, spacing_mm) < LEAST_AFFINE_VOXELS and spacing_mm > finest_mm:
         spacing_mm = max(finest_mm, spacing_mm * FINER)

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iterreg.displacement import DisplacementField, Transform, sample_nearest
+from iterreg.displacement import DisplacementField, Transform
 from iterreg.errors import ConfigError, ImageContentError
 from iterreg.geometry import Grid, Matrix, Points, apply_affine
 from iterreg.image import Image, LabelMap, require_same_space
 from iterreg.metrics import folding
 from iterreg.phantom.motion import Sliding, breathing, known_map, sliding
+from iterreg.sampling import sample_nearest
 
 CONTRASTS = ("same", "gamma", "inverted")
 """What the fixed image's intensities become: the same, a power curve, or dark for bright."""

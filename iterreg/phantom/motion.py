@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iterreg.displacement import ROWS_PER_SLAB, sample
+from iterreg.displacement import ROWS_PER_SLAB
 from iterreg.geometry import Grid, Matrix, apply_affine, apply_linear
+from iterreg.sampling import sample
 
 DIAPHRAGM = 0.3
 """Height of the largest motion above the lower end, as a share of the image."""

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from iterreg.errors import ConfigError
 from iterreg.texts import LONGEST_NAME, MOST_DIGITS, TextError, parse_json, without_controls
+
+REGION_FILES = ("fixed_regions.nii.gz", "moving_regions.nii.gz")
+"""The label maps that a run writes."""
 
 LARGEST_LABEL = (1 << 31) - 1
 """Label maps are int32."""
@@ -144,3 +148,15 @@ def _content_lines(text: str) -> list[str]:
 
 READERS = {".ctbl": _slicer_rows, ".txt": _snap_rows, ".label": _snap_rows, ".json": _json_rows}
 """The reader of each format, by the file's extension."""
+
+
+def names_of_run(labels: Path) -> dict[int, str] | None:
+    """Read the names of regions that a run wrote from its ``run.json``."""
+    run = labels.parent / "run.json"
+    if labels.name not in REGION_FILES or not os.path.isfile(run):
+        return None
+    try:
+        regions = parse_json(run.read_text("utf-8"))["regions"]
+        return {int(value): without_controls(str(name)) for value, name in regions.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -96,12 +96,12 @@ def load_label_table(name_or_path: str | Path) -> LabelTable:
     return LabelTable(path.stem, read_label_names(path))
 
 
-def label_names(table: NamesLike) -> dict[int, str]:
+def label_names(table: NamesLike | None) -> dict[int, str] | None:
     """The name of each number, of anything that tells it.
 
     Args:
         table: a :class:`LabelTable`, a dict of number: name, or what :func:`load_label_table`
-            takes.
+            takes; None is the answer to None.
 
     Raises:
         ConfigError: as :func:`load_label_table`, or the dict has something else than numbers and
@@ -111,6 +111,8 @@ def label_names(table: NamesLike) -> dict[int, str]:
         >>> label_names({1: "lung"})
         {1: 'lung'}
     """
+    if table is None:
+        return None
     if isinstance(table, LabelTable):
         return dict(table.names)
     if isinstance(table, Mapping):

@@ -1,8 +1,8 @@
-"""Segment a CT with TotalSegmentator, an optional package with weights of its own.
+"""Segment an image with TotalSegmentator, an optional package with weights of its own.
 
-The numbering is read from the class map of the installed version, so that structures are merged by
-name whichever version runs. iterreg never downloads weights; TotalSegmentator does, on its own
-terms.
+Any task of the installed version can be run, for CT or MR. The numbering is read from the class map
+of the installed version, so that structures are merged by name whichever version runs. iterreg
+never downloads weights; TotalSegmentator does, on its own terms.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,11 +18,15 @@ import torch
 from numpy.typing import NDArray
 
 from iterreg.atomic import scratch_folder
-from iterreg.errors import ImageContentError, MissingDependencyError, SegmentationError
+from iterreg.errors import ConfigError, ImageContentError, MissingDependencyError, SegmentationError
 from iterreg.image import Image, LabelMap
+from iterreg.regions._networks import foreign_code, require_volume
 from iterreg.regions.label_tables import LabelTable, load_label_table
 from iterreg.regions.merge_labels import merge_labels
 from iterreg.versions import import_package
+
+DEFAULT_TARGET = "thorax13"
+"""The table that the main task is merged into."""
 
 INSTALL = 'pip install "iterreg[totalsegmentator]"'
 
@@ -56,40 +61,48 @@ class Runner(Protocol):
 
 
 def segment_totalsegmentator(
-    image: Image, device: str, runner: Runner | None = None, target: str = "thorax13"
+    image: Image,
+    device: str,
+    runner: Runner | None = None,
+    target: str = DEFAULT_TARGET,
+    task: str = "total",
 ) -> LabelMap:
-    """Segment a CT with TotalSegmentator and merge its structures by name.
+    """Segment a volume with TotalSegmentator, and merge its structures by name.
 
     Classes without a source (with version 2 the pulmonary artery) are logged as warnings.
 
     Args:
-        image: a CT volume in HU.
+        image: a volume: CT in HU, or MR for a task that is made for it.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         runner: runs the segmenter; None is TotalSegmentator's Python interface.
-        target: the table of classes to merge into.
+        target: the table of classes to merge into; empty keeps all structures, with their names.
+        task: of TotalSegmentator, such as ``total``, ``total_mr`` or ``lung_vessels``.
 
     Returns:
-        The merged labels on the grid of the image.
+        The labels on the grid of the image.
 
     Raises:
         ImageContentError: the image is not a volume with one channel.
         MissingDependencyError: TotalSegmentator is not installed.
-        SegmentationError: it failed, found none of the target's classes, or answered on another
+        ConfigError: it has no such task, or there is no such table.
+        SegmentationError: it failed, found nothing of the target's classes, or answered on another
             grid.
 
     Source:
         Wasserthal et al., TotalSegmentator, Radiology: Artificial Intelligence 5(5), 2023.
     """
-    if image.grid.rank != 3 or image.data.shape[0] != 1:
-        raise ImageContentError(
-            f"{image.name}: TotalSegmentator: expected a CT volume with one channel, got "
-            f"{image.data.shape[0]} channels of {image.grid!r}"
-        )
+    require_volume(image, "TotalSegmentator")
     ijk = np.ascontiguousarray(image.data[0].detach().cpu().numpy().transpose(2, 1, 0))
-    raw = (runner or run_totalsegmentator)(ijk, image.grid.ijk_to_ras, device)
+    run = runner or partial(run_totalsegmentator, task=task)
+    raw = run(ijk, image.grid.ijk_to_ras, device)
     _require_same_grid(raw, image)
     zyx = np.ascontiguousarray(raw.labels_ijk.transpose(2, 1, 0).astype(np.int32))
-    labels = LabelMap(torch.from_numpy(zyx), image.grid, name=f"TotalSegmentator of {image.name}")
+    name = f"TotalSegmentator of {image.name}"
+    labels = LabelMap(torch.from_numpy(zyx), image.grid, dict(raw.table.names), name)
+    if not target:
+        if not labels.values:
+            raise SegmentationError(f"{image.name}: no anatomy of {raw.table.name} found")
+        return labels
     try:
         merged = merge_labels(labels, raw.table, target)
     except ImageContentError as error:
@@ -100,41 +113,54 @@ def segment_totalsegmentator(
 
 
 def run_totalsegmentator(
-    image_ijk: NDArray[np.float32], ijk_to_ras: NDArray[np.float64], device: str
+    image_ijk: NDArray[np.float32],
+    ijk_to_ras: NDArray[np.float64],
+    device: str,
+    task: str = "total",
 ) -> RawSegmentation:
-    """Run the installed TotalSegmentator (version 1 or 2) on its main task. See :class:`Runner`.
+    """Run the installed TotalSegmentator (version 1 or 2) on a task. See :class:`Runner`.
 
     Image and labels are passed as files, the one interface that both versions have.
 
     Raises:
         MissingDependencyError: TotalSegmentator or nibabel is not installed.
+        ConfigError: it has no such task.
         SegmentationError: TotalSegmentator failed.
     """
     segment = _import("totalsegmentator.python_api").totalsegmentator
     nibabel = _import("nibabel")
     version = importlib.metadata.version("TotalSegmentator")
+    table = installed_table(version, task)
     # Version 1 has no such argument: it uses a GPU if there is one.
     options = {} if version.startswith("1.") else {"device": device.replace("cuda", "gpu")}
     with scratch_folder() as folder:
         image_path, labels_path = folder / "image.nii.gz", folder / "labels.nii.gz"
         nibabel.save(nibabel.Nifti1Image(image_ijk, ijk_to_ras), image_path)
-        try:
-            segment(image_path, labels_path, ml=True, task="total", quiet=True, **options)
+        with foreign_code(f"task {task}", f"TotalSegmentator {version}"):
+            segment(image_path, labels_path, ml=True, task=task, quiet=True, **options)
             answer = nibabel.load(labels_path)
             labels = np.asarray(answer.dataobj).astype(np.int32)
-        except Exception as error:  # whatever nnU-Net, torch or the download may raise
-            raise SegmentationError(f"TotalSegmentator {version} failed: {error}") from error
-    return RawSegmentation(labels, np.asarray(answer.affine), installed_table(version))
+    return RawSegmentation(labels, np.asarray(answer.affine), table)
 
 
-def installed_table(version: str) -> LabelTable:
-    """The numbering of the main task, from the package itself, or from the tables of iterreg."""
+def installed_table(version: str, task: str = "total") -> LabelTable:
+    """The numbering of a task, from the package itself, or from the tables of iterreg.
+
+    Raises:
+        ConfigError: the package has no such task.
+    """
     try:
-        names = dict(_import("totalsegmentator.map_to_binary").class_map["total"])
-    except (MissingDependencyError, AttributeError, KeyError):
+        tasks = dict(_import("totalsegmentator.map_to_binary").class_map)
+    except (MissingDependencyError, AttributeError):
+        tasks = {}
+    if task in tasks:
+        names = {int(k): str(v) for k, v in tasks[task].items()}
+        return LabelTable(f"totalsegmentator {version} {task!r}", names)
+    if task == "total":
         return load_label_table(f"totalsegmentator-v{1 if version.startswith('1.') else 2}")
-    return LabelTable(
-        f"totalsegmentator {version} 'total'", {int(k): str(v) for k, v in names.items()}
+    raise ConfigError(
+        f"segmenter totalsegmentator: task {task}: expected one of "
+        f"{', '.join(sorted(tasks)) or 'the tasks of a newer version'} (TotalSegmentator {version})"
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from iterreg.report.words import flatten, is_number, number, short, split_unit, table
+from iterreg.rigid_motion import RigidMotion
 
 Row = tuple[str, str, str]
 """Name, figure with unit, and what it means."""
@@ -79,6 +81,19 @@ def inverse_rows(tables: Mapping[str, Any]) -> list[Row]:
                 value += f", residual up to {number(found['max_mm'], 2, 'mm')}"
             rows.append((f"Inverse, {part}", value, meaning))
     return rows
+
+
+def rigid_rows(tables: Mapping[str, Any]) -> list[Row]:
+    """Rows on the rigid part, where only a rigid one was allowed: a couch shift."""
+    rigid = table(tables, "rigid")
+    if not rigid:
+        return []
+    motion = RigidMotion(*(tuple(rigid[f.name]) for f in dataclasses.fields(RigidMotion)))
+    meaning = (
+        "Takes the patient of the fixed image to where he lies in the moving one (LPS); the turn "
+        "about x comes first. rigid_transform.tfm holds it; the field is what bends on top of it."
+    )
+    return [("Rigid part", motion.words, meaning)]
 
 
 def error_rows(tables: Mapping[str, Any]) -> list[Row]:

@@ -16,7 +16,13 @@ from iterreg.errors import MissingDependencyError
 from iterreg.evaluation import BEFORE_GIVEN
 from iterreg.report.checks import checks
 from iterreg.report.curves import HEIGHT, WIDTH, draw_curves
-from iterreg.report.field import consistency_rows, error_rows, folding_rows, inverse_rows
+from iterreg.report.field import (
+    consistency_rows,
+    error_rows,
+    folding_rows,
+    inverse_rows,
+    rigid_rows,
+)
 from iterreg.report.layers import Stacks
 from iterreg.report.provenance import configuration, describe_run, list_inputs, timings
 from iterreg.report.regions import region_rows
@@ -88,6 +94,7 @@ def _facts(source: Source) -> dict[str, Any]:
             *folding_rows(tables),
             *consistency_rows(tables),
             *inverse_rows(tables),
+            *rigid_rows(tables),
             *error_rows(tables),
         ],
         "consistency": consistency_rows(tables),

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from iterreg.displacement import moving_index, sample_nearest, total_displacement_vox
+from iterreg.displacement import moving_index, total_displacement_vox
 from iterreg.errors import IterregError
 from iterreg.evaluation import identity
 from iterreg.image import LabelMap, require_same_space
@@ -16,6 +16,7 @@ from iterreg.labels import label_counts
 from iterreg.metrics import coverage, surface_distance_by_label, volume_change
 from iterreg.report.source import Source
 from iterreg.report.words import number, rows_of, table
+from iterreg.sampling import sample_nearest
 
 ML = 1000.0
 """Cubic millimetres in a millilitre."""

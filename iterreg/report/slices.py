@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from iterreg.displacement import Transform, sample, sample_nearest, total_displacement_vox
+from iterreg.displacement import Transform, total_displacement_vox
 from iterreg.figures.planes import CanonicalPair, find_background
 from iterreg.geometry import Grid, apply_affine, fixed_to_moving_index
 from iterreg.metrics import det_jacobian, folding_mask
@@ -25,6 +25,7 @@ from iterreg.report.layers import (
     quantised,
 )
 from iterreg.report.source import Source, outlines
+from iterreg.sampling import sample, sample_nearest
 
 MARGIN_MM = 8.0
 """Slices are spread over the body and this much around it."""
@@ -58,13 +59,13 @@ def cut_stacks(source: Source, size: Size) -> Stacks | None:
     if source.images is None or source.fovs is None:
         return None
     pair = CanonicalPair.of(
-        source.images, source.transform, outlines(source), source.start, source.fovs[1]
+        source.images, source.transform, outlines(source), source.start, source.fovs
     )
     _, order = source.images[0].to_canonical()
     error = None if source.expected_error is None else order.apply(source.expected_error.data[-1])
     if error is not None and tuple(error.shape) != pair.grid.shape_zyx:
         error = None
-    cutter = _Cutter(pair, order.apply(source.fovs[0]), error)
+    cutter = _Cutter(pair, error)
     flat = pair.grid.rank == 2
     axes: tuple[int | None, ...] = (None,) if flat else (0, 1, 2)
     pixels = 2 * size.pixels if flat else size.pixels
@@ -75,10 +76,8 @@ def cut_stacks(source: Source, size: Size) -> Stacks | None:
 class _Cutter:
     """Cuts slices from a pair on its canonical grid."""
 
-    def __init__(
-        self, pair: CanonicalPair, fixed_fov: torch.Tensor, error: torch.Tensor | None
-    ) -> None:
-        self.pair, self.fixed_fov, self.error = pair, fixed_fov, error
+    def __init__(self, pair: CanonicalPair, error: torch.Tensor | None) -> None:
+        self.pair, self.error = pair, error
         self.background = find_background(pair.fixed)
         self.total = total_displacement_vox(pair.transform)
         self.box = self._body_box()
@@ -136,7 +135,7 @@ class _Cutter:
         layers["flags"] = (
             SEEN_BEFORE * seen_before
             + SEEN_AFTER * seen_after
-            + SEEN_FIXED * self.fixed_fov[where].numpy()
+            + SEEN_FIXED * pair.fixed_fov[where].numpy()
             + FOLD * folds
         ).astype(np.uint8)
         in_plane = [a for a in range(grid.rank) if a != axis]

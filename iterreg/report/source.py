@@ -20,6 +20,9 @@ from iterreg.regions.field_of_view import field_of_view
 from iterreg.report.words import table
 from iterreg.texts import parse_json, without_controls
 
+ODD_VALUES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+"""What values of a wrong kind in ``run.json`` lead to."""
+
 EXPECTED_ERROR = "expected_error_mm.nii.gz"
 
 

@@ -15,7 +15,7 @@ from iterreg.devices import memory_errors_named, pick_device
 from iterreg.errors import GeometryError
 from iterreg.image import Image, RoiPair
 from iterreg.io import as_image
-from iterreg.progress import Progress, ProgressCallback, ignore_progress
+from iterreg.progress import Progress, ProgressCallback, as_callback
 from iterreg.samreg.cache import RoiCache, default_folder
 from iterreg.samreg.candidates import Candidates, RoiSettings, find_candidates
 from iterreg.samreg.everything import EverythingSettings
@@ -27,7 +27,7 @@ from iterreg.samreg.segmenter import Segmenter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from iterreg.io.foreign import ImageLike
+    from iterreg.image.kinds import ImageLike
 
 SEGMENTING_FRACTION = 0.98
 """Fraction of the progress bar for segmenting both images; matching gets the rest."""
@@ -49,7 +49,7 @@ def match_rois(
     points: int = 16,
     device: str = "auto",
     cache: str | Path | bool = True,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = None,
 ) -> list[RoiPair]:
     """Find regions of interest that both images show, with a Segment Anything model.
 
@@ -73,7 +73,7 @@ def match_rois(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         cache: True or a folder stores the masks of each slice, so that a second run encodes
             nothing; False stores nothing.
-        progress: called with :class:`iterreg.progress.Progress`.
+        progress: as in :func:`iterreg.optimize_pair`.
 
     Returns:
         The pairs, the most similar first; in volumes, pairs that span several slices come before
@@ -144,7 +144,7 @@ def find_rois(
     segmenter: Segmenter,
     settings: RoiSettings | None = None,
     cache: str | Path | bool = True,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = None,
 ) -> RoiMatching:
     """Find pairs as :func:`match_rois` does, and return all intermediate results too.
 
@@ -152,7 +152,7 @@ def find_rois(
         fixed, moving, segmenter, cache, progress: as for :func:`match_rois`.
         settings: of all steps; None takes the defaults.
     """
-    settings, progress = settings or RoiSettings(), progress or ignore_progress
+    settings, progress = settings or RoiSettings(), as_callback(progress)
     images = (as_image(fixed, "fixed").checked(), as_image(moving, "moving").checked())
     if images[0].grid.rank != images[1].grid.rank:
         raise GeometryError(

@@ -1,7 +1,8 @@
 """The voxel-wise term L_v: how alike the fixed image and the warped moving image are.
 
 Each similarity is one file beside this one and one row of ``SIMILARITIES``. A row names a function
-with the arguments of :func:`similarity_term`, which returns a term of the energy.
+with the arguments of :func:`similarity_term`, which returns a term of the energy. Plug-ins add
+rows: ``plugin.py`` makes a term of any cost that torch can differentiate.
 
 Source: SegReg, eq. 5. MSE, NCC and MSE on MIND are its three choices of L_v; NMI is ours.
 """
@@ -11,13 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from iterreg.config import Similarity
-from iterreg.tables import Table
+from iterreg.plugins import OpenTable
 
 if TYPE_CHECKING:
     from iterreg.energy.similarity.types import ComparedImages
     from iterreg.energy.terms import Term
 
-SIMILARITIES = Table(
+SIMILARITIES = OpenTable(
     "similarity.kind",
     {
         "mind": "iterreg.energy.similarity.mind:mind_term",
@@ -25,6 +26,8 @@ SIMILARITIES = Table(
         "ncc": "iterreg.energy.similarity.ncc:ncc_term",
         "nmi": "iterreg.energy.similarity.nmi:nmi_term",
     },
+    group="iterreg.similarities",
+    adapt="iterreg.energy.similarity.plugin:adapt",
 )
 
 

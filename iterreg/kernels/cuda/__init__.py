@@ -262,7 +262,10 @@ def region_slope(
     spacing = out.new_tensor(spacing_zyx_mm)
     operands = (labels.contiguous(), voxels, spacing, out, len(voxels), *labels.shape)
     decay = -1 / (2 * sigma**2)
-    launch(features.region_slope, grid_of(len(voxels)), *operands, decay, R=reach, B=BLOCK)
+    # An axis of one voxel has no neighbours along it.
+    reaches = [0 if size == 1 else reach for size in labels.shape]
+    constants = dict(zip(("RZ", "RY", "RX"), reaches, strict=True))
+    launch(features.region_slope, grid_of(len(voxels)), *operands, decay, **constants, B=BLOCK)
     return out
 
 

@@ -200,22 +200,22 @@ def block_majority(
 
 @triton.jit
 def region_slope(
-    labels, voxels, spacing, out, faces, nz, ny, nx, decay, R: tl.constexpr, B: tl.constexpr
-):
+    labels, voxels, spacing, out, faces, nz, ny, nx, decay,
+    RZ: tl.constexpr, RY: tl.constexpr, RX: tl.constexpr, B: tl.constexpr,
+):  # fmt: skip
     """The smoothed slope of each voxel's own region, along z, y and x."""
     e = tl.program_id(0) * B + tl.arange(0, B)
     mask = e < faces
     n = tl.load(voxels + e, mask=mask, other=0)
     z, y, x = n // (ny * nx), n // nx % ny, n % nx
     own = tl.load(labels + n, mask=mask, other=0)
-    W: tl.constexpr = 2 * R + 1
+    WY: tl.constexpr = 2 * RY + 1
+    WX: tl.constexpr = 2 * RX + 1
     sz, sy, sx = tl.zeros((B,), tl.float32), tl.zeros((B,), tl.float32), tl.zeros((B,), tl.float32)
-    for k in range(W * W * W):
-        dz, dy, dx = k // (W * W) - R, k // W % W - R, k % W - R
-        # An axis of one voxel has no neighbours along it.
-        real = ((nz > 1) | (dz == 0)) & ((ny > 1) | (dy == 0)) & ((nx > 1) | (dx == 0))
+    for k in range((2 * RZ + 1) * WY * WX):
+        dz, dy, dx = k // (WY * WX) - RZ, k // WX % WY - RY, k % WX - RX
         at = (_within(z + dz, nz) * ny + _within(y + dy, ny)) * nx + _within(x + dx, nx)
-        same = (tl.load(labels + at, mask=mask, other=0) == own) & real
+        same = tl.load(labels + at, mask=mask, other=0) == own
         power = tl.zeros((B,), tl.float32) + decay * (dz * dz + dy * dy + dx * dx)
         share = tl.where(same, tl.exp(power), 0.0)
         sz += share * dz

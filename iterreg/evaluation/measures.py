@@ -6,10 +6,7 @@ there to measure with (label maps, landmarks, a known field) leaves its measures
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,15 +16,13 @@ from iterreg.displacement import (
     Transform,
     moving_index,
     resample_transform,
-    sample_nearest,
     total_displacement_vox,
     warp_labels,
 )
+from iterreg.evaluation.values import Measures, RegionMeasures
 from iterreg.geometry import Grid, Points
 from iterreg.image import LabelMap
 from iterreg.metrics import (
-    FieldError,
-    Folding,
     TreSummary,
     coverage,
     dice,
@@ -42,96 +37,10 @@ from iterreg.metrics import (
     tre_mm,
     volume_change,
 )
+from iterreg.sampling import sample_nearest
 
 BEFORE_IDENTITY = "identity in physical space"
 BEFORE_GIVEN = "the initial transform"
-
-
-@dataclass(frozen=True)
-class RegionMeasures:
-    """Measures of one region before and after; NaN if it is missing on one side.
-
-    Args:
-        value, name: its label.
-        dice_before, dice_after: 0 to 1.
-        hd95_before_mm, hd95_after_mm: 95th percentile of the surface distance.
-        mean_surface_before_mm, mean_surface_after_mm: mean distance of the surfaces.
-        coverage: share of the moving region that is reached, 0 to 1.
-        volume_change: volume in the moving image over volume in the fixed image, as mapped.
-    """
-
-    value: int
-    name: str
-    dice_before: float
-    dice_after: float
-    hd95_before_mm: float
-    hd95_after_mm: float
-    mean_surface_before_mm: float
-    mean_surface_after_mm: float
-    coverage: float
-    volume_change: float
-
-
-@dataclass(frozen=True)
-class Measures:
-    """All measures of a transform.
-
-    Args:
-        before: what "before" means, in words.
-        regions: one entry per label that both images have; empty without label maps.
-        without_partner: names of the labels that only one image has.
-        folding: of the total transform, interior and interface, with non-diffeomorphic volumes;
-            None if the transform has no grid to count on.
-        sdlogj, sdlogj_interior: std of log det J, whole grid and interior voxels; None likewise.
-        sdlogj_l2r: another number: what the Learn2Reg evaluator computes, to compare with papers;
-            None without label maps, which tell the moving grid.
-        tre_before, tre_after: landmark errors; None without landmarks.
-        field_error_before, field_error_after: distances from the known field; None without one.
-    """
-
-    before: str
-    regions: tuple[RegionMeasures, ...] = ()
-    without_partner: tuple[str, ...] = ()
-    folding: Folding | None = None
-    sdlogj: float | None = None
-    sdlogj_interior: float | None = None
-    sdlogj_l2r: float | None = None
-    tre_before: TreSummary | None = None
-    tre_after: TreSummary | None = None
-    field_error_before: FieldError | None = None
-    field_error_after: FieldError | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain tables for JSON; NaN and infinity become None."""
-        tables: dict[str, Any] = without_nan(dataclasses.asdict(self))
-        folding = self.folding
-        if folding is None:
-            return tables
-        tables["folding"] |= without_nan(
-            {
-                "share_interior": folding.share_interior,
-                "ndv_vox": folding.ndv_vox,
-                "ndv_percent": folding.ndv_percent,
-                "interior_ndv_percent": folding.interior_ndv_percent,
-            }
-        )
-        return tables
-
-
-def without_nan(value: Any) -> Any:
-    """Replace NaN and infinity, which JSON lacks, by None in nested dicts and lists.
-
-    Example:
-        >>> without_nan({"dice": [1.0, float("nan")]})
-        {'dice': [1.0, None]}
-    """
-    if isinstance(value, dict):
-        return {str(k): without_nan(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def identity(grid: Grid) -> Transform:

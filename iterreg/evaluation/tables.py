@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from iterreg.evaluation import Measures
+    from iterreg.evaluation.values import Measures
     from iterreg.inverse import InverseResidual
     from iterreg.metrics import Folding, TreSummary
 
@@ -119,3 +119,32 @@ def inverse_facts(residual: InverseResidual) -> list[Fact]:
         if part.max_mm is not None
     ]
     return [("inverse", text), *([("", odd)] if odd else [])]
+
+
+def text_of(measures: Measures) -> str:
+    """All measures as lines of text: the regions as a table, then the facts, then the notes."""
+    rows = [*([region_table(measures)[0]] if measures.regions else []), *region_table(measures)[1]]
+    lines = aligned(rows)
+    facts = field_facts(measures)
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        lines.append(f"{name:<{width}}  {value if isinstance(value, str) else ', '.join(value)}")
+    return "\n".join([*lines, *(f"note: {note}" for note in measures.notes)])
+
+
+def aligned(rows: Sequence[Row]) -> list[str]:
+    """Rows as lines: the first column to the left, the others to the right.
+
+    Example:
+        >>> aligned([("region", "Dice"), ("lung", "0.9")])
+        ['region  Dice', 'lung     0.9']
+    """
+    if not rows:
+        return []
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [f"{row[0]:<{widths[0]}}"]
+        cells += [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return lines

@@ -1,0 +1,55 @@
+"""What a notebook shows of a registration: the verdict, the facts and the picture."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+
+from iterreg.figures import save_figure
+from iterreg.registration import Registration
+
+DPI = 80
+"""Of the picture; the file has more."""
+
+COLOURS = {"ok": "#1a7f37", "doubtful": "#9a6700", "failed": "#cf222e"}
+
+
+def registration_html(registration: Registration) -> str:
+    """A registration as HTML that needs nothing else.
+
+    Args:
+        registration: the result.
+    """
+    verdict, labels = registration.verdict, registration.fixed_labels
+    seconds = sum(registration.timings_s.values())
+    regions = ", ".join(labels.title(value) for value in labels.values) or "none"
+    rows = [
+        ("transform", repr(registration.transform.field)),
+        ("regions", regions),
+        ("start", registration.start),
+        ("took", f"{seconds:.1f} s on {registration.device}"),
+        *(("", reason.words) for reason in verdict.reasons[1:]),
+        *(("advice", advice) for advice in dict.fromkeys(r.advice for r in verdict.reasons)),
+        *(("note", note) for note in registration.notes),
+    ]
+    cells = "".join(
+        f"<tr><td style='text-align:left;vertical-align:top'>{escape(name)}</td>"
+        f"<td style='text-align:left'>{escape(text)}</td></tr>"
+        for name, text in rows
+    )
+    colour = COLOURS[verdict.status.value]
+    return (
+        f"<div><p style='color:{colour};font-weight:bold;margin:0.3em 0'>"
+        f"{escape(verdict.headline)}</p><table>{cells}</table>{_picture(registration)}</div>"
+    )
+
+
+def _picture(registration: Registration) -> str:
+    stream = io.BytesIO()
+    save_figure(registration.plot(), stream, DPI)
+    data = base64.b64encode(stream.getvalue()).decode("ascii")
+    return (
+        f"<img style='max-width:100%' alt='before, after and deformation' "
+        f"src='data:image/png;base64,{data}'>"
+    )
