@@ -14,7 +14,6 @@ from iterreg.optimize.pair import Pair
 from iterreg.optimize.problem import Problem
 from iterreg.optimize.solver import better_start
 from iterreg.optimize.start import find_start
-from iterreg.sampling import sample
 
 CHECK_SHARE = 1 / 8
 LEAST_CHECK_VOXELS, MOST_CHECK_VOXELS = 4_000, 60_000
