@@ -78,7 +78,8 @@ print(f"there and back: {evidence.inconsistency_median_mm:.2f} mm from the start
 
 # %%
 # It is no proof (:doc:`/verdict` says what it cannot see), so look at the images as well. The edges
-# of the lungs have left the difference:
+# of the lungs have left the difference. At the lower edge two bars remain, where the moving image
+# shows nothing:
 
 warped = result.warp()
 show("warped", warped)
