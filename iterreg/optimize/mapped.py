@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iterreg.displacement import sample
 from iterreg.geometry import Matrix
 from iterreg.metrics import ImageSimilarity, image_similarity
 from iterreg.neighbourhood import dilate
 from iterreg.optimize.field import Field
 from iterreg.optimize.pair import Pair
+from iterreg.sampling import sample
 
 
 @dataclass(frozen=True)
