@@ -117,6 +117,9 @@ class Smoothness:
     kind: str = _one_of("edges", "region-means", default="edges")
     """``edges``: one mean over all edges; ``region-means``: the paper's sum of per-region means."""
     weight: float = _number(1.0, 0, 1e6)
+    break_at: float = _number(0.0, 0, 100)
+    """Gradient of the displacement, mm per mm, at which an edge gives way in a pair without
+    regions, so that tissue may slide where no label says so; 0: never."""
     sliding_weight: float = _number(0.05, 0, 1)
     """w[a, b] of an edge across a sliding interface. It is 1 inside a region and across a glued
     interface."""

@@ -60,6 +60,7 @@ ROOMS = (
     "registration",
     "report",
     "inputs",
+    "image_size",
     "scale",
     "pair",
     "expected_error",

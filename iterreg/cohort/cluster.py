@@ -25,6 +25,10 @@ so that a worker waits for nobody and yet has one item alone, which is to blame 
 POLL_S = 1.0
 """How often the workers are counted."""
 
+NO_PORT = "127.0.0.1:0"
+"""Where a scheduler serves the pages that nobody asked for: any free port of this machine. By
+default it would be port 8787, of which there is one."""
+
 CONNECT_S = 20.0
 """How long to wait for a scheduler."""
 
@@ -182,7 +186,7 @@ def _local_cluster(place: Place) -> Any:
     }
     scheduler = {
         "cls": Scheduler,
-        "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None},
+        "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": NO_PORT},
     }
     # distributed has no types.
     make: Any = SpecCluster
@@ -250,7 +254,7 @@ def queue_cluster(place: Place) -> Any:
         "worker_extra_args": ["--nthreads", "1"],
         "job_extra_directives": list(place.job_lines),
         "job_script_prologue": list(place.prologue),
-        "scheduler_options": {"dashboard": False, "dashboard_address": None},
+        "scheduler_options": {"dashboard": False, "dashboard_address": NO_PORT},
     }
     if place.queue is not None:
         options["queue"] = place.queue
