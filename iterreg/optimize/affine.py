@@ -80,7 +80,8 @@ def find_affine(config: Config, level: Pair, given: Matrix | None = None) -> Aff
     energy = energies.at(candidate)
     if energy < best.energy * (1 - LEAST_ADVANTAGE):
         best = AffineStart(candidate, energy, how)
-<<<<<<< HEAD
+    if max(level.fixed.shape) == 1:
+        return best  # nothing can be told of one voxel but where it lies
     return _climbed(config, level, best)
 
 
@@ -100,16 +101,6 @@ def _climbed(config: Config, level: Pair, start: AffineStart) -> AffineStart:
         if fits and _is_supported(config, level, best.affine_lps, refined):
             best = AffineStart(refined, energy, f"{start.how}, {rung} refined")
             common = None
-=======
-    if max(level.fixed.shape) == 1:
-        return best  # nothing can be told of one voxel but where it lies
-    # Refined on what both images see: a truncated view must not be stretched to fill the other.
-    common = _Energies(Problem.for_affine(config, level, best.affine_lps), level)
-    before = common.at(best.affine_lps)
-    refined, energy = _refine(kind, common, best.affine_lps)
-    if energy < before * (1 - LEAST_ADVANTAGE):
-        return AffineStart(refined, energy, f"{best.how}, {kind} refined")
->>>>>>> main
     return best
 
 
