@@ -33,6 +33,7 @@ class MatchRequest:
     area_of: str
     nested: str
     window: tuple[float, float] | None
+    mirrored: bool
     cache: Path | None
     no_cache: bool
 
@@ -56,6 +57,7 @@ class MatchRequest:
             ),
             axis=self.axis,
             window=self.window,
+            mirrored=self.mirrored,
         )
 
 
@@ -148,6 +150,11 @@ def matching_options(function: Callable[..., Any]) -> Callable[..., Any]:
             nargs=2,
             metavar="LOW HIGH",
             help="Intensities to show as black and white.  [default: by the kind of image]",
+        ),
+        click.option(
+            "--mirrored",
+            is_flag=True,
+            help="The moving picture may be a mirror image of the fixed one.",
         ),
         click.option(
             "--cache",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,8 +112,11 @@ def _match_and_write(
     write_roi_files(folder, found.pairs, (images[0].grid, images[1].grid), found.about)
     draw_roi_pairs(found, images, folder.path("roi_pairs.png"))
     summary = None
-    if fit and found.pairs:
+    if fit and (found.pairs or found.is_supported):
         arguments |= {"roi_pairs": found.guidance, "initial_transform": found.start}
+        if found.is_supported and "start.affine" not in request.overrides:
+            # It is refined already, by more evidence than the fit's coarse level has.
+            config = replace(config, start=replace(config.start, affine="none"))
         fitting = portion(report, MATCHING_FRACTION, FITTED_FRACTION)
         writing = portion(report, FITTED_FRACTION, 1.0)
         summary = register_and_write(request, config, arguments, folder, (fitting, writing))
@@ -155,11 +159,11 @@ def _print(
         [
             ("pairs", f"{len(found.pairs)} ROI pairs, of {regions}"),
             ("slices", f"{encoded} encoded, {cached} from the cache, {seconds:.1f} s"),
-            ("aligned", found.alignment.summary),
+            ("aligned", found.alignment.summary if found.choice is None else found.choice.summary),
             ("look at", f"{request.out / 'roi_pairs.png'}"),
         ]
     )
-    if not found.pairs:
+    if not found.pairs and not found.is_supported:
         raise NoRoiPairsError(found.reason_for_none)
     if summary is not None:
         exit_by_verdict(summary.registration.status)

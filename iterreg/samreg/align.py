@@ -9,7 +9,6 @@ Source: Fischler and Bolles, Random sample consensus, Communications of the ACM 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
@@ -32,6 +31,12 @@ MAX_SAMPLES = 4000
 
 SCALE_RANGE = (0.5, 2.0)
 """A transform with a scale outside this range comes from wrong matches."""
+
+SCORED_AT_ONCE = 1 << 18
+"""Transforms times matches that are scored at once: a few MB."""
+
+MOST_TIES = 32
+"""Of transforms with equally many inliers, so many are compared by their residual."""
 
 REFITS = 5
 """Most rounds of refitting on the inliers."""
@@ -84,7 +89,7 @@ def align(
         fixed_lps, moving_lps: (N, rank), centroids of matched regions.
         inlier_distance_mm: a match is an inlier if its two ends land this close.
         kind: ``translation``, ``similarity`` (rotation, one scale, shift; rank 2 only) or
-            ``affine`` (rank 2 only).
+            ``affine``.
         seed: of the random samples.
         min_extra_inliers: inliers that a transform needs in addition to the matches that define
             it. With 0 the identity gets no preference either: use it if there is no other
@@ -102,14 +107,29 @@ def align(
     rank = fixed_lps.shape[1]
     best = _score(np.eye(rank + 1), "identity", fixed_lps, moving_lps, inlier_distance_mm)
     required = SAMPLE_SIZE[kind] + min_extra_inliers
-    for sample in _samples(len(fixed_lps), SAMPLE_SIZE[kind], seed):
-        affine_lps = _fit(fixed_lps[sample], moving_lps[sample], kind)
-        if affine_lps is None:
-            continue
+    samples = _samples(len(fixed_lps), SAMPLE_SIZE[kind], seed)
+    for affine_lps in _most_inliers(samples, kind, (fixed_lps, moving_lps), inlier_distance_mm):
         candidate = _score(affine_lps, kind, fixed_lps, moving_lps, inlier_distance_mm)
         if candidate.inlier_count >= required and _is_better(candidate, best, min_extra_inliers):
             best = candidate
     return _refit_on_inliers(best, fixed_lps, moving_lps, inlier_distance_mm)
+
+
+def _most_inliers(
+    samples: NDArray[np.int64], kind: str, points: tuple[Floats, Floats], inlier_distance_mm: float
+) -> NDArray[np.float64]:
+    """(K, rank + 1, rank + 1): the transforms of all samples that have most inliers."""
+    fixed, moving = points
+    transforms = _fit_samples(fixed[samples], moving[samples], kind)
+    counts = np.zeros(len(transforms), np.int64)
+    step = max(1, SCORED_AT_ONCE // max(1, len(fixed)))
+    for first in range(0, len(transforms), step):
+        some = transforms[first : first + step]
+        apart = some[:, :-1, :-1] @ fixed.T + some[:, :-1, -1:] - moving.T
+        squared = np.square(apart, out=apart).sum(1)
+        counts[first : first + step] = (squared <= inlier_distance_mm**2).sum(1)
+    best = np.flatnonzero(counts == counts.max()) if len(counts) else counts
+    return transforms[best[:MOST_TIES]]
 
 
 def _is_better(candidate: Alignment, best: Alignment, min_extra_inliers: int) -> bool:
@@ -146,16 +166,45 @@ def _score(
     return Alignment(affine_lps, kind, inliers, residual_mm)
 
 
-def _samples(count: int, size: int, seed: int) -> Iterator[list[int]]:
-    """Yield all subsets of a size if they are few, else random ones."""
+def _samples(count: int, size: int, seed: int) -> NDArray[np.int64]:
+    """(S, size): all subsets of a size if they are few, else random ones."""
     if count < size:
-        return
+        return np.zeros((0, size), np.int64)
     if comb(count, size) <= MAX_SAMPLES:
-        yield from (list(c) for c in combinations(range(count), size))
-        return
+        return np.array(list(combinations(range(count), size)), np.int64)
     generator = np.random.default_rng(seed)
-    for _ in range(MAX_SAMPLES):
-        yield generator.choice(count, size, replace=False).tolist()
+    return generator.random((MAX_SAMPLES, count)).argpartition(size, 1)[:, :size].astype(np.int64)
+
+
+def _fit_samples(fixed: Floats, moving: Floats, kind: str) -> NDArray[np.float64]:
+    """Fit each sample of as many matches as define a transform: (S, size, rank) each.
+
+    Returns:
+        (K, rank + 1, rank + 1), without samples that do not determine a transform or whose scale
+        is impossible.
+    """
+    count, _, rank = fixed.shape
+    transforms = np.tile(np.eye(rank + 1), (count, 1, 1))
+    a, b = (p[:, 1:] - p[:, :1] for p in (fixed, moving))
+    if kind == "similarity":
+        spread = np.maximum((a[:, 0] ** 2).sum(1), 1e-12)
+        cosine = (a[:, 0] * b[:, 0]).sum(1) / spread
+        sine = (a[:, 0, 0] * b[:, 0, 1] - a[:, 0, 1] * b[:, 0, 0]) / spread
+        transforms[:, 0, 0] = transforms[:, 1, 1] = cosine
+        transforms[:, 1, 0], transforms[:, 0, 1] = sine, -sine
+        good = (a[:, 0] ** 2).sum(1) >= 1e-9
+    elif kind == "affine":
+        # Points nearly on one line determine nothing across it.
+        good = np.abs(np.linalg.det(a)) > 1e-3 * (a**2).sum((1, 2)) ** (rank / 2)
+        a = np.where(good[:, None, None], a, np.eye(rank))
+        transforms[:, :rank, :rank] = np.linalg.solve(a, b).transpose(0, 2, 1)
+    else:
+        good = np.ones(count, bool)
+    linear = transforms[:, :rank, :rank]
+    scales = np.linalg.svd(linear, compute_uv=False)
+    good &= (scales.min(1) >= SCALE_RANGE[0]) & (scales.max(1) <= SCALE_RANGE[1])
+    transforms[:, :rank, rank] = moving[:, 0] - np.einsum("sij,sj->si", linear, fixed[:, 0])
+    return np.asarray(transforms[good], np.float64)
 
 
 def _fit(fixed: Floats, moving: Floats, kind: str) -> Matrix | None:

@@ -94,12 +94,65 @@ class RoiCache:
             "mean": rois.mean.numpy(),
             "counts": np.array([rois.points, rois.candidates], np.int64),
         }
+        self._write(key, arrays)
+
+    def find_features(self, key: str) -> tuple[Tensor, tuple[float, float]] | None:
+        """Return the features of a picture; None without a sound file.
+
+        Args:
+            key: from :func:`features_key`.
+
+        Returns:
+            (C, h, w) float32, and the part of them that shows the picture: ``valid_hw`` of
+            :class:`~iterreg.samreg.segmenter.Embedding`.
+        """
+        if self.folder is None:
+            return None
+        try:
+            path = self.folder / f"{key}.npz"
+            if path.stat().st_size > LARGEST_BYTES:
+                return None
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                features, valid = (_array(arrays, name) for name in ("features", "valid_hw"))
+            if features.dtype != np.float16 or features.ndim != 3 or valid.shape != (2,):
+                return None
+            height, width = (float(v) for v in valid)
+            sound = np.all(np.isfinite(features)) and 0 < height <= 1 and 0 < width <= 1
+            return (torch.from_numpy(features).float(), (height, width)) if sound else None
+        except Exception:  # whatever a damaged file may cause
+            return None
+
+    def store_features(self, key: str, features: Tensor, valid_hw: tuple[float, float]) -> None:
+        """Store features in half precision; do nothing if the folder cannot be written."""
+        if self.folder is None:
+            return
+        arrays: dict[str, Any] = {
+            "features": features.half().cpu().numpy(),
+            "valid_hw": np.array(valid_hw, np.float64),
+        }
+        self._write(key, arrays)
+
+    def _write(self, key: str, arrays: dict[str, Any]) -> None:
+        assert self.folder is not None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = self.folder / f"{key}.npz"
             write_aside(file, lambda new: np.savez(new, allow_pickle=False, **arrays))
         except (OSError, OutputError):
             tell_once("regions of slices", self.folder)
+
+
+def features_key(picture: Tensor, fingerprint: str) -> str:
+    """Compute the key of a picture's features.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        fingerprint: of the segmenter.
+    """
+    header = [CACHE_VERSION, "features", fingerprint, list(picture.shape)]
+    digest = hashlib.sha256(json.dumps(header).encode())
+    digest.update(picture.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def default_folder() -> Path | None:

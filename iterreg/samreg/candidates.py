@@ -31,6 +31,7 @@ class RoiSettings:
         axis: z, y or x, the axis that slices are cut across; None takes the axis along which
             voxels are longest.
         window: intensities to show as black and white; None chooses by the kind of image.
+        mirrored: whether the moving picture may be a mirror image of the fixed one.
     """
 
     everything: EverythingSettings = field(default_factory=EverythingSettings)
@@ -38,6 +39,7 @@ class RoiSettings:
     matching: MatchSettings = field(default_factory=MatchSettings)
     axis: str | None = None
     window: tuple[float, float] | None = None
+    mirrored: bool = False
 
 
 COUNT_NAMES = ("slices", "blank", "cached", "encoded", "points", "candidates", "survivors", "rois")

@@ -16,9 +16,11 @@ from iterreg.errors import GeometryError
 from iterreg.image import Image, RoiPair
 from iterreg.io import as_image
 from iterreg.progress import Progress, ProgressCallback, as_callback
+from iterreg.samreg.align import Alignment
 from iterreg.samreg.cache import RoiCache, default_folder
 from iterreg.samreg.candidates import Candidates, RoiSettings, find_candidates
 from iterreg.samreg.everything import EverythingSettings
+from iterreg.samreg.hypotheses import Choice, choose_alignment
 from iterreg.samreg.matching import MatchSettings
 from iterreg.samreg.pairing import RoiMatching, match_candidates
 from iterreg.samreg.pictures import AXES, cut_axis, cut_pictures
@@ -168,7 +170,14 @@ def find_rois(
         with memory_errors_named(image.name):
             found.append(find_candidates(stack, segmenter, settings, store, on_fraction))
     progress(Progress("match", SEGMENTING_FRACTION, "matching regions"))
-    matching = match_candidates(found[0], found[1], images, settings)
+    choose: Callable[[Alignment], Choice] | None = None
+    if axis is None:
+
+        def choose(regions: Alignment) -> Choice:
+            pair = stacks[0], stacks[1]
+            return choose_alignment(pair, segmenter, regions, store, settings.mirrored)
+
+    matching = match_candidates(found[0], found[1], images, settings, choose)
     return dataclasses.replace(matching, about=_about(matching, segmenter, settings))
 
 
@@ -210,7 +219,8 @@ def _about(found: RoiMatching, segmenter: Segmenter, settings: RoiSettings) -> d
             "affine_lps": found.alignment.affine_lps.tolist(),
             "agree": found.alignment.inlier_count,
             "of": int(found.alignment.inliers.size),
-        },
+        }
+        | ({} if found.choice is None else found.choice.to_dict()),
         "seconds": {k: round(v, 4) for k, v in (seconds | found.seconds).items()},
     }
 

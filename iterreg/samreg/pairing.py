@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from iterreg.geometry import apply_affine
 from iterreg.image import Image, LabelMap, RoiPair
 from iterreg.samreg.align import Alignment, align
 from iterreg.samreg.candidates import Candidates, RoiSettings
+from iterreg.samreg.hypotheses import Choice
 from iterreg.samreg.linking import chain_similarity, fill_gaps, link
 from iterreg.samreg.matching import Match, MatchSettings, assign, cosine_similarities
 from iterreg.samreg.rle import decode_mask
@@ -31,11 +33,13 @@ class RoiMatching:
         pairs: those that span several slices first, then the most similar first; may be empty.
         chains: the matched 2-D regions that each pair consists of.
         fixed, moving: all candidates.
-        alignment: the transform that most matches agree on.
+        alignment: the transform that most matches agree on, or that is chosen.
         best_similarity: highest similarity of any two ROIs; NaN without ROIs.
         threshold: least similarity of a pair.
         seconds: spent on matching and linking.
         about: the section on matching of ``run.json``: variant, settings, counts, seconds.
+        choice: the hypotheses for the alignment, and the one that is supported; None if the
+            centroids of the regions alone decided.
     """
 
     pairs: tuple[RoiPair, ...]
@@ -47,6 +51,7 @@ class RoiMatching:
     threshold: float
     seconds: dict[str, float]
     about: dict[str, Any] = field(default_factory=dict)
+    choice: Choice | None = None
 
     def __repr__(self) -> str:
         return (
@@ -55,11 +60,19 @@ class RoiMatching:
         )
 
     @property
+    def is_supported(self) -> bool:
+        """Whether patches of the images support the alignment: see :class:`Choice`."""
+        return self.choice is not None and self.choice.best is not None
+
+    @property
     def start(self) -> Transform | None:
-        """The alignment as an initial transform; None for the identity, or without pairs."""
-        if self.alignment.kind == "identity" or not self.pairs:
+        """The alignment as an initial transform; None for the identity.
+
+        Without support by patches it takes two pairs to make an alignment.
+        """
+        if self.alignment.kind == "identity" or not (self.pairs or self.is_supported):
             return None
-        grid = self.pairs[0].fixed.grid
+        grid = self.fixed.stack.grid
         return Transform(self.alignment.affine_lps, DisplacementField.zero(grid))
 
     @property
@@ -91,7 +104,11 @@ class RoiMatching:
 
 
 def match_candidates(
-    fixed: Candidates, moving: Candidates, images: tuple[Image, Image], settings: RoiSettings
+    fixed: Candidates,
+    moving: Candidates,
+    images: tuple[Image, Image],
+    settings: RoiSettings,
+    choose: Callable[[Alignment], Choice] | None = None,
 ) -> RoiMatching:
     """Match, align, match again close to the alignment, and link slices into volumes.
 
@@ -99,6 +116,7 @@ def match_candidates(
         fixed, moving: candidates of the two images.
         images: the two images.
         settings: only those of the matching play a part.
+        choose: compares the alignment by the regions' centroids with others; None takes it.
     """
     from scipy.spatial.distance import cdist
 
@@ -113,13 +131,17 @@ def match_candidates(
     diagonal = float(np.linalg.norm(np.multiply(fixed.stack.slice_shape, fixed.stack.pixel_mm)))
     inlier_distance_mm = INLIER_FRACTION * diagonal
     alignment = _alignment(cosine, allowed, fixed, moving, rules, inlier_distance_mm)
+    choice = None if choose is None else choose(alignment)
+    best = None if choice is None else choice.best
+    if best is not None:
+        alignment = replace(alignment, affine_lps=best.affine_lps, kind=best.kind)
     weight = None
     if rules.prior:
         aligned_lps = apply_affine(alignment.affine_lps, fixed.centroids_lps)
         distance_mm = cdist(aligned_lps, moving.centroids_lps)
         weight = np.exp(-0.5 * (distance_mm / (rules.prior * diagonal)) ** 2)
     matches = assign(cosine, allowed, rules, weight)
-    if not matches and weight is not None:
+    if not matches and weight is not None and best is None:
         # No similar region lies close to the alignment, so appearance alone has to decide.
         matches = assign(cosine, allowed, rules)
         centroids = _centroids(matches, fixed, moving)
@@ -130,9 +152,17 @@ def match_candidates(
         _roi_pair(number, chain, fixed, moving, images) for number, chain in enumerate(chains, 1)
     )
     seconds = {"match": matched - begun, "link": time.perf_counter() - matched}
-    best = float(cosine[allowed].max()) if allowed.any() else float("nan")
+    most = float(cosine[allowed].max()) if allowed.any() else float("nan")
     return RoiMatching(
-        pairs, tuple(map(tuple, chains)), fixed, moving, alignment, best, rules.threshold, seconds
+        pairs,
+        tuple(map(tuple, chains)),
+        fixed,
+        moving,
+        alignment,
+        most,
+        rules.threshold,
+        seconds,
+        choice=choice,
     )
 
 
