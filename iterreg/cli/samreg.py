@@ -46,7 +46,7 @@ MATCHING_ALONE_FRACTION = 0.95
     help=f"Match regions with a Segment Anything model, and fit a field to them.\n{RESULTS}",
     short_help="Match regions with a Segment Anything model; needs no labels.",
 )
-@pair_options(without=("--initial-transform", "--roi-pairs", "--segmenter", "run"))
+@pair_options(without=("--initial-transform", "--source", "--roi-pairs", "--segmenter", "run"))
 @click.option(
     "--fit/--no-fit",
     default=True,
@@ -87,6 +87,7 @@ def _match_and_write(
     from iterreg.figures.roi_overlay import draw_roi_pairs
     from iterreg.landmarks import check_landmarks, read_landmarks
     from iterreg.memory import limit_memory
+    from iterreg.pair import plan
     from iterreg.progress import Progress
     from iterreg.samreg.match import find_rois, fit_preset, load
     from iterreg.samreg.roi_files import write_roi_files
@@ -99,6 +100,7 @@ def _match_and_write(
     landmarks = read_landmarks(arguments["fixed_landmarks"], arguments["moving_landmarks"])
     check_landmarks(landmarks, (images[0].grid, images[1].grid))
     config = request.config(fit_preset(*images))
+    plan(config, *images, request.memory_gb)
     matched = MATCHING_FRACTION if fit else MATCHING_ALONE_FRACTION
     with threads_used(arguments["threads"]):
         found = find_rois(

@@ -96,7 +96,7 @@ def as_transform(value: TransformLike, name: str, reference: Grid | None = None)
     return as_loaded(value, name, Sides(reference)).on(reference)
 
 
-def as_loaded(value: TransformLike, name: str, sides: Sides | None = None) -> Loaded:
+def as_loaded(value: TransformLike | Loaded, name: str, sides: Sides | None = None) -> Loaded:
     """Return what :func:`as_transform` takes, without putting it on a grid.
 
     Raises:
@@ -104,6 +104,8 @@ def as_loaded(value: TransformLike, name: str, sides: Sides | None = None) -> Lo
     """
     import SimpleITK as sitk
 
+    if isinstance(value, Loaded):
+        return value
     if isinstance(value, Transform):
         return Loaded(name, value.grid.rank, value.affine_lps, value.field)
     if isinstance(value, str | Path):
