@@ -67,6 +67,8 @@ ROOMS = (
     "outputs",
     "saved_runs",
     "cohort",
+    "motion",
+    "clinic",
     "learn2reg",
     "cli",
     "__main__",

@@ -19,6 +19,9 @@ COMMAND_LINE = "iterreg.command_line"
 INPUTS = (
     "fixed",
     "moving",
+    "series",
+    "labels",
+    "points",
     "fixed_labels",
     "moving_labels",
     "fixed_mask",
