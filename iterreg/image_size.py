@@ -133,10 +133,10 @@ class ImageSize:
         """Whether the finest level would miss what the image shows."""
         if self.is_far_too_small:
             return True
-        reach = FULL if preset == ANY_SIZE else 1.0
+        # A preset of an anatomy knows how large that is, whatever the voxels of a scan.
         is_volume = sum(n > 1 for n in self.grid.shape_zyx) == 3
-        is_cheap = is_volume and self.count <= FEW_VOXELS
-        return is_cheap and self.voxel < WORTHWHILE * reach * self.finest
+        is_cheap = preset == ANY_SIZE and is_volume and self.count <= FEW_VOXELS
+        return is_cheap and self.voxel < WORTHWHILE * FULL * self.finest
 
     def smaller(self) -> float:
         """The factor for a small image; 1 if its voxels are too many to follow them."""
