@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from iterreg.image import Image
     from iterreg.outputs import RunSummary
     from iterreg.progress import ProgressCallback
+    from iterreg.registration import Registration
     from iterreg.verdict import Status
 
 RESULTS = """
@@ -125,6 +126,7 @@ def register_and_write(
     arguments: Mapping[str, Any],
     folder: OutputFolder,
     progress: tuple[ProgressCallback, ProgressCallback],
+    check: Callable[[Registration], Registration] = lambda registration: registration,
 ) -> RunSummary:
     """Register a pair and write its results.
 
@@ -134,6 +136,7 @@ def register_and_write(
         arguments: of ``optimize_pair``, from :func:`read_arguments`.
         folder: open for writing.
         progress: of the registration, and of the writing.
+        check: may change the result before it is written.
     """
     from iterreg.outputs import write_run
     from iterreg.pair import optimize_pair
@@ -142,7 +145,7 @@ def register_and_write(
     provenance = request.provenance()
     fixed, moving = arguments["fixed"], arguments["moving"]
     fitted = _within_memory(config, fixed, moving, request.memory_gb)
-    registration = optimize_pair(**arguments, preset=fitted, progress=fitting)
+    registration = check(optimize_pair(**arguments, preset=fitted, progress=fitting))
     if fitted is not config:
         note = f"The levels are coarser, to stay within {request.memory_gb:g} GB of memory."
         registration = replace(registration, notes=(note, *registration.notes))
