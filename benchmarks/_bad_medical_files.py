@@ -22,6 +22,7 @@ from iterreg.io import read_label_map
 
 def more_good_files(folder: Path) -> None:
     """Write good files beside those of ``_bad_kinds.good_files``."""
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
     image = sitk.ReadImage(str(folder / "image.nii.gz"))
     labels = sitk.ReadImage(str(folder / "labels.nii.gz"))
     write_series(folder / "series", image[:, :, :7])

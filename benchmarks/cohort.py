@@ -213,6 +213,8 @@ def disturb(
     process = subprocess.Popen(words, cwd=ROOT, stdout=-3, stderr=-3)
     while process.poll() is None:
         pause_s = chosen.uniform(2, 14)
+        while process.poll() is None and not workers_of(process.pid):
+            time.sleep(0.1)
         try:
             process.wait(pause_s)
             return
@@ -221,7 +223,7 @@ def disturb(
         if sum(killed.values()) >= options.moments:
             process.wait()
             return
-        workers = [pid for pid in below(process.pid) if "spawn_main" in words_of(pid)]
+        workers = workers_of(process.pid)
         if chosen.random() < 0.6 and workers:
             os.kill(chosen.choice(workers), signal.SIGKILL)
             killed["worker"] += 1
@@ -229,6 +231,11 @@ def disturb(
             os.kill(process.pid, signal.SIGKILL)
             killed["scheduler"] += 1
             process.wait()
+
+
+def workers_of(pid: int) -> list[int]:
+    """The worker processes of a command."""
+    return [below_it for below_it in below(pid) if "spawn_main" in words_of(below_it)]
 
 
 def below(pid: int) -> list[int]:

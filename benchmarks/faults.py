@@ -35,6 +35,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import SimpleITK as sitk
+
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
@@ -103,6 +106,7 @@ def main() -> None:
         good = Path(scratch, "good")
         good.mkdir()
         good_files(good)
+        _pictures(good)
         chosen = [c for c in commands(good) if c.name in options.only]
         wrong: Counter[str] = Counter()
         for command in chosen:
@@ -124,8 +128,17 @@ def commands(good: Path) -> Iterator[Command]:
     yield Command("submit", task, "s.zip", good)
     folder = os.environ.get("ITERREG_WEIGHTS")
     if folder and Path(folder, "mobile_sam.pt").is_file():
-        picture = ["--fixed", str(good / "picture.png"), "--moving", str(good / "picture.png")]
-        yield Command("samreg", ["samreg", *picture, "--out", "out"], "out/run.json", good)
+        pictures = ["--fixed", str(good / "here.png"), "--moving", str(good / "there.png")]
+        words = ["samreg", *pictures, "--points", "8", "--out", "out"]
+        yield Command("samreg", words, "out/run.json", good)
+
+
+def _pictures(folder: Path) -> None:
+    """A slice of the pair, and the same slice a little aside."""
+    array = sitk.GetArrayFromImage(sitk.ReadImage(str(PAIR / "fixed.nii.gz")))[40]
+    grey = np.clip((array + 1000) / 6, 0, 255).astype(np.uint8)
+    for name, picture in (("here", grey), ("there", np.roll(grey, (2, 3), (0, 1)))):
+        sitk.WriteImage(sitk.GetImageFromArray(picture), str(folder / f"{name}.png"))
 
 
 def disturb(command: Command, count: int, seed: int, scratch: Path) -> Iterator[str]:
@@ -135,12 +148,16 @@ def disturb(command: Command, count: int, seed: int, scratch: Path) -> Iterator[
         code, errors, seconds = command.run(folder).end()
         assert code in DONE, (code, errors)
         right = bytes_of(folder)
+    ends: Counter[str] = Counter()
     for number in range(count):
         fault = FAULTS[number % len(FAULTS)]
         moment = rng.random()
         with place(scratch) as folder:
-            for problem in _one(command, fault, moment, seconds, folder):
+            child = _start(command, fault, moment, seconds, folder)
+            first, said, _ = child.end()
+            for problem in _judge(command, fault, (first, said), folder):
                 yield f"moment {number} ({fault} at {moment:.2f}): {problem}"
+            ends[f"{fault} {first}"] += 1
             code, errors, _ = command.run(folder).end()
             if code not in DONE and not (code == 7 and (folder / command.final).exists()):
                 yield f"moment {number} ({fault} at {moment:.2f}): rerun ended with {code} {errors}"
@@ -148,14 +165,13 @@ def disturb(command: Command, count: int, seed: int, scratch: Path) -> Iterator[
                 yield f"moment {number} ({fault} at {moment:.2f}): the rerun gives other bytes"
             if left := leftovers(folder):
                 yield f"moment {number} ({fault} at {moment:.2f}): left: {left}"
+    told = ", ".join(f"{end}: {n}" for end, n in sorted(ends.items()))
+    print(f"  faults and exit codes: {told}", flush=True)
 
 
-def _one(
-    command: Command, fault: str, moment: float, seconds: float, folder: Path
-) -> Iterator[str]:
-    """Run a command with one fault; yield what is wrong about its end."""
-    child = _start(command, fault, moment, seconds, folder)
-    code, errors, _ = child.end()
+def _judge(command: Command, fault: str, end: tuple[int, list[str]], folder: Path) -> Iterator[str]:
+    """Yield what is wrong about the end of a command: its exit code and its errors."""
+    code, errors = end
     if code not in CODES[fault] | DONE:
         yield f"exit code {code}: {errors[-2:]}"
     if code not in DONE and fault != "kill":

@@ -110,6 +110,27 @@ def limit_memory(limit_gb: float) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
 
 
+_is_limited = False
+
+
+def limit_memory_once(limit_gb: float | None) -> None:
+    """Limit a worker's memory before its first case; later it holds what it may use again.
+
+    Args:
+        limit_gb: as in :func:`limit_memory`; None sets no limit.
+
+    Raises:
+        OutOfMemoryError: as :func:`limit_memory`.
+
+    Example:
+        >>> limit_memory_once(None)
+    """
+    global _is_limited
+    if limit_gb is not None and not _is_limited:
+        limit_memory(limit_gb)
+        _is_limited = True
+
+
 def level_voxels(grid: Grid, spacing_mm: float) -> int:
     """Count the voxels of a level; an axis that is coarser stays as it is.
 

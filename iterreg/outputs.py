@@ -93,7 +93,7 @@ def write_run(
         written = [background.submit(_write_volumes, folder, registration, save_jacobian)]
         if save_error:
             with timer.stage("error", 0.0, "estimating the error"):
-                error = expected_error_mm(registration, registration.fixed, registration.moving)
+                error = expected_error_mm(registration)
                 write_image(error, folder.path("expected_error_mm.nii.gz"))
         with timer.stage("measure", 0.0, "measuring"):
             measures = registration.measure()

@@ -23,6 +23,7 @@ from iterreg.features import normalise_intensities
 from iterreg.geometry import canonical
 from iterreg.image import Image, LabelMap, Mask, RoiPair
 from iterreg.inputs import FieldsOfView, Given, Inputs, find_regions
+from iterreg.memory import fit_to_memory
 from iterreg.optimize.evidence import gather_evidence
 from iterreg.optimize.orientation import find_flip
 from iterreg.optimize.pair import Guidance, Pair
@@ -66,6 +67,7 @@ def optimize_pair(
     device: str = "auto",
     seed: int = 0,
     threads: int | None = None,
+    memory_gb: float | None = None,
     progress: ProgressCallback | bool | None = None,
 ) -> Registration:
     """Register a pair: find the transform that takes fixed points to moving points.
@@ -94,6 +96,8 @@ def optimize_pair(
         seed: recorded and set; no step of the method draws random numbers.
         threads: CPU threads; None takes torch's number. The same seed, threads and torch version
             give the same bytes on the CPU.
+        memory_gb: the most memory to plan for, GB of 10^9 bytes: the finest levels become coarser
+            if they must, with a note. None plans for all that is there.
         progress: True shows it, as a bar in a notebook; or a function that is called with
             :class:`Progress`.
 
@@ -146,7 +150,7 @@ def optimize_pair(
                 label_table,
             ).read()
             own = inputs
-            scale = LengthScale.of(config, own.fixed)
+            scale, config, fitted = plan(config, own.fixed, own.moving, memory_gb)
             inputs = scale.inputs(own)
         with memory_errors_named(f"{inputs.fixed.name} and {inputs.moving.name}"):
             with timer.stage("regions", 0.05, "finding the regions"):
@@ -184,7 +188,7 @@ def optimize_pair(
         config=config,
         start=solution.start,
         field_of_view=views.in_words,
-        notes=(*regions.notes, *scale.notes, *inputs.notes),
+        notes=(*fitted, *regions.notes, *scale.notes, *inputs.notes),
         device=str(where),
         seed=seed,
         threads=used,
@@ -195,6 +199,25 @@ def optimize_pair(
         landmarks=own.landmarks,
         length_scale=scale.mm,
     )
+
+
+def plan(
+    config: Config, fixed: Image, moving: Image, memory_gb: float | None
+) -> tuple[LengthScale, Config, tuple[str, ...]]:
+    """Choose the scale of the lengths, and levels that fit into the memory.
+
+    Returns:
+        The scale, the configuration, and a note if the levels are coarser for the memory's sake.
+
+    Raises:
+        OutOfMemoryError: the pair does not fit; the message says how much it needs.
+    """
+    scale = LengthScale.of(config, fixed)
+    if memory_gb is None:
+        return scale, config, ()
+    fitted = fit_to_memory(config, scale.grid(fixed.grid), scale.grid(moving.grid), memory_gb)
+    told = f"The levels are coarser, to stay within {memory_gb:g} GB of memory."
+    return scale, fitted, () if fitted is config else (told,)
 
 
 def _packages_of(config: Config, inputs: Inputs) -> dict[str, str]:

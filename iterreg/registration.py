@@ -17,7 +17,7 @@ from iterreg.geometry import Grid, Points
 from iterreg.image import Image, LabelMap
 from iterreg.inverse import Inverse
 from iterreg.optimize.history import LevelHistory
-from iterreg.regions.field_of_view import field_of_view
+from iterreg.regions.field_of_view import partial_views
 from iterreg.rigid_motion import RigidMotion, is_rigid
 from iterreg.tables import load
 from iterreg.verdict import Status, Verdict
@@ -198,6 +198,7 @@ class Registration:
                 self.moving_labels,
                 start=self.initial_transform,
                 landmarks=self.landmarks,
+                fovs=partial_views(self.fixed, self.moving),
             )
         return evaluate(
             self.transform,
@@ -279,7 +280,7 @@ class Registration:
             self.transform,
             fixed_labels=self.fixed_labels,
             start=self.initial_transform,
-            fovs=(field_of_view(self.fixed).mask, field_of_view(self.moving).mask),
+            fovs=partial_views(self.fixed, self.moving),
         )
         if path is not None:
             save_figure(figure, path)

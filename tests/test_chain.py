@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nibabel
@@ -13,6 +14,7 @@ from programs import RAS_LPS, affine_ras, image_of, points_ras, smooth_ras, writ
 
 from iterreg.cli import iterreg
 from iterreg.errors import ExitCode
+from iterreg.geometry import Points
 from iterreg.io import read_image, read_points
 
 
@@ -130,8 +132,8 @@ def test_ranks_are_not_mixed(files: dict[str, Path]) -> None:
 REPEATED = [
     ("apply", "--reference"),
     ("apply", "--out"),
-    ("convert", "--transform"),
-    ("evaluate", "--transform"),
+    ("convert", "--out"),
+    ("evaluate", "--known-field"),
     ("register", "--fixed"),
     ("thorax", "--out"),
     ("samreg", "--preset"),
@@ -179,6 +181,51 @@ def test_ants_way_of_writing_an_inverse(files: dict[str, Path], word: str) -> No
     result = run("apply", *field, "--out", files["folder"] / "no.csv")
     assert result.exit_code == ExitCode.TRANSFORM
     assert "--direction moving-to-fixed" in result.stderr
+
+
+@pytest.mark.parametrize("chain", CHAINS[:5], ids="+".join)
+def test_a_chain_is_converted_as_a_whole(files: dict[str, Path], chain: tuple[str, ...]) -> None:
+    out = files["folder"] / "out.nii.gz"
+    words = "--fixed", files["fixed"], "--to", "itk", "--out", out
+    result = run("convert", *options(files, chain), *words)
+    assert result.exit_code == 0, result.output
+    grid = sitk.ReadImage(str(files["fixed"]))
+    image = sitk.ReadImage(str(out), sitk.sitkVectorFloat64)
+    expected = itk(files, *chain)
+    for index in ((8, 9, 10), (20, 14, 7), (15, 20, 18)):
+        point = grid.TransformIndexToPhysicalPoint(index)
+        there = np.add(point, image[index])
+        np.testing.assert_allclose(there, expected.TransformPoint(point), atol=0.01)
+    result = run("convert", "--transform", files["warp.nii.gz"], "--transform", "no.h5", *words)
+    assert result.exit_code == ExitCode.OUTPUT, "the file is there already"
+
+
+def test_a_chain_is_evaluated_as_a_whole(files: dict[str, Path]) -> None:
+    """Against itself as a known field nothing is wrong, and its files stand in the record."""
+    chain = ("warp.nii.gz", "affine.mat")
+    whole, record = files["folder"] / "whole.h5", files["folder"] / "record.json"
+    run("convert", *options(files, chain), "--fixed", files["fixed"], "--out", whole)
+    words = "--known-field", whole, "--json", record
+    result = run("evaluate", *options(files, chain), *words)
+    assert result.exit_code == 0, result.output
+    tables = json.loads(record.read_text())
+    assert tables["field_error_after"]["overall"]["max_mm"] < 0.01
+    assert tables["field_error_before"]["overall"]["mean_mm"] > 1
+    assert tables["transform"] == [str(files[name]) for name in chain]
+    assert [n for n in tables["inputs"]] == ["known_field", "transform_1", "transform_2"]
+
+
+def test_a_registration_starts_from_a_chain(files: dict[str, Path]) -> None:
+    from iterreg.cli.pair_request import PairRequest
+    from iterreg.cli.register import read_arguments
+
+    given = {"fixed": files["fixed"], "moving": files["moving"]}
+    chain = files["warp.nii.gz"], files["affine.mat"]
+    request = PairRequest(Path("out"), "general", {}, {**given, "initial_transforms": chain})
+    start = read_arguments(request)["initial_transform"]
+    point = points_ras(files["fixed"])[0] * RAS_LPS
+    expected = itk(files, "warp.nii.gz", "affine.mat").TransformPoint(point.tolist())
+    np.testing.assert_allclose(start.map_points(Points([point])).lps[0], expected, atol=0.01)
 
 
 def test_a_start_of_another_program(files: dict[str, Path]) -> None:

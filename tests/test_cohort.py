@@ -7,9 +7,11 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -228,6 +230,15 @@ def test_an_item_that_kills_every_worker_is_lost_and_no_other(
     assert isinstance(gone, Lost) and gone.exit_code == ExitCode.CRASHED
     assert "ended 3 times" in gone.reason and "\n" not in gone.reason
     assert answers == {f"n{k}": f"N{k}" for k in range(8)}
+
+
+def test_a_port_that_is_in_use_costs_nothing(worker_path: None) -> None:
+    pytest.importorskip("distributed")
+    with socket.socket() as taken:
+        with suppress(OSError):  # another program has it
+            taken.bind(("127.0.0.1", 8787))
+            taken.listen()
+        assert dict(do_each("ab", str.upper, Place(jobs=2))) == {"a": "A", "b": "B"}
 
 
 def test_each_gpu_gets_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:

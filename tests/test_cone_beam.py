@@ -12,7 +12,9 @@ from click.testing import CliRunner
 
 from iterreg.cli import iterreg
 from iterreg.errors import ExitCode
+from iterreg.evaluation import identity, measure
 from iterreg.formats.itk import write_affine
+from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap
 from iterreg.io import read_image, read_label_map
 from iterreg.regions import thorax_ct
@@ -234,3 +236,26 @@ def test_what_cannot_be_marked_is_told(options: list[str], message: str) -> None
     needed = ["apply", "--transform", "t.h5", "--reference", "f.nii", "--out", "o.nii"]
     result = CliRunner().invoke(iterreg, [*needed, *options])
     assert result.exit_code == ExitCode.USAGE and message in result.output
+
+
+@pytest.mark.parametrize("cut_side", ["fixed", "moving"])
+def test_a_region_that_the_view_cuts_is_compared_where_both_see(cut_side: str) -> None:
+    """An oblique box goes on beyond the view of one image; what that one sees agrees."""
+    turn = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
+    axes = tuple(tuple(row) for row in turn.tolist())
+    grid = Grid((20, 12, 10), (1.0, 2.0, 3.0), (5.0, -7.0, 11.0), axes)
+    box = torch.zeros(20, 12, 10, dtype=torch.int32)
+    box[4:18, 3:9, 2:8] = 1
+    seen = torch.zeros(20, 12, 10, dtype=torch.bool)
+    seen[:11] = True
+    cut = LabelMap(torch.where(seen, box, 0), grid)
+    whole = LabelMap(box, grid)
+    pair, fovs = (
+        ((cut, whole), (seen, None)) if cut_side == "fixed" else ((whole, cut), (None, seen))
+    )
+    blind = measure(identity(grid), *pair).regions[0]
+    assert blind.dice_after == pytest.approx(2 * 7 / (7 + 14))
+    assert blind.hd95_after_mm > 15
+    region = measure(identity(grid), *pair, fovs=fovs).regions[0]
+    assert region.dice_before == region.dice_after == 1
+    assert region.hd95_before_mm == region.hd95_after_mm == 0

@@ -272,6 +272,17 @@ def test_mosaics_are_refused(tmp_path, fixed):
     refused(tmp_path, ImageReadError, "mosaic", "dcm2niix")
 
 
+def test_older_files_of_many_frames_are_named(tmp_path, fixed):
+    """A scan of nuclear medicine: no place for each frame."""
+    dataset = write_enhanced(tmp_path / "nm.dcm", fixed, Modality="NM")
+    del dataset.PerFrameFunctionalGroupsSequence, dataset.SharedFunctionalGroupsSequence
+    dataset.PixelSpacing, dataset.SpacingBetweenSlices = ["4", "4"], "4"
+    dataset.ImagePositionPatient = ["0", "0", "0"]
+    dataset.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
+    dataset.save_as(tmp_path / "nm.dcm")
+    refused(tmp_path / "nm.dcm", ImageReadError, "older file of", "dcm2niix")
+
+
 def test_rounded_axes_are_one_stack(tmp_path):
     """Axes that differ by less than rounding, on both sides of a rounded number."""
     for z in range(6):

@@ -128,6 +128,27 @@ def test_arrays_come_back_in_any_order(volume):
         volume.to_array("yx")
 
 
+def test_images_go_back_to_nibabel_and_simpleitk(volume, as_nibabel):
+    labels = LabelMap(volume.data[0].int(), volume.grid)
+    for value in (volume, labels):
+        image = value.to_nibabel()
+        np.testing.assert_allclose(image.affine, as_nibabel.affine, atol=1e-4)
+        np.testing.assert_allclose(image.get_qform(), as_nibabel.affine, atol=1e-3)
+        assert np.array_equal(image.get_fdata(), as_nibabel.get_fdata())
+        itk, ours = value.to_simpleitk(), to_itk(value)
+        assert np.array_equal(sitk.GetArrayFromImage(itk), sitk.GetArrayFromImage(ours))
+        assert itk.GetDirection() == ours.GetDirection() and itk.GetOrigin() == ours.GetOrigin()
+        assert itk.GetSpacing() == ours.GetSpacing()
+    colours = Image(torch.zeros(3, 4, 5), as_image(colour_picture(), "p").grid)
+    assert colours.to_simpleitk().GetNumberOfComponentsPerPixel() == 3
+    with pytest.raises(GeometryError, match="expected a volume for nibabel"):
+        colours.to_nibabel()
+
+
+def colour_picture() -> Image:
+    return Image.from_array(np.zeros((4, 5, 3)), axes="yxc", spacing_xyz_mm=(1.0, 1.0))
+
+
 def test_a_spacing_alone_is_x_first():
     image = Image.from_array(np.zeros((2, 3, 4)), axes="zyx", spacing_xyz_mm=(0.5, 0.7, 3.0))
     assert image.grid.spacing_xyz_mm == (0.5, 0.7, 3.0) and image.grid.orientation == "LPS"

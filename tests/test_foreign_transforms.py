@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 
 import h5py
@@ -19,8 +20,11 @@ from nibabel.affines import apply_affine
 from programs import RAS_LPS, Array, affine_ras, image_of, points_ras, smooth_ras, write_points_csv
 
 from iterreg.cli import iterreg
+from iterreg.cli.pair_request import PairRequest
+from iterreg.cli.register import read_arguments
 from iterreg.errors import ExitCode
 from iterreg.formats import TRANSFORM_FORMATS, WRITTEN
+from iterreg.geometry import Points
 from iterreg.io import read_points
 
 CASE_POINT = np.array([[-60.0, 10.0, -20.0]])
@@ -203,6 +207,19 @@ def test_flirt(tmp_path: Path, fixed_axes: str, moving_axes: str, turned: bool) 
     np.testing.assert_allclose(found, apply_affine(affine_ras(), ras), atol=1e-3)
     oracle = nitransforms.linear.load(path, fmt="fsl", reference=fixed, moving=moving)
     np.testing.assert_allclose(found, oracle.map(ras), atol=1e-3)
+    if turned:
+        return
+    known, record = tmp_path / "known.h5", tmp_path / "record.json"
+    images = "--fixed", fixed, "--moving", moving
+    run("convert", "--transform", path, *images, *extra, "--out", known)
+    words = "--known-field", known, "--json", record
+    result = run("evaluate", "--transform", path, *images, "--source", moving, *words)
+    assert result.exit_code == 0, result.output
+    assert json.loads(record.read_text())["field_error_after"]["overall"]["max_mm"] < 1e-3
+    given = {"fixed": fixed, "moving": moving, "source": moving, "initial_transforms": (path,)}
+    start = read_arguments(PairRequest(tmp_path / "o", "general", {}, given))["initial_transform"]
+    there = start.map_points(Points(ras * RAS_LPS)).lps * RAS_LPS
+    np.testing.assert_allclose(there, found, atol=1e-3)
 
 
 @pytest.mark.parametrize(("fixed_axes", "moving_axes"), FSL_PAIRS)

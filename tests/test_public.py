@@ -110,6 +110,7 @@ def test_the_one_verb():
         "device",
         "seed",
         "threads",
+        "memory_gb",
         "progress",
     ]
     assert parameters["preset"].default == "thorax" and parameters["device"].default == "auto"

@@ -136,8 +136,10 @@ def test_bare_points_are_refused(run):
         run.map_points(np.zeros((2, 3)))
     with pytest.raises(GeometryError, match="2-D"):
         run.map_points(Points(np.zeros((2, 2))))
-    with pytest.raises(TypeError, match=r"points: expected a path or iterreg.Points, got list"):
+    with pytest.raises(GeometryError, match=r"got a bare list: iterreg.Points\(array\)"):
         run.inverse().map_points([[1.0, 2.0, 3.0]])
+    with pytest.raises(TypeError, match=r"points: expected a path or iterreg.Points, got int"):
+        run.map_points(3)
 
 
 def test_a_picture_does_not_go_through_a_transform_of_volumes(run):
@@ -231,7 +233,11 @@ def test_a_saved_run_holds_what_the_command_writes(run, folder, pair, tmp_path):
     assert torch.allclose(
         iterreg.read_image(folder / "warped.nii.gz").data, run.warp().data, atol=0.01
     )
-    read = iterreg.read_transform(folder / "transform.h5")
+    assert np.array_equal(
+        iterreg.read_transform(folder).affine_lps,
+        iterreg.read_transform(folder / "transform.h5").affine_lps,
+    )
+    read = iterreg.read_transform(folder)
     assert torch.allclose(read.warp(pair.moving).data, run.warp().data, atol=0.05)
     with pytest.raises(OutputError, match="empty folder"):
         run.save(folder)
@@ -345,3 +351,8 @@ def test_a_notebook_gets_one_bar_that_is_redrawn(monkeypatch):
     show(Progress("level 1", 0.25, "level 1 <8 mm>"))
     show(Progress("level 1", 0.26, "level 1 <8 mm>"))
     assert len(shown) == 2 and "value='0.250'" in shown[1] and "&lt;8 mm&gt;" in shown[1]
+
+
+def test_the_expected_error_knows_its_pair(run, pair):
+    ours = iterreg.expected_error_mm(run)
+    assert torch.equal(ours.data, iterreg.expected_error_mm(run, pair.fixed, pair.moving).data)

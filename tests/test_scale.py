@@ -28,7 +28,8 @@ from iterreg import (
     read_label_map,
 )
 from iterreg.cli import iterreg
-from iterreg.displacement import DisplacementField, total_displacement_vox, warp_image
+from iterreg.displacement import DisplacementField, total_displacement_vox, warp_image, warp_labels
+from iterreg.metrics import dice
 from iterreg.scale import LengthScale
 
 AXES = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
@@ -216,19 +217,50 @@ def test_the_result_is_usable_in_its_own_lengths(pair):
 
 def test_an_image_at_the_edge_gets_a_note(pair_folder):
     """Voxels of 1.2 mm in a body of 15 cm: the finest level of 2 mm loses details."""
-    small = scaled(read_image(pair_folder / "fixed.nii.gz"), 0.3)
+    fixed = read_image(pair_folder / "fixed.nii.gz")
+    data = fixed.data.repeat_interleave(2, -1)  # so many voxels that they are not all followed
+    x, *others = fixed.grid.spacing_xyz_mm
+    fine = replace(fixed.grid, shape_zyx=tuple(data.shape[1:]), spacing_xyz_mm=(x / 2, *others))
+    small = scaled(Image(data, fine), 0.35)
     found = LengthScale.of(load_config("general"), small)
     assert found.mm == 1
-    assert "ends at 2 mm" in found.notes[0] and "[4.8, 2.4, 1.2]" in found.notes[0]
+    assert "ends at 2 mm" in found.notes[0] and "[4.4, 2.2, 1.1]" in found.notes[0]
 
 
 @pytest.mark.parametrize(
-    ("shape", "spacing", "mm"), [((500,) * 3, 0.05, 0.1), ((90,) * 3, 0.05, 0.01)]
+    ("shape", "spacing", "mm"), [((500,) * 3, 0.05, 0.074), ((90,) * 3, 0.05, 0.01)]
 )
 def test_the_finest_level_never_gets_more_nodes_than_that_of_a_chest(shape, spacing, mm):
     """A mouse of 125 million voxels is scaled by less than its voxels ask for."""
     image = Image(torch.zeros(1).expand(1, *shape), Grid(shape, (spacing,) * 3, (0.0,) * 3, AXES))
-    assert LengthScale.of(load_config("general"), image).mm == pytest.approx(mm)
+    found = LengthScale.of(load_config("general"), image).mm
+    assert found == pytest.approx(mm, rel=0.05)
+    assert (shape[0] * spacing / max(2 * found, spacing)) ** 3 <= 5_000_000
+
+
+@pytest.mark.parametrize("k", [0.002, 0.05, 0.3, 0.6, 0.85, 30])
+def test_between_the_powers_of_ten_the_lengths_follow_too(k):
+    """A thorax of 4 mm voxels keeps its lengths; smaller and larger ones get those of it."""
+    shape = (80, 71, 124)
+    image = Image(torch.zeros(1).expand(1, *shape), Grid(shape, (4 * k,) * 3, (0.0,) * 3, AXES))
+    assert LengthScale.of(load_config("general"), image).mm == pytest.approx(k, rel=0.03)
+
+
+@pytest.mark.parametrize(("preset", "k"), [("general", 0.3), ("thorax", 0.07)])
+def test_no_scale_is_worse_than_another(pair, usual, preset, k):
+    """Nearly as well as with its usual lengths, and better than nothing."""
+    best = usual if preset == "general" else register(pair, 1, preset)
+    found = register(pair, k, preset)
+    assert found.status.is_ok and best.status.is_ok
+    fixed_labels, moving_labels = pair[2:]
+
+    def overlap(run: Registration, size: float) -> float:
+        warped = warp_labels(scaled(moving_labels, size), run.transform).data
+        return float(np.mean([*dice(fixed_labels.data, warped, (2, 3)).values()]))
+
+    nothing = replace(best, transform=Transform(np.eye(4), DisplacementField.zero(pair[0].grid)))
+    assert overlap(found, k) > overlap(nothing, 1)
+    assert overlap(found, k) > overlap(best, 1) - 0.015
 
 
 def test_an_image_at_the_upper_edge_gets_a_note(pair_folder):

@@ -43,6 +43,28 @@ def pair(tmp_path: Path) -> Path:
 APPLY = "iterreg apply --transform t.tfm --reference a.nii.gz --labels a.nii.gz --out o.nii.gz"
 
 
+def test_without_a_word_the_help_is_shown_in_lines(tmp_path: Path) -> None:
+    done = shell("iterreg ", tmp_path)
+    assert len((done.stdout + done.stderr).splitlines()) > 20
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "learn2reg submit --task t --out $'a\\nb.tfm'",
+        "apply --transform t.tfm --out o.nii $'a\\nb'",
+        "register --preset general --set $'a\\nb'",
+        "$'a\\nb'",
+        "apply $'--a\\nb'",
+    ],
+)
+def test_names_with_line_breaks_stay_on_one_line(words: str, tmp_path: Path) -> None:
+    done = shell(f"iterreg {words}", tmp_path)
+    assert done.returncode == ExitCode.USAGE
+    said = [line for line in done.stderr.splitlines() if line]
+    assert said[-1].startswith("Error: ") and len(said) <= 3, done.stderr
+
+
 @needs_full
 @pytest.mark.parametrize(
     "words", ["--help", "--version", "presets", "apply --help", "weights list"]
@@ -161,3 +183,41 @@ def test_numbers_that_are_none_are_refused(option: str, pair: Path) -> None:
     assert done.returncode == ExitCode.USAGE
     assert option.split()[0] in done.stderr
     assert not (pair / "out").exists()
+
+
+def test_from_python_no_library_prints_either(tmp_path: Path) -> None:
+    """Damaged files of all formats, read in a process that no command guards."""
+    code = (
+        "import random, sys, warnings\n"
+        "from pathlib import Path\n"
+        "warnings.simplefilter('ignore')\n"
+        "sys.path.insert(0, 'benchmarks')\n"
+        "from _bad_kinds import BYTES, good_files\n"
+        "from iterreg import read_image, read_transform\n"
+        "from iterreg.errors import IterregError\n"
+        "folder, rng = Path(sys.argv[1]), random.Random(7)\n"
+        "good_files(folder)\n"
+        "images = [f for f in folder.iterdir() if f.name.startswith(('image.', 'picture.'))]\n"
+        "names = ('both.h5', 'affine.tfm', 'affine.mat', 'spline.tfm', 'field.nii.gz')\n"
+        "files = [(read_image, f) for f in images]\n"
+        "files += [(read_transform, folder / n) for n in names]\n"
+        "refused = 0\n"
+        "for _ in range(200):\n"
+        "    read, path = rng.choice(files)\n"
+        "    bad = folder / f'bad_{path.name}'\n"
+        "    spoil = BYTES[rng.choice(('cut', 'flipped', 'overwritten', 'noise'))][0]\n"
+        "    bad.write_bytes(spoil(rng, path.read_bytes()))\n"
+        "    try:\n"
+        "        read(bad)\n"
+        "    except IterregError:\n"
+        "        refused += 1\n"
+        "assert refused > 60, refused\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -268,3 +268,40 @@ def test_a_name_that_is_not_utf8(tmp_path, suffix, option):
     )
     assert done.returncode == ImageReadError.exit_code, done.stderr
     assert done.stderr.count(b"\n") == 1 and b"caf\\xe9" in done.stderr
+
+
+DATA = np.arange(60, dtype="<i2").tobytes()
+SKIPS = {
+    "byte skip: 6": gzip.compress(b"abcdef" + DATA),
+    "line skip: 2": b"one\ntwo\n" + gzip.compress(DATA),
+    "line skip: 1\nbyte skip: 2": b"x\n" + gzip.compress(b"ab" + DATA),
+}
+"""What lies before the voxels: whole lines of the file, then bytes of what is unpacked."""
+
+
+def skipping(path: Path, skip: str, content: bytes) -> Path:
+    header = (
+        "NRRD0004\ntype: short\ndimension: 3\nsizes: 5 4 3\nspacings: 1 1 1\nendian: little\n"
+        f"encoding: gzip\n{skip}\n\n"
+    )
+    path.write_bytes(header.encode() + content)
+    return path
+
+
+@pytest.mark.parametrize("skip", SKIPS)
+def test_packed_data_behind_something_else(tmp_path: Path, skip: str) -> None:
+    whole = skipping(tmp_path / "a.nrrd", skip, SKIPS[skip])
+    assert read_image(whole).data.ravel().tolist() == list(range(60))
+    short = skipping(tmp_path / "b.nrrd", skip.replace("byte skip: ", "byte skip: 1"), SKIPS[skip])
+    if "byte" in skip:
+        with pytest.raises(ImageReadError, match="truncated"):
+            read_image(short)
+    cut = skipping(tmp_path / "c.nrrd", skip, SKIPS[skip].replace(SKIPS[skip][-12:], b""))
+    with pytest.raises(ImageReadError, match=r"truncated|gzip|zlib"):
+        read_image(cut)
+
+
+def test_lines_to_skip_that_are_not_there(tmp_path: Path) -> None:
+    path = skipping(tmp_path / "a.nrrd", "line skip: 99999999999", b"\n" * 1000)
+    with pytest.raises(ImageReadError, match="lines to skip before its data, got 1000"):
+        read_image(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,28 +25,13 @@ def load_chain(options: dict[str, Any], reference: Grid | None = None) -> list[L
     Raises:
         TransformError: a file cannot be used, or the ranks differ.
     """
-    from iterreg.formats.itk_objects import require_one_rank
-    from iterreg.formats.reading import load_transform
+    from iterreg.formats.chains import load_links
     from iterreg.formats.types import Sides
     from iterreg.io import grid_of_file
 
-    given = [_with_inverse(path) for path in options["transforms"]]
     source = None if options["source"] is None else grid_of_file(options["source"])
     sides = Sides() if options["inverse"] else Sides(reference, source)
-    links = []
-    for path, is_inverse in given:
-        link = load_transform(path, sides)
-        links.append(link.inverted() if is_inverse else link)
-    require_one_rank(links)
-    return links
-
-
-def _with_inverse(path: Path) -> tuple[Path, bool]:
-    """Take ANTs' way of writing an inverse apart: ``[affine.mat,1]``."""
-    found = re.fullmatch(r"\[(.+),\s*([01])\]", str(path))
-    if found is None or os.path.exists(path):
-        return path, False
-    return Path(found[1]), found[2] == "1"
+    return load_links(options["transforms"], sides)
 
 
 def apply_to_points(options: dict[str, Any]) -> str:

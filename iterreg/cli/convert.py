@@ -21,11 +21,13 @@ WRITE = TableChoice(lambda: ["auto", *WRITTEN, *TRANSFORM_FORMATS.plugins])
 @click.command(short_help="Turn a transform of one program into another's.")
 @click.option(
     "--transform",
-    "transform",
+    "transforms",
     type=PATH,
     required=True,
+    multiple=True,
     metavar="T",
-    help="Transform to read, in one of the formats of --from.",
+    help="Transform to read, in one of the formats of --from. Repeated, it is a chain in ANTs' "
+    "order, as in iterreg apply.",
 )
 @click.option("--fixed", type=PATH, required=True, help="Fixed image. The result is on its grid.")
 @click.option(
@@ -79,7 +81,7 @@ WRITE = TableChoice(lambda: ["auto", *WRITTEN, *TRANSFORM_FORMATS.plugins])
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @debug_option
 def convert(
-    transform: Path,
+    transforms: tuple[Path, ...],
     fixed: Path,
     moving: Path | None,
     source: Path | None,
@@ -106,7 +108,7 @@ def convert(
     if os.path.exists(out) and not overwrite:
         raise OutputError(f"{out}: exists already; --overwrite replaces it")
     report = convert_transform(
-        TransformFile(transform, source_format),
+        [TransformFile(path, source_format) for path in transforms],
         TransformFile(out, out_format),
         Images(fixed, moving, source, reference),
         is_inverse=direction == "moving-to-fixed",

@@ -1,4 +1,4 @@
-"""``iterreg dicom``: what a folder of DICOM files holds."""
+"""``iterreg dicom``: what a folder of DICOM files holds, and results as DICOM objects."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from pathlib import Path
 import click
 
 from iterreg.cli.failures import HelpfulGroup, debug_option
-from iterreg.cli.options import PATH
+from iterreg.cli.options import PATH, both_or_neither, overwrite_option, quiet_option
+from iterreg.cli.reading_options import pair_reading_options
+from iterreg.cli.setting import Finite
 from iterreg.cli.streams import tell
 
 
-@click.group(cls=HelpfulGroup, short_help="Show what a folder of DICOM files holds.")
+@click.group(cls=HelpfulGroup, short_help="List DICOM series; hand on a result as DICOM.")
 def dicom() -> None:
-    """Show what a folder of DICOM files holds."""
+    """Show what a folder of DICOM files holds, and hand on a result as DICOM objects."""
 
 
 @dicom.command("list", short_help="List the series of a folder.")
@@ -39,3 +41,57 @@ def list_series(folder: Path) -> None:
         tell(f"{volume}{kind}\n    UID {volume.about.uid}")
         for note in volume.notes:
             tell(f"    note: {note}")
+
+
+@dicom.command(short_help="Hand on a result as DICOM objects.")
+@click.argument("result", type=PATH, metavar="RESULT")
+@click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder for the objects.")
+@click.option("--fixed", type=PATH, help="Fixed DICOM folder.  [default: that of run.json]")
+@click.option("--moving", type=PATH, help="Moving DICOM folder.  [default: that of run.json]")
+@click.option("--rtstruct", type=PATH, help="RTSTRUCT of the moving image, to take along.")
+@click.option("--rtdose", type=PATH, help="RTDOSE of the moving image, to warp. Needs --rtstruct.")
+@click.option(
+    "--error-mm",
+    type=Finite(min=0),
+    metavar="MM",
+    help="Radius of the band of the dose-volume histograms.  [default: the expected error of the "
+    "result, of --save-error, if it is there]",
+)
+@click.option("--no-series", is_flag=True, help="Do not write the warped image.")
+@pair_reading_options
+@overwrite_option
+@quiet_option
+@debug_option
+def export(
+    result: Path,
+    out: Path,
+    fixed: Path | None,
+    moving: Path | None,
+    rtstruct: Path | None,
+    rtdose: Path | None,
+    error_mm: float | None,
+    no_series: bool,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    """Write the result in the folder RESULT, of two DICOM series, as DICOM objects.
+
+    registration.dcm is a Deformable Spatial Registration object, the transform exactly; warped/ is
+    the warped image as a series on the fixed image. With --rtstruct also structures.dcm, the
+    structures on the fixed image, and with --rtdose dose.dcm and dose-volume histograms.
+    """
+    from iterreg.atomic import OutputFolder
+    from iterreg.clinic import Wanted
+    from iterreg.clinic import export as run
+    from iterreg.io import reading_choices, series_of
+
+    if rtdose is not None and rtstruct is None:
+        raise click.UsageError("--rtdose was given without --rtstruct")
+    both_or_neither("--fixed", "--moving", fixed, moving)
+    patterns = reading_choices().structures
+    wanted = Wanted(not no_series, rtstruct, patterns, rtdose, error_mm)
+    series = {side: series_of(side) for side in ("fixed", "moving")}
+    with OutputFolder(out, overwrite) as folder:
+        told = run(result, folder, wanted, fixed=fixed, moving=moving, series=series)
+    for line in [] if quiet else told:
+        tell(line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,8 +22,10 @@ from iterreg.cli.reading_options import pair_reading_options
 SCHEMA = 2
 """Version of the file of ``--json``, counted as in ``run.json``."""
 
+if TYPE_CHECKING:
+    from iterreg.formats.types import Sides
+
 OF_EVALUATION = (
-    "transform",
     "fixed_labels",
     "moving_labels",
     "label_table",
@@ -37,10 +39,19 @@ OF_EVALUATION = (
 @click.command(short_help="Measure a transform with label maps, landmarks or a known field.")
 @click.option(
     "--transform",
+    "transforms",
     type=PATH,
+    multiple=True,
     metavar="T",
-    help="transform.h5 of a run, another ITK transform, or a displacement field in mm.  "
-    "[default: the identity, where the headers put the images]",
+    help="transform.h5 of a run, another ITK transform, or a displacement field in mm. Can be "
+    "repeated, as in iterreg apply.  [default: the identity, where the headers put the images]",
+)
+@click.option(
+    "--source",
+    type=PATH,
+    metavar="S",
+    help="Image that FSL moved (flirt -in), for FSL's transforms, whose -ref is --fixed, or the "
+    "image of --fixed-labels.",
 )
 @click.option("--fixed-labels", type=PATH, help="Label map of the fixed image.")
 @click.option("--moving-labels", type=PATH, help="Label map of the moving image.")
@@ -71,8 +82,8 @@ def evaluate(**options: Any) -> None:
     without label maps of the known field.
     """
     for kind in ("labels", "landmarks"):
-        names = f"fixed_{kind}", f"moving_{kind}"
-        both_or_neither(*(f"--{n.replace('_', '-')}" for n in names), *map(options.get, names))
+        both = f"fixed_{kind}", f"moving_{kind}"
+        both_or_neither(*(f"--{n.replace('_', '-')}" for n in both), *map(options.get, both))
     both_or_neither("--fixed", "--moving", options["fixed"], options["moving"])
     if all(options[k] is None for k in ("fixed_labels", "fixed_landmarks", "known_field")):
         raise click.UsageError(
@@ -84,20 +95,26 @@ def evaluate(**options: Any) -> None:
     from iterreg.atomic import write_json
     from iterreg.cli.console import Console
     from iterreg.evaluation.given import Evaluation
+    from iterreg.formats.chains import load_chain
     from iterreg.versions import versions
 
     provenance = provenance_of(options)
-    evaluation = Evaluation(**{name: options[name] for name in OF_EVALUATION}, **_images(options))
+    paths = options["transforms"]
+    evaluation = Evaluation(
+        load_chain(paths, _sides(options)) if paths else None,
+        **{name: options[name] for name in OF_EVALUATION},
+        **_images(options),
+    )
     measures = evaluation.measures
     console = Console(quiet=options["quiet"])
     console.print_measures(measures)
     for note in measures.notes:
         console.say(f"note: {note}", style="yellow")
-    path = options["transform"]
+    names = [str(path) for path in paths]
     about = {
         "schema": SCHEMA,
         **provenance.tables(),
-        "transform": None if path is None else str(path),
+        "transform": names[0] if len(names) == 1 else (names or None),
         "notes": list(measures.notes),
         "versions": versions(),
     }
@@ -111,6 +128,19 @@ def evaluate(**options: Any) -> None:
         labels = None if regions is None else (regions.fixed, regions.moving)
         source = Source(tables, evaluation.shown, evaluation.images, labels)
         write_report(options["html"], source)
+
+
+def _sides(options: dict[str, Any]) -> Sides:
+    """The images between which FSL's transforms lead, if the one that it moved is named."""
+    from iterreg.formats.types import Sides
+    from iterreg.io import grid_of_file
+
+    if options["source"] is None:
+        return Sides()
+    reference = options["fixed"] or options["fixed_labels"]
+    if reference is None:
+        raise click.UsageError("--source needs --fixed or --fixed-labels, the image of flirt -ref")
+    return Sides(grid_of_file(reference), grid_of_file(options["source"]))
 
 
 def _images(options: dict[str, Any]) -> dict[str, Any]:

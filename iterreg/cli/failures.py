@@ -64,6 +64,9 @@ class SafeGroup(HelpfulGroup):
         try:
             code: Any = run()
         except click.ClickException as error:
+            if not isinstance(error, click.exceptions.NoArgsIsHelpError):
+                # A name in it may hold line breaks. click declares it final.
+                error.message = one_line(error.message)  # type: ignore[misc]
             words = StringIO()
             error.show(words)
             hint("\n".join(one_line(line) for line in words.getvalue().rstrip().split("\n")))

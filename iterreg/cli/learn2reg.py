@@ -12,6 +12,7 @@ from iterreg.cli.failures import HelpfulGroup, debug_option
 from iterreg.cli.options import (
     PATH,
     json_option,
+    memory_option,
     overwrite_option,
     quiet_option,
     refuse_existing,
@@ -19,6 +20,7 @@ from iterreg.cli.options import (
     set_option,
     together,
 )
+from iterreg.cli.reading_options import geometry_option
 from iterreg.cli.streams import complain, hint
 from iterreg.texts import one_line
 
@@ -130,6 +132,8 @@ config_option = click.option(
     type=click.IntRange(min=1),
     help="CPU threads per case.  [default: all, divided among the jobs]",
 )
+@memory_option
+@geometry_option
 @seed_option
 @overwrite_option
 @quiet_option
@@ -154,8 +158,8 @@ def submit(
     every case of the split has its field. A record next to each field says how it was made.
     """
     from iterreg.cli.console import Console
-    from iterreg.cli.learn2reg_tables import print_outcomes
-    from iterreg.errors import ExitCode, IterregError
+    from iterreg.cli.learn2reg_tables import print_outcomes, refuse_failed
+    from iterreg.errors import ExitCode
     from iterreg.learn2reg.register import Settings
     from iterreg.learn2reg.submit import submit as run
     from iterreg.learn2reg.task import read_task
@@ -184,12 +188,7 @@ def submit(
         raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
     if not quiet:
         print_outcomes(task, outcomes)
-    failed = [outcome.case for outcome in outcomes if not outcome.ok]
-    if failed:
-        raise IterregError(
-            f"{len(failed)} of {len(outcomes)} cases failed ({', '.join(failed)}); no zip was "
-            "written; run the same command to try them again"
-        )
+    refuse_failed(outcomes)
     if zipped:
         console.say(f"submission: {out} ({len(outcomes)} cases)")
         console.say(f"check it: iterreg learn2reg check {out} --task {task_dir}")

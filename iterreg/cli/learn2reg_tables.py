@@ -31,6 +31,27 @@ def print_outcomes(task: Task, outcomes: Sequence[Outcome]) -> None:
     _table(("case", "seconds", "peak GB", "status"), rows)
 
 
+def refuse_failed(outcomes: Sequence[Outcome]) -> None:
+    """End the command if cases failed, with their exit code if all failed for one kind of reason.
+
+    Raises:
+        IterregError: naming the cases, and the reason of the first.
+    """
+    from iterreg.errors import IterregError, OutOfMemoryError, OutputError
+
+    failed = [outcome for outcome in outcomes if not outcome.ok]
+    if not failed:
+        return
+    codes = {outcome.exit_code for outcome in failed}
+    kinds = {kind.exit_code: kind for kind in (OutputError, OutOfMemoryError)}
+    kind = kinds.get(codes.pop(), IterregError) if len(codes) == 1 else IterregError
+    names = ", ".join(outcome.case for outcome in failed)
+    raise kind(
+        f"{len(failed)} of {len(outcomes)} cases failed ({names}): {failed[0].message}; no zip was "
+        "written; run the same command to try them again"
+    )
+
+
 def print_scores(scores: Scores) -> None:
     """Print a row for each case, then mean, standard deviation and 30 % quantile."""
     aggregates = scores.aggregates()

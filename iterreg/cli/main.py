@@ -60,6 +60,7 @@ _OWN_COMMANDS = {
     "register": "register:register",
     "samreg": "samreg:samreg",
     "cohort": "cohort:cohort",
+    "motion": "motion:motion",
     "apply": "apply:apply",
     "convert": "convert:convert",
     "evaluate": "evaluate:evaluate",

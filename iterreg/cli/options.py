@@ -92,6 +92,16 @@ def landmark_options(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+memory_option = click.option(
+    "--memory",
+    "memory_gb",
+    type=Finite(min=0, min_open=True),
+    metavar="GB",
+    help="Use no more memory than this (the computer's, not its GPU's): by coarser levels "
+    "if need be, or refuse and say how much is needed.",
+)
+
+
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Device, repeatability, and how much is printed."""
     return together(
@@ -104,14 +114,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         seed_option,
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
-        click.option(
-            "--memory",
-            "memory_gb",
-            type=Finite(min=0, min_open=True),
-            metavar="GB",
-            help="Use no more memory than this (the computer's, not its GPU's): by coarser levels "
-            "if need be, or refuse and say how much is needed.",
-        ),
+        memory_option,
         _flag("--overwrite", "Replace results that exist."),
         _flag("--no-report", "Do not write report.html."),
         quiet_option,
@@ -154,8 +157,18 @@ def pair_options(without: Collection[str] = ()) -> Decorator:
         "landmarks": landmark_options,
         "--initial-transform": click.option(
             "--initial-transform",
+            "initial_transforms",
             type=PATH,
-            help="Start from this ITK transform or displacement field (mm).",
+            multiple=True,
+            help="Start from this ITK transform or displacement field (mm). Can be repeated, as "
+            "--transform of iterreg apply.",
+        ),
+        "--source": click.option(
+            "--source",
+            type=PATH,
+            metavar="S",
+            help="Image that FSL moved (flirt -in), if --initial-transform is FSL's, made with the "
+            "fixed image as -ref.",
         ),
         "--roi-pairs": click.option(
             "--roi-pairs",

@@ -19,20 +19,25 @@ COMMAND_LINE = "iterreg.command_line"
 INPUTS = (
     "fixed",
     "moving",
-    "transform",
+    "series",
+    "labels",
+    "points",
     "fixed_labels",
     "moving_labels",
     "fixed_mask",
     "moving_mask",
     "fixed_landmarks",
     "moving_landmarks",
-    "initial_transform",
     "known_field",
     "roi_pairs",
     "label_table",
     "preset",
 )
 """Options that name a file to read, in the order in which they are recorded."""
+
+
+CHAINS = {"transform": "transforms", "initial_transform": "initial_transforms"}
+"""Roles of transforms, and the options that may name several of them."""
 
 
 def provenance_of(values: Mapping[str, Any]) -> Provenance:
@@ -51,5 +56,9 @@ def provenance_of(values: Mapping[str, Any]) -> Provenance:
         value = values.get(role)
         if value is not None and not (role in built_in and value in built_in[role]()):
             files[role] = value
+    for role, several in CHAINS.items():
+        paths = values.get(several) or ()
+        for number, path in enumerate(paths, 1):
+            files[role if len(paths) == 1 else f"{role}_{number}"] = path
     context = click.get_current_context(silent=True)
     return Provenance(files, None if context is None else context.meta.get(COMMAND_LINE))

@@ -38,7 +38,7 @@ AT_LEAST_ZERO = Finite(min=0)
 )
 @click.option(
     "--noise",
-    type=AT_LEAST_ZERO,
+    type=Finite(min=0, max=1000),
     default=0.02,
     show_default=True,
     help="Noise in both images: its standard deviation over the range of intensities.",

@@ -40,22 +40,23 @@ class FilePath(click.Path):
         return found
 
 
+def _choose(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    if value not in (None, "auto", ()):
+        from iterreg.io import reading_with
+
+        assert param.name is not None
+        ctx.with_resource(reading_with(**{param.name: value}))
+
+
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--geometry``, ``--pixel-mm`` and ``--structures``, which hold for every file read."""
-
-    def choose(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-        if value not in (None, "auto", ()):
-            from iterreg.io import reading_with
-
-            assert param.name is not None
-            ctx.with_resource(reading_with(**{param.name: value}))
 
     command = click.option(
         "--structures",
         multiple=True,
         metavar="NAME",
         expose_value=False,
-        callback=choose,
+        callback=_choose,
         help="Of label maps with names (RTSTRUCT, DICOM SEG, .seg.nrrd) read only this structure. "
         "* stands for any letters. Can be repeated.  [default: all]",
     )(command)
@@ -63,17 +64,22 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--pixel-mm",
         type=Finite(min=1e-4, max=1e3),
         expose_value=False,
-        callback=choose,
+        callback=_choose,
         help="Size of a pixel of pictures (PNG, JPEG, TIFF, BMP).  [default: 1, whatever the file "
         "says about printing]",
     )(command)
+    return geometry_option(command)
+
+
+def geometry_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--geometry`` alone."""
     return click.option(
         "--geometry",
         type=click.Choice(GEOMETRIES),
         default="auto",
         show_default=True,
         expose_value=False,
-        callback=choose,
+        callback=_choose,
         help="What places the voxels of NIfTI files whose sform, qform and pixdim disagree. auto "
         "takes what is beyond doubt and refuses the rest.",
     )(command)

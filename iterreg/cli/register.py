@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +13,6 @@ from iterreg.cli.pair_request import PairRequest
 if TYPE_CHECKING:
     from iterreg.atomic import OutputFolder
     from iterreg.config import Config
-    from iterreg.image import Image
     from iterreg.outputs import RunSummary
     from iterreg.progress import ProgressCallback
     from iterreg.registration import Registration
@@ -100,24 +98,24 @@ def exit_by_verdict(status: Status) -> None:
 
 def read_arguments(request: PairRequest) -> dict[str, Any]:
     """Read the images of a request: the arguments of ``optimize_pair``, other files as paths."""
-    from iterreg.io import read_image, series_of
+    from iterreg.formats.chains import load_chain
+    from iterreg.formats.types import Sides
+    from iterreg.io import grid_of_file, read_image, series_of
     from iterreg.samreg.roi_files import read_roi_pairs
 
     arguments = dict(request.arguments)
     for side in ("fixed", "moving"):
         arguments[side] = read_image(arguments[side], series_of(side))
+    source = arguments.pop("source", None)
+    if paths := arguments.pop("initial_transforms", ()):
+        grid = arguments["fixed"].grid
+        sides = Sides(grid, None if source is None else grid_of_file(source))
+        arguments["initial_transform"] = load_chain(paths, sides).on(grid)
+    elif source is not None:
+        raise click.UsageError("--source is for the transform of --initial-transform")
     if (path := arguments.get("roi_pairs")) is not None:
         arguments["roi_pairs"] = read_roi_pairs(path, (arguments["fixed"], arguments["moving"]))
     return arguments
-
-
-def _within_memory(config: Config, fixed: Image, moving: Image, limit_gb: float | None) -> Config:
-    """The configuration with levels that fit into the memory."""
-    from iterreg.memory import fit_to_memory
-
-    if limit_gb is None:
-        return config
-    return fit_to_memory(config, fixed.grid, moving.grid, limit_gb)
 
 
 def register_and_write(
@@ -143,12 +141,8 @@ def register_and_write(
 
     fitting, writing = progress
     provenance = request.provenance()
-    fixed, moving = arguments["fixed"], arguments["moving"]
-    fitted = _within_memory(config, fixed, moving, request.memory_gb)
-    registration = check(optimize_pair(**arguments, preset=fitted, progress=fitting))
-    if fitted is not config:
-        note = f"The levels are coarser, to stay within {request.memory_gb:g} GB of memory."
-        registration = replace(registration, notes=(note, *registration.notes))
+    arguments = {**arguments, "memory_gb": request.memory_gb}
+    registration = check(optimize_pair(**arguments, preset=config, progress=fitting))
     return write_run(
         folder,
         registration,

@@ -48,7 +48,7 @@ MATCHING_ALONE_FRACTION = 0.95
     help=f"Match regions with a Segment Anything model, and fit a field to them.\n{RESULTS}",
     short_help="Match regions with a Segment Anything model; needs no labels.",
 )
-@pair_options(without=("--initial-transform", "--roi-pairs", "--segmenter", "run"))
+@pair_options(without=("--initial-transform", "--source", "--roi-pairs", "--segmenter", "run"))
 @click.option(
     "--fit/--no-fit",
     default=True,
@@ -89,6 +89,7 @@ def _match_and_write(
     from iterreg.figures.roi_overlay import draw_roi_pairs
     from iterreg.landmarks import check_landmarks, read_landmarks
     from iterreg.memory import limit_memory
+    from iterreg.pair import plan
     from iterreg.progress import Progress
     from iterreg.samreg.fit import fitted_to_size
     from iterreg.samreg.match import find_rois, fit_preset, load
@@ -102,6 +103,7 @@ def _match_and_write(
     landmarks = read_landmarks(arguments["fixed_landmarks"], arguments["moving_landmarks"])
     check_landmarks(landmarks, (images[0].grid, images[1].grid))
     config = request.config(fit_preset(*images))
+    plan(config, *images, request.memory_gb)
     matched = MATCHING_FRACTION if fit else MATCHING_ALONE_FRACTION
     with threads_used(arguments["threads"]):
         found = find_rois(
@@ -134,7 +136,7 @@ def _checked(found: RoiMatching, registration: Registration) -> Registration:
     """The result of a fit to pictures, judged by patches of them; volumes stay as they are."""
     from iterreg.samreg.fit import check_fit
     from iterreg.samreg.patches import LEAST_SHARE
-    from iterreg.verdict import unsupported
+    from iterreg.verdict import judge, unsupported
 
     if found.choice is None:
         return registration
@@ -146,6 +148,10 @@ def _checked(found: RoiMatching, registration: Registration) -> Registration:
     verdict = registration.verdict
     if not fit.support.is_enough:
         verdict = unsupported(verdict, fit.support.share, LEAST_SHARE, fit.support.summary)
+    elif verdict.evidence.better_flip and registration.length_scale == 1:
+        # Flips are judged by the headers, and the alignment may have turned the picture.
+        evidence = replace(verdict.evidence, better_flip="")
+        verdict = judge(evidence, registration.config.verdict)
     return replace(registration, transform=fit.transform, verdict=verdict, notes=notes)
 
 

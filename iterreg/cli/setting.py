@@ -37,6 +37,8 @@ class Finite(click.FloatRange):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """Convert the text and check the number."""
+        if not str(value).isascii():
+            self.fail(f"{value!r} is not a number of ASCII digits.", param, ctx)
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
             self.fail(f"expected a finite number, got {value!r}", param, ctx)

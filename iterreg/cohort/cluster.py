@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import queue
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -18,12 +19,16 @@ from iterreg.versions import import_package
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-AHEAD = 3
+AHEAD = 16
 """Items handed out per worker. Dask keeps those that no worker has begun in the scheduler's queue,
 so that a worker waits for nobody and yet has one item alone, which is to blame if it dies."""
 
 POLL_S = 1.0
 """How often the workers are counted."""
+
+NO_PORT = "127.0.0.1:0"
+"""Where a scheduler serves the pages that nobody asked for: any free port of this machine. By
+default it would be port 8787, of which there is one."""
 
 CONNECT_S = 20.0
 """How long to wait for a scheduler."""
@@ -60,29 +65,48 @@ def on_dask(
 def _flow(
     client: Any, items: Iterable[Item], work: Callable[[Item], Answer]
 ) -> Answers[Item, Answer]:
-    """Keep every worker busy, and hand out another item when one is done."""
-    waiting, run = iter(items), uuid.uuid4().hex[:8]
+    """Keep every worker busy, and hand out more items before the last are done."""
+    waiting, run, count = iter(items), uuid.uuid4().hex[:8], 0
     running: dict[Any, Item] = {}
     ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    room, asked, count = 1, 0.0, 0
-    exhausted = False
-    while running or not exhausted:
+    room, asked = 1, -POLL_S
+    batch: list[Item] = []
+    while True:
         if time.monotonic() - asked > POLL_S:
-            room, asked = AHEAD * max(1, _count_threads(client)) + 2, time.monotonic()
-        while len(running) < room and not exhausted:
-            try:
-                item = next(waiting)
-            except StopIteration:
-                exhausted = True
-                break
-            count += 1
-            future = client.submit(work, item, key=f"case-{run}-{count}", pure=False)
-            running[future] = item
-            future.add_done_callback(ended.put)
-        with suppress(queue.Empty):
-            future = ended.get(timeout=POLL_S)
-            yield running.pop(future), _answer(client, future)
+            room, asked = AHEAD * max(1, _count_threads(client)), time.monotonic()
+        if len(running) <= room // 2:
+            batch = list(itertools.islice(waiting, room - len(running)))
+            keys = [f"case-{run}-{count + k}" for k in range(len(batch))]
+            count += len(batch)
+            futures = client.map(work, batch, key=keys, pure=False) if batch else []
+            running.update(zip(futures, batch, strict=True))
+            for future in futures:
+                future.add_done_callback(ended.put)
+            del futures
+        if not running:
+            return
+        done = _drained(ended)
+        for future, answer in zip(done, _answers(client, done), strict=True):
+            yield running.pop(future), answer
             future.release()
+
+
+def _drained(ended: queue.SimpleQueue[Any]) -> list[Any]:
+    """All futures that are done; waits a while for the first."""
+    found = []
+    with suppress(queue.Empty):
+        found.append(ended.get(timeout=POLL_S))
+        while True:
+            found.append(ended.get_nowait())
+    return found
+
+
+def _answers(client: Any, done: Sequence[Any]) -> list[Any]:
+    """The answers of futures, fetched together if no worker died with one."""
+    if all(future.status == "finished" for future in done):
+        with suppress(Exception):
+            return list(client.gather(list(done)))
+    return [_answer(client, future) for future in done]
 
 
 def _count_threads(client: Any) -> int:
@@ -182,7 +206,7 @@ def _local_cluster(place: Place) -> Any:
     }
     scheduler = {
         "cls": Scheduler,
-        "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None},
+        "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": NO_PORT},
     }
     # distributed has no types.
     make: Any = SpecCluster
@@ -250,7 +274,7 @@ def queue_cluster(place: Place) -> Any:
         "worker_extra_args": ["--nthreads", "1"],
         "job_extra_directives": list(place.job_lines),
         "job_script_prologue": list(place.prologue),
-        "scheduler_options": {"dashboard": False, "dashboard_address": None},
+        "scheduler_options": {"dashboard": False, "dashboard_address": NO_PORT},
     }
     if place.queue is not None:
         options["queue"] = place.queue

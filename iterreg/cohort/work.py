@@ -7,7 +7,6 @@ import socket
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from iterreg.atomic import OutputFolder, write_json
@@ -123,30 +122,25 @@ def _register(case: Case, settings: Settings, folder: OutputFolder) -> dict[str,
     """Register and write everything but the record; return what the record says of it."""
     from iterreg.config import load_config
     from iterreg.figures.thumbnail import thumbnail
-    from iterreg.memory import fit_to_memory
+    from iterreg.memory import limit_memory_once
     from iterreg.outputs import run_tables, write_run
     from iterreg.pair import optimize_pair
     from iterreg.provenance import Provenance
 
     reset_peak()
-    _limit_once(settings.memory_gb)
+    limit_memory_once(settings.memory_gb)
     provenance = Provenance(case.files, settings.command_line or None)
     arguments = _read(case)
-    config = fitted = load_config(case.preset, case.overrides)
-    if settings.memory_gb is not None:
-        grids = arguments["fixed"].grid, arguments["moving"].grid
-        fitted = fit_to_memory(config, *grids, settings.memory_gb)
+    config = load_config(case.preset, case.overrides)
     run = optimize_pair(
         **arguments,
         label_table=case.label_table,
-        preset=fitted,
+        preset=config,
         device=settings.device,
         seed=settings.seed,
         threads=settings.threads,
+        memory_gb=settings.memory_gb,
     )
-    if fitted is not config:
-        note = f"The levels are coarser, to stay within {settings.memory_gb:g} GB of memory."
-        run = replace(run, notes=(note, *run.notes))
     summary = write_run(
         folder,
         run,
@@ -171,19 +165,6 @@ def _read(case: Case) -> dict[str, Any]:
     if (path := case.files.get("roi_pairs")) is not None:
         arguments["roi_pairs"] = read_roi_pairs(path, (arguments["fixed"], arguments["moving"]))
     return arguments
-
-
-_is_limited = False
-
-
-def _limit_once(limit_gb: float | None) -> None:
-    """Limit this worker's memory before its first case; later it holds what it may use again."""
-    from iterreg.memory import limit_memory
-
-    global _is_limited
-    if limit_gb is not None and not _is_limited:
-        limit_memory(limit_gb)
-        _is_limited = True
 
 
 def _facts(case: Case, tables: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class Evaluation:
             known_field, fixed, moving, start: as in :func:`evaluate`.
     """
 
-    transform: TransformLike | None = None
+    transform: TransformLike | Loaded | None = None
     fixed_labels: LabelsLike | None = None
     moving_labels: LabelsLike | None = None
     label_table: NamesLike | None = None

@@ -7,6 +7,7 @@ there to measure with (label maps, landmarks, a known field) leaves its measures
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +43,8 @@ from iterreg.sampling import sample_nearest
 BEFORE_IDENTITY = "identity in physical space"
 BEFORE_GIVEN = "the initial transform"
 
+Fovs = tuple[torch.Tensor | None, torch.Tensor | None]
+
 
 def identity(grid: Grid) -> Transform:
     """The transform that leaves every point where it is."""
@@ -56,6 +59,7 @@ def measure(
     start: Transform | None = None,
     landmarks: tuple[Points, Points] | None = None,
     known: Transform | None = None,
+    fovs: Fovs = (None, None),
 ) -> Measures:
     """Measure a transform by its field, and by regions, landmarks and a known field if given.
 
@@ -66,6 +70,9 @@ def measure(
         start: the transform to measure as "before"; None is the identity.
         landmarks: fixed and moving, in the same order.
         known: the true transform, as in a phantom.
+        fovs: the fields of view, fixed and moving, each bool in its image's shape; None takes the
+            whole image. Dice and surface distances count where both images see: a view that cuts a
+            region is not an error.
 
     Raises:
         GeometryError: labels that do not lie on the transform's grid, or landmarks that disagree.
@@ -88,11 +95,20 @@ def measure(
     if fixed_labels is not None and moving_labels is not None:
         fixed = fixed_labels.data.cpu()
         moving = replace(moving_labels, data=moving_labels.data.cpu())
-        before = _labels_before(moving, first, start is None)
         mapped = moving_index(transform, moving.grid)
+        compared = (
+            _Compared.of(
+                fixed, _labels_before(moving, first, start is None), _seen(fovs, first, moving.grid)
+            ),
+            _Compared.of(
+                fixed,
+                sample_nearest(moving.data, mapped),
+                _seen(fovs, transform, moving.grid, mapped),
+            ),
+        )
         measures = replace(
             measures,
-            regions=_measure_regions(fixed_labels, moving, before, mapped, total),
+            regions=_measure_regions(fixed_labels, moving, compared, mapped, total),
             without_partner=_without_partner(fixed_labels, moving_labels),
             sdlogj_l2r=sdlogj_l2r(_learn2reg_order(mapped)),
         )
@@ -153,19 +169,43 @@ def _without_partner(fixed: LabelMap, moving: LabelMap) -> tuple[str, ...]:
     return (*alone, *(moving.title(v) for v in theirs if v not in ours))
 
 
+class _Compared(NamedTuple):
+    """Fixed and warped labels, where both images see."""
+
+    fixed: torch.Tensor
+    warped: torch.Tensor
+
+    @classmethod
+    def of(cls, fixed: torch.Tensor, warped: torch.Tensor, seen: torch.Tensor | None) -> _Compared:
+        if seen is None:
+            return cls(fixed, warped)
+        return cls(torch.where(seen, fixed, 0), torch.where(seen, warped, 0))
+
+
+def _seen(
+    fovs: Fovs, transform: Transform, moving: Grid, mapped: torch.Tensor | None = None
+) -> torch.Tensor | None:
+    """(*fixed shape) bool, what both images see behind a transform; None: everything."""
+    seen, theirs = fovs
+    if theirs is not None:
+        mapped = moving_index(transform, moving) if mapped is None else mapped
+        landed = sample_nearest(theirs, mapped)
+        seen = landed if seen is None else seen & landed
+    return seen
+
+
 def _measure_regions(
     fixed: LabelMap,
     moving: LabelMap,
-    before: torch.Tensor,
+    compared: tuple[_Compared, _Compared],
     mapped: torch.Tensor,
     total: torch.Tensor,
 ) -> tuple[RegionMeasures, ...]:
     theirs = moving.values  # counted anew at each call
     values = [v for v in fixed.values if v in theirs]
     data, spacing = fixed.data.cpu(), fixed.grid.spacing_zyx_mm
-    both = before, sample_nearest(moving.data, mapped)
-    overlaps = [dice(data, warped, values) for warped in both]
-    distances = [surface_distance_by_label(data, warped, values, spacing) for warped in both]
+    overlaps = [dice(*both, values) for both in compared]
+    distances = [surface_distance_by_label(*both, values, spacing) for both in compared]
     reached = coverage(moving.data, data, mapped, values)
     change = volume_change(total, data, values)
     return tuple(

@@ -26,7 +26,9 @@ UNKNOWN_MM = -1.0
 """Stands for the error of a point that one of the images does not show."""
 
 
-def expected_error_mm(registration: Registration, fixed: ImageLike, moving: ImageLike) -> Image:
+def expected_error_mm(
+    registration: Registration, fixed: ImageLike | None = None, moving: ImageLike | None = None
+) -> Image:
     """Estimate the error of a registration at every voxel.
 
     It registers the moving image back to the fixed one, which takes about as long as the
@@ -35,7 +37,7 @@ def expected_error_mm(registration: Registration, fixed: ImageLike, moving: Imag
 
     Args:
         registration: of the pair.
-        fixed, moving: the pair it was made from.
+        fixed, moving: the pair it was made from; None takes those that it holds.
 
     Returns:
         Two channels on the fixed grid, mm: half of the errors lie below the first, nine in ten
@@ -55,13 +57,14 @@ def expected_error_mm(registration: Registration, fixed: ImageLike, moving: Imag
         >>> grid = iterreg.Grid((20, 20, 20), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), axes)
         >>> image = iterreg.Image(torch.from_numpy(texture).float().unsqueeze(0), grid)
         >>> result = iterreg.optimize_pair(image, image, preset="general")
-        >>> median, upper = iterreg.expected_error_mm(result, image, image).data
+        >>> median, upper = iterreg.expected_error_mm(result).data
         >>> bool((median <= upper).all())
         True
         >>> bool(upper[8:12, 8:12, 15:18].mean() > 2 * upper[8:12, 8:12, 3:6].mean())
         True
     """
-    fixed, moving = as_image(fixed, "fixed"), as_image(moving, "moving")
+    fixed = as_image(registration.fixed if fixed is None else fixed, "fixed")
+    moving = as_image(registration.moving if moving is None else moving, "moving")
     registration = replace(registration, transform=on_cpu(registration.transform))
     back = register_back(registration, fixed, moving)
     features = features_of(registration, back, fixed, moving)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ import numpy as np
 from iterreg.displacement import resample_transform
 from iterreg.errors import GeometryError, OutputError, PluginError, TransformError
 from iterreg.formats import TRANSFORM_FORMATS
+from iterreg.formats.chains import with_inverse
+from iterreg.formats.itk_objects import chain
 from iterreg.formats.loaded import Loaded
 from iterreg.formats.reading import recognise
 from iterreg.formats.types import Sides, TransformFormat
@@ -58,14 +61,19 @@ class Images:
 
 
 def convert_transform(
-    source: TransformFile, out: TransformFile, images: Images, *, is_inverse: bool = False
+    source: TransformFile | Sequence[TransformFile],
+    out: TransformFile,
+    images: Images,
+    *,
+    is_inverse: bool = False,
 ) -> str:
     """Read a transform in one format and write it in another.
 
     The result maps fixed points to moving points, on the fixed image's grid.
 
     Args:
-        source: the transform to read. Its format is recognised by the file if it is "auto".
+        source: the transform to read, or several, of which the first is applied to a point first.
+            Its format is recognised by the file if it is "auto".
         out: the file to write. Its format follows from the suffix if it is "auto".
         images: that it lies between. The moving image is not needed between formats in mm.
         is_inverse: the source maps moving points to fixed points; it is inverted.
@@ -79,9 +87,8 @@ def convert_transform(
         ImageReadError, ImageContentError, GeometryError: a file cannot be used.
     """
     to_write = _format_to_write(out)
-    name = recognise(source.path) if source.format == AUTO else source.format
-    to_read: TransformFormat = TRANSFORM_FORMATS[name]
-    by_both = to_read.needs_moving and not to_read.needs_source
+    links = _links([source] if isinstance(source, TransformFile) else source)
+    by_both = any(link.row.needs_moving and not link.row.needs_source for link in links)
     if images.moving is None and (is_inverse or by_both or to_write.needs_moving):
         raise TransformError(
             f"{out.path}: this conversion depends on both images: add the moving image (--moving)"
@@ -93,9 +100,9 @@ def convert_transform(
             f"{images.moving}: expected rank {fixed.rank} as {images.fixed}, got {moving.rank}"
         )
     own = moving if is_inverse else fixed
-    loaded = to_read.load(source.path, _sides(to_read, images, (fixed, moving), is_inverse))
+    loaded = chain([link.load(images, (fixed, moving), is_inverse) for link in links])
     direction = "moving to fixed" if is_inverse else "fixed to moving"
-    report = [f"read: {to_read.meaning}, {direction}"]
+    report = [f"read: {', then '.join(link.row.meaning for link in links)}, {direction}"]
     if is_inverse and loaded.is_linear:
         back = np.asarray(np.linalg.inv(loaded.affine_lps), np.float64)
         transform = Loaded(loaded.name, loaded.rank, back).on(fixed)
@@ -111,6 +118,41 @@ def convert_transform(
     written = to_write.write(transform, out.path, moving)
     report.append(f"wrote: {written}, fixed to moving, on the grid of {images.fixed.name}")
     return "\n".join(report)
+
+
+@dataclass(frozen=True)
+class _Link:
+    """A file of a chain.
+
+    Args:
+        path: the file.
+        row: its format.
+        is_inverse: whether the chain takes the inverse of what it holds.
+    """
+
+    path: Path
+    row: TransformFormat
+    is_inverse: bool
+
+    def load(self, images: Images, grids: tuple[Grid, Grid], is_inverse: bool) -> Loaded:
+        """Read it.
+
+        Args:
+            images: as the user names them.
+            grids: of the fixed and the moving image.
+            is_inverse: whether the whole chain leads from moving to fixed points.
+        """
+        loaded = self.row.load(self.path, _sides(self.row, images, grids, is_inverse))
+        return loaded.inverted() if self.is_inverse else loaded
+
+
+def _links(files: Sequence[TransformFile]) -> list[_Link]:
+    links = []
+    for file in files:
+        path, is_inverse = with_inverse(file.path)
+        name = recognise(path) if file.format == AUTO else file.format
+        links.append(_Link(path, TRANSFORM_FORMATS[name], is_inverse))
+    return links
 
 
 def _sides(

@@ -34,8 +34,9 @@ BY_START = {
 
 MATRIX = (
     "a matrix of numbers that does not say whose it is. FSL's flirt: add --source (flirt -in) and "
-    "--reference (flirt -ref), in iterreg apply or convert. NiftyReg's reg_aladin: iterreg convert "
-    "--from niftyreg. Convert3D's or greedy's: c3d_affine_tool -oitk first"
+    "--reference (flirt -ref), in iterreg apply or convert (in evaluate --source alone). "
+    "NiftyReg's reg_aladin: iterreg convert --from niftyreg. Convert3D's or greedy's: "
+    "c3d_affine_tool -oitk first"
 )
 ROWS = (
     "numbers without a header: if they are AFNI's, give the file the suffix .aff12.1D, or iterreg "

@@ -24,12 +24,17 @@ if TYPE_CHECKING:
     TransformLike = str | Path | sitk.Transform | Transform
 
 
+OF_RESULT = "transform.h5"
+"""The transform in the folder of a result."""
+
+
 def read_transform(path: str | Path, reference: Grid | None = None) -> Transform:
     """Read a transform of any program that ``docs/formats.rst`` lists.
 
     Args:
         path: an ITK transform file (.h5, .tfm, .txt, .mat), the image file of a displacement field
-            (components x, y, z, LPS mm), or another program's file that says whose it is.
+            (components x, y, z, LPS mm), or another program's file that says whose it is; or the
+            folder of a result, for its ``transform.h5``.
         reference: the fixed grid. Needed if the file has no grid (an affine alone) or holds a
             transform that has to be sampled (B-splines). A displacement field keeps its own grid:
             :func:`~iterreg.displacement.resample_transform` changes it.
@@ -51,6 +56,8 @@ def read_transform(path: str | Path, reference: Grid | None = None) -> Transform
         >>> read_transform("identity.h5").grid
         Grid(5 x 4 voxels (x first) of 1 x 1 mm, axes LP)
     """
+    of_result = Path(path) / OF_RESULT
+    path = of_result if os.path.isfile(of_result) else path
     return load_transform(path, Sides(reference)).on(reference)
 
 
@@ -89,7 +96,7 @@ def as_transform(value: TransformLike, name: str, reference: Grid | None = None)
     return as_loaded(value, name, Sides(reference)).on(reference)
 
 
-def as_loaded(value: TransformLike, name: str, sides: Sides | None = None) -> Loaded:
+def as_loaded(value: TransformLike | Loaded, name: str, sides: Sides | None = None) -> Loaded:
     """Return what :func:`as_transform` takes, without putting it on a grid.
 
     Raises:
@@ -97,6 +104,8 @@ def as_loaded(value: TransformLike, name: str, sides: Sides | None = None) -> Lo
     """
     import SimpleITK as sitk
 
+    if isinstance(value, Loaded):
+        return value
     if isinstance(value, Transform):
         return Loaded(name, value.grid.rank, value.affine_lps, value.field)
     if isinstance(value, str | Path):

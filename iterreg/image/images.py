@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from iterreg.errors import GeometryError, ImageContentError
 from iterreg.geometry import AxisOrder, Grid, canonical
 from iterreg.image.arrays import STORED_AS, as_numpy, ordered, place
+from iterreg.tables import load
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,19 @@ class Image:
             GeometryError: other letters, or several channels and no ``c``.
         """
         return ordered(self.data.detach().cpu().numpy(), axes, self.name)
+
+    def to_nibabel(self) -> Any:
+        """Return a ``nibabel.Nifti1Image`` of the same voxels.
+
+        Raises:
+            GeometryError: a picture, or several channels.
+        """
+        # Named, not imported: other packages' images stand above this module.
+        return load("iterreg.io.foreign:to_nibabel")(self)
+
+    def to_simpleitk(self) -> Any:
+        """Return a ``SimpleITK.Image`` of the same voxels."""
+        return load("iterreg.io.foreign:to_simpleitk")(self)
 
     def checked(self) -> Image:
         """Return this image if it can be registered.

@@ -15,6 +15,7 @@ from iterreg.errors import GeometryError, ImageContentError
 from iterreg.geometry import AxisOrder, Grid, canonical
 from iterreg.image.arrays import as_numpy, ordered, place, require_whole_numbers
 from iterreg.labels import label_counts
+from iterreg.tables import load
 
 if TYPE_CHECKING:
     from iterreg.image.rois import Mask
@@ -127,6 +128,19 @@ class LabelMap:
             GeometryError: other letters.
         """
         return ordered(self.data.detach().cpu().numpy()[None], axes, self.name)
+
+    def to_nibabel(self) -> Any:
+        """Return a ``nibabel.Nifti1Image`` of the same voxels.
+
+        Raises:
+            GeometryError: a picture, or several channels.
+        """
+        # Named, not imported: other packages' images stand above this module.
+        return load("iterreg.io.foreign:to_nibabel")(self)
+
+    def to_simpleitk(self) -> Any:
+        """Return a ``SimpleITK.Image`` of the same voxels."""
+        return load("iterreg.io.foreign:to_simpleitk")(self)
 
     @cached_property
     def values(self) -> list[int]:

@@ -53,6 +53,15 @@ def series_of(role: str) -> str | None:
     return _current.get().series.get(role)
 
 
+def read_with(choices: ReadingChoices) -> None:
+    """Read with these choices from now on, in this process or thread.
+
+    Example:
+        >>> read_with(reading_choices())
+    """
+    _current.set(choices)
+
+
 @contextmanager
 def reading_with(**changes: Any) -> Iterator[None]:
     """Read with other choices inside a ``with`` block.

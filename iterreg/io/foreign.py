@@ -15,14 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iterreg.errors import GeometryError, ImageContentError
 from iterreg.geometry import Grid
+from iterreg.image import Image, LabelMap
 from iterreg.image.arrays import as_numpy
+from iterreg.io.itk import to_itk
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 MM_PER_UNIT = {"meter": 1e3, "micron": 1e-3}
 """Of NIfTI headers; all others are millimetres."""
@@ -210,3 +215,34 @@ def _file_of(value: Any, name: str) -> str:
 def _of_one(file: Any) -> str:
     """The file that meta data name, if it is one."""
     return str(file) if isinstance(file, str) or hasattr(file, "__fspath__") else ""
+
+
+def to_nibabel(value: Image | LabelMap) -> Any:
+    """A nibabel image of the same voxels; sform and qform both hold the place.
+
+    Args:
+        value: of rank 3; an image with one channel.
+
+    Raises:
+        GeometryError: a picture, or several channels.
+    """
+    import nibabel
+
+    if value.grid.rank != 3:
+        raise GeometryError(f"{value.name}: expected a volume for nibabel, got a picture")
+    array = value.to_array("xyz")
+    image = nibabel.Nifti1Image(array, value.grid.ijk_to_ras)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(value.grid.ijk_to_ras, 1)
+    image.set_qform(value.grid.ijk_to_ras, 1)
+    return image
+
+
+def to_simpleitk(value: Image | LabelMap) -> sitk.Image:
+    """A SimpleITK image of the same voxels."""
+    data = value.data.detach().cpu().numpy()
+    if isinstance(value, LabelMap):
+        return to_itk(data, value.grid)
+    if len(data) == 1:
+        return to_itk(data[0], value.grid)
+    return to_itk(np.moveaxis(data, 0, -1), value.grid, vectors=True)

@@ -46,6 +46,9 @@ TEXT = ("ascii", "text", "txt")
 DATA_FILE = ("data file", "datafile")
 MOST_AXES = 5
 
+LONGEST_LINE = 1 << 20
+"""Bytes of a skipped line that are read at once."""
+
 LONGEST_FIELD = 500
 """Letters of a field's value. ITK's reader damages its own memory above about 600."""
 
@@ -212,21 +215,39 @@ def _check_data(path: Path, header: NrrdHeader, count: int, width: int) -> None:
         return
     file, start = (data_file(path, named), 0) if named else (path, header.end)
     packed = PACKED.get(encoding, "")
+    skipped = 0
     for key in ("line skip", "lineskip", "byte skip", "byteskip"):
         told = fields.get(key, "0")
         if told == "-1" and key.startswith("byte") and encoding == "raw":
             start = max(start, file.stat().st_size - count * width)
-        elif not (told.isdigit() and len(told) < 12):
+        elif not (told.isascii() and told.isdigit() and len(told) < 12):
             raise ImageReadError(f"{path}: expected 0 or more as {key}, got {shown(told)}")
-        elif told != "0":
-            if packed or key.startswith("line"):
-                return  # What is skipped is known only after unpacking; ITK reports a cut then.
+        elif key.startswith("line"):
+            start = _behind_lines(path, file, start, int(told))
+        elif packed:
+            skipped += int(told)  # of the unpacked bytes
+        else:
             start += int(told)
     part = DataPart(file, start, packed)
     if encoding in TEXT:
         numbers_as_text(path, part, count)
         return
-    require_whole(path, part, count * width)
+    require_whole(path, part, skipped + count * width)
+
+
+def _behind_lines(path: Path, file: Path, start: int, lines: int) -> int:
+    """The byte behind so many lines; lines come before the data are unpacked."""
+    with file.open("rb") as content:
+        content.seek(start)
+        for number in range(lines):
+            while line := content.readline(LONGEST_LINE):
+                if line.endswith(b"\n"):
+                    break
+            else:
+                raise ImageReadError(
+                    f"{path}: expected {lines} lines to skip before its data, got {number}"
+                )
+        return content.tell()
 
 
 def segments_of(header: NrrdHeader) -> tuple[Layer, ...]:

@@ -82,11 +82,11 @@ def as_points(value: PointsLike, name: str) -> Points:
         return value
     if isinstance(value, str | Path):
         return read_points(value)
-    if hasattr(value, "shape"):
+    if hasattr(value, "shape") or isinstance(value, list | tuple):
+        what = f"array of shape {tuple(value.shape)}" if hasattr(value, "shape") else "list"
         raise GeometryError(
-            f"{name}: expected points that say whether they are LPS or RAS, got a bare array of "
-            f"shape {tuple(value.shape)}: iterreg.Points(array) for LPS mm, or "
-            "iterreg.Points.from_ras(array)"
+            f"{name}: expected points that say whether they are LPS or RAS, got a bare {what}: "
+            "iterreg.Points(array) for LPS mm, or iterreg.Points.from_ras(array)"
         )
     raise TypeError(f"{name}: expected a path or iterreg.Points, got {type(value).__name__}")
 

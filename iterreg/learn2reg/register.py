@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from iterreg.config import SCHEMA, Config, config_to_dict, load_config
-from iterreg.errors import GeometryError
+from iterreg.errors import ExitCode, GeometryError
 from iterreg.formats.headers import shape_text
 from iterreg.formats.learn2reg import transform_to_l2r
 from iterreg.formats.learn2reg_files import write_field
 from iterreg.geometry import Points, apply_affine
 from iterreg.image import Image
 from iterreg.io import read_image, write_label_map
+from iterreg.io.choices import DEFAULT, reading_choices
 from iterreg.learn2reg.records import finished_record, remove_earlier, sha256_of, write_record
 from iterreg.learn2reg.regions import find_regions, load_regions
 from iterreg.learn2reg.rules import preset_of, rules_of
@@ -46,7 +47,7 @@ class Settings:
         use_masks: ignore the images outside the task's masks, if both have one.
         extension: .nii.gz or .npz.
         dtype: float32 or float16.
-        device, seed, threads: as in :func:`iterreg.optimize_pair`.
+        device, seed, threads, memory_gb: as in :func:`iterreg.optimize_pair`.
     """
 
     fields: Path
@@ -62,6 +63,7 @@ class Settings:
     device: str = "auto"
     seed: int = 0
     threads: int | None = None
+    memory_gb: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Outcome:
         peak_mb: peak memory of the process meanwhile; NaN if unknown.
         used: inputs of the registration, by kind.
         kept: whether the field existed already.
+        exit_code: of the error, if there is no field.
     """
 
     case: str
@@ -85,6 +88,7 @@ class Outcome:
     peak_mb: float
     used: dict[str, str] = field(default_factory=dict)
     kept: bool = False
+    exit_code: ExitCode = ExitCode.OK
 
 
 def config_of(task: Task, settings: Settings) -> Config:
@@ -204,6 +208,7 @@ def _register(
         device=settings.device,
         seed=settings.seed,
         threads=settings.threads,
+        memory_gb=settings.memory_gb,
         progress=registering,
     )
     progress(Progress("write", 0.9, "writing"))
@@ -269,6 +274,9 @@ def _digest_of_inputs(
         "label_table": settings.label_table,
         "inputs": {},
     }
+    about |= {} if settings.memory_gb is None else {"memory_gb": settings.memory_gb}
+    geometry = reading_choices().geometry
+    about |= {} if geometry == DEFAULT.geometry else {"geometry": geometry}
     for kind, path in sorted(inputs.items()):
         if os.path.isfile(path):
             status = path.stat()

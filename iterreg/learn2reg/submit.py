@@ -13,11 +13,13 @@ from pathlib import Path
 from iterreg.cohort.engine import Lost, Place, do_each, in_turn, require_place
 from iterreg.cohort.remaining import FINISHING, RemainingTime
 from iterreg.devices import pick_device
-from iterreg.errors import DeviceError, IterregError, OutputError, is_out_of_memory
+from iterreg.errors import DeviceError, ExitCode, IterregError, OutputError, is_out_of_memory
 from iterreg.formats.learn2reg_files import check_format
+from iterreg.io.choices import ReadingChoices, read_with, reading_choices
 from iterreg.learn2reg.archive import write_zip
 from iterreg.learn2reg.register import Outcome, Settings, config_of, field_path, register_case
 from iterreg.learn2reg.task import Pair, Task, read_task
+from iterreg.memory import limit_memory_once
 from iterreg.progress import Progress, ProgressCallback, ignore_progress
 
 
@@ -34,7 +36,7 @@ def submit(
             all others exist.
         settings: how to register them.
         out: the zip.
-        jobs: cases at a time, each in its own process.
+        jobs: cases at a time, each in its own process with its share of the threads and memory.
         progress: called with the progress of all cases together.
 
     Returns:
@@ -56,6 +58,9 @@ def submit(
     require_place(Place(jobs=jobs))
     if settings.threads is None and jobs > 1:
         settings = replace(settings, threads=max(1, (os.cpu_count() or 1) // jobs))
+    if settings.memory_gb is not None:
+        settings = replace(settings, memory_gb=settings.memory_gb / jobs)
+        limit_memory_once(settings.memory_gb if jobs == 1 else None)
     outcomes = _register(task, settings, jobs, progress)
     failed = any(not outcome.ok for outcome in outcomes)
     every = read_task(task.folder, task.split).pairs if task.is_part else task.pairs
@@ -80,15 +85,17 @@ def _register(
     """Register all cases on the engine of cohorts; one at a time in this process."""
     remaining = RemainingTime(len(task.pairs))
     done: dict[str, Outcome] = {}
+    work = partial(_attempt, task, settings, reading_choices())
     if jobs == 1:
-        attempt = partial(_attempt, task, settings, progress=_within(task, done, progress))
+        attempt = partial(work, progress=_within(task, done, progress))
         answers = in_turn(task.pairs, attempt)
     else:
-        answers = do_each(task.pairs, partial(_attempt, task, settings), Place(jobs=jobs))
+        answers = do_each(task.pairs, work, Place(jobs=jobs))
     with closing(answers):
         for pair, answer in answers:
             if isinstance(answer, Lost):
-                answer = Outcome(pair.case, False, answer.reason, float("nan"), float("nan"))
+                nan, code = float("nan"), answer.exit_code
+                answer = Outcome(pair.case, False, answer.reason, nan, nan, exit_code=code)
             done[pair.case] = answer
             progress(remaining.event(_words(answer), worked=not answer.kept))
     return [done[pair.case] for pair in task.pairs]
@@ -113,17 +120,29 @@ def _within(
 
 
 def _attempt(
-    task: Task, settings: Settings, pair: Pair, progress: ProgressCallback = ignore_progress
+    task: Task,
+    settings: Settings,
+    choices: ReadingChoices,
+    pair: Pair,
+    progress: ProgressCallback = ignore_progress,
 ) -> Outcome:
-    """Register a case; turn any error, but not Ctrl-C, into an outcome."""
+    """Register a case; turn any error, but not Ctrl-C, into an outcome.
+
+    A process of its own does not know the choices that hold in the one that started it.
+    """
     begun = time.perf_counter()
+    read_with(choices)
     try:
+        limit_memory_once(settings.memory_gb)
         return register_case(task, pair, settings, progress)
     except IterregError as error:
-        reason = str(error)
+        reason, code = str(error), error.exit_code
     except Exception as error:  # one bad case must not stop the others
         reason = f"this is a bug in iterreg: {type(error).__name__}: {error}"[:300]
+        code = ExitCode.ERROR
         if is_out_of_memory(error):
+            code = ExitCode.OUT_OF_MEMORY
             reason = "out of memory; try fewer --jobs or a coarser levels.spacing_mm"
     seconds = time.perf_counter() - begun
-    return Outcome(pair.case, False, " ".join(reason.split()), seconds, float("nan"))
+    text = " ".join(reason.split())
+    return Outcome(pair.case, False, text, seconds, float("nan"), exit_code=code)

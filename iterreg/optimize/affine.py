@@ -72,6 +72,8 @@ def find_affine(config: Config, level: Pair, given: Matrix | None = None) -> Aff
     energy = energies.at(candidate)
     if energy < best.energy * (1 - LEAST_ADVANTAGE):
         best = AffineStart(candidate, energy, how)
+    if max(level.fixed.shape) == 1:
+        return best  # nothing can be told of one voxel but where it lies
     # Refined on what both images see: a truncated view must not be stretched to fill the other.
     common = _Energies(Problem.for_affine(config, level, best.affine_lps), level)
     before = common.at(best.affine_lps)

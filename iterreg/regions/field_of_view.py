@@ -106,6 +106,17 @@ def field_of_view(image: Image, scanner: ConeBeam | None = None) -> FieldOfView:
     return known["_field_of_view"][1]
 
 
+def partial_views(fixed: Image, moving: Image) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Return the field of view of each image of a pair; None for an image that is seen whole.
+
+    Args:
+        fixed, moving: the pair.
+    """
+    views = field_of_view(fixed), field_of_view(moving)
+    ours, theirs = (None if view.kind == "whole" else view.mask for view in views)
+    return ours, theirs
+
+
 def _found(image: Image, scanner: ConeBeam | None) -> FieldOfView:
     canonical, order = image.to_canonical()
     data = canonical.data.numpy()

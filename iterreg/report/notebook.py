@@ -6,6 +6,7 @@ import base64
 import io
 from html import escape
 
+from iterreg.displacement import total_displacement_mm
 from iterreg.figures import save_figure
 from iterreg.registration import Registration
 
@@ -25,7 +26,9 @@ def registration_html(registration: Registration) -> str:
     seconds = sum(registration.timings_s.values())
     regions = ", ".join(labels.title(value) for value in labels.values) or "none"
     rows = [
-        ("transform", repr(registration.transform.field)),
+        ("fixed", f"{registration.fixed.name}: {registration.fixed.grid!r}"),
+        ("moving", f"{registration.moving.name}: {registration.moving.grid!r}"),
+        ("longest", f"{_longest_mm(registration):.3g} mm"),
         ("regions", regions),
         ("start", registration.start),
         ("took", f"{seconds:.1f} s on {registration.device}"),
@@ -41,8 +44,15 @@ def registration_html(registration: Registration) -> str:
     colour = COLOURS[verdict.status.value]
     return (
         f"<div><p style='color:{colour};font-weight:bold;margin:0.3em 0'>"
-        f"{escape(verdict.headline)}</p><table>{cells}</table>{_picture(registration)}</div>"
+        f"iterreg: {escape(verdict.headline)}</p><table>{cells}</table>"
+        f"{_picture(registration)}</div>"
     )
+
+
+def _longest_mm(registration: Registration) -> float:
+    """The longest total displacement."""
+    total = total_displacement_mm(registration.transform)
+    return float(total.square().sum(0).max().sqrt())
 
 
 def _picture(registration: Registration) -> str:

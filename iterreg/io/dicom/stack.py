@@ -103,6 +103,13 @@ def _ordered(place: Path, frames: Sequence[Frame]) -> list[Frame]:
                 f"{place}: expected slices, got a mosaic of them ({frame.file.name}): convert it "
                 "to NIfTI with dcm2niix"
             )
+        if frame.count > 1 and frame.position is None:
+            raise ImageReadError(
+                f"{place}: expected slices that say where they are, got an older file of "
+                f"{frame.count} frames (as nuclear medicine and angiography write them), which "
+                f"tells the place of its first one alone ({frame.file.name}): convert it to NIfTI "
+                "with dcm2niix"
+            )
         for name, value in (
             ("ImagePositionPatient", frame.position),
             ("ImageOrientationPatient", frame.axes),

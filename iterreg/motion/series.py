@@ -1,0 +1,139 @@
+"""Read a series: a 4-D NIfTI file, a folder of volumes, or a DICOM folder with phases."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from iterreg.atomic import scratch_folder
+from iterreg.errors import GeometryError, ImageContentError, ImageReadError
+from iterreg.image import Image
+from iterreg.io import VOLUME_EXTENSIONS, extension_of, read_image
+from iterreg.io.dicom.series import list_volumes
+
+LEAST_PHASES, MOST_PHASES = 2, 500
+NIFTI = (".nii", ".nii.gz")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One volume of a series.
+
+    Args:
+        name: of its file, or its number in the file.
+        image: of rank 3.
+    """
+
+    name: str
+    image: Image
+
+
+def read_series(path: str | Path, series: str | None = None) -> tuple[Phase, ...]:
+    """Read all phases of a series, in their order.
+
+    Args:
+        path: a 4-D NIfTI file; a folder of volumes, which are taken in the order of their names,
+            numbers as numbers; or a DICOM folder.
+        series: which series of a DICOM folder, if it holds several; its number or UID.
+
+    Returns:
+        At least two phases of rank 3.
+
+    Raises:
+        ImageReadError: no such file, or not a series.
+        ImageContentError: fewer than two phases.
+        GeometryError: the phases differ in size, spacing or axes.
+    """
+    place = Path(path)
+    if not os.path.exists(place):
+        raise ImageReadError(f"{place}: no such file or folder")
+    if not os.path.isdir(place):
+        phases = _of_file(place)
+    elif files := _volume_files(place):
+        phases = [Phase(name, read_image(place / name)) for name in files]
+    else:
+        phases = _of_dicom(place, series)
+    if not LEAST_PHASES <= len(phases) <= MOST_PHASES:
+        raise ImageContentError(
+            f"{place}: expected {LEAST_PHASES} to {MOST_PHASES} phases, got {len(phases)}"
+        )
+    _require_alike(place, phases)
+    return tuple(phases)
+
+
+def _of_file(path: Path) -> list[Phase]:
+    """The volumes of a 4-D file, read one by one as files of their own."""
+    import nibabel
+
+    if extension_of(path) not in NIFTI:
+        raise ImageReadError(
+            f"{path}: expected a 4-D NIfTI file (.nii, .nii.gz) or a folder, got another format"
+        )
+    try:
+        whole: Any = nibabel.load(path)
+        shape = tuple(whole.shape)
+    except Exception as error:  # nibabel has many ways to say so
+        reason = " ".join(str(error).split())[:200]
+        raise ImageReadError(f"{path}: expected a 4-D NIfTI file: {reason}") from error
+    if len(shape) != 4:
+        words = " x ".join(map(str, shape))
+        raise ImageContentError(f"{path}: expected a 4-D file, got one of {words} voxels")
+    if shape[3] > MOST_PHASES:
+        raise ImageContentError(f"{path}: expected at most {MOST_PHASES} phases, got {shape[3]}")
+    phases = []
+    with scratch_folder() as scratch:
+        for number in range(shape[3]):
+            one = scratch / "phase.nii"
+            nibabel.save(whole.slicer[..., number], one)
+            with warnings.catch_warnings():
+                if number:  # the header is the same for all
+                    warnings.simplefilter("ignore")
+                phases.append(
+                    Phase(f"{number}", replace(read_image(one), name=f"{path}, {number}"))
+                )
+    return phases
+
+
+def _volume_files(folder: Path) -> list[str]:
+    """The names of the volumes in a folder, numbers in them as numbers."""
+    names = [n for n in os.listdir(folder) if not n.startswith(".")]
+    return sorted((n for n in names if extension_of(Path(n)) in VOLUME_EXTENSIONS), key=_natural)
+
+
+def _natural(name: str) -> list[Any]:
+    """Sorts ``t2`` before ``t10``."""
+    parts = re.split(r"(\d+)", name.lower())
+    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts]
+
+
+def _of_dicom(folder: Path, wanted: str | None) -> list[Phase]:
+    volumes = list_volumes(folder)
+    if wanted is not None:
+        volumes = [v for v in volumes if wanted in (v.about.uid, v.about.number)]
+    uids = {v.about.uid for v in volumes}
+    groups = [[v for v in volumes if v.about.uid == uid] for uid in sorted(uids)]
+    several = [group for group in groups if len(group) >= LEAST_PHASES]
+    if len(several) != 1:
+        found = ", ".join(v.name for v in volumes[:12]) or "none"
+        raise ImageReadError(
+            f"{folder}: expected volumes, or one DICOM series with phases, found {len(several)} "
+            f"(DICOM volumes: {found}); --dicom-series picks one by its number or UID"
+        )
+    return [Phase(v.name, read_image(folder, v.selector)) for v in several[0]]
+
+
+def _require_alike(place: Path, phases: Sequence[Phase]) -> None:
+    first = phases[0]
+    for phase in phases:
+        if phase.image.grid.rank != 3:
+            raise ImageContentError(f"{place}: {phase.name}: expected a volume, got a picture")
+        if not phase.image.grid.same_space(first.image.grid):
+            raise GeometryError(
+                f"{place}: expected phases on one grid, got {phase.image.grid!r} ({phase.name}) "
+                f"and {first.image.grid!r} ({first.name})"
+            )
