@@ -91,7 +91,7 @@ def _match_and_write(
     from iterreg.memory import limit_memory
     from iterreg.pair import plan
     from iterreg.progress import Progress
-    from iterreg.samreg.fit import fitted_to_size
+    from iterreg.samreg.fit import behind_alignment, fitted_to_size
     from iterreg.samreg.match import find_rois, fit_preset, load
     from iterreg.samreg.roi_files import write_roi_files
 
@@ -119,9 +119,9 @@ def _match_and_write(
     summary = None
     if fit and (found.pairs or found.is_supported):
         arguments |= {"roi_pairs": found.guidance, "initial_transform": found.start}
-        if found.is_supported and "start.affine" not in request.overrides:
+        if found.is_supported and request.preset is None and not request.overrides:
             # It is refined already, by more evidence than the fit's coarse level has.
-            config = replace(config, start=replace(config.start, affine="none"))
+            config = behind_alignment(config)
         if request.preset is None and not any(k.startswith("levels.") for k in request.overrides):
             config = fitted_to_size(config, images[0].grid)
         fitting = portion(report, MATCHING_FRACTION, FITTED_FRACTION)
