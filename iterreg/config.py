@@ -24,6 +24,7 @@ from iterreg.texts import TextError, parse_toml
 SCHEMA = 1
 MOST_SPACING_MM = 1e6
 MOST_STEPS = 10_000
+AFFINES = ("none", "translation", "rigid", "similarity", "affine")
 RENAMED = {"trust_mm": "robust_scale_mm"}
 """Version of the TOML and ``run.json`` layout."""
 
@@ -79,6 +80,9 @@ class Overlap:
     weight: float = _number(1.0, 0, 1e6)
     band_mm: float = _number(6.0, 0.1, 1000)
     """Signed distances are clamped to +-band_mm, and sampled in a shell of this width."""
+    far_mm: float = _number(0.0, 0, 1000)
+    """Tissue deeper in its region than the band may not land in another one: the cost grows up to
+    this distance from its own region; 0 leaves it out."""
     where: str = _one_of("everywhere", "visible", default="everywhere")
     """``visible``: match a boundary only where the image shows it. A segmenter has to draw one even
     where there is nothing to see, as across the vessels of a lung's hilum."""
@@ -113,6 +117,9 @@ class Smoothness:
     kind: str = _one_of("edges", "region-means", default="edges")
     """``edges``: one mean over all edges; ``region-means``: the paper's sum of per-region means."""
     weight: float = _number(1.0, 0, 1e6)
+    break_at: float = _number(0.0, 0, 100)
+    """Gradient of the displacement, mm per mm, at which an edge gives way in a pair without
+    regions, so that tissue may slide where no label says so; 0: never."""
     sliding_weight: float = _number(0.05, 0, 1)
     """w[a, b] of an edge across a sliding interface. It is 1 inside a region and across a glued
     interface."""
@@ -142,7 +149,11 @@ class Landmarks:
 class Start:
     """How the registration starts."""
 
-    affine: str = _one_of("none", "translation", "rigid", "affine", default="affine")
+    affine: str = _one_of(*AFFINES, default="affine")
+    """What may be estimated at most: less if the images do not support it."""
+    unguided: str = _one_of("same", *AFFINES, default="same")
+    """The same without regions; ``same`` keeps ``affine``. In a small crop an affine fits what
+    differs between two people."""
     search_mm: float = _number(24.0, 0, 500)
     """Reach of the discrete search for large motion; 0 leaves the search out."""
 
@@ -252,10 +263,14 @@ class Config:
         if where == "given":
             where = "everywhere" if labels_given else "visible"
         guided = labels_given or rois_given
+        start = self.start
+        if start.unguided != "same" and not has_regions:
+            start = dataclasses.replace(start, affine=start.unguided)
         return dataclasses.replace(
             self,
             similarity=self.similarity if has_regions else self.unguided or self.similarity,
             unguided=None,
+            start=dataclasses.replace(start, unguided="same"),
             verdict=self.verdict_guided if guided and self.verdict_guided else self.verdict,
             verdict_guided=None,
             correction=dataclasses.replace(self.correction, where=where),
@@ -303,7 +318,8 @@ def load_config(
         preset: a preset's name, the path of a TOML file, a ready configuration, or tables as in
             TOML and ``run.json``.
         overrides: dotted keys, such as ``{"smoothness.weight": 0.5}``. An override of
-            ``similarity`` also holds for images without regions: ``unguided`` is dropped.
+            ``similarity`` or ``start.affine`` also holds for images without regions: ``unguided``
+            is dropped.
 
     Returns:
         The resolved configuration.
@@ -328,6 +344,8 @@ def load_config(
         *path, key = dotted.split(".")
         if path == ["similarity"]:
             tables.pop("unguided", None)
+        if dotted == "start.affine":
+            tables.setdefault("start", {}).pop("unguided", None)
         table = tables
         for part in path:
             table = table.setdefault(part, {})

@@ -34,7 +34,7 @@ from iterreg.cohort.records import made_from, read_record
 from iterreg.cohort.summary import COLUMNS, FAILURE_COLUMNS, write_tables
 from iterreg.cohort.table import Defaults, read_table
 from iterreg.cohort.work import do_case
-from iterreg.errors import ConfigError, ExitCode, MissingDependencyError
+from iterreg.errors import ConfigError, CrashError, ExitCode, MissingDependencyError
 
 ROOT = Path(__file__).parents[1]
 FAST = ("--set", "levels.spacing_mm=[8.0, 4.0]", "--set", "levels.steps=[3, 2]")
@@ -239,6 +239,36 @@ def test_a_port_that_is_in_use_costs_nothing(worker_path: None) -> None:
             taken.bind(("127.0.0.1", 8787))
             taken.listen()
         assert dict(do_each("ab", str.upper, Place(jobs=2))) == {"a": "A", "b": "B"}
+
+
+def test_a_running_scheduler_is_used_and_its_end_is_told(tmp_path: Path, worker_path: None) -> None:
+    pytest.importorskip("distributed")
+    code = (
+        "from distributed import LocalCluster\n"
+        "if __name__ == '__main__':\n"
+        "    options = dict(dashboard_address=':0', host='127.0.0.1', memory_limit=0)\n"
+        "    cluster = LocalCluster(n_workers=1, threads_per_worker=1, **options)\n"
+        "    print(cluster.scheduler_address, flush=True)\n"
+        "    input()\n"
+    )
+    script = tmp_path / "scheduler.py"
+    script.write_text(code)
+    command = [sys.executable, "-W", "ignore", str(script)]
+    process = subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-3, text=True)
+    try:
+        assert process.stdout is not None
+        place = Place(scheduler=process.stdout.readline().strip())
+        work = partial(cohort_work.die_first, 0, tmp_path)
+        answers = do_each((f"n{k}" for k in range(10_000)), work, place)
+        assert next(answers)[1] == "N0"
+        process.kill()
+        with pytest.raises(CrashError, match="scheduler is gone; run the same command"):
+            list(answers)
+    finally:
+        process.kill()
+        process.communicate()
+    with pytest.raises(ConfigError, match="expected one of both"):
+        Place(scheduler="tcp://127.0.0.1:1", cluster="slurm")
 
 
 def test_each_gpu_gets_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:

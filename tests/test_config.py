@@ -253,3 +253,13 @@ def test_reading_a_configuration_loads_no_torch():
 def test_levels_and_lists_hold_numbers_that_can_be_used(overrides: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(overrides)).split(".")[0]):
         load_config("general", overrides)
+
+
+def test_the_start_without_regions_is_the_presets_unless_the_user_says_another():
+    config = load_config("hippocampus")
+    assert config.start.unguided == "rigid" and config.start.affine == "affine"
+    alone = config.resolve(has_regions=False, labels_given=False)
+    assert (alone.start.affine, alone.start.unguided) == ("rigid", "same")
+    assert config.resolve(has_regions=True, labels_given=True).start.affine == "affine"
+    chosen = load_config("hippocampus", {"start.affine": "similarity"})
+    assert chosen.resolve(has_regions=False, labels_given=False).start.affine == "similarity"

@@ -416,7 +416,7 @@ def apart_mm(start: AffineStart, truth: np.ndarray, fixed: Side) -> float:
     return float(np.linalg.norm(difference, axis=1).mean())
 
 
-@pytest.mark.parametrize("kind", ["translation", "rigid", "affine"])
+@pytest.mark.parametrize("kind", ["translation", "rigid", "similarity", "affine"])
 def test_headers_that_are_40_mm_apart(kind):
     fixed, moving = body(0.0), body(40.0)
     truth = np.eye(4)
@@ -479,3 +479,44 @@ def test_shift_and_direction_mean_what_they_say(rank):
     inner = (slice(None), *[slice(5, -5)] * rank)
     assert float(mm[inner][0].mean()) == pytest.approx(6.0, abs=0.2)
     assert float(mm[inner][1:].abs().mean()) < 0.2
+
+
+def test_a_rung_that_the_images_do_not_support_is_not_climbed():
+    """Two noises have no affine in common; and a stretch beyond the limits is no start."""
+    random = np.random.default_rng(3)
+    grid = straight((14, 16, 15), 3.0)
+    labels = torch.zeros(grid.shape_zyx, dtype=torch.int32)
+    fov = torch.ones(grid.shape_zyx, dtype=torch.bool)
+    places = places_mm(grid)
+    fixed = Side(torch.from_numpy(texture(places, 6)).float().unsqueeze(0), labels, fov, grid)
+    middle = places.reshape(-1, 3).mean(0)
+    squeezed = (places - middle) * [1.0, 1.0, 0.8] + middle
+    moving = replace(fixed, image=torch.from_numpy(texture(squeezed, 6)).float().unsqueeze(0))
+    pair = Pair(fixed, moving, Interfaces.glued(1))
+    config = load_config("general", {"similarity.kind": "mse", "similarity.weight": 20.0})
+    free = find_affine(config, pair)
+    assert "affine" in free.how
+    assert free.affine_lps[0, 0] == pytest.approx(1.25, abs=0.05)
+    held = replace(config, verdict=replace(config.verdict, most_affine_stretch=1.1))
+    assert "affine" not in find_affine(held, pair).how
+    noise = replace(fixed, image=torch.from_numpy(random.random((1, *grid.shape_zyx))).float())
+    found = find_affine(config, Pair(fixed, noise, Interfaces.glued(1)))
+    assert np.abs(found.affine_lps[:3, :3] - np.eye(3)).max() < 0.3
+
+
+def test_a_similarity_scales_all_axes_alike():
+    grid = straight((14, 16, 15), 3.0)
+    labels = torch.zeros(grid.shape_zyx, dtype=torch.int32)
+    fov = torch.ones(grid.shape_zyx, dtype=torch.bool)
+    places = places_mm(grid)
+    middle = places.reshape(-1, 3).mean(0)
+    images = [places, (places - middle) * 0.88 + middle]
+    sides = [
+        Side(torch.from_numpy(texture(p, 6)).float().unsqueeze(0), labels, fov, grid)
+        for p in images
+    ]
+    overrides = {"similarity.kind": "mse", "start.affine": "similarity"}
+    start = find_affine(load_config("general", overrides), Pair(*sides, Interfaces.glued(1)))
+    scales = np.linalg.svd(start.affine_lps[:3, :3], compute_uv=False)
+    assert scales == pytest.approx(1 / 0.88, abs=0.03)
+    assert "similarity refined" in start.how

@@ -17,7 +17,9 @@ from iterreg.config import Config
 from iterreg.displacement import Transform
 from iterreg.geometry import Matrix, apply_affine
 from iterreg.metrics import dice
-from iterreg.optimize.coarse import Mapped, anatomy, level_to_check, register_coarse
+from iterreg.optimize.affine import shape_of
+from iterreg.optimize.coarse import level_to_check, register_coarse
+from iterreg.optimize.mapped import Mapped, anatomy
 from iterreg.optimize.pair import Guidance, Pair
 from iterreg.optimize.register import Solution
 from iterreg.sampling import sample, sample_nearest
@@ -59,7 +61,7 @@ def gather_evidence(
     still = Mapped.still(level, np.eye(level.fixed.grid.rank + 1))
     back = register_back(pair, config, spacing_mm, initial)
     median_mm, p95_mm = _percentiles(inconsistency_mm(ours, back))
-    volume, stretch, shear_deg = _shape_of(_affine_part(ours))
+    volume, stretch, shear_deg = shape_of(_affine_part(ours))
     overlap, distance_mm = _regions(pair, solution, names)
     return Evidence(
         before=still.similarity(),
@@ -170,16 +172,6 @@ def _affine_part(ours: Mapped) -> Matrix:
     linear = np.asarray(ours.affine_lps)[:rank, :rank]
     cross = target.T @ source + linear @ ridge
     return np.asarray(cross @ np.linalg.inv(source.T @ source + ridge), np.float64)
-
-
-def _shape_of(linear: Matrix) -> tuple[float, float, float]:
-    """Volume, stretch (at least 1), and shear in degrees of a linear map."""
-    stretch = np.linalg.svd(linear, compute_uv=False)
-    lengths = np.linalg.norm(linear, axis=0)
-    cosines = linear.T @ linear / np.maximum(np.outer(lengths, lengths), 1e-12)
-    off = np.abs(cosines[~np.eye(len(linear), dtype=bool)]).max()
-    largest = max(float(stretch.max()), 1 / max(float(stretch.min()), 1e-6))
-    return float(np.linalg.det(linear)), largest, float(np.degrees(np.arcsin(min(1.0, off))))
 
 
 def _regions(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 
 import torch
 
 from iterreg.config import Config
+from iterreg.energy.breaks import edge_shares
 from iterreg.optimize.correction import correct_boundaries
 from iterreg.optimize.field import Field
 from iterreg.optimize.history import LevelHistory
@@ -62,7 +64,8 @@ def coarse_to_fine(pair: Pair, config: Config, start: StartingPoint, timer: Stag
                 field = Field(better_start(problem, field.u_mm), level.fixed)
             else:
                 problem = Problem.of(config, level, affine_lps, field)
-            field, record, improved = minimise(problem, field, steps, tolerance)
+            breaking = Breaking.of(config, level)
+            field, record, improved = minimise(problem, field, steps, tolerance, breaking)
             history.append(record)
             # The features and equations of the finest level are most of a run's memory.
             del problem
@@ -73,8 +76,27 @@ def coarse_to_fine(pair: Pair, config: Config, start: StartingPoint, timer: Stag
     return Solved(field.on(pair.fixed, interfaces), tuple(history), improved)
 
 
+@dataclass(frozen=True)
+class Breaking:
+    """How edges give way.
+
+    Args:
+        scale: gradient at which they do, mm per mm; 0: never.
+        stages: how often their weights are found anew in a level.
+    """
+
+    scale: float = 0.0
+    stages: int = 3
+
+    @classmethod
+    def of(cls, config: Config, level: Pair) -> Breaking:
+        """As configured for a pair without regions; regions say themselves where tissue slides."""
+        alone = level.interfaces.label_count == 1
+        return cls(config.smoothness.break_at if alone else 0.0)
+
+
 def minimise(
-    problem: Problem, field: Field, steps: int, tolerance: float
+    problem: Problem, field: Field, steps: int, tolerance: float, breaking: Breaking = Breaking()
 ) -> tuple[Field, LevelHistory, bool]:
     """Lower the energy of a level.
 
@@ -83,12 +105,28 @@ def minimise(
         field: where to start.
         steps: at most so many.
         tolerance: stop when a step removes less than this share of the energy.
+        breaking: how edges give way.
 
     Returns:
         The field, the record of the energy, and whether it is no higher than without displacement.
     """
-    state = solve(problem, field.u_mm, steps, tolerance)
+    whole, state = problem, None
+    u_mm, spacing_mm = field.u_mm, field.side.spacing_mm
+    for part in _parts(steps, breaking):
+        if breaking.scale:
+            shares = edge_shares(u_mm, spacing_mm, breaking.scale)
+            problem = replace(whole, edges=whole.edges * shares)
+        state = solve(problem, u_mm, part, tolerance)
+        u_mm = state.u_mm
+    assert state is not None, "there is at least one part"
     converged = terminated(state, tolerance)
     record = level_history(state, field.side.spacing_mm, problem.voxels, converged)
     still, _ = problem.evaluate(torch.zeros_like(state.u_mm))
     return Field(state.u_mm, field.side), record, state.energy <= sum(still)
+
+
+def _parts(steps: int, breaking: Breaking) -> list[int]:
+    """The steps between two times that the weights of the edges are found."""
+    count = breaking.stages if breaking.scale else 1
+    ends = [steps * k // count for k in range(count + 1)]
+    return [last - first for first, last in itertools.pairwise(ends)]

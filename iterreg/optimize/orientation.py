@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from iterreg.geometry import Matrix
-from iterreg.optimize.coarse import Mapped
+from iterreg.optimize.mapped import Mapped
 from iterreg.optimize.pair import Guidance, Pair
 from iterreg.sampling import sample
 

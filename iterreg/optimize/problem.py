@@ -12,6 +12,7 @@ from iterreg.config import Config
 from iterreg.energy.interfaces import normal_jump
 from iterreg.energy.landmarks import landmark_distance
 from iterreg.energy.overlap import Frame, RegionPair, overlap_terms
+from iterreg.energy.overlap.far import Labelled, far_terms
 from iterreg.energy.overlap.visibility import hidden_boundaries
 from iterreg.energy.similarity import similarity_term
 from iterreg.energy.similarity.types import ComparedImages
@@ -79,6 +80,7 @@ class Problem:
         frame = overlap_frame(level, common_fov)
         overlap = overlap_terms(config.overlap, level.guidance.rois, frame)
         overlap += _label_overlap(config, level, level.region_pairs(), common_fov)
+        overlap += _far_overlap(config, level, common_fov)
         overlap = grouped(overlap, level.fixed.shape) + _landmarks(config, level, mapping)
         moves = None
         if level.interfaces.empty_background and start is not None:
@@ -231,6 +233,14 @@ def _label_overlap(
     visible = visible_boundaries(config.overlap.where, level.fixed, level.interfaces.label_count)
     frame = overlap_frame(level, common_fov & visible)
     return overlap_terms(config.overlap, list(pairs.values()), frame)
+
+
+def _far_overlap(config: Config, level: Pair, common_fov: Tensor) -> list[Term]:
+    """The overlap of the label maps away from their boundaries."""
+    if not level.guidance.by_labels or level.interfaces.label_count == 1:
+        return []
+    fixed, moving = (Labelled(side.labels, side.boxes) for side in (level.fixed, level.moving))
+    return far_terms(config.overlap, fixed, moving, overlap_frame(level, common_fov))
 
 
 def _landmarks(config: Config, level: Pair, mapping: IndexMap) -> list[Term]:

@@ -10,10 +10,17 @@ from iterreg.geometry import Matrix
 from iterreg.optimize.affine import find_affine
 from iterreg.optimize.discrete import search
 from iterreg.optimize.field import Field
+from iterreg.optimize.mapped import voxels_at
 from iterreg.optimize.pair import Pair
 
 AFFINE_SPACING_MM = 8.0
 """Resolution at which the affine is found: twelve numbers need no more, and it reaches further."""
+
+LEAST_AFFINE_VOXELS = 2_000
+"""A small image is taken finer: of 100 voxels an affine would fit the noise."""
+
+FINER = 0.85
+"""Each try at a finer resolution."""
 
 RIGID_SPACING_MM = 4.0
 """A rigid start is asked for its numbers, such as the shift of a treatment couch. On a chest CT
@@ -48,7 +55,7 @@ def find_start(pair: Pair, config: Config, initial: Transform | None = None) -> 
     if initial is not None and bool(initial.field.vox.any()):
         field = Field.of(initial, pair.fixed)
         return StartingPoint(initial.affine_lps, field, "given initial transform")
-    coarse = pair.at(_affine_spacing_mm(config))
+    coarse = pair.at(_affine_spacing_mm(pair, config))
     given = None if initial is None else initial.affine_lps
     affine = find_affine(config, coarse, given)
     if config.start.search_mm == 0:
@@ -57,8 +64,12 @@ def find_start(pair: Pair, config: Config, initial: Transform | None = None) -> 
     return StartingPoint(affine.affine_lps, found, affine.how)
 
 
-def _affine_spacing_mm(config: Config) -> float:
-    """The resolution at which the affine is found."""
+def _affine_spacing_mm(pair: Pair, config: Config) -> float:
+    """Spacing of the level at which the affine is found."""
+    spacing_mm = max(AFFINE_SPACING_MM, config.levels.spacing_mm[0])
     if config.start.affine == "rigid":
-        return max(RIGID_SPACING_MM, config.levels.spacing_mm[-1])
-    return max(AFFINE_SPACING_MM, config.levels.spacing_mm[0])
+        spacing_mm = max(RIGID_SPACING_MM, config.levels.spacing_mm[-1])
+    finest_mm = min(spacing_mm, max(config.levels.spacing_mm[-1], pair.fixed.least_spacing_mm))
+    while voxels_at(pair, spacing_mm) < LEAST_AFFINE_VOXELS and spacing_mm > finest_mm:
+        spacing_mm = max(finest_mm, spacing_mm * FINER)
+    return spacing_mm
