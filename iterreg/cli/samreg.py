@@ -135,7 +135,7 @@ def _match_and_write(
 def _checked(found: RoiMatching, registration: Registration) -> Registration:
     """The result of a fit to pictures, judged by patches of them; volumes stay as they are."""
     from iterreg.samreg.fit import check_fit
-    from iterreg.samreg.patches import LEAST_SHARE
+    from iterreg.samreg.patches import LEAST_PATCHES, LEAST_SHARE
     from iterreg.verdict import judge, unsupported
 
     if found.choice is None:
@@ -146,7 +146,7 @@ def _checked(found: RoiMatching, registration: Registration) -> Registration:
     found.about["after_fit"] = fit.to_dict()
     notes = registration.notes if not fit.is_start else (*registration.notes, fit.note)
     verdict = registration.verdict
-    if not fit.support.is_enough:
+    if fit.support.of >= LEAST_PATCHES and not fit.support.is_enough:
         verdict = unsupported(verdict, fit.support.share, LEAST_SHARE, fit.support.summary)
     elif verdict.evidence.better_flip and registration.length_scale == 1:
         # Flips are judged by the headers, and the alignment may have turned the picture.
