@@ -99,7 +99,7 @@ def _sha256_of_file(path: Path) -> str:
 def _files_of(path: Path) -> list[Path]:
     if os.path.isdir(path):
         below = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
-        return [file for file in below if not file.name.startswith(".")]
+        return [f for f in below if not f.name.startswith(".") and os.path.isfile(f)]
     if path.suffix.lower() not in TEXT_HEADERS:
         return [path]
     data = _data_file(path)

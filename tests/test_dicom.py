@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -27,6 +28,7 @@ from iterreg import Image, read_image
 from iterreg.cli import iterreg
 from iterreg.errors import GeometryError, ImageContentError, ImageReadError, IterregError
 from iterreg.io import GeometryWarning
+from iterreg.provenance import sha256_of
 from iterreg.regions.field_of_view import field_of_view
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom.*")
@@ -410,6 +412,21 @@ def test_objects_without_intensities(tmp_path, name, modality):
     shutil.copy(get_testdata_file(name), path)
     refused(path, ImageReadError, f"modality {modality}")
     refused(tmp_path, ImageReadError, "found none")
+
+
+def test_pipes_and_devices_in_a_folder_are_passed_over(tmp_path, fixed):
+    write_series(tmp_path, fixed)
+    os.mkfifo(tmp_path / "pipe.dcm")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "empty.dcm").write_bytes(b"")
+    is_image(read_image(tmp_path), fixed)
+    assert sha256_of(tmp_path) is not None
+
+
+def test_a_folder_of_everything_is_refused(tmp_path, fixed, monkeypatch):
+    monkeypatch.setattr("iterreg.io.dicom.files.MOST_FILES", 20)
+    write_series(tmp_path, fixed)
+    refused(tmp_path, ImageReadError, "more than 20 files", "folder of one study")
 
 
 def test_empty_folders_and_single_slices(tmp_path, fixed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ SUFFIXES = ("", ".dcm", ".dicom", ".ima", ".img")
 """Of files that may be DICOM although they lack the preamble."""
 
 DIRECTORY = "DICOMDIR"
+
+MOST_FILES = 100_000
+"""In a folder; a study of 4-D images has some ten thousand."""
 
 
 @contextmanager
@@ -47,16 +51,31 @@ def find_files(place: Path) -> list[Path]:
     """All DICOM files of a folder and of those in it, or those that a DICOMDIR names.
 
     Raises:
-        ImageReadError: a DICOMDIR that cannot be read.
+        ImageReadError: a DICOMDIR that cannot be read, or a folder of too many files.
     """
     if not os.path.isdir(place):
         return _listed(place) if place.name.upper().startswith(DIRECTORY) else [place]
-    found = []
+    found: list[Path] = []
     for folder, below, names in os.walk(place):
         below.sort()
-        found += [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
+        paths = (Path(folder) / name for name in sorted(names) if not name.startswith("."))
+        found += [path for path in paths if _has_content(path)]
+        if len(found) > MOST_FILES:
+            raise ImageReadError(
+                f"{place}: expected a folder of DICOM files, got one of more than {MOST_FILES} "
+                "files of all kinds: name the folder of one study"
+            )
     files = [f for f in found if not f.name.upper().startswith(DIRECTORY)]
     return [f for f in files if is_dicom(f) or is_bare(f)]
+
+
+def _has_content(path: Path) -> bool:
+    """Whether a file is a plain one that is not empty; reading a device or a pipe may never end."""
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
 def _listed(place: Path) -> list[Path]:
