@@ -55,6 +55,7 @@ class Kind(Enum):
     ORIENTATION = "orientation"
     FOLDS = "folds"
     START = "start"
+    SUPPORT = "support"
 
 
 ADVICE = {
@@ -67,6 +68,7 @@ ADVICE = {
     Kind.ORIENTATION: "check how the moving image was exported, and correct its header",
     Kind.FOLDS: "raise smoothness.weight, or check the label maps",
     Kind.START: "check the pair, its headers and the preset",
+    Kind.SUPPORT: "look at both images in the report: do structures lie on each other?",
 }
 
 
@@ -233,6 +235,26 @@ def judge(evidence: Evidence, limits: Limits) -> Verdict:
     else:
         status = Status.DOUBTFUL
     return Verdict(status, reasons, evidence)
+
+
+def unsupported(verdict: Verdict, share: float, least: float, words: str) -> Verdict:
+    """A verdict with the reason that patches of the images do not agree with the result.
+
+    Args:
+        verdict: as it was.
+        share: of the patches that agrees.
+        least: that has to.
+        words: what was counted.
+
+    Example:
+        >>> alike = ImageSimilarity(0.98, 0.9, 0.3)
+        >>> evidence = Evidence(alike, alike, 0.4, 1.0, 1.02, 1.05, 1.0, 0.9, {}, {})
+        >>> unsupported(Verdict(Status.OK, (), evidence), 0.1, 0.3, "1 of 10 agree").status.value
+        'doubtful'
+    """
+    reason = Reason(Kind.SUPPORT, f"after the registration {words}", share, least)
+    status = Status.DOUBTFUL if verdict.status is Status.OK else verdict.status
+    return Verdict(status, (*verdict.reasons, reason), verdict.evidence)
 
 
 def _reasons(found: Evidence, limits: Limits) -> Iterator[Reason]:

@@ -11,18 +11,25 @@ import torch
 from scipy.ndimage import gaussian_filter, rotate, zoom
 
 import iterreg
+from iterreg.config import load_config
+from iterreg.displacement import DisplacementField, Transform
 from iterreg.geometry import Grid, apply_affine
 from iterreg.image import Image
 from iterreg.regions.picture_view import picture_view
 from iterreg.samreg.align import Alignment, align
 from iterreg.samreg.cache import RoiCache
+from iterreg.samreg.candidates import Candidates
 from iterreg.samreg.cells import Cells, Removed, match_cells
+from iterreg.samreg.fit import check_fit, fitted_to_size
 from iterreg.samreg.hypotheses import Choice, choose_alignment
 from iterreg.samreg.match import load
+from iterreg.samreg.matching import Match
 from iterreg.samreg.patches import Support, refine, support_of, warp_plane
 from iterreg.samreg.pictures import PictureStack, cut_pictures
 from iterreg.samreg.planes import COARSE_PX, LOCAL_SHARE, pick_channel, plane_of
+from iterreg.samreg.rle import encode_mask
 from iterreg.samreg.segmenter import Embedding, Segmenter
+from iterreg.samreg.verifying import overlap_of, verified
 
 DATA = Path(os.environ.get("ITERREG_DATA", Path(__file__).parents[2] / "shared" / "data"))
 WEIGHTS = DATA.parent / "weights" / "mobile_sam.pt"
@@ -242,3 +249,49 @@ def test_cells_find_a_turned_or_mirrored_aerial_picture(
     expected = np.stack([x, y - 60], 1)
     error = np.linalg.norm(apply_affine(choice.best.affine_lps, points) - expected, axis=1)
     assert error.max() < 0.5
+
+
+# The fit --------------------------------------------------------------------------------------
+
+
+def test_a_field_that_spoils_a_supported_start_is_dropped() -> None:
+    first = texture(260)
+    pair = stacks(first, first)
+    grid = pair[0].grid
+    still = Transform(np.eye(3), DisplacementField.zero(grid))
+    kept = check_fit(pair, still)
+    assert kept is not None and not kept.is_start and kept.support.share > 0.95
+    rows = torch.arange(260.0)[:, None].expand(260, 260)
+    waves = torch.stack([8 * torch.sin(rows / 15), 8 * torch.cos(rows.T / 15)])
+    spoilt = check_fit(pair, Transform(np.eye(3), DisplacementField(waves, grid)))
+    assert spoilt is not None and spoilt.is_start and "dropped" in spoilt.note
+    assert not bool(spoilt.transform.field.vox.any())
+
+
+def test_a_large_photograph_is_fitted_at_coarser_levels() -> None:
+    config = load_config("photograph")
+    axes = ((1.0, 0.0), (0.0, 1.0))
+    large = fitted_to_size(config, Grid((2048, 3072), (1.0, 1.0), (0.0, 0.0), axes))
+    assert min(large.levels.spacing_mm) == 6.0 and large.overlap.band_mm == 36.0
+    assert fitted_to_size(config, Grid((1024, 900), (1.0, 1.0), (0.0, 0.0), axes)) is config
+
+
+def test_partners_that_do_not_lie_on_each_other_are_no_pair() -> None:
+    y, x = np.mgrid[:200, :200]
+    whole, half = np.hypot(y - 100, x - 100) < 40, (np.hypot(y - 100, x - 100) < 40) & (x < 100)
+    edge = np.hypot(y - 100, x - 195) < 40
+    stack = cut_pictures(image(texture(200)), None)
+
+    def regions(*masks: np.ndarray) -> Candidates:
+        runs = tuple(encode_mask(m) for m in masks)
+        none, zeros = torch.zeros(len(masks), 1), np.zeros(len(masks), np.int64)
+        return Candidates(stack, runs, zeros, none, none[0], np.zeros((len(masks), 2)), {}, {})
+
+    fixed, moving = regions(whole, edge), regions(whole, half, np.hypot(y - 100, x - 180) < 40)
+    assert verified([Match(0, 0, 1.0), Match(0, 1, 1.0)], fixed, moving, np.eye(3)) == [
+        Match(0, 0, 1.0)
+    ]
+    # Behind a shift of 15 pixels both show the same, as far as the fixed picture goes.
+    shift = np.array([[1.0, 0, -15], [0, 1, 0], [0, 0, 1]])
+    assert overlap_of(Match(1, 2, 1.0), fixed, moving, shift) > 0.9
+    assert overlap_of(Match(1, 2, 1.0), fixed, moving, np.eye(3)) < 0.8

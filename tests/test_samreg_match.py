@@ -21,7 +21,7 @@ from torch import Tensor
 import iterreg
 from iterreg.cli import iterreg as command
 from iterreg.cli.samreg import samreg
-from iterreg.errors import ExitCode, GeometryError
+from iterreg.errors import ExitCode, GeometryError, OutputError
 from iterreg.image import LabelMap
 from iterreg.samreg.candidates import RoiSettings
 from iterreg.samreg.everything import EverythingSettings
@@ -357,6 +357,24 @@ def test_no_pair_is_a_result_with_its_own_exit_code(tmp_path: Path, flood: Flood
     assert json.loads((tmp_path / "out" / "roi_pairs.json").read_text())["pairs"] == []
     tables = json.loads((tmp_path / "out" / "run.json").read_text())
     assert tables["matching"]["best_similarity"] < 0.8
+
+
+def test_a_volume_pair_without_a_match_has_the_same_exit_code(tmp_path: Path, flood: Flood) -> None:
+    save(volume((1, 2, 3)), tmp_path / "a.nii.gz")
+    other = np.zeros((6, 120, 160), np.uint8)
+    # Too large for a region, and brighter than the one that is left.
+    other[1:4, :, 80:], other[1:4, 30:70, 10:50] = 200, 90
+    save(other, tmp_path / "b.nii.gz")
+    result = run(tmp_path, "--quiet", "--no-cache")
+    assert result.exit_code == ExitCode.NO_ROI_PAIRS, result.output
+    assert "similarity of at least 0.8, got 0." in result.output
+
+
+def test_a_file_in_place_of_the_cache_is_named(tmp_path: Path) -> None:
+    picture, file = save(scene(), tmp_path / "a.png"), tmp_path / "cache"
+    file.write_text("")
+    with pytest.raises(OutputError, match="expected a folder, got the file"):
+        find_rois(picture, picture, Flood(), cache=file)
 
 
 def test_no_mask_is_a_result_too(tmp_path: Path, flood: Flood) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from iterreg.config import Config
     from iterreg.outputs import RunSummary
     from iterreg.progress import ProgressCallback
+    from iterreg.registration import Registration
     from iterreg.verdict import Status
 
 RESULTS = """
@@ -123,6 +124,7 @@ def register_and_write(
     arguments: Mapping[str, Any],
     folder: OutputFolder,
     progress: tuple[ProgressCallback, ProgressCallback],
+    check: Callable[[Registration], Registration] = lambda registration: registration,
 ) -> RunSummary:
     """Register a pair and write its results.
 
@@ -132,6 +134,7 @@ def register_and_write(
         arguments: of ``optimize_pair``, from :func:`read_arguments`.
         folder: open for writing.
         progress: of the registration, and of the writing.
+        check: may change the result before it is written.
     """
     from iterreg.outputs import write_run
     from iterreg.pair import optimize_pair
@@ -139,7 +142,7 @@ def register_and_write(
     fitting, writing = progress
     provenance = request.provenance()
     arguments = {**arguments, "memory_gb": request.memory_gb}
-    registration = optimize_pair(**arguments, preset=config, progress=fitting)
+    registration = check(optimize_pair(**arguments, preset=config, progress=fitting))
     return write_run(
         folder,
         registration,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from iterreg.image import Image
     from iterreg.outputs import RunSummary
     from iterreg.progress import ProgressCallback
+    from iterreg.registration import Registration
     from iterreg.samreg.pairing import RoiMatching
 
 RESULTS = """
@@ -89,6 +91,7 @@ def _match_and_write(
     from iterreg.memory import limit_memory
     from iterreg.pair import plan
     from iterreg.progress import Progress
+    from iterreg.samreg.fit import behind_alignment, fitted_to_size
     from iterreg.samreg.match import find_rois, fit_preset, load
     from iterreg.samreg.roi_files import write_roi_files
 
@@ -116,14 +119,40 @@ def _match_and_write(
     summary = None
     if fit and (found.pairs or found.is_supported):
         arguments |= {"roi_pairs": found.guidance, "initial_transform": found.start}
-        if found.is_supported and "start.affine" not in request.overrides:
+        if found.is_supported and request.preset is None and not request.overrides:
             # It is refined already, by more evidence than the fit's coarse level has.
-            config = replace(config, start=replace(config.start, affine="none"))
+            config = behind_alignment(config)
+        if request.preset is None and not any(k.startswith("levels.") for k in request.overrides):
+            config = fitted_to_size(config, images[0].grid)
         fitting = portion(report, MATCHING_FRACTION, FITTED_FRACTION)
         writing = portion(report, FITTED_FRACTION, 1.0)
-        summary = register_and_write(request, config, arguments, folder, (fitting, writing))
+        check = partial(_checked, found)
+        summary = register_and_write(request, config, arguments, folder, (fitting, writing), check)
     _add_matching(folder.path("run.json"), found, request)
     return found, summary
+
+
+def _checked(found: RoiMatching, registration: Registration) -> Registration:
+    """The result of a fit to pictures, judged by patches of them; volumes stay as they are."""
+    from iterreg.samreg.fit import check_fit
+    from iterreg.samreg.patches import LEAST_PATCHES, LEAST_SHARE
+    from iterreg.verdict import judge, unsupported
+
+    if found.choice is None:
+        return registration
+    fit = check_fit((found.fixed.stack, found.moving.stack), registration.transform)
+    if fit is None:
+        return registration
+    found.about["after_fit"] = fit.to_dict()
+    notes = registration.notes if not fit.is_start else (*registration.notes, fit.note)
+    verdict = registration.verdict
+    if fit.support.of >= LEAST_PATCHES and not fit.support.is_enough:
+        verdict = unsupported(verdict, fit.support.share, LEAST_SHARE, fit.support.summary)
+    elif verdict.evidence.better_flip and registration.length_scale == 1:
+        # Flips are judged by the headers, and the alignment may have turned the picture.
+        evidence = replace(verdict.evidence, better_flip="")
+        verdict = judge(evidence, registration.config.verdict)
+    return replace(registration, transform=fit.transform, verdict=verdict, notes=notes)
 
 
 def _add_matching(run: Path, found: RoiMatching, request: PairRequest) -> None:

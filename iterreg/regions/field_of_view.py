@@ -20,6 +20,7 @@ from iterreg.neighbourhood import dilate
 from iterreg.regions._cone_ends import cone_ends
 from iterreg.regions._round_view import content_of, round_view
 from iterreg.regions.cone_beam import ConeBeam, view_of
+from iterreg.regions.picture_view import picture_view
 
 Bools = NDArray[np.bool_]
 
@@ -50,7 +51,7 @@ class FieldOfView:
     Args:
         mask: (*shape) bool, True where the scanner measured.
         kind: "whole", or the reasons joined by "+": "non-finite", "padding", "cylinder", "cones",
-            "geometry".
+            "geometry", "surround".
     """
 
     mask: torch.Tensor = field(repr=False)
@@ -135,6 +136,8 @@ def _found(image: Image, scanner: ConeBeam | None) -> FieldOfView:
             raise ValueError(f"{image.name}: expected an image that meets the view of {scanner}")
     else:
         shapes = _cylinder_and_cones(data[(slice(None), *padding)], spacing_mm)
+    if not shapes[1] and image.dtype == "uint8" and image.grid.rank == 2:
+        shapes = _picture_view(data[(slice(None), *padding)])
     measured[padding] &= shapes[0]
     kinds += shapes[1]
     if impossible is not None and not shapes[1]:
@@ -167,6 +170,12 @@ def _cylinder_and_cones(
             seen = seen & end.inside(shape, radius_mm, spacing_mm[0])
         kinds += ["cones"] if ends else []
     return seen, kinds
+
+
+def _picture_view(data: NDArray[np.float32]) -> tuple[Bools, list[str]]:
+    """What an 8-bit picture shows: not the surround of a round view or of a turned tile."""
+    seen = picture_view(np.moveaxis(data, 0, 2).clip(0, 255))
+    return seen, [] if seen.all() else ["surround"]
 
 
 def _impossible(data: NDArray[np.float32], finite: Bools) -> Bools | None:

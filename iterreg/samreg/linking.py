@@ -54,6 +54,8 @@ def link(
         Chains: every match is in one of them, alone if it has no neighbours. Chains of several
         slices come first, then the most similar.
     """
+    if not matches:
+        return []
     subsampled = [
         stack_masks([side[getattr(m, name)] for m in matches], SUBSAMPLED_PX).reshape(
             len(matches), -1

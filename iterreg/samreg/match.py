@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iterreg.devices import memory_errors_named, pick_device
-from iterreg.errors import GeometryError
+from iterreg.errors import GeometryError, OutputError
 from iterreg.image import Image, RoiPair
 from iterreg.io import as_image
 from iterreg.progress import Progress, ProgressCallback, as_callback
@@ -87,6 +87,7 @@ def match_rois(
             smaller than a patch of the model.
         ConfigError, WeightsError: unknown variant or setting, or missing weights.
         DeviceError, OutOfMemoryError: the device is not available or has too little memory.
+        OutputError: the cache's folder is a file.
 
     Source:
         SAMReg (arXiv 2410.14083), algorithm 1, eq. 3-9.
@@ -226,6 +227,13 @@ def _about(found: RoiMatching, segmenter: Segmenter, settings: RoiSettings) -> d
 
 
 def _cache(choice: str | Path | bool) -> RoiCache:
+    """The cache that was asked for.
+
+    Raises:
+        OutputError: a file is in the folder's place.
+    """
     if isinstance(choice, bool):
         return RoiCache(default_folder() if choice else None)
+    if Path(choice).exists() and not Path(choice).is_dir():
+        raise OutputError(f"cache: expected a folder, got the file {choice}")
     return RoiCache(Path(choice))

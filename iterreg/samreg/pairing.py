@@ -20,6 +20,7 @@ from iterreg.samreg.hypotheses import Choice
 from iterreg.samreg.linking import chain_similarity, fill_gaps, link
 from iterreg.samreg.matching import Match, MatchSettings, assign, cosine_similarities
 from iterreg.samreg.rle import decode_mask
+from iterreg.samreg.verifying import verified
 
 INLIER_FRACTION = 0.05
 """A match is an inlier of an alignment within this fraction of the fixed picture's diagonal."""
@@ -146,6 +147,8 @@ def match_candidates(
         matches = assign(cosine, allowed, rules)
         centroids = _centroids(matches, fixed, moving)
         alignment = align(*centroids, inlier_distance_mm, "translation", min_extra_inliers=0)
+    if best is not None and fixed.stack.axis is None:
+        matches = verified(matches, fixed, moving, alignment.affine_lps)
     matched = time.perf_counter()
     chains = _chains(matches, fixed, moving)[: rules.pairs]
     pairs = tuple(

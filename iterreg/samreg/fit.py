@@ -1,0 +1,155 @@
+"""The fit of a field to two pictures: at the size they need, and never worse than its start.
+
+The same patches judge the start and the fitted field. They drove neither.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from iterreg.config import Config
+from iterreg.displacement import DisplacementField, Transform
+from iterreg.geometry import Grid, Points, apply_affine
+from iterreg.samreg.patches import Support, support_of
+from iterreg.samreg.pictures import PictureStack
+from iterreg.samreg.planes import COARSE_PX, LOCAL_SHARE, Plane, pick_channel, plane_of
+
+USUAL_PX = 1024
+"""Presets for pictures are made for pictures of at most about this size."""
+
+STIFFER = 20.0
+"""The smoothness of photographs is multiplied by this behind a supported alignment, which leaves
+only what a lens, a curved surface or a section bends. Two retinas 10.2 and 3.5 of 1024 pixels off
+end 21 and 10.6 off with the preset's own weight, 6.5 and 4.7 with 20 times it, 9.5 and 4.0 with 200
+times it, and then the verdict of one is doubtful."""
+
+TOO_LARGE = 1.25
+"""A picture so many times larger is fitted at coarser levels."""
+
+LEAST_KEPT = 0.97
+"""A field stays if at least this share of the patches that agree with its start agrees with it."""
+
+
+@dataclass(frozen=True)
+class CheckedFit:
+    """A fit and what patches say of it.
+
+    Args:
+        transform: the fitted one, or its start if that is supported better.
+        support: of that transform.
+        before: support of the start.
+        is_start: whether the field was dropped.
+    """
+
+    transform: Transform
+    support: Support
+    before: Support
+    is_start: bool
+
+    @property
+    def note(self) -> str:
+        """What the user should know if the field was dropped."""
+        return (
+            f"the fitted field was dropped: {self.before.summary} without it, so the alignment "
+            "alone is the result"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as in ``run.json``."""
+        return {
+            "patches_agree": self.support.agree,
+            "patches": self.support.of,
+            "agree_with_start": self.before.agree,
+            "field_dropped": self.is_start,
+        }
+
+
+def behind_alignment(config: Config) -> Config:
+    """The settings of a fit behind a supported alignment: no other affine.
+
+    In photographs the field is stiffer too; a heart beats behind any alignment.
+
+    Args:
+        config: of a preset.
+
+    Example:
+        >>> from iterreg.config import load_config
+        >>> behind_alignment(load_config("photograph")).start.affine
+        'none'
+    """
+    stiffer = STIFFER if config.name == "photograph" else 1.0
+    return replace(
+        config,
+        start=replace(config.start, affine="none"),
+        smoothness=replace(config.smoothness, weight=stiffer * config.smoothness.weight),
+    )
+
+
+def fitted_to_size(config: Config, grid: Grid) -> Config:
+    """The settings of a fit with all lengths multiplied for a large picture.
+
+    Args:
+        config: of a preset.
+        grid: of the fixed image. Volumes, and pictures of the usual size, change nothing.
+
+    Example:
+        >>> from iterreg.config import load_config
+        >>> grid = Grid((3072, 3072), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> fitted_to_size(load_config("photograph"), grid).levels.spacing_mm
+        (96.0, 48.0, 24.0, 12.0, 6.0)
+    """
+    factor = max(grid.shape_zyx) / USUAL_PX
+    if grid.rank != 2 or factor < TOO_LARGE:
+        return config
+    factor *= min(grid.spacing_zyx_mm)
+    longer = tuple(s * factor for s in config.levels.spacing_mm)
+    return replace(
+        config,
+        levels=replace(config.levels, spacing_mm=longer),
+        similarity=replace(
+            config.similarity, radius_mm=tuple(r * factor for r in config.similarity.radius_mm)
+        ),
+        overlap=replace(config.overlap, band_mm=config.overlap.band_mm * factor),
+        verdict=replace(
+            config.verdict, most_inconsistency_mm=config.verdict.most_inconsistency_mm * factor
+        ),
+    )
+
+
+def check_fit(stacks: tuple[PictureStack, PictureStack], transform: Transform) -> CheckedFit | None:
+    """Compare a fit with its start, and keep the better one.
+
+    Args:
+        stacks: of two pictures.
+        transform: the fitted one; its affine alone is the start.
+
+    Returns:
+        None if a picture is blank.
+    """
+    first, second = (stack.pixels[0] for stack in stacks)
+    if first is None or second is None:
+        return None
+    channel = pick_channel((first, second))
+    fixed, moving = (plane_of(stack, channel, COARSE_PX, LOCAL_SHARE) for stack in stacks)
+    start = replace(transform, field=DisplacementField.zero(transform.grid))
+    before, after = (support_of(fixed, _warped(fixed, moving, t)) for t in (start, transform))
+    if before.is_enough and after.agree < LEAST_KEPT * before.agree:
+        return CheckedFit(start, before, before, True)
+    return CheckedFit(transform, after, before, False)
+
+
+def _warped(fixed: Plane, moving: Plane, transform: Transform) -> Plane:
+    """The moving plane on the pixels of the fixed one, by any transform."""
+    import cv2
+
+    rows, columns = fixed.grey.shape
+    x, y = np.meshgrid(np.arange(columns, dtype=np.float64), np.arange(rows, dtype=np.float64))
+    here = apply_affine(fixed.px_to_lps, np.stack([x.ravel(), y.ravel()], 1))
+    there = apply_affine(moving.lps_to_px, transform.map_points(Points(here)).lps)
+    maps = [there[:, k].reshape(rows, columns).astype(np.float32) for k in (0, 1)]
+    grey = cv2.remap(moving.grey, maps[0], maps[1], cv2.INTER_LINEAR)
+    inside = cv2.remap(moving.inside.astype(np.float32), maps[0], maps[1], cv2.INTER_LINEAR)
+    return replace(fixed, grey=np.asarray(grey, np.float32), inside=inside > 0.99)

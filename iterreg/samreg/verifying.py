@@ -1,0 +1,76 @@
+"""Verify matched regions of two pictures: behind a supported alignment partners lie on each other.
+
+The part of a region that the other picture does not show does not count.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iterreg.geometry import Matrix
+from iterreg.samreg.candidates import Candidates
+from iterreg.samreg.matching import Match
+from iterreg.samreg.rle import decode_mask
+
+Bools = NDArray[np.bool_]
+
+LEAST_IOU = 0.6
+"""Least intersection over union of partners behind a supported alignment. The boundary of a region
+is sure to a few pixels; half a disc on a whole one has 0.5."""
+
+LEAST_SHOWN = 0.5
+"""Share of either region that the other picture has to show."""
+
+
+def verified(
+    matches: list[Match], fixed: Candidates, moving: Candidates, affine_lps: Matrix
+) -> list[Match]:
+    """Keep the matches whose regions lie on each other.
+
+    Args:
+        matches: of two pictures.
+        fixed, moving: the regions.
+        affine_lps: a supported alignment, from fixed to moving points.
+    """
+    return [m for m in matches if overlap_of(m, fixed, moving, affine_lps) >= LEAST_IOU]
+
+
+def overlap_of(match: Match, fixed: Candidates, moving: Candidates, affine_lps: Matrix) -> float:
+    """Intersection over union of two matched regions behind an alignment, where both are shown.
+
+    Args:
+        match: its regions.
+        fixed, moving: the regions of two pictures.
+        affine_lps: from fixed to moving points.
+
+    Returns:
+        0 to 1; 0 if less than ``LEAST_SHOWN`` of a region can be compared.
+    """
+    ours = decode_mask(fixed.masks[match.fixed])
+    theirs = decode_mask(moving.masks[match.moving])
+    to_fixed = np.linalg.inv(_to_lps(fixed)) @ np.linalg.inv(affine_lps) @ _to_lps(moving)
+    to_moving = np.asarray(np.linalg.inv(to_fixed), np.float64)
+    warped = _warped(theirs, to_moving, ours.shape)
+    seen_there = _warped(np.ones_like(theirs), to_moving, ours.shape)
+    seen_here = _warped(np.ones_like(ours), np.asarray(to_fixed, np.float64), theirs.shape)
+    shown = ((ours & seen_there).sum() / ours.sum(), (theirs & seen_here).sum() / theirs.sum())
+    union = ((ours | warped) & seen_there).sum()
+    if min(shown) < LEAST_SHOWN or not union:
+        return 0.0
+    return float((ours & warped).sum() / union)
+
+
+def _to_lps(found: Candidates) -> Matrix:
+    """From pixels (x, y) of a mask to LPS mm, homogeneous."""
+    swap = np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]])
+    return np.asarray(found.stack.grid.index_to_lps @ swap, np.float64)
+
+
+def _warped(mask: Bools, to_mask: Matrix, shape: tuple[int, ...]) -> Bools:
+    """A mask on other pixels, (x, y) to (x, y) by ``to_mask``."""
+    import cv2
+
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    warped = cv2.warpAffine(mask.astype(np.uint8), to_mask[:2], shape[::-1], flags=flags)
+    return np.asarray(warped > 0, bool)
