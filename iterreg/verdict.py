@@ -1,7 +1,6 @@
 """The verdict on a result: ok, doubtful or failed, with reasons, figures, limits and advice.
 
-The evidence is what the energy did not minimise: :mod:`iterreg.optimize.evidence` gathers it. The
-limits stand in the preset's table ``verdict``, with the measurement behind each.
+The energy did not minimise the evidence (:mod:`iterreg.optimize.evidence`). Presets hold the limits.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ from typing import Any
 from iterreg.config import Limits
 from iterreg.metrics import ImageSimilarity
 
-FAR_OFF = 3.0
-"""A figure that misses its limit by this factor is enough for ``failed``."""
+FAR_OFF = 3.0  # a figure that misses its limit by this factor is enough for ``failed``
 
 
 class Status(Enum):
@@ -235,26 +233,6 @@ def judge(evidence: Evidence, limits: Limits) -> Verdict:
     else:
         status = Status.DOUBTFUL
     return Verdict(status, reasons, evidence)
-
-
-def unsupported(verdict: Verdict, share: float, least: float, words: str) -> Verdict:
-    """A verdict with the reason that patches of the images do not agree with the result.
-
-    Args:
-        verdict: as it was.
-        share: of the patches that agrees.
-        least: that has to.
-        words: what was counted.
-
-    Example:
-        >>> alike = ImageSimilarity(0.98, 0.9, 0.3)
-        >>> evidence = Evidence(alike, alike, 0.4, 1.0, 1.02, 1.05, 1.0, 0.9, {}, {})
-        >>> unsupported(Verdict(Status.OK, (), evidence), 0.1, 0.3, "1 of 10 agree").status.value
-        'doubtful'
-    """
-    reason = Reason(Kind.SUPPORT, f"after the registration {words}", share, least)
-    status = Status.DOUBTFUL if verdict.status is Status.OK else verdict.status
-    return Verdict(status, (*verdict.reasons, reason), verdict.evidence)
 
 
 def _reasons(found: Evidence, limits: Limits) -> Iterator[Reason]:

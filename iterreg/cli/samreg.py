@@ -134,9 +134,9 @@ def _match_and_write(
 
 def _checked(found: RoiMatching, registration: Registration) -> Registration:
     """The result of a fit to pictures, judged by patches of them; volumes stay as they are."""
-    from iterreg.samreg.fit import check_fit
+    from iterreg.samreg.fit import check_fit, unsupported
     from iterreg.samreg.patches import LEAST_PATCHES, LEAST_SHARE
-    from iterreg.verdict import judge, unsupported
+    from iterreg.verdict import judge
 
     if found.choice is None:
         return registration

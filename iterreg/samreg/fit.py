@@ -16,6 +16,7 @@ from iterreg.geometry import Grid, Points, apply_affine
 from iterreg.samreg.patches import Support, support_of
 from iterreg.samreg.pictures import PictureStack
 from iterreg.samreg.planes import COARSE_PX, LOCAL_SHARE, Plane, pick_channel, plane_of
+from iterreg.verdict import Kind, Reason, Status, Verdict
 
 USUAL_PX = 1024
 """Presets for pictures are made for pictures of at most about this size."""
@@ -153,3 +154,24 @@ def _warped(fixed: Plane, moving: Plane, transform: Transform) -> Plane:
     grey = cv2.remap(moving.grey, maps[0], maps[1], cv2.INTER_LINEAR)
     inside = cv2.remap(moving.inside.astype(np.float32), maps[0], maps[1], cv2.INTER_LINEAR)
     return replace(fixed, grey=np.asarray(grey, np.float32), inside=inside > 0.99)
+
+
+def unsupported(verdict: Verdict, share: float, least: float, words: str) -> Verdict:
+    """A verdict with the reason that patches of the images do not agree with the result.
+
+    Args:
+        verdict: as it was.
+        share: of the patches that agrees.
+        least: that has to.
+        words: what was counted.
+
+    Example:
+        >>> from iterreg.verdict import Evidence, ImageSimilarity
+        >>> alike = ImageSimilarity(0.98, 0.9, 0.3)
+        >>> evidence = Evidence(alike, alike, 0.4, 1.0, 1.02, 1.05, 1.0, 0.9, {}, {})
+        >>> unsupported(Verdict(Status.OK, (), evidence), 0.1, 0.3, "1 of 10 agree").status.value
+        'doubtful'
+    """
+    reason = Reason(Kind.SUPPORT, f"after the registration {words}", share, least)
+    status = Status.DOUBTFUL if verdict.status is Status.OK else verdict.status
+    return Verdict(status, (*verdict.reasons, reason), verdict.evidence)

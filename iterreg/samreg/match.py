@@ -6,6 +6,7 @@ Source: SAMReg (arXiv 2410.14083), algorithm 1, with each slice encoded once.
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -234,6 +235,6 @@ def _cache(choice: str | Path | bool) -> RoiCache:
     """
     if isinstance(choice, bool):
         return RoiCache(default_folder() if choice else None)
-    if Path(choice).exists() and not Path(choice).is_dir():
+    if os.path.exists(choice) and not os.path.isdir(choice):
         raise OutputError(f"cache: expected a folder, got the file {choice}")
     return RoiCache(Path(choice))
