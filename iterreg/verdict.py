@@ -1,6 +1,6 @@
 """The verdict on a result: ok, doubtful or failed, with reasons, figures, limits and advice.
 
-The energy did not minimise the evidence (:mod:`iterreg.optimize.evidence`). Presets hold the limits.
+The energy did not minimise the evidence (:mod:`iterreg.optimize.evidence`). Presets have limits.
 """
 
 from __future__ import annotations
