@@ -47,9 +47,6 @@ SMALL = 0.6
 COARSER = 1.05
 """The step by which a factor grows until its nodes are few enough."""
 
-WORTHWHILE = 0.9
-"""A smaller change of the lengths is not worth it."""
-
 COARSE = 1.5
 """Voxels that are so many times smaller than the finest level hold details that it does not see;
 voxels so many times larger than the coarsest one have no coarse level."""
@@ -136,7 +133,7 @@ class ImageSize:
         # A preset of an anatomy knows how large that is, whatever the voxels of a scan.
         is_volume = sum(n > 1 for n in self.grid.shape_zyx) == 3
         is_cheap = preset == ANY_SIZE and is_volume and self.count <= FEW_VOXELS
-        return is_cheap and self.voxel < WORTHWHILE * FULL * self.finest
+        return is_cheap and self.voxel * COARSE < self.finest
 
     def smaller(self) -> float:
         """The factor for a small image; 1 if its voxels are too many to follow them."""

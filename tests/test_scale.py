@@ -238,12 +238,14 @@ def test_the_finest_level_never_gets_more_nodes_than_that_of_a_chest(shape, spac
     assert (shape[0] * spacing / max(2 * found, spacing)) ** 3 <= 5_000_000
 
 
-@pytest.mark.parametrize("k", [0.002, 0.05, 0.3, 0.6, 0.85, 30])
-def test_between_the_powers_of_ten_the_lengths_follow_too(k):
-    """A thorax of 4 mm voxels keeps its lengths; smaller and larger ones get those of it."""
+@pytest.mark.parametrize(
+    ("k", "mm"), [(0.002, 0.002), (0.05, 0.05), (0.3, 0.3), (0.6, 1), (0.85, 1), (30, 30)]
+)
+def test_between_the_powers_of_ten_the_lengths_follow_too(k, mm):
+    """Smaller and larger ones get those of a thorax, unless the finest level sees each voxel."""
     shape = (80, 71, 124)
     image = Image(torch.zeros(1).expand(1, *shape), Grid(shape, (4 * k,) * 3, (0.0,) * 3, AXES))
-    assert LengthScale.of(load_config("general"), image).mm == pytest.approx(k, rel=0.03)
+    assert LengthScale.of(load_config("general"), image).mm == pytest.approx(mm, rel=0.03)
 
 
 @pytest.mark.parametrize(("preset", "k"), [("general", 0.3), ("thorax", 0.07)])
