@@ -162,11 +162,14 @@ def test_no_line_grows_with_the_seconds(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_options_are_the_arguments_of_optimize_pair() -> None:
-    own = {*COMMAND_OPTIONS, *READING_OPTIONS, "debug", "help"}
+    # A chain of transforms becomes one, and --memory also limits the process.
+    chain = {"initial_transforms", "source"}
+    own = {*COMMAND_OPTIONS, *READING_OPTIONS, *chain, "debug", "help"}
     options = {option.name for option in pair_command("register", None).params} - own
     arguments = set(inspect.signature(optimize_pair).parameters)
     # The command reads the preset and its changes into one configuration, and shows progress.
-    assert options == arguments - {"preset", "overrides", "progress"}
+    made = {"preset", "overrides", "progress", "initial_transform", "memory_gb"}
+    assert options == arguments - made
 
 
 def test_options_without_arguments_of_their_own_change_the_preset(tmp_path: Path) -> None:

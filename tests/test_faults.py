@@ -230,8 +230,9 @@ def test_no_worker_outlives_a_killed_submission(tmp_path: Path) -> None:
     )
 
     def below(parent: int) -> list[int]:
-        path = Path(f"/proc/{parent}/task/{parent}/children")
-        found = [int(word) for word in path.read_text().split()] if path.exists() else []
+        # Any thread may have started a child.
+        lists = Path(f"/proc/{parent}/task").glob("*/children")
+        found = [int(word) for path in lists for word in path.read_text().split()]
         return found + [other for child in found for other in below(child)]
 
     until = time.monotonic() + 60
