@@ -108,6 +108,7 @@ def test_no_level_starts_from_a_field_that_folds(monkeypatch):
         overrides=LOCAL
         | {
             "similarity.weight": 0.0,
+            "smoothness.break_at": 0.0,  # one solve a level
             "landmarks.weight": 100.0,
             "landmarks.radius_mm": 1.5,
             "levels.spacing_mm": [1.5, 1.0],
