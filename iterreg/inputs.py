@@ -103,12 +103,12 @@ class Given:
         )
 
     def _read_labels(self, fixed: Image, moving: Image) -> tuple[LabelMap, LabelMap] | None:
+        names = label_names(self.label_table)  # without labels too: a wrong table is told
         if self.fixed_labels is None and self.moving_labels is None:
             return None
         if self.fixed_labels is None or self.moving_labels is None:
             missing = "fixed_labels" if self.fixed_labels is None else "moving_labels"
             raise ImageContentError(f"{missing}: expected label maps for both images or for none")
-        names = label_names(self.label_table)
         both = []
         for labels, image in ((self.fixed_labels, fixed), (self.moving_labels, moving)):
             name = f"labels of {image.name}"
