@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,10 +15,10 @@ from iterreg.atomic import write_text
 from iterreg.cohort.histogram import Histogram, histograms
 from iterreg.cohort.plan import Plan
 from iterreg.cohort.records import case_folder
+from iterreg.report.render import render
 from iterreg.report.verdict import SIGNS
 from iterreg.report.words import is_number
 from iterreg.texts import without_controls
-from iterreg.versions import import_package
 
 Cells = Mapping[str, Any]
 
@@ -112,7 +110,7 @@ def write_page(plan: Plan, rows: Sequence[Cells], path: Path) -> None:
         "without_pictures": max(0, len(lines) - MOST_PICTURES),
         "histograms": _histograms(rows, columns),
     }
-    write_text(_render(facts), path)
+    write_text(render("iterreg.cohort", "cohort", facts), path)
 
 
 def group_of(row: Cells) -> str:
@@ -171,26 +169,3 @@ def _histograms(rows: Sequence[Cells], columns: Sequence[tuple[str, str, int]]) 
     figures = [("Worst evidence, as a share of its limit", "worst_ratio")]
     figures += [(title, name) for name, title, _ in columns]
     return histograms([(t, [row.get(name) for row in rows]) for t, name in figures])
-
-
-def _render(facts: Mapping[str, Any]) -> str:
-    jinja2 = import_package("jinja2", "cohort.html", "pip install jinja2")
-    script = _own("cohort.js")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_own),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # The browser runs this script and no other, so text from files cannot become code.
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    shared = resources.files("iterreg.report").joinpath("template", "page.css").read_text("utf-8")
-    page: str = environment.get_template("cohort.html").render(
-        **facts, style=shared + _own("cohort.css"), script=script, script_hash=digest
-    )
-    return page
-
-
-def _own(name: str) -> str:
-    return resources.files("iterreg.cohort").joinpath("template", name).read_text("utf-8")

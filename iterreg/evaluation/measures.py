@@ -38,12 +38,11 @@ from iterreg.metrics import (
     tre_mm,
     volume_change,
 )
+from iterreg.regions.field_of_view import Fovs
 from iterreg.sampling import sample_nearest
 
 BEFORE_IDENTITY = "identity in physical space"
 BEFORE_GIVEN = "the initial transform"
-
-Fovs = tuple[torch.Tensor | None, torch.Tensor | None]
 
 
 def identity(grid: Grid) -> Transform:

@@ -17,10 +17,11 @@ from typing import IO, TYPE_CHECKING
 from iterreg.atomic import write_aside
 from iterreg.displacement import Transform
 from iterreg.figures.panels import Captions, draw_panels, length_unit
-from iterreg.figures.planes import CanonicalPair, Fovs, cut_planes
+from iterreg.figures.planes import CanonicalPair, cut_planes
 from iterreg.figures.style import BACKGROUND, DPI
 from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap
+from iterreg.regions.field_of_view import Fovs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,11 +13,11 @@ from iterreg.displacement import DisplacementField, Transform
 from iterreg.geometry import Grid, apply_affine, fixed_to_moving_index
 from iterreg.image import Image, LabelMap, require_same_space
 from iterreg.neighbourhood import bounding_box
+from iterreg.regions.field_of_view import Fovs
 from iterreg.sampling import sample, sample_nearest
 
 Picture = NDArray[np.float32]
 Bools = NDArray[np.bool_]
-Fovs = tuple[torch.Tensor | None, torch.Tensor | None]
 
 MOTION_SAMPLES = 64
 """The planes are chosen on a grid thinned to about this many nodes per axis."""

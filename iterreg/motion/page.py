@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from iterreg.displacement import warp_image
 from iterreg.geometry import Grid, canonical
 from iterreg.image import Image, LabelMap
 from iterreg.motion.register import Motion
-from iterreg.versions import import_package
+from iterreg.report.render import render
 
 TALLEST_PX = 260
 QUALITY = 75
@@ -61,7 +59,8 @@ def write_page(
         for name in curves
         if curves[name]
     }
-    write_text(_render(tables, frames, plots), folder.path("motion.html"))
+    facts = {"tables": tables, "frames": json.dumps(frames), "planes": PLANES, "plots": plots}
+    write_text(render("iterreg.motion", "motion", facts), folder.path("motion.html"))
 
 
 def _centre(motion: Motion) -> tuple[int, int, int]:
@@ -132,31 +131,3 @@ def _jpeg(pixels: Pixels, grid: Grid, axis: int) -> bytes:
 
 def _data(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64," + base64.b64encode(content).decode()
-
-
-def _render(tables: Mapping[str, Any], frames: Mapping[str, Any], plots: Mapping[str, str]) -> str:
-    jinja2 = import_package("jinja2", "motion.html", "pip install jinja2")
-    script = _own("motion.js")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_own),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    shared = resources.files("iterreg.report").joinpath("template", "page.css").read_text("utf-8")
-    page: str = environment.get_template("motion.html").render(
-        tables=tables,
-        frames=json.dumps(frames),
-        planes=PLANES,
-        plots=plots,
-        style=shared + _own("motion.css"),
-        script=script,
-        script_hash=digest,
-    )
-    return page
-
-
-def _own(name: str) -> str:
-    return resources.files("iterreg.motion").joinpath("template", name).read_text("utf-8")

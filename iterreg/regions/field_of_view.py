@@ -24,6 +24,9 @@ from iterreg.regions.picture_view import picture_view
 
 Bools = NDArray[np.bool_]
 
+Fovs = tuple[torch.Tensor | None, torch.Tensor | None]
+"""The fields of view of a pair, fixed and moving; None for an image that is seen whole."""
+
 NO_CT_BELOW_HU = -1100.0
 """Air is -1000 HU and files clip at -1024; -2000, -2048 and -3024 mean "not measured"."""
 
@@ -106,7 +109,7 @@ def field_of_view(image: Image, scanner: ConeBeam | None = None) -> FieldOfView:
     return known["_field_of_view"][1]
 
 
-def partial_views(fixed: Image, moving: Image) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+def partial_views(fixed: Image, moving: Image) -> Fovs:
     """Return the field of view of each image of a pair; None for an image that is seen whole.
 
     Args:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from iterreg.atomic import write_text
-from iterreg.displacement import DisplacementField
-from iterreg.errors import MissingDependencyError
-from iterreg.evaluation import BEFORE_GIVEN
+from iterreg.evaluation import BEFORE_GIVEN, on_cpu
 from iterreg.report.checks import checks
 from iterreg.report.curves import HEIGHT, WIDTH, draw_curves
 from iterreg.report.field import (
@@ -26,6 +21,7 @@ from iterreg.report.field import (
 from iterreg.report.layers import Stacks
 from iterreg.report.provenance import configuration, describe_run, list_inputs, timings
 from iterreg.report.regions import region_rows
+from iterreg.report.render import render
 from iterreg.report.slices import Size, cut_stacks
 from iterreg.report.source import Source, outlines
 from iterreg.report.space import describe_images, describe_position, draw_space, notes_of
@@ -65,11 +61,12 @@ def write_report(path: str | Path, source: Source) -> None:
         ...     (Path(folder) / "report.html").read_text()[:15]
         '<!doctype html>'
     """
-    source = _on_cpu(source)
+    source = replace(source, transform=on_cpu(source.transform))
     facts = _facts(source)
     page = ""
     for size in SIZES:
-        page = _render(facts | {"viewer": _viewer_json(source, cut_stacks(source, size))})
+        viewer = _viewer_json(source, cut_stacks(source, size))
+        page = render("iterreg.report", "page", facts | {"viewer": viewer}, "viewer.js")
         if source.images is None or len(page.encode()) <= MOST_BYTES:
             break
     write_text(page, path)
@@ -126,36 +123,3 @@ def _viewer_json(source: Source, stacks: Stacks | None) -> str:
     names = [] if labels is None else [labels.title(v).replace("_", " ") for v in labels.values]
     text = json.dumps(viewer_data(stacks, names), allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _render(facts: dict[str, Any]) -> str:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingDependencyError(
-            "report.html needs the package jinja2: pip install jinja2"
-        ) from error
-    script = _template("viewer.js")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_template),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # The browser runs this script and no other, so text from files cannot become code.
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page: str = environment.get_template("page.html").render(
-        **facts, style=_template("page.css"), script=script, script_hash=digest
-    )
-    return page
-
-
-def _template(name: str) -> str:
-    return resources.files("iterreg.report").joinpath(TEMPLATES, name).read_text("utf-8")
-
-
-def _on_cpu(source: Source) -> Source:
-    field = source.transform.field
-    field = DisplacementField(field.vox.detach().cpu(), field.grid)
-    return replace(source, transform=replace(source.transform, field=field))
