@@ -50,7 +50,7 @@ def write_report(path: str | Path, source: Source) -> None:
     Example:
         >>> import tempfile
         >>> import numpy as np
-        >>> from iterreg.displacement import Transform
+        >>> from iterreg.displacement import DisplacementField, Transform
         >>> from iterreg.geometry import Grid
         >>> grid = Grid((4, 5), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
         >>> identity = Transform(np.eye(3), DisplacementField.zero(grid))
