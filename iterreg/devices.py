@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import index
+from typing import SupportsIndex
 
 import torch
 
@@ -46,6 +48,23 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def whole_number(value: SupportsIndex, name: str) -> int:
+    """A whole number of Python or NumPy.
+
+    Raises:
+        TypeError: it is something else.
+
+    Example:
+        >>> whole_number("two", "threads")
+        Traceback (most recent call last):
+        TypeError: threads: expected a whole number, got 'two'
+    """
+    try:
+        return index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected a whole number, got {value!r:.80}") from None
+
+
 @contextmanager
 def threads_used(count: int | None) -> Iterator[int]:
     """Run a block with this many CPU threads, then restore the previous number.
@@ -60,7 +79,7 @@ def threads_used(count: int | None) -> Iterator[int]:
         DeviceError: fewer than one.
     """
     before = torch.get_num_threads()
-    threads = before if count is None else count
+    threads = before if count is None else whole_number(count, "threads")
     if threads < 1:
         raise DeviceError(f"threads: expected at least 1, got {threads}")
     set_threads(min(threads, os.cpu_count() or 1))

@@ -70,7 +70,10 @@ def fit_to_memory(config: Config, fixed: Grid, moving: Grid, limit_gb: float) ->
     Raises:
         OutOfMemoryError: it does not fit even with the coarsest level alone; the message says how
             much is needed.
+        TypeError: the limit is no number.
     """
+    if not isinstance(limit_gb, int | float) or math.isnan(limit_gb):
+        raise TypeError(f"memory_gb: expected a number, got {limit_gb!r:.80}")
     coarsest, finest = max(config.levels.spacing_mm), min(config.levels.spacing_mm)
     while needed_gb(config, fixed, moving) > limit_gb:
         if finest >= coarsest:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from iterreg.image.rois import Mask
 
 
+UNNAMED = "labels"
+
+
 @dataclass(frozen=True)
 class LabelMap(ForOtherPackages):
     """One label per voxel, an integer; 0 is background.
@@ -30,7 +33,8 @@ class LabelMap(ForOtherPackages):
         data: (*shape) int32.
         grid: where its voxels are.
         names: names of labels; labels without a name are allowed.
-        name: the file or argument it came from; messages use it.
+        name: the file or argument it came from; messages use it. One without a name takes that of
+            the argument it is given as.
         notes: what the user should know about how the file was read.
         whole: all voxels of each label that shares some with others; ``data`` give a shared voxel
             to the smallest.
@@ -52,7 +56,7 @@ class LabelMap(ForOtherPackages):
     data: torch.Tensor
     grid: Grid
     names: dict[int, str] = field(default_factory=dict)
-    name: str = "labels"
+    name: str = UNNAMED
     notes: tuple[str, ...] = ()
     whole: dict[int, Mask] = field(default_factory=dict)
 
@@ -80,7 +84,7 @@ class LabelMap(ForOtherPackages):
         affine_ras: Any = None,
         grid: Grid | OnGrid | None = None,
         names: Mapping[int, str] | None = None,
-        name: str = "labels",
+        name: str = UNNAMED,
     ) -> LabelMap:
         """Make a label map of a NumPy array or a torch tensor, such as a network's answer.
 
@@ -118,6 +122,10 @@ class LabelMap(ForOtherPackages):
         require_whole_numbers(data, name)
         values = torch.from_numpy(np.array(data[0], np.int32, order="C"))
         return cls(values, grid, dict(names or {}), name)
+
+    def named(self, name: str) -> LabelMap:
+        """Return the label map, with this name if it has none."""
+        return replace(self, name=name) if self.name == UNNAMED else self
 
     def to_array(self, axes: str) -> NDArray[np.int32]:
         """Return the labels as a NumPy array.
