@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from operator import index
-from typing import SupportsIndex
 
 import torch
 
+from iterreg.arguments import whole_number
 from iterreg.errors import DeviceError, OutOfMemoryError, is_out_of_memory
 from iterreg.kernels import set_threads
 
@@ -46,23 +45,6 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).strip().splitlines()[0]
         raise DeviceError(f"device {name}: not available here ({reason})") from error
     return device
-
-
-def whole_number(value: SupportsIndex, name: str) -> int:
-    """A whole number of Python or NumPy.
-
-    Raises:
-        TypeError: it is something else.
-
-    Example:
-        >>> whole_number("two", "threads")
-        Traceback (most recent call last):
-        TypeError: threads: expected a whole number, got 'two'
-    """
-    try:
-        return index(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected a whole number, got {value!r:.80}") from None
 
 
 @contextmanager

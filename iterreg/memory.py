@@ -10,6 +10,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+from iterreg.arguments import number
 from iterreg.config import Config, Levels
 from iterreg.errors import OutOfMemoryError
 from iterreg.geometry import Grid
@@ -72,10 +73,9 @@ def fit_to_memory(config: Config, fixed: Grid, moving: Grid, limit_gb: float) ->
             much is needed.
         TypeError: the limit is no number.
     """
-    if not isinstance(limit_gb, int | float) or math.isnan(limit_gb):
-        raise TypeError(f"memory_gb: expected a number, got {limit_gb!r:.80}")
+    limit_gb = number(limit_gb, "memory_gb")
     coarsest, finest = max(config.levels.spacing_mm), min(config.levels.spacing_mm)
-    while needed_gb(config, fixed, moving) > limit_gb:
+    while not needed_gb(config, fixed, moving) <= limit_gb:  # NaN too is no limit
         if finest >= coarsest:
             need = math.ceil(10 * needed_gb(config, fixed, moving)) / 10
             raise OutOfMemoryError(

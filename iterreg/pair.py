@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from iterreg.arguments import whole_number
 from iterreg.config import Config, load_config
-from iterreg.devices import memory_errors_named, pick_device, threads_used, whole_number
+from iterreg.devices import memory_errors_named, pick_device, threads_used
 from iterreg.displacement import Transform, resample_transform
 from iterreg.energy.overlap import RegionPair
 from iterreg.energy.region import Region

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class LabelMap(ForOtherPackages):
 
     Raises:
         GeometryError: data and grid have different shapes.
-        ImageContentError: data are not int32.
+        ImageContentError: data are not int32, or names are not of numbers.
 
     Example:
         >>> import torch
@@ -68,6 +69,11 @@ class LabelMap(ForOtherPackages):
             )
         if self.data.dtype != torch.int32:
             raise ImageContentError(f"{self.name}: expected int32 labels, got {self.data.dtype}")
+        for number, name in self.names.items():
+            if not (isinstance(number, Integral) and isinstance(name, str)):
+                raise ImageContentError(
+                    f"{self.name}: names: expected a dict of number: name, got {number!r}: {name!r}"
+                )
 
     def __repr__(self) -> str:
         known = ", ".join(f"{v} {self.title(v)}" for v in self.values[:8])
