@@ -26,7 +26,6 @@ from scipy.ndimage import gaussian_filter
 from iterreg.cli import iterreg
 from iterreg.cohort import run as run_module
 from iterreg.cohort.cases import Case, Settings, State
-from iterreg.cohort.cluster import queue_cluster, worker_options
 from iterreg.cohort.engine import Lost, Place, do_each, in_turn
 from iterreg.cohort.pairing import all_to, each_to_each
 from iterreg.cohort.plan import Plan, Shard, open_folder, read_plan
@@ -34,6 +33,7 @@ from iterreg.cohort.records import made_from, read_record
 from iterreg.cohort.summary import COLUMNS, FAILURE_COLUMNS, write_tables
 from iterreg.cohort.table import Defaults, read_table
 from iterreg.cohort.work import do_case
+from iterreg.cohort.workers import queue_cluster, worker_options
 from iterreg.errors import ConfigError, CrashError, ExitCode, MissingDependencyError
 
 ROOT = Path(__file__).parents[1]

@@ -181,7 +181,7 @@ def _print_lines(
 
 
 def _print_job(place: Any) -> None:
-    from iterreg.cohort.cluster import queue_cluster
+    from iterreg.cohort.workers import queue_cluster
 
     if place.cluster is None:
         raise click.UsageError("--job-script was given without --cluster")
