@@ -110,7 +110,7 @@ def disturb(words: list[str], folder: Path, kills: Kills) -> None:
             wait_for(process, lambda: False, folder)
             return
         at_start = kills.chosen.random() < 0.2
-        pause_s, pick = kills.chosen.uniform(0, 6), kills.chosen.random()
+        pause_s, pick = kills.chosen.uniform(0, 12), kills.chosen.random()
         before = begun_in(folder)
         wait_for(process, lambda: bool(workers_of(process.pid)), folder)
         if not at_start:

@@ -232,6 +232,30 @@ def test_an_item_that_kills_every_worker_is_lost_and_no_other(
     assert answers == {f"n{k}": f"N{k}" for k in range(8)}
 
 
+@pytest.mark.parametrize("deaths", [2, 99])
+def test_workers_that_die_while_they_start_are_started_again(
+    deaths: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        f"tries = {str(tmp_path / 'tries')!r}\n"
+        "if any('spawn_main' in word for word in sys.orig_argv):\n"
+        "    with open(tries, 'a') as file:\n"
+        "        file.write('x')\n"
+        f"    if os.path.getsize(tries) <= {deaths}:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    answers = do_each("ab", str.upper, Place(jobs=2))
+    if deaths == 2:
+        assert dict(answers) == {"a": "A", "b": "B"}
+        return
+    with pytest.raises(CrashError, match="2 workers did not start, 3 times") as error:
+        dict(answers)
+    assert "\n" not in str(error.value)
+
+
 def test_a_port_that_is_in_use_costs_nothing(worker_path: None) -> None:
     pytest.importorskip("distributed")
     with socket.socket() as taken:
