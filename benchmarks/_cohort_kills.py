@@ -103,7 +103,10 @@ class Kills:
 
 
 def disturb(words: list[str], folder: Path, kills: Kills) -> None:
-    """Run the command, and kill a part of it at each moment, until it ends."""
+    """Run the command, and kill a part of it at each moment, until it ends.
+
+    The command is two processes, one of which watches the other, which has the scheduler.
+    """
     process = subprocess.Popen(words, cwd=ROOT, stdout=-3, stderr=-3)
     while process.poll() is None:
         if not kills.left:
@@ -125,7 +128,8 @@ def disturb(words: list[str], folder: Path, kills: Kills) -> None:
             os.kill(kills.chosen.choice(workers), signal.SIGKILL)
             kills.note("worker at its start" if at_start else "worker at work", folder)
         else:
-            os.kill(process.pid, signal.SIGKILL)
+            commands = [p for p in below(process.pid) if "cohort run" in words_of(p)]
+            os.kill(kills.chosen.choice([process.pid, *commands]), signal.SIGKILL)
             process.wait()
             kills.note("scheduler", folder)
 
