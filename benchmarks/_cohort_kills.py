@@ -82,16 +82,27 @@ def cropped(folder: Path) -> Iterator[Row]:
         yield row
 
 
+KINDS = ("worker at work", "scheduler", "worker at work", "scheduler", "worker at its start")
+"""Of the moments, in turn."""
+
+
 class Kills:
-    """How many moments are left, and what was hit at the others."""
+    """The moments that are left, and what was hit at the others."""
 
     def __init__(self, moments: int, chosen: random.Random) -> None:
-        self.left, self.chosen, self.lost = moments, chosen, 0
-        self.hit = {"worker at work": 0, "worker at its start": 0, "scheduler": 0}
+        self.chosen, self.lost = chosen, 0
+        self.hit = dict.fromkeys(KINDS, 0)
+        self.waiting = [*itertools.islice(itertools.cycle(KINDS), moments)]
+        chosen.shuffle(self.waiting)
+
+    @property
+    def left(self) -> int:
+        """How many moments are left."""
+        return len(self.waiting)
 
     def note(self, what: str, folder: Path) -> None:
         """Count and tell a moment."""
-        self.left -= 1
+        self.waiting.remove(what)
         self.hit[what] += 1
         done = len(list(folder.glob("cases/*/case.json")))
         say(f"moment {sum(self.hit.values())}: {what} killed, {done} pairs done; {self.left} left")
@@ -112,49 +123,24 @@ def disturb(words: list[str], folder: Path, kills: Kills) -> None:
         if not kills.left:
             wait_for(process, lambda: False, folder)
             return
-        at_start = kills.chosen.random() < 0.2
-        pause_s, pick = kills.chosen.uniform(0, 12), kills.chosen.random()
+        what, pause_s = kills.waiting[0], kills.chosen.uniform(0, 12)
         before = begun_in(folder)
         wait_for(process, lambda: bool(workers_of(process.pid)), folder)
-        if not at_start:
+        if what != "worker at its start":
             wait_for(process, partial(has_begun, folder, before), folder)
         try:
-            process.wait(pause_s)
+            process.wait(pause_s if what != "worker at its start" else pause_s / 12)
             return
         except subprocess.TimeoutExpired:
             pass
-        workers = workers_of(process.pid)
-        if pick < 0.6 and workers:
-            os.kill(kills.chosen.choice(workers), signal.SIGKILL)
-            kills.note("worker at its start" if at_start else "worker at work", folder)
-        else:
-            commands = [p for p in below(process.pid) if "cohort run" in words_of(p)]
-            os.kill(kills.chosen.choice([process.pid, *commands]), signal.SIGKILL)
+        commands = [p for p in below(process.pid) if "cohort run" in words_of(p)]
+        choices = [process.pid, *commands] if what == "scheduler" else workers_of(process.pid)
+        if not choices:
+            continue
+        os.kill(kills.chosen.choice(choices), signal.SIGKILL)
+        if what == "scheduler":
             process.wait()
-            kills.note("scheduler", folder)
-
-
-def begun_in(folder: Path) -> set[Path]:
-    """The partial results in a folder, also those of workers that were killed."""
-    return set(folder.glob("cases/*/.iterreg-*"))
-
-
-def has_begun(folder: Path, before: Set[Path]) -> bool:
-    """Whether a pair has begun since."""
-    return bool(begun_in(folder) - before)
-
-
-def wait_for(process: subprocess.Popen[bytes], ready: Callable[[], bool], folder: Path) -> None:
-    """Wait until something is there, or the process ended; no pair for long is a hang."""
-    since, done = time.monotonic(), -1
-    while process.poll() is None and not ready():
-        now = len(list(folder.glob("cases/*/case.json")))
-        if now != done:
-            since, done = time.monotonic(), now
-        if time.monotonic() - since > PATIENCE_S:
-            process.kill()
-            sys.exit(f"hang: no pair ended in {PATIENCE_S:.0f} s; {done} are done")
-        time.sleep(0.05)
+        kills.note(what, folder)
 
 
 def workers_of(pid: int) -> list[int]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from contextlib import suppress
 from functools import partial
@@ -439,6 +442,29 @@ def test_shards_are_all_cases_once(table: Path) -> None:
     for text in ("0/3", "4/3", "1", "a/b", "1/0"):
         with pytest.raises(ConfigError, match="shard"):
             Shard.parse(text)
+
+
+def test_the_rule_of_snakemake_in_the_docs_does_all_cases(table: Path) -> None:
+    program = shutil.which("snakemake")
+    if program is None:
+        pytest.skip("snakemake is not installed")
+    table.write_text("\n".join(table.read_text().splitlines()[:3]) + "\n")
+    _, _, after = (ROOT / "docs" / "cohort.rst").read_text().partition("rule of Snakemake")
+    lines = itertools.takewhile(
+        lambda line: not line or line.startswith(" "), after.partition("::\n")[2].splitlines()
+    )
+    rules = textwrap.dedent("\n".join(lines))
+    few = "general --threads 1 --no-report " + " ".join(f"'{word}'" for word in FAST)
+    for old, new in (("range(1, 9)", "range(1, 3)"), ("}/8", "}/2"), ("brain", few)):
+        assert rules.count(old) == 1, rules
+        rules = rules.replace(old, new)
+    (table.parent / "Snakefile").write_text(rules)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path, "XDG_CACHE_HOME": str(table.parent)}
+    command = [program, "--cores", "1", "--quiet", "all"]
+    made = subprocess.run(command, cwd=table.parent, env=env, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    assert [r["state"] for r in rows(table.parent / "study" / "cohort.csv")] == ["done", "done"]
 
 
 def test_a_folder_with_something_else_is_refused(table: Path) -> None:
