@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from iterreg.verdict import Status, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
 
     from iterreg.formats.reading import TransformLike
     from iterreg.image.kinds import GridLike, ImageLike, LabelsLike, PointsLike
@@ -249,16 +249,16 @@ class Registration:
             )
         return Path(folder)
 
-    def rigid_motion(self, isocentre_lps_mm: Sequence[float] | None = None) -> RigidMotion | None:
+    def rigid_motion(self, isocentre_lps_mm: ArrayLike | None = None) -> RigidMotion | None:
         """Return the affine part as a couch shift, fixed to moving; None if it stretches.
 
         Args:
             isocentre_lps_mm: x, y(, z), of the turns; None: the centre of the fixed image.
 
         Raises:
-            TransformError: an isocentre of another rank.
+            TransformError: the isocentre is no point of the images' rank.
         """
-        centre = isocentre_lps_mm or self.fixed.grid.centre_lps_mm.tolist()
+        centre = self.fixed.grid.centre_lps_mm if isocentre_lps_mm is None else isocentre_lps_mm
         affine = self.transform.affine_lps
         return RigidMotion.of(affine, centre) if is_rigid(affine) else None
 

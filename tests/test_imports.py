@@ -20,6 +20,7 @@ ROOMS = (
     "errors",
     "versions",
     "texts",
+    "names",
     "folders",
     "processes",
     "tables",

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from iterreg.errors import GeometryError, ImageContentError
 from iterreg.geometry import AxisOrder, Grid, canonical
 from iterreg.image.arrays import STORED_AS, as_numpy, ordered, place
-from iterreg.tables import load
+from iterreg.image.handing_on import ForOtherPackages
+from iterreg.image.space import OnGrid
 
 
 @dataclass(frozen=True)
-class Image:
+class Image(ForOtherPackages):
     """An image with intensities.
 
     Args:
@@ -70,9 +70,9 @@ class Image:
         array: Any,
         *,
         axes: str,
-        spacing_xyz_mm: Sequence[float] | None = None,
+        spacing_xyz_mm: ArrayLike | None = None,
         affine_ras: Any = None,
-        grid: Grid | None = None,
+        grid: Grid | OnGrid | None = None,
         name: str = "image",
     ) -> Image:
         """Make an image of a NumPy array or a torch tensor.
@@ -88,7 +88,7 @@ class Image:
                 y and z grow to the patient's left, back and head (LPS).
             affine_ras: nibabel's matrix, (4, 4), or (3, 3) for a picture: from an index (i, j, k)
                 along x, y, z to a point in RAS mm, whatever the order of ``axes``.
-            grid: of another image that has the same voxels.
+            grid: of another image that has the same voxels, or that image.
             name: what messages call it.
 
         Raises:
@@ -130,19 +130,6 @@ class Image:
             GeometryError: other letters, or several channels and no ``c``.
         """
         return ordered(self.data.detach().cpu().numpy(), axes, self.name)
-
-    def to_nibabel(self) -> Any:
-        """Return a ``nibabel.Nifti1Image`` of the same voxels.
-
-        Raises:
-            GeometryError: a picture, or several channels.
-        """
-        # Named, not imported: other packages' images stand above this module.
-        return load("iterreg.io.foreign:to_nibabel")(self)
-
-    def to_simpleitk(self) -> Any:
-        """Return a ``SimpleITK.Image`` of the same voxels."""
-        return load("iterreg.io.foreign:to_simpleitk")(self)
 
     def checked(self) -> Image:
         """Return this image if it can be registered.

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from iterreg.errors import GeometryError, ImageContentError
 from iterreg.geometry import AxisOrder, Grid, canonical
 from iterreg.image.arrays import as_numpy, ordered, place, require_whole_numbers
+from iterreg.image.handing_on import ForOtherPackages
+from iterreg.image.space import OnGrid
 from iterreg.labels import label_counts
-from iterreg.tables import load
 
 if TYPE_CHECKING:
     from iterreg.image.rois import Mask
 
 
 @dataclass(frozen=True)
-class LabelMap:
+class LabelMap(ForOtherPackages):
     """One label per voxel, an integer; 0 is background.
 
     Args:
@@ -75,9 +76,9 @@ class LabelMap:
         array: Any,
         *,
         axes: str,
-        spacing_xyz_mm: Sequence[float] | None = None,
+        spacing_xyz_mm: ArrayLike | None = None,
         affine_ras: Any = None,
-        grid: Grid | None = None,
+        grid: Grid | OnGrid | None = None,
         names: Mapping[int, str] | None = None,
         name: str = "labels",
     ) -> LabelMap:
@@ -128,19 +129,6 @@ class LabelMap:
             GeometryError: other letters.
         """
         return ordered(self.data.detach().cpu().numpy()[None], axes, self.name)
-
-    def to_nibabel(self) -> Any:
-        """Return a ``nibabel.Nifti1Image`` of the same voxels.
-
-        Raises:
-            GeometryError: a picture, or several channels.
-        """
-        # Named, not imported: other packages' images stand above this module.
-        return load("iterreg.io.foreign:to_nibabel")(self)
-
-    def to_simpleitk(self) -> Any:
-        """Return a ``SimpleITK.Image`` of the same voxels."""
-        return load("iterreg.io.foreign:to_simpleitk")(self)
 
     @cached_property
     def values(self) -> list[int]:

@@ -24,7 +24,7 @@ from iterreg.io.foreign import from_foreign
 from iterreg.io.image_formats import Stored
 from iterreg.io.itk import named_grid, require_exists, require_sane, scalar_volume
 from iterreg.io.loading import is_itk_image, load_stored, warn_of
-from iterreg.io.segments import Segment, fits, labels_of_segments, only_structures
+from iterreg.io.segments import Segment, is_wanted, labels_of_segments, only_structures
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -179,7 +179,7 @@ def _layered(loaded: sitk.Image, stored: Stored, path: Path, overlapping: bool) 
                 f"{path}: expected {array.shape[-1]} layers, got a segment in layer {layer.layer}"
             )
         inside = torch.from_numpy(array[..., layer.layer] == layer.value)
-        if bool(inside.any()) and fits(layer.name, patterns):
+        if bool(inside.any()) and is_wanted(layer.name, patterns):
             mask = Mask.of(LabelMap(inside.int(), grid, name=str(path)))
             segments.append(Segment(layer.name, number, mask))
     labels = labels_of_segments(segments, grid, str(path), overlapping)

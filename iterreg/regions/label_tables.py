@@ -13,13 +13,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from importlib import resources
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Union
 
 from iterreg.errors import ConfigError
+from iterreg.names import fits_any
 from iterreg.regions.label_files import checked_names, read_label_names, read_text
 from iterreg.texts import TextError, parse_toml
 
@@ -59,7 +59,7 @@ class LabelTable:
     def class_of(self, structure: str) -> int:
         """The class of this merge table that a structure belongs to, 0 if there is none."""
         for number, patterns in self.members.items():
-            if any(fnmatchcase(structure, pattern) for pattern in patterns):
+            if fits_any(structure, patterns):
                 return number
         return 0
 

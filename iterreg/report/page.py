@@ -35,8 +35,6 @@ MOST_BYTES = 4_800_000
 SIZES = (Size(256, 24), Size(192, 24), Size(160, 18), Size(128, 12))
 """Tried in turn until the page is small enough."""
 
-TEMPLATES = "template"
-
 
 def write_report(path: str | Path, source: Source) -> None:
     """Write the page.
@@ -52,7 +50,7 @@ def write_report(path: str | Path, source: Source) -> None:
     Example:
         >>> import tempfile
         >>> import numpy as np
-        >>> from iterreg.displacement import Transform
+        >>> from iterreg.displacement import DisplacementField, Transform
         >>> from iterreg.geometry import Grid
         >>> grid = Grid((4, 5), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
         >>> identity = Transform(np.eye(3), DisplacementField.zero(grid))
