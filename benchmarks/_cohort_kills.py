@@ -143,6 +143,29 @@ def disturb(words: list[str], folder: Path, kills: Kills) -> None:
         kills.note(what, folder)
 
 
+def begun_in(folder: Path) -> set[Path]:
+    """The partial results in a folder, also those of workers that were killed."""
+    return set(folder.glob("cases/*/.iterreg-*"))
+
+
+def has_begun(folder: Path, before: Set[Path]) -> bool:
+    """Whether a pair has begun since."""
+    return bool(begun_in(folder) - before)
+
+
+def wait_for(process: subprocess.Popen[bytes], ready: Callable[[], bool], folder: Path) -> None:
+    """Wait until something is there, or the process ended; no pair for long is a hang."""
+    since, done = time.monotonic(), -1
+    while process.poll() is None and not ready():
+        now = len(list(folder.glob("cases/*/case.json")))
+        if now != done:
+            since, done = time.monotonic(), now
+        if time.monotonic() - since > PATIENCE_S:
+            process.kill()
+            sys.exit(f"hang: no pair ended in {PATIENCE_S:.0f} s; {done} are done")
+        time.sleep(0.05)
+
+
 def workers_of(pid: int) -> list[int]:
     """The worker processes of a command."""
     return [below_it for below_it in below(pid) if "spawn_main" in words_of(below_it)]

@@ -168,7 +168,7 @@ def check_bids_out(cases: Sequence[Case], folder: Path) -> None:
             problems.append(f"{where}: has the same images as {twin.id}, so the same names by BIDS")
     if problems:
         raise table_error(f"bids-out: {len(problems)} problems; no work was begun", problems)
-    found = sorted(os.listdir(folder)) if folder.is_dir() else []
+    found = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     if found and ABOUT not in found:
         raise OutputError(
             f"{folder}: expected an empty folder or a BIDS data set, got one with {len(found)} "
