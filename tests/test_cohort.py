@@ -37,7 +37,7 @@ from iterreg.cohort.summary import COLUMNS, FAILURE_COLUMNS, write_tables
 from iterreg.cohort.table import Defaults, read_table
 from iterreg.cohort.work import do_case
 from iterreg.cohort.workers import queue_cluster, worker_options
-from iterreg.errors import ConfigError, CrashError, ExitCode, MissingDependencyError
+from iterreg.errors import ConfigError, CrashError, ExitCode, ImageReadError, MissingDependencyError
 
 ROOT = Path(__file__).parents[1]
 FAST = ("--set", "levels.spacing_mm=[8.0, 4.0]", "--set", "levels.steps=[3, 2]")
@@ -153,6 +153,28 @@ def test_a_cell_is_a_value_and_overrides_the_command_line(table: Path) -> None:
     assert error.value.details[0] == (
         "row 2: preset: expected a name here or --preset, got neither"
     )
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("head", ["", "\ufeff", "sep={}\n", "\ufeffsep={}\n"])
+def test_a_table_is_read_as_a_spreadsheet_writes_it(table: Path, separator: str, head: str) -> None:
+    (table.parent / "f1.nii.gz").rename(table.parent / "Größe; 1.nii.gz")
+    lines = table.read_text().replace("f1.nii.gz", '"Größe; 1.nii.gz"').replace(",", separator)
+    table.write_text(head.format(separator) + lines, newline="\r\n")
+    cases = read_table(table, Defaults("general"))
+    assert [case.id for case in cases] == ["one", "two", "junk"]
+    assert cases[0].files["fixed"] == str(table.parent / "Größe; 1.nii.gz")
+    assert cases[1].overrides == {"smoothness.weight": 0.5}
+    assert [case.row for case in cases] == [k + bool("sep" in head) for k in (2, 3, 4)]
+
+
+def test_a_table_that_is_no_text_says_what_to_do(table: Path) -> None:
+    table.write_bytes("id,fixed,moving\na,größe.nii,b.nii\n".encode("latin-1"))
+    with pytest.raises(ImageReadError, match=r"got another encoding; save it as 'CSV UTF-8'"):
+        read_table(table, Defaults("general"))
+    table.write_text('id,fixed,moving\na,f1.nii.gz,m1.nii.gz\nb,"f1.nii.gz,m1.nii.gz\n')
+    with pytest.raises(ImageReadError, match="row 3: expected cells of a CSV file"):
+        read_table(table, Defaults("general"))
 
 
 def test_lists_of_files_become_cases(table: Path) -> None:
