@@ -15,6 +15,7 @@ from iterreg.figures import draw_overlay, save_figure
 from iterreg.geometry import Grid, Points
 from iterreg.image import Image, LabelMap
 from iterreg.inverse import Inverse
+from iterreg.io import as_label_map
 from iterreg.optimize.history import LevelHistory
 from iterreg.regions.field_of_view import partial_views
 from iterreg.rigid_motion import RigidMotion, is_rigid
@@ -126,16 +127,16 @@ class Registration:
         """Warp a label map of the MOVING space onto the fixed grid: the nearest voxel's label.
 
         Args:
-            labels: any kind that :func:`iterreg.optimize_pair` takes; names are kept. None is the
-                moving regions.
+            labels: any kind that :func:`iterreg.optimize_pair` takes; names are kept. Contours
+                (RTSTRUCT) are those of the moving image. None is the moving regions.
             onto: as in :meth:`warp`.
 
         Raises:
             IterregError: the labels cannot be used.
         """
-        return self.transform.warp_labels(
-            self.moving_labels if labels is None else labels, onto=onto
-        )
+        given = self.moving_labels if labels is None else labels
+        given = as_label_map(given, "labels", reference=self.moving.grid)
+        return self.transform.warp_labels(given, onto=onto)
 
     def map_points(self, points: PointsLike) -> Points:
         """Map points of the FIXED image to the moving one; the other way is :meth:`inverse`'s.
@@ -183,9 +184,7 @@ class Registration:
         Without arguments it measures the regions and landmarks that guided the registration, as
         ``run.json`` has them. Labels and landmarks that did not guide it tell more: give them.
 
-        Args:
-            fixed_labels, moving_labels, label_table: as in :func:`iterreg.evaluate`.
-            fixed_landmarks, moving_landmarks, known_field: as there.
+        Args: as in :func:`iterreg.evaluate`.
 
         Raises:
             IterregError: an input cannot be used.

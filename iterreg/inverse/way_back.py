@@ -97,10 +97,15 @@ class Inverse:
     def warp_labels(self, labels: LabelsLike) -> LabelMap:
         """Warp a label map of the FIXED space onto the moving grid: the nearest voxel's label.
 
+        Args:
+            labels: any kind that :func:`iterreg.optimize_pair` takes; names are kept. Contours
+                (RTSTRUCT) are those of the fixed image.
+
         Raises:
             IterregError: the labels cannot be used.
         """
-        warped: LabelMap = load("iterreg.applying:warp_label_map")(self.transform, labels)
+        given = load("iterreg.io:as_label_map")(labels, "labels", reference=self.forward.grid)
+        warped: LabelMap = load("iterreg.applying:warp_label_map")(self.transform, given)
         return warped
 
     def map_points(self, points: PointsLike) -> InversePoints:
