@@ -115,7 +115,7 @@ def pick(place: Path, volumes: Sequence[Volume], wanted: str | None) -> Volume:
         stacks = stacks or list(volumes)
         what = "DICOM series"
         if len({v.about.uid for v in stacks}) == 1 and stacks[0].phase:
-            one_plane = len({_plane(v.frames[0]) for v in stacks}) == 1
+            one_plane = len({v.frames[0].plane for v in stacks}) == 1
             what = "phases at the same positions" if one_plane else "stacks in one series"
         raise ImageReadError(
             f"{place}: expected one volume, found {len(stacks)} {what}: {_listed(stacks)}. Pick "
@@ -210,7 +210,7 @@ def _volumes(name: str, series: About, frames: list[Frame]) -> list[Volume]:
         files = ", ".join(sorted({str(f.file) for f in lost})[:3])
         notes.append(f"left out of series {name}: {len(lost)} {kind} ({files})")
     found = [
-        (part, phase or (_plane(group[0]) if len(kept) > 1 else ""))
+        (part, phase or (group[0].plane if len(kept) > 1 else ""))
         for group in kept
         for part, phase in _phases(group)
     ]
@@ -220,14 +220,6 @@ def _volumes(name: str, series: About, frames: list[Frame]) -> list[Volume]:
         Volume(f"{name}/{k}", series, tuple(part), phase, tuple(notes))
         for k, (part, phase) in enumerate(found, 1)
     ]
-
-
-def _plane(frame: Frame) -> str:
-    """The plane of a slice, in words."""
-    if frame.axes is None:
-        return "no plane"
-    normal = np.cross(frame.axes[:3], frame.axes[3:])
-    return ("sagittal", "coronal", "axial")[int(np.argmax(np.abs(normal)))]
 
 
 def _alike(first: Frame, second: Frame) -> bool:
