@@ -380,7 +380,7 @@ class Points:
     name: str = ""
 
     def __post_init__(self) -> None:
-        lps = np.asarray(self.lps, np.float64)
+        lps = _numbers(self.lps, self.name or "points")
         if lps.ndim != 2 or lps.shape[1] not in (2, 3):
             raise GeometryError(
                 f"{self.name or 'points'}: expected shape (n, 2) or (n, 3), got {lps.shape}"
@@ -401,7 +401,7 @@ class Points:
             >>> Points.from_ras([[10.0, 20.0, 30.0]]).lps.tolist()
             [[-10.0, -20.0, 30.0]]
         """
-        points = cls(np.asarray(ras, np.float64), name)
+        points = cls(_numbers(ras, name or "points"), name)
         return cls(points.ras, name)
 
     @property

@@ -126,7 +126,7 @@ def as_image(value: ImageLike, name: str) -> Image:
         ImageReadError, ImageContentError, GeometryError: as :func:`read_image`.
     """
     if isinstance(value, Image):
-        return value
+        return value.named(name)
     if isinstance(value, LabelMap):
         raise ImageContentError(f"{name}: expected an image with intensities, got a label map")
     if isinstance(value, str | Path):
