@@ -12,18 +12,21 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels /src
 
 FROM python:3.11-slim
 ARG DEVICE=cpu
-# PyTorch's default build brings CUDA. Triton, which comes with it, compiles with gcc at the first run.
+COPY --from=build /wheels /wheels
+# PyTorch's default build brings CUDA, and Triton, which compiles with gcc at the first run. uv knows
+# where PyTorch keeps its smaller build for the CPU.
+# hadolint ignore=DL3008
 RUN set -eu; \
+    pip install --no-cache-dir 'uv>=0.13,<1'; \
     case "$DEVICE" in \
-        cpu) pip install --no-cache-dir torch torchvision --index-url https://download.pytorch.org/whl/cpu ;; \
+        cpu) uv pip install --system --no-cache --torch-backend cpu /wheels/*.whl ;; \
         cuda) apt-get update; \
               apt-get install --yes --no-install-recommends gcc libc6-dev; \
               rm -rf /var/lib/apt/lists/*; \
-              pip install --no-cache-dir torch torchvision ;; \
+              uv pip install --system --no-cache /wheels/*.whl ;; \
         *) echo "DEVICE is cpu or cuda, got $DEVICE" >&2; exit 1 ;; \
-    esac
-COPY --from=build /wheels /wheels
-RUN pip install --no-cache-dir /wheels/*.whl
+    esac; \
+    pip uninstall --yes --root-user-action ignore uv
 
 # All that a run keeps for the next one lies in /cache: compiled code, the regions of slices, weights.
 RUN useradd --uid 1000 --home-dir /cache --no-create-home iterreg \
@@ -34,7 +37,7 @@ ENV HOME=/cache \
     ITERREG_WEIGHTS=/cache/weights \
     MPLCONFIGDIR=/cache/matplotlib \
     TRITON_CACHE_DIR=/cache/triton
-USER iterreg
+USER 1000
 WORKDIR /data
 VOLUME /cache
 ENTRYPOINT ["iterreg"]

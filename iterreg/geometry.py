@@ -12,6 +12,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import index
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,10 +37,11 @@ class Grid:
         spacing_xyz_mm: distance between neighbouring voxel centres, x first.
         origin_lps_mm: centre of the voxel with index 0.
         direction_lps: rows of the direction matrix; column k is the axis of index k (x first).
+            These four may be arrays; the grid keeps plain numbers.
 
     Raises:
-        GeometryError: the ranks disagree, the spacing is not positive and finite, or the
-            direction is not a rotation or reflection.
+        GeometryError: no numbers, the ranks disagree, the spacing is not positive and finite, or
+            the direction is not a rotation or reflection.
 
     Example:
         >>> identity = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
@@ -55,19 +58,24 @@ class Grid:
     direction_lps: tuple[tuple[float, ...], ...] = field(repr=False)
 
     def __post_init__(self) -> None:
-        rank = len(self.shape_zyx)
+        shape = _whole_numbers(self.shape_zyx, "grid: shape_zyx")
+        spacing = _numbers(self.spacing_xyz_mm, "grid: spacing_xyz_mm")
+        origin = _numbers(self.origin_lps_mm, "grid: origin_lps_mm")
+        direction = _numbers(self.direction_lps, "grid: direction_lps")
+        rank = len(shape)
         if rank not in (2, 3):
-            raise GeometryError(f"grid: expected 2 or 3 axes, got {rank} ({self.shape_zyx})")
-        if not (len(self.spacing_xyz_mm) == len(self.origin_lps_mm) == rank):
-            raise GeometryError(f"grid: spacing, origin and shape disagree on the rank ({rank})")
-        if min(self.shape_zyx) < 1:
-            raise GeometryError(f"grid: every axis needs a voxel, got shape {self.shape_zyx}")
-        spacing = np.asarray(self.spacing_xyz_mm)
+            raise GeometryError(f"grid: expected 2 or 3 axes, got {rank} ({shape})")
+        if not (spacing.shape == origin.shape == (rank,)):
+            raise GeometryError(
+                f"grid: expected {rank} numbers of spacing and of origin, as the shape has, got "
+                f"{spacing.tolist()} and {origin.tolist()}"
+            )
+        if min(shape) < 1:
+            raise GeometryError(f"grid: every axis needs a voxel, got shape {shape}")
         if not np.all(np.isfinite(spacing)) or np.any(spacing <= 0):
-            raise GeometryError(f"grid: spacing must be positive, got {self.spacing_xyz_mm} mm")
-        if not np.all(np.isfinite(self.origin_lps_mm)):
-            raise GeometryError(f"grid: origin must be finite, got {self.origin_lps_mm} mm")
-        direction = np.asarray(self.direction_lps)
+            raise GeometryError(f"grid: spacing must be positive, got {tuple(spacing.tolist())} mm")
+        if not np.all(np.isfinite(origin)):
+            raise GeometryError(f"grid: origin must be finite, got {tuple(origin.tolist())} mm")
         if direction.shape != (rank, rank) or not np.allclose(
             direction @ direction.T, np.eye(rank), atol=1e-3
         ):
@@ -75,6 +83,10 @@ class Grid:
                 f"grid: direction must be an orthonormal {rank} x {rank} matrix, "
                 f"got {np.round(direction, 4).tolist()}"
             )
+        object.__setattr__(self, "shape_zyx", shape)
+        object.__setattr__(self, "spacing_xyz_mm", tuple(spacing.tolist()))
+        object.__setattr__(self, "origin_lps_mm", tuple(origin.tolist()))
+        object.__setattr__(self, "direction_lps", tuple(map(tuple, direction.tolist())))
 
     def __repr__(self) -> str:
         size = " x ".join(str(n) for n in reversed(self.shape_zyx))
@@ -99,7 +111,7 @@ class Grid:
             Grid(4 x 3 x 2 voxels (x first) of 1 x 1 x 3 mm, axes LPS)
         """
         rank = len(shape_zyx)
-        matrix = np.asarray(affine_ras, np.float64)
+        matrix = _numbers(affine_ras, "affine")
         if matrix.shape != (rank + 1, rank + 1) or not np.isfinite(matrix).all():
             raise GeometryError(
                 f"affine: expected a finite matrix of shape ({rank + 1}, {rank + 1}), got "
@@ -210,6 +222,35 @@ class Grid:
 
 TOUCHING = 1e-6
 """Voxels. A block that overlaps the image by less than this only touches it."""
+
+
+def _whole_numbers(given: Any, name: str) -> tuple[int, ...]:
+    """Numbers of any kind of array as Python's, which compare and print well."""
+    try:
+        return tuple(index(n) for n in given)
+    except TypeError as error:
+        raise GeometryError(f"{name}: expected whole numbers, got {given!r:.80}") from error
+
+
+def _numbers(given: Any, name: str) -> NDArray[np.float64]:
+    try:
+        return np.asarray(given, np.float64)
+    except (TypeError, ValueError) as error:
+        raise GeometryError(f"{name}: expected numbers, got {given!r:.80}") from error
+
+
+def thinnest_mm(spacing_mm: Sequence[float], shape: Sequence[int]) -> float:
+    """The least spacing over the axes that are longer than one voxel; of all axes if none is.
+
+    Args:
+        spacing_mm, shape: in the same order of axes.
+
+    Example:
+        >>> thinnest_mm((0.5, 2.0, 3.0), (1, 40, 50))
+        2.0
+    """
+    longer = [s for s, n in zip(spacing_mm, shape, strict=True) if n > 1]
+    return min(longer or spacing_mm)
 
 
 def block_count(length: float, factor: float) -> int:
@@ -339,7 +380,7 @@ class Points:
     name: str = ""
 
     def __post_init__(self) -> None:
-        lps = np.asarray(self.lps, np.float64)
+        lps = _numbers(self.lps, self.name or "points")
         if lps.ndim != 2 or lps.shape[1] not in (2, 3):
             raise GeometryError(
                 f"{self.name or 'points'}: expected shape (n, 2) or (n, 3), got {lps.shape}"
@@ -360,7 +401,7 @@ class Points:
             >>> Points.from_ras([[10.0, 20.0, 30.0]]).lps.tolist()
             [[-10.0, -20.0, 30.0]]
         """
-        points = cls(np.asarray(ras, np.float64), name)
+        points = cls(_numbers(ras, name or "points"), name)
         return cls(points.ras, name)
 
     @property

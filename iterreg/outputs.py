@@ -6,10 +6,11 @@ All commands use it. A script that has a :class:`Registration` may call :func:`w
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
+
+from numpy.typing import ArrayLike
 
 from iterreg.atomic import OutputFolder, write_json
 from iterreg.config import config_to_dict
@@ -56,7 +57,7 @@ def write_run(
     folder: OutputFolder,
     registration: Registration,
     *,
-    isocentre_lps_mm: Sequence[float] | None = None,
+    isocentre_lps_mm: ArrayLike | None = None,
     save_jacobian: bool = False,
     save_inverse: bool = False,
     save_error: bool = False,

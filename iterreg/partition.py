@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from iterreg.config import Smoothness
 from iterreg.errors import ConfigError
 from iterreg.image import LabelMap, Mask, RoiPair
 from iterreg.labels import compact_labels
+from iterreg.names import fits, fits_any
 from iterreg.optimize.pair import Interfaces
 
 
@@ -130,23 +130,15 @@ def rigid_values(patterns: Sequence[str], regions: Regions) -> list[int]:
     Raises:
         ConfigError: a pattern names no region.
     """
-    titles = [regions.fixed.title(value).lower() for value in regions.values]
+    titles = [regions.fixed.title(value) for value in regions.values]
     for pattern in patterns:
-        if not any(fnmatchcase(title, pattern.lower()) for title in titles):
+        if not any(fits(title, pattern) for title in titles):
             known = ", ".join(titles) or "none"
             raise ConfigError(f"rigid: expected the name of a region ({known}), got {pattern}")
-    return [
-        number
-        for number, title in enumerate(titles, 1)
-        if any(fnmatchcase(title, pattern.lower()) for pattern in patterns)
-    ]
+    return [number for number, title in enumerate(titles, 1) if fits_any(title, patterns)]
 
 
 def _named(pairs: tuple[tuple[str, ...], ...], first: str, second: str) -> bool:
     """Whether a list of pairs of patterns matches two regions, in either order."""
-    both = ((first.lower(), second.lower()), (second.lower(), first.lower()))
-    return any(
-        fnmatchcase(a, left.lower()) and fnmatchcase(b, right.lower())
-        for left, right in pairs
-        for a, b in both
-    )
+    both = (first, second), (second, first)
+    return any(fits(a, left) and fits(b, right) for left, right in pairs for a, b in both)

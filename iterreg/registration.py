@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from iterreg.applying import grid_like
 from iterreg.atomic import OutputFolder
 from iterreg.config import Config
 from iterreg.displacement import Transform
 from iterreg.evaluation import Measures, measure
 from iterreg.evaluation.given import evaluate
 from iterreg.figures import draw_overlay, save_figure
-from iterreg.geometry import Grid, Points
+from iterreg.geometry import Points
 from iterreg.image import Image, LabelMap
 from iterreg.inverse import Inverse
+from iterreg.io import as_label_map
 from iterreg.optimize.history import LevelHistory
 from iterreg.regions.field_of_view import partial_views
 from iterreg.rigid_motion import RigidMotion, is_rigid
@@ -24,6 +25,7 @@ from iterreg.verdict import Status, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
 
     from iterreg.formats.reading import TransformLike
     from iterreg.image.kinds import GridLike, ImageLike, LabelsLike, PointsLike
@@ -126,16 +128,16 @@ class Registration:
         """Warp a label map of the MOVING space onto the fixed grid: the nearest voxel's label.
 
         Args:
-            labels: any kind that :func:`iterreg.optimize_pair` takes; names are kept. None is the
-                moving regions.
+            labels: any kind that :func:`iterreg.optimize_pair` takes; names are kept. Contours
+                (RTSTRUCT) are those of the moving image. None is the moving regions.
             onto: as in :meth:`warp`.
 
         Raises:
             IterregError: the labels cannot be used.
         """
-        return self.transform.warp_labels(
-            self.moving_labels if labels is None else labels, onto=onto
-        )
+        given = self.moving_labels if labels is None else labels
+        given = as_label_map(given, "labels", reference=self.moving.grid)
+        return self.transform.warp_labels(given, onto=onto)
 
     def map_points(self, points: PointsLike) -> Points:
         """Map points of the FIXED image to the moving one; the other way is :meth:`inverse`'s.
@@ -148,7 +150,7 @@ class Registration:
         """
         return self.transform.map_points(points)
 
-    def inverse(self, moving_grid: Grid | None = None) -> Inverse:
+    def inverse(self, moving_grid: GridLike | None = None) -> Inverse:
         """Return the way back, solved region by region when it is needed.
 
         It takes FIXED images and labels to the moving grid, and MOVING points to the fixed image.
@@ -156,16 +158,16 @@ class Registration:
         the nearest answer, and their status says so.
 
         Args:
-            moving_grid: grid of the inverse; None takes the moving image's.
+            moving_grid: for the inverse, or anything that has one; None: the moving image's.
 
         Returns:
-            A value with ``transform``, ``status``, ``warp``, ``warp_labels`` and ``map_points``.
-            ``transform, status = result.inverse()`` unpacks it.
+            What has ``warp``, ``warp_labels``, ``map_points``, ``transform`` and ``status``.
 
         Raises:
             GeometryError: a grid of another rank.
         """
-        grid = self.moving_labels.grid if moving_grid is None else moving_grid
+        given = self.moving_labels if moving_grid is None else moving_grid
+        grid = grid_like(given, "moving_grid")
         return Inverse(self.transform, grid, self.fixed_labels, self.moving_labels)
 
     def measure(
@@ -183,9 +185,7 @@ class Registration:
         Without arguments it measures the regions and landmarks that guided the registration, as
         ``run.json`` has them. Labels and landmarks that did not guide it tell more: give them.
 
-        Args:
-            fixed_labels, moving_labels, label_table: as in :func:`iterreg.evaluate`.
-            fixed_landmarks, moving_landmarks, known_field: as there.
+        Args: as in :func:`iterreg.evaluate`.
 
         Raises:
             IterregError: an input cannot be used.
@@ -249,16 +249,16 @@ class Registration:
             )
         return Path(folder)
 
-    def rigid_motion(self, isocentre_lps_mm: Sequence[float] | None = None) -> RigidMotion | None:
+    def rigid_motion(self, isocentre_lps_mm: ArrayLike | None = None) -> RigidMotion | None:
         """Return the affine part as a couch shift, fixed to moving; None if it stretches.
 
         Args:
             isocentre_lps_mm: x, y(, z), of the turns; None: the centre of the fixed image.
 
         Raises:
-            TransformError: an isocentre of another rank.
+            TransformError: the isocentre is no point of the images' rank.
         """
-        centre = isocentre_lps_mm or self.fixed.grid.centre_lps_mm.tolist()
+        centre = self.fixed.grid.centre_lps_mm if isocentre_lps_mm is None else isocentre_lps_mm
         affine = self.transform.affine_lps
         return RigidMotion.of(affine, centre) if is_rigid(affine) else None
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from iterreg.errors import TransformError
 from iterreg.geometry import Matrix
@@ -37,7 +38,7 @@ class RigidMotion:
     centre_lps_mm: tuple[float, ...]
 
     @classmethod
-    def of(cls, matrix_lps: Matrix, centre_lps_mm: Sequence[float]) -> RigidMotion:
+    def of(cls, matrix_lps: Matrix, centre_lps_mm: ArrayLike) -> RigidMotion:
         """Take a rigid matrix apart.
 
         Args:
@@ -45,14 +46,12 @@ class RigidMotion:
             centre_lps_mm: where the turns are taken about, x, y(, z).
 
         Raises:
-            TransformError: the matrix stretches or mirrors, or the centre is of another rank.
+            TransformError: the matrix stretches or mirrors, or the centre is no point of its rank.
         """
         from scipy.spatial.transform import Rotation
 
         rank = len(matrix_lps) - 1
-        centre = np.asarray(centre_lps_mm, float)
-        if centre.shape != (rank,):
-            raise TransformError(f"centre: expected {rank} coordinates, got {centre.size}")
+        centre = _point(centre_lps_mm, rank)
         turn = matrix_lps[:rank, :rank]
         if not is_rigid(matrix_lps):
             change = stretch(matrix_lps)
@@ -94,6 +93,16 @@ class RigidMotion:
         turns = _signed("xyz" if len(self.rotation_deg) == 3 else "z", self.rotation_deg)
         centre = ", ".join(f"{c:.1f}" for c in self.centre_lps_mm)
         return f"{shift} mm; turned {turns} deg about ({centre})"
+
+
+def _point(given: ArrayLike, rank: int) -> NDArray[np.float64]:
+    try:
+        point = np.asarray(given, np.float64)
+    except (TypeError, ValueError):
+        point = np.empty(0)
+    if point.shape != (rank,) or not np.isfinite(point).all():
+        raise TransformError(f"centre: expected {rank} coordinates in mm, got {given!r:.80}")
+    return point
 
 
 def _signed(axes: str, values: Sequence[float]) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from contextlib import suppress
 from functools import partial
@@ -26,7 +29,6 @@ from scipy.ndimage import gaussian_filter
 from iterreg.cli import iterreg
 from iterreg.cohort import run as run_module
 from iterreg.cohort.cases import Case, Settings, State
-from iterreg.cohort.cluster import queue_cluster, worker_options
 from iterreg.cohort.engine import Lost, Place, do_each, in_turn
 from iterreg.cohort.pairing import all_to, each_to_each
 from iterreg.cohort.plan import Plan, Shard, open_folder, read_plan
@@ -34,7 +36,8 @@ from iterreg.cohort.records import made_from, read_record
 from iterreg.cohort.summary import COLUMNS, FAILURE_COLUMNS, write_tables
 from iterreg.cohort.table import Defaults, read_table
 from iterreg.cohort.work import do_case
-from iterreg.errors import ConfigError, CrashError, ExitCode, MissingDependencyError
+from iterreg.cohort.workers import queue_cluster, worker_options
+from iterreg.errors import ConfigError, CrashError, ExitCode, ImageReadError, MissingDependencyError
 
 ROOT = Path(__file__).parents[1]
 FAST = ("--set", "levels.spacing_mm=[8.0, 4.0]", "--set", "levels.steps=[3, 2]")
@@ -152,6 +155,28 @@ def test_a_cell_is_a_value_and_overrides_the_command_line(table: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("head", ["", "\ufeff", "sep={}\n", "\ufeffsep={}\n"])
+def test_a_table_is_read_as_a_spreadsheet_writes_it(table: Path, separator: str, head: str) -> None:
+    (table.parent / "f1.nii.gz").rename(table.parent / "Größe; 1.nii.gz")
+    lines = table.read_text().replace("f1.nii.gz", '"Größe; 1.nii.gz"').replace(",", separator)
+    table.write_text(head.format(separator) + lines, encoding="utf-8", newline="\r\n")
+    cases = read_table(table, Defaults("general"))
+    assert [case.id for case in cases] == ["one", "two", "junk"]
+    assert cases[0].files["fixed"] == str(table.parent / "Größe; 1.nii.gz")
+    assert cases[1].overrides == {"smoothness.weight": 0.5}
+    assert [case.row for case in cases] == [k + bool("sep" in head) for k in (2, 3, 4)]
+
+
+def test_a_table_that_is_no_text_says_what_to_do(table: Path) -> None:
+    table.write_bytes("id,fixed,moving\na,größe.nii,b.nii\n".encode("latin-1"))
+    with pytest.raises(ImageReadError, match=r"got another encoding; save it as 'CSV UTF-8'"):
+        read_table(table, Defaults("general"))
+    table.write_text('id,fixed,moving\na,f1.nii.gz,m1.nii.gz\nb,"f1.nii.gz,m1.nii.gz\n')
+    with pytest.raises(ImageReadError, match="row 3: expected cells of a CSV file"):
+        read_table(table, Defaults("general"))
+
+
 def test_lists_of_files_become_cases(table: Path) -> None:
     folder = table.parent
     files = [folder / f"f{n}.nii.gz" for n in (1, 2)]
@@ -230,6 +255,30 @@ def test_an_item_that_kills_every_worker_is_lost_and_no_other(
     assert isinstance(gone, Lost) and gone.exit_code == ExitCode.CRASHED
     assert "ended 3 times" in gone.reason and "\n" not in gone.reason
     assert answers == {f"n{k}": f"N{k}" for k in range(8)}
+
+
+@pytest.mark.parametrize("deaths", [2, 99])
+def test_workers_that_die_while_they_start_are_started_again(
+    deaths: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        f"tries = {str(tmp_path / 'tries')!r}\n"
+        "if any('spawn_main' in word for word in sys.orig_argv):\n"
+        "    with open(tries, 'a') as file:\n"
+        "        file.write('x')\n"
+        f"    if os.path.getsize(tries) <= {deaths}:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    answers = do_each("ab", str.upper, Place(jobs=2))
+    if deaths == 2:
+        assert dict(answers) == {"a": "A", "b": "B"}
+        return
+    with pytest.raises(CrashError, match="2 workers did not start, 3 times") as error:
+        dict(answers)
+    assert "\n" not in str(error.value)
 
 
 def test_a_port_that_is_in_use_costs_nothing(worker_path: None) -> None:
@@ -415,6 +464,29 @@ def test_shards_are_all_cases_once(table: Path) -> None:
     for text in ("0/3", "4/3", "1", "a/b", "1/0"):
         with pytest.raises(ConfigError, match="shard"):
             Shard.parse(text)
+
+
+def test_the_rule_of_snakemake_in_the_docs_does_all_cases(table: Path) -> None:
+    program = shutil.which("snakemake")
+    if program is None:
+        pytest.skip("snakemake is not installed")
+    table.write_text("\n".join(table.read_text().splitlines()[:3]) + "\n")
+    _, _, after = (ROOT / "docs" / "cohort.rst").read_text().partition("rule of Snakemake")
+    lines = itertools.takewhile(
+        lambda line: not line or line.startswith(" "), after.partition("::\n")[2].splitlines()
+    )
+    rules = textwrap.dedent("\n".join(lines))
+    few = "general --threads 1 --no-report " + " ".join(f"'{word}'" for word in FAST)
+    for old, new in (("range(1, 9)", "range(1, 3)"), ("}/8", "}/2"), ("brain", few)):
+        assert rules.count(old) == 1, rules
+        rules = rules.replace(old, new)
+    (table.parent / "Snakefile").write_text(rules)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path, "XDG_CACHE_HOME": str(table.parent)}
+    command = [program, "--cores", "1", "--quiet", "all"]
+    made = subprocess.run(command, cwd=table.parent, env=env, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    assert [r["state"] for r in rows(table.parent / "study" / "cohort.csv")] == ["done", "done"]
 
 
 def test_a_folder_with_something_else_is_refused(table: Path) -> None:

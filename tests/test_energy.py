@@ -27,7 +27,7 @@ from iterreg.energy.terms import NormalEquations, SquaredDifference, Term
 from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap
 from iterreg.kernels import IndexMap, add_normal_jump, reference
-from iterreg.partition import Regions, interfaces_of
+from iterreg.partition import Regions, interfaces_of, rigid_values
 
 SPACING = (2.5, 1.0, 1.7)
 
@@ -493,6 +493,19 @@ def regions(names: dict[int, str], empty_background: bool = False) -> Regions:
 
 
 NAMES = {1: "left lung", 2: "Right Lung", 3: "bone", 4: "airways"}
+
+
+def test_pairs_of_names_are_compared_as_people_spell_them():
+    config = Smoothness(
+        sliding_weight=0.05,
+        sliding=(("*", "*"),),
+        glued=(("LEFT_LUNG", "right-lung"), ("[a-b]irways", "bone")),
+    )
+    weights = interfaces_of(regions(NAMES), config).tangential
+    assert weights[1, 2] == 1, "an underscore, a hyphen and a blank are one"
+    assert weights[3, 4] == 1, "the hyphen of [a-b] is the pattern's own"
+    assert weights[1, 3] == pytest.approx(0.05)
+    assert rigid_values(["left_lung"], regions(NAMES)) == [1]
 
 
 def test_interfaces_by_name():

@@ -155,6 +155,13 @@ def test_a_spacing_alone_is_x_first():
     assert image.dtype == "float64"
 
 
+def test_the_place_may_be_an_array_or_another_image():
+    spacing = np.array([0.5, 0.7, 3.0])
+    image = Image.from_array(np.zeros((2, 3, 4)), axes="zyx", spacing_xyz_mm=spacing)
+    labels = LabelMap.from_array(np.ones((4, 3, 2), bool), axes="xyz", grid=image)
+    assert labels.grid == image.grid and image.grid.spacing_xyz_mm == (0.5, 0.7, 3.0)
+
+
 def test_a_picture_has_two_axes():
     colours = np.zeros((6, 8, 3), np.uint8)
     image = Image.from_array(colours, axes="yxc", spacing_xyz_mm=(1.0, 2.0))
@@ -219,10 +226,12 @@ def test_what_cannot_be_placed_is_refused(value, error, words):
         ({"axes": "zyx", "spacing_xyz_mm": (1, 1, 1), "affine_ras": np.eye(4)}, "and affine_ras"),
         ({"axes": "zy", "spacing_xyz_mm": (1, 1)}, "axes: expected a letter for each axis"),
         ({"axes": "yx", "spacing_xyz_mm": (1, 1)}, r"2 axes \('yx'\), got shape \(4, 5, 6\)"),
-        ({"axes": "zyx", "spacing_xyz_mm": (1, 1)}, "disagree on the rank"),
+        ({"axes": "zyx", "spacing_xyz_mm": (1, 1)}, "expected 3 numbers of spacing"),
         ({"axes": "zyx", "spacing_xyz_mm": (1, 1, 0)}, "spacing must be positive"),
         ({"axes": "zyx", "affine_ras": np.eye(3)}, r"matrix of shape \(4, 4\)"),
         ({"axes": "xyz", "grid": fixed_grid()}, r"array of shape \(40, 26, 13\)"),
+        ({"axes": "zyx", "grid": np.eye(4)}, "grid: expected an iterreg.Grid, got ndarray"),
+        ({"axes": None, "spacing_xyz_mm": (1, 1, 1)}, "axes: expected a letter .*got None"),
     ],
 )
 def test_arrays_need_axes_and_one_place(arguments, words):

@@ -201,6 +201,15 @@ def test_a_flipped_copy_is_another_space():
     assert not grid.same_space(reoriented_grid(grid, (0, 1, 2), (True, False, False)))
 
 
+def test_a_grid_takes_arrays_and_keeps_plain_numbers():
+    numbers = (4, 5, 6), (1.0, 2.0, 3.0), (-1.0, 0.0, 1.0)
+    direction = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    plain = Grid(*numbers, direction)
+    assert Grid(*map(np.array, numbers), np.eye(3)) == plain
+    assert Grid(*map(torch.tensor, numbers), torch.eye(3)) == plain
+    assert hash(Grid(*map(list, numbers), np.eye(3))) == hash(plain)
+
+
 # Refusals -------------------------------------------------------------------------------------
 
 
@@ -208,7 +217,11 @@ def test_a_flipped_copy_is_another_space():
     ("changes", "told"),
     [
         ({"shape_zyx": (4,)}, "2 or 3 axes"),
-        ({"shape_zyx": (4, 4)}, "disagree"),
+        ({"shape_zyx": (4, 4)}, "expected 2 numbers of spacing"),
+        ({"shape_zyx": (4.0, 4, 4)}, "whole numbers"),
+        ({"spacing_xyz_mm": 1.0}, "expected 3 numbers of spacing"),
+        ({"spacing_xyz_mm": "abc"}, "spacing_xyz_mm: expected numbers, got 'abc'"),
+        ({"direction_lps": ((1.0, 0.0), (0.0,))}, "direction_lps: expected numbers"),
         ({"shape_zyx": (4, 0, 4)}, "needs a voxel"),
         ({"spacing_xyz_mm": (1.0, 0.0, 1.0)}, "positive"),
         ({"spacing_xyz_mm": (1.0, -2.0, 1.0)}, "positive"),

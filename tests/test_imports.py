@@ -20,6 +20,8 @@ ROOMS = (
     "errors",
     "versions",
     "texts",
+    "names",
+    "arguments",
     "folders",
     "processes",
     "tables",

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from click.testing import CliRunner
 from synthetic import LOWER, NAMES, ONE_LEVEL, SLIDING, Pair, World, places_lps, save, to_itk
 
 import iterreg
-from iterreg import Image, LabelMap, Points, Registration, Transform
+from iterreg import Grid, Image, LabelMap, Points, Registration, RigidMotion, Transform
 from iterreg.cli import iterreg as command
 from iterreg.displacement import DisplacementField
 from iterreg.errors import ExitCode, GeometryError, ImageContentError, ImageReadError, OutputError
@@ -129,6 +130,15 @@ def test_the_inverse_takes_fixed_images_to_the_moving_grid(run, folder, pair):
     assert agree > 0.9 and labels.names == NAMES
     assert sum(inverse.shares.values()) == pytest.approx(1) and "% ok" in inverse.in_words
     assert inverse.residual.ok.max_mm < 0.3
+
+
+def test_the_isocentre_may_be_an_array(run):
+    isocentre = np.array([3.0, -20.0, 40.0])
+    matrix = RigidMotion((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), (0.0, 0.0, 0.0)).matrix_lps
+    turned = replace(run, transform=replace(run.transform, affine_lps=matrix))
+    assert turned.rigid_motion(isocentre) == turned.rigid_motion(isocentre.tolist())
+    assert turned.rigid_motion(isocentre).centre_lps_mm == (3.0, -20.0, 40.0)
+    assert turned.rigid_motion().centre_lps_mm == tuple(run.fixed.grid.centre_lps_mm)
 
 
 def test_bare_points_are_refused(run):
@@ -314,6 +324,18 @@ def test_a_run_of_the_command_is_read_back_with_its_images(files, pair, tmp_path
     (tmp_path / "here.csv").unlink()
     again = iterreg.load_run(tmp_path / "out")
     assert again.landmarks is None and "here.csv" in again.notes[-1]
+
+
+def test_a_run_is_of_its_own_images(folder, pair):
+    other = Image(torch.rand(1, 4, 4, 4), Grid((4, 4, 4), (9, 9, 9), (0, 0, 0), np.eye(3)))
+    with pytest.raises(GeometryError, match=r"moving: expected the space of .*moving_regions"):
+        iterreg.load_run(folder, fixed=pair.fixed, moving=other)
+
+
+def test_an_inverse_has_a_grid_of_its_rank(run, pair):
+    assert run.inverse(pair.fixed).grid == pair.fixed.grid
+    with pytest.raises(GeometryError, match=r"moving_grid: expected rank 3 .*got 2"):
+        run.inverse(Grid((4, 4), (1, 1), (0, 0), np.eye(2)))
 
 
 def test_odd_values_in_run_json_are_refused(folder, pair, tmp_path):

@@ -49,8 +49,12 @@ def test_a_picture_has_one_turn() -> None:
 def test_what_is_not_rigid_is_refused() -> None:
     with pytest.raises(TransformError, match=r"stretches by 0\.02"):
         RigidMotion.of(np.diag([1.0, 1.02, 1.0, 1.0]), CENTRE)
-    with pytest.raises(TransformError, match="expected 3 coordinates, got 2"):
+    with pytest.raises(TransformError, match=r"expected 3 coordinates in mm, got \(0.0, 0.0\)"):
         RigidMotion.of(np.eye(4), (0.0, 0.0))
+    with pytest.raises(TransformError, match="expected 3 coordinates in mm, got 'head'"):
+        RigidMotion.of(np.eye(4), "head")
+    with pytest.raises(TransformError, match=r"got \(0.0, nan, 0.0\)"):
+        RigidMotion.of(np.eye(4), (0.0, math.nan, 0.0))
     assert stretch(np.diag([1.0, 1.0, -1.0, 1.0])) >= 2
 
 

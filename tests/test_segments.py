@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from dicom_files import write_segmentation, write_series, write_structures
 from matplotlib.path import Path as Outline
 from pydicom.data import get_testdata_file
 
-from iterreg import Grid, LabelMap, optimize_pair, read_image, read_label_map
+from iterreg import Grid, LabelMap, load_run, optimize_pair, read_image, read_label_map
 from iterreg.cli import iterreg
 from iterreg.displacement import warp_labels
-from iterreg.errors import GeometryError, ImageContentError, ImageReadError
+from iterreg.errors import ExitCode, GeometryError, ImageContentError, ImageReadError
 from iterreg.io import GeometryWarning, on_lattice_of, read_mask, reading_with
 from iterreg.metrics import dice
 from iterreg.partition import overlapping_pairs
@@ -342,6 +343,34 @@ def test_structures_as_labels_of_a_run(tmp_path, pair_folder):
     assert "Body and Heart share" in done.stderr
     regions = read_label_map(tmp_path / "out" / "fixed_regions.nii.gz")
     assert regions.values == [1, 2]
+    taken_along(tmp_path)
+
+
+def taken_along(folder: Path) -> None:
+    """Contours are drawn into the moving image of their run, or into the image that is named."""
+    shutil.copy(folder / "out" / "transform.h5", folder / "alone.h5")
+    words = ["apply", "--reference", folder / "ct", "--structures", "Heart"]
+    words += ["--labels", folder / "rt.dcm", "--transform"]
+    heart = int(read_label_map(folder / "out" / "fixed_regions.nii.gz").data.eq(2).sum())
+    calls = {
+        "run": ["out/transform.h5"],
+        "back": ["out/transform.h5", "--inverse"],
+        "told": ["alone.h5", "--drawn-on", folder / "ct"],
+    }
+    for name, (transform, *more) in calls.items():
+        out = folder / f"{name}.nii.gz"
+        call = [*words, folder / transform, *more, "--out", out]
+        done = CliRunner().invoke(iterreg, [str(word) for word in call])
+        assert done.exit_code == 0, done.output
+        assert int((read_label_map(out).data != 0).sum()) == pytest.approx(heart, rel=0.05)
+    call = [*words, folder / "alone.h5", "--out", folder / "no.nii.gz"]
+    done = CliRunner().invoke(iterreg, [str(word) for word in call])
+    assert done.exit_code == ExitCode.GEOMETRY and "drawn on" in done.output
+    run = load_run(folder / "out", fixed=folder / "ct", moving=folder / "ct")
+    with reading_with(structures=("Heart",)):
+        ours = run.warp_labels(folder / "rt.dcm")
+        assert int(run.inverse().warp_labels(folder / "rt.dcm").data.sum()) > 0
+    assert torch.equal(ours.data, read_label_map(folder / "run.nii.gz").data)
 
 
 @pytest.mark.parametrize("name", ["padded", "turned"])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from iterreg.cli.apply_points import apply_to_points, load_chain, regions_of
+from iterreg.cli.apply_points import apply_to_points, drawn_on, load_chain, regions_of
 from iterreg.cli.failures import debug_option
 from iterreg.cli.options import (
     PATH,
@@ -53,6 +53,13 @@ if TYPE_CHECKING:
 @click.option("--image", type=PATH, help="Image to warp, with linear interpolation.")
 @click.option(
     "--labels", type=PATH, help="Label map to warp, with nearest-neighbour interpolation."
+)
+@click.option(
+    "--drawn-on",
+    type=PATH,
+    metavar="M",
+    help="Image on which the contours of --labels RTSTRUCT were drawn.  [default: the image of the "
+    "run that T belongs to]",
 )
 @click.option("--points", type=PATH, help=POINT_FILES)
 @click.option("--out", type=PATH, required=True, help="File to write.")
@@ -116,6 +123,8 @@ def apply(**options: Any) -> None:
         raise click.UsageError("--unseen is for images and labels, without --inverse")
     if options["unseen"] == "mark" and sources == ["image"]:
         raise click.UsageError("--unseen mark is for labels; an image takes keep or drop")
+    if options["drawn_on"] is not None and sources != ["labels"]:
+        raise click.UsageError("--drawn-on goes with --labels")
     refuse_existing(options["out"], options["overwrite"])
     if sources == ["points"]:
         from iterreg.io import require_point_suffix
@@ -143,6 +152,7 @@ def _apply_to_image(options: dict[str, Any]) -> str:
     warped = warp(transform, image, reference, fill)
     if options["unseen"] == "drop":
         warped = seen_image(warped, field_of_view(reference).mask, fill)
+    _warn_if_empty(options, "image", bool((warped.data == fill).all()), f"{fill:g}")
     write_image(warped, options["out"])
     return "on the fixed grid"
 
@@ -153,7 +163,7 @@ def _apply_to_labels(options: dict[str, Any]) -> str:
     from iterreg.regions.field_of_view import field_of_view
 
     reference = _reference(options)
-    labels = read_label_map(options["labels"])
+    labels = read_label_map(options["labels"], reference=drawn_on(options))
     if options["inverse"]:
         inverse = _inverse_on(reference.grid, labels.grid, options)
         write_label_map(inverse.warp_labels(labels), options["out"])
@@ -165,8 +175,18 @@ def _apply_to_labels(options: dict[str, Any]) -> str:
         seen = field_of_view(reference).mask
         message += f"; seen: {seen_shares(warped, seen) or 'nothing'}"
         warped = seen_labels(warped, seen, mark=options["unseen"] == "mark")
+    _warn_if_empty(options, "labels", not warped.data.any(), "background")
     write_label_map(warped, options["out"])
     return message
+
+
+def _warn_if_empty(options: dict[str, Any], role: str, is_empty: bool, fill: str) -> None:
+    """Say that nothing of an image reaches the grid, which is hardly what was asked for."""
+    from iterreg.io import warn_of
+
+    if is_empty:
+        told = f"nothing of it reaches the grid of {options['reference']}: all voxels are {fill}"
+        warn_of([f"{options[role]}: {told}"])
 
 
 def _reference(options: dict[str, Any]) -> Image:
@@ -187,5 +207,5 @@ def _inverse_on(moving: Grid, fixed: Grid, options: dict[str, Any]) -> Inverse:
 
     transform = chain(load_chain(options)).on(fixed)
     one, *others = options["transforms"]
-    labels = (None, None) if others else regions_of(options, one, transform.grid)
+    labels = (None, None) if others else regions_of(options, one, transform.grid, moving)
     return Inverse(transform, moving, *labels)

@@ -80,7 +80,8 @@ def _inverted(
             found = invert_linear(link.affine_lps, at)
         else:
             transform = link.on(grid)
-            found = invert_points(transform, at, *regions_of(options, path, transform.grid))
+            regions = regions_of(options, path, transform.grid, grid)
+            found = invert_points(transform, at, *regions)
         pairs = zip(status, found.status, strict=True)
         status = tuple(new if old == InverseStatus.OK else old for old, new in pairs)
         at = found.points
@@ -90,14 +91,28 @@ def _inverted(
     return InversePoints(at, status, np.linalg.norm(landed - points.lps, axis=1))
 
 
+def drawn_on(options: dict[str, Any]) -> Grid | None:
+    """Find the grid of the image that contours were drawn on, as given or as the run has it."""
+    from iterreg.io import grid_of_file
+
+    image = options["drawn_on"]
+    if image is None:
+        side = "fixed" if options["inverse"] else "moving"
+        end = 0 if options["inverse"] else -1
+        image = options["transforms"][end].parent / f"{side}_regions.nii.gz"
+        if not os.path.exists(image):
+            return None
+    return grid_of_file(image)
+
+
 def regions_of(
-    options: dict[str, Any], transform: Path, grid: Grid
+    options: dict[str, Any], transform: Path, grid: Grid, moving_grid: Grid | None
 ) -> tuple[LabelMap | None, LabelMap | None]:
     """Read the label maps that were given, or those next to a transform, or none."""
     import torch
 
     from iterreg.image import LabelMap, require_same_space
-    from iterreg.io import on_lattice_of, read_label_map
+    from iterreg.io import on_lattice_of, read_label_map, reading_with
 
     fixed, moving = options["fixed_labels"], options["moving_labels"]
     if fixed is None:
@@ -107,6 +122,7 @@ def regions_of(
             return None, None
     nothing = torch.zeros((), dtype=torch.int32).expand(grid.shape_zyx)
     reference = LabelMap(nothing, grid, name="the transform")
-    fixed_labels = on_lattice_of(read_label_map(fixed, reference=grid), reference)
-    require_same_space(fixed_labels, reference)
-    return fixed_labels, read_label_map(moving)
+    with reading_with(structures=()):  # --structures is for what is warped
+        fixed_labels = on_lattice_of(read_label_map(fixed, reference=grid), reference)
+        require_same_space(fixed_labels, reference)
+        return fixed_labels, read_label_map(moving, reference=moving_grid)

@@ -39,6 +39,9 @@ def cohort() -> None:
 @cohort.command(short_help="Register all pairs of a table, or continue.")
 @pairs_options
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder of the cohort.")
+@click.option(
+    "--bids-out", type=PATH, metavar="DIR", help="Also write the results by BIDS' names here."
+)
 @click.option("--shard", metavar="I/N", help="Do only this part, such as 3/8: for array jobs.")
 @click.option("--check", "check_only", is_flag=True, help="Check all pairs, and register none.")
 @click.option("--job-script", is_flag=True, help="Print the job of --cluster, and submit none.")
@@ -52,6 +55,7 @@ def run(
     fixed_query: str | None,
     moving_query: str | None,
     out: Path,
+    bids_out: Path | None,
     shard: str | None,
     check_only: bool,
     job_script: bool,
@@ -65,6 +69,7 @@ def run(
     pair. Everything is checked before work begins. The same command continues after an
     interruption; a pair that failed is tried again by iterreg cohort retry.
     """
+    from iterreg.cohort.bids_names import check_bids_out
     from iterreg.cohort.cases import Settings
     from iterreg.cohort.plan import Plan, Shard
     from iterreg.cohort.run import run_cohort
@@ -78,6 +83,8 @@ def run(
     queries = fixed_query, moving_query
     try:
         cases = cases_of(files, all_to, each_to_each, bids, queries, options)
+        if bids_out is not None:
+            check_bids_out(cases, bids_out)
     except ConfigError as error:
         _print_lines(error.details, "problems")
         raise
@@ -86,6 +93,7 @@ def run(
     settings = Settings(
         str(out.absolute()),
         report=not no_report,
+        bids_out=None if bids_out is None else str(bids_out.absolute()),
         command_line=tuple(click.get_current_context().meta.get(COMMAND_LINE, ())),
         **{name: options[name] for name in (*names, *saved)},
     )
@@ -181,7 +189,7 @@ def _print_lines(
 
 
 def _print_job(place: Any) -> None:
-    from iterreg.cohort.cluster import queue_cluster
+    from iterreg.cohort.workers import queue_cluster
 
     if place.cluster is None:
         raise click.UsageError("--job-script was given without --cluster")
@@ -231,4 +239,6 @@ def _tell_ending(say: Callable[[str], None], result: Result, plan: Plan) -> None
         say(f"{busy} pairs are in work by another run")
     for outcome in [o for o in result.outcomes if o.state is State.FAILED][:MOST_LINES]:
         say(one_line(f"{outcome.id}: {outcome.message} (exit code {outcome.exit_code})"))
+    if plan.settings.bids_out is not None:
+        say(f"names by BIDS in {plan.settings.bids_out}")
     say(f"look at {plan.folder / 'cohort.html'}")

@@ -117,8 +117,8 @@ result_options = together(
 
 def place_of(values: Mapping[str, Any]) -> Place:
     """Make the place from the values of ``place_options``, ``threads`` and ``memory_gb``."""
-    from iterreg.cohort.cluster import count_gpus
     from iterreg.cohort.engine import Place
+    from iterreg.cohort.workers import count_gpus
 
     own = {name: values[name] for name in PLACE_OPTIONS}
     is_local = own["scheduler"] is None and own["cluster"] is None

@@ -8,7 +8,8 @@ of its files is there, so any run may be killed and repeated.
     plan      the folder and its cohort.json  records   records and failures: which cases are done
     work      one case                        run       all cases
     engine    any work on any place           cluster   the same by Dask
-    summary   cohort.csv and failures.csv     page      cohort.html
+    workers   where Dask's workers come from  summary   cohort.csv and failures.csv
+    page      cohort.html
 """
 
 from iterreg.cohort.cases import Case, Outcome, Settings, State

@@ -76,6 +76,7 @@ class Settings:
         memory_gb: the most memory that a case may use; None for all.
         save_jacobian, save_inverse, save_error: also write these.
         report: also write ``report.html`` for each case.
+        bids_out: folder for the results under names by BIDS, absolute; None for none.
         command_line: program and arguments, for ``run.json``.
 
     Example:
@@ -92,6 +93,7 @@ class Settings:
     save_inverse: bool = False
     save_error: bool = False
     report: bool = True
+    bids_out: str | None = None
     command_line: tuple[str, ...] = ()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import queue
 import time
 import uuid
@@ -12,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
-from iterreg.cohort.engine import INSTALL, MOST_RETURNS, Answers, Lost, Place, lost, threads_of
+from iterreg.cohort.engine import INSTALL, MOST_RETURNS, Answers, Lost, Place, lost
+from iterreg.cohort.workers import own_cluster
 from iterreg.errors import ConfigError, CrashError, DeviceError
 from iterreg.versions import import_package
 
@@ -26,18 +26,8 @@ so that a worker waits for nobody and yet has one item alone, which is to blame 
 POLL_S = 1.0
 """How often the workers are counted."""
 
-NO_PORT = "127.0.0.1:0"
-"""Where a scheduler serves the pages that nobody asked for: any free port of this machine. By
-default it would be port 8787, of which there is one."""
-
 CONNECT_S = 20.0
 """How long to wait for a scheduler."""
-
-CLUSTERS = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
-"""Queues, and the classes of dask-jobqueue that know them."""
-
-JOB_MEMORY_GB = 8.0
-"""Of a job of a queue, if nothing else is asked for."""
 
 DASK_SETTINGS: Mapping[str, Any] = {
     # A case that kills its worker is to be tried so often again, and no more.
@@ -163,7 +153,7 @@ def _client(place: Place) -> Iterator[Any]:
         if place.scheduler is not None:
             address: Any = place.scheduler
         else:
-            address = stack.enter_context(_cluster(place))
+            address = stack.enter_context(own_cluster(place))
         try:
             client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
         except (OSError, TimeoutError) as error:
@@ -179,110 +169,3 @@ def _client(place: Place) -> Iterator[Any]:
 def _close(client: Any) -> None:
     with suppress(Exception):
         client.close(timeout=2)
-
-
-@contextmanager
-def _cluster(place: Place) -> Iterator[Any]:
-    """A cluster of its own: ended, with all workers, after the block."""
-    if place.cluster is None:
-        cluster = _local_cluster(place)
-    else:
-        cluster = queue_cluster(place)
-        cluster.adapt(minimum_jobs=place.workers, maximum_jobs=place.workers)
-    try:
-        yield cluster
-    finally:
-        with suppress(Exception):
-            cluster.close(timeout=10)
-
-
-def _local_cluster(place: Place) -> Any:
-    """Worker processes on this machine, each with its own GPU if there are several."""
-    from distributed import Nanny, Scheduler, SpecCluster
-
-    specs = {
-        name: {"cls": Nanny, "options": options}
-        for name, options in enumerate(worker_options(place, count_gpus()))
-    }
-    scheduler = {
-        "cls": Scheduler,
-        "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": NO_PORT},
-    }
-    # distributed has no types.
-    make: Any = SpecCluster
-    return make(workers=specs, scheduler=scheduler, name="iterreg", silence_logs=50)
-
-
-def worker_options(place: Place, gpus: int) -> list[dict[str, Any]]:
-    """The options of each local worker.
-
-    Args:
-        place: how many, and with how many threads.
-        gpus: of this machine; with several, workers are dealt out to them in turn.
-
-    Example:
-        >>> [w["env"]["CUDA_VISIBLE_DEVICES"] for w in worker_options(Place(jobs=3), 2)]
-        ['0', '1', '0']
-        >>> worker_options(Place(jobs=2), 1)[0]["nthreads"]
-        1
-    """
-    threads = threads_of(place) or os.cpu_count() or 1
-    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    names = visible or [str(number) for number in range(gpus)]
-    options = []
-    for number in range(place.workers):
-        env = {"OMP_NUM_THREADS": str(threads)}
-        if len(names) > 1:
-            env["CUDA_VISIBLE_DEVICES"] = names[number % len(names)]
-        options.append(
-            {
-                "nthreads": 1,
-                "memory_limit": 0,
-                "env": env,
-                "host": "127.0.0.1",
-                "dashboard": False,
-                "silence_logs": logging.CRITICAL,
-            }
-        )
-    return options
-
-
-def count_gpus() -> int:
-    """Count the CUDA devices of this machine, without a context on any."""
-    import torch
-
-    return torch.cuda.device_count()
-
-
-def queue_cluster(place: Place) -> Any:
-    """A cluster whose workers are jobs of a queue; ``job_script()`` of it is what is submitted.
-
-    Args:
-        place: with ``cluster``.
-
-    Raises:
-        MissingDependencyError: dask-jobqueue is not installed.
-        ConfigError: the queue wants something that was not given.
-    """
-    jobqueue = import_package("dask_jobqueue", f"a {place.cluster} cluster", INSTALL)
-    assert place.cluster is not None
-    options = {
-        "cores": place.threads or 1,
-        "processes": 1,
-        "memory": f"{place.memory_gb or JOB_MEMORY_GB:g}GB",
-        # One pair at a time, with all cores of the job; the last of two options holds.
-        "worker_extra_args": ["--nthreads", "1"],
-        "job_extra_directives": list(place.job_lines),
-        "job_script_prologue": list(place.prologue),
-        "scheduler_options": {"dashboard": False, "dashboard_address": NO_PORT},
-    }
-    if place.queue is not None:
-        options["queue"] = place.queue
-    if place.walltime is not None:
-        options["walltime"] = place.walltime
-    if place.account is not None:
-        options["project" if place.cluster in ("lsf", "sge") else "account"] = place.account
-    try:
-        return getattr(jobqueue, CLUSTERS[place.cluster])(**options)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"cluster {place.cluster}: {' '.join(str(error).split())}") from error

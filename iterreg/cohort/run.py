@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 from iterreg.atomic import folder_lock
 from iterreg.cohort.cases import Case, Outcome, Settings, State
@@ -96,6 +97,12 @@ def run_cases(
         progress(Progress("tables", 1.0, "writing the tables"))
         with folder_lock(plan.folder, PATIENCE_S):
             write_tables(plan)
+    if plan.settings.bids_out is not None:
+        from iterreg.cohort.bids_names import write_bids
+
+        progress(Progress("bids", 1.0, "writing the names by BIDS"))
+        with folder_lock(plan.folder, PATIENCE_S):
+            write_bids(plan, Path(plan.settings.bids_out))
     return result
 
 

@@ -18,6 +18,8 @@ from iterreg.texts import TextError, one_line, parse_toml
 
 OTHER_COLUMNS = ("id", "preset", "label_table", "fixed_series", "moving_series")
 
+SEPARATORS = (",", ";", "\t")
+
 MOST_BYTES = 1 << 28
 """A larger file is no table of pairs."""
 
@@ -92,17 +94,39 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     try:
         if os.stat(path).st_size > MOST_BYTES:
             raise ImageReadError(f"{path}: expected a table of pairs, got a file of 256 MB or more")
-        text = path.read_text("utf-8-sig")
-        lines = text.splitlines()
-        reader = csv.reader(lines, strict=True)
-        found = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+        lines = path.read_text("utf-8-sig").splitlines()
     except FileNotFoundError as error:
         raise ImageReadError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ImageReadError(f"{path}: expected a CSV file in UTF-8: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ImageReadError(
+            f"{path}: expected a CSV file in UTF-8, got another encoding; save it as 'CSV UTF-8'"
+        ) from error
+    except OSError as error:
+        raise ImageReadError(f"{path}: cannot be read: {error.strerror}") from error
+    separator, first = _separator(lines)
+    reader = csv.reader(lines[first:], strict=True, delimiter=separator)
+    try:
+        found = [(first + reader.line_num, r) for r in reader if any(cell.strip() for cell in r)]
+    except csv.Error as error:
+        row = first + reader.line_num
+        raise ImageReadError(f"{path}: row {row}: expected cells of a CSV file: {error}") from error
     if not found:
         raise ImageReadError(f"{path}: expected a CSV file with a row of names, got an empty one")
     return [name.strip() for name in found[0][1]], found[1:]
+
+
+def _separator(lines: Sequence[str]) -> tuple[str, int]:
+    """What stands between cells, by the names of the columns, and the number of lines before them.
+
+    A comma, or what a spreadsheet writes instead: a semicolon or a tab. It may say so in a first
+    line ``sep=;``.
+    """
+    first = next((n for n, line in enumerate(lines) if line.strip()), 0)
+    names = lines[first] if lines else ""
+    if names.lower().startswith("sep=") and len(names.rstrip()) <= len("sep=;"):
+        return names[len("sep=") :].rstrip("\r\n") or "\t", first + 1
+    counts = {separator: names.count(separator) for separator in SEPARATORS}
+    return max(counts, key=counts.__getitem__), 0
 
 
 def _column_problems(names: Sequence[str]) -> Iterator[str]:

@@ -6,15 +6,15 @@ as a word of letters, such as ``zyx`` or ``xyz``, and the place as a spacing, a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from iterreg.errors import GeometryError, ImageContentError
 from iterreg.geometry import Grid
+from iterreg.image.space import OnGrid
 
 CHANNEL = "c"
 STORED_AS = {"bool": "uint8", "float16": "float32", "bfloat16": "float32"}
@@ -44,9 +44,9 @@ def place(
     axes: str,
     name: str,
     *,
-    spacing_xyz_mm: Sequence[float] | None = None,
+    spacing_xyz_mm: ArrayLike | None = None,
     affine_ras: Any = None,
-    grid: Grid | None = None,
+    grid: Grid | OnGrid | None = None,
 ) -> tuple[NDArray[Any], Grid]:
     """Order an array's axes, and find where its voxels are.
 
@@ -82,9 +82,12 @@ def place(
         )
     shape = tuple(ordered.shape[1:])
     try:
-        found = _grid(shape, spacing_xyz_mm, affine_ras) if grid is None else grid
+        own = _grid(shape, spacing_xyz_mm, affine_ras) if grid is None else grid
     except GeometryError as error:
         raise GeometryError(f"{name}: {error}") from error
+    found = getattr(own, "grid", own)
+    if not isinstance(found, Grid):
+        raise GeometryError(f"{name}: grid: expected an iterreg.Grid, got {type(own).__name__}")
     if found.shape_zyx != shape:
         raise GeometryError(
             f"{name}: expected an array of shape {_in_words(found.shape_zyx, axes)} with axes "
@@ -114,7 +117,7 @@ def ordered(data: NDArray[Any], axes: str, name: str) -> NDArray[Any]:
 
 
 def _require_axes(array: NDArray[Any], axes: str, name: str) -> None:
-    letters = sorted(axes.replace(CHANNEL, "", 1))
+    letters = sorted(axes.replace(CHANNEL, "", 1)) if isinstance(axes, str) else []
     if letters not in (["x", "y"], ["x", "y", "z"]):
         raise GeometryError(
             f"{name}: axes: expected a letter for each axis of the array, such as 'zyx' "
@@ -129,13 +132,11 @@ def _require_axes(array: NDArray[Any], axes: str, name: str) -> None:
         raise GeometryError(f"{name}: expected an array with voxels, got shape {array.shape}")
 
 
-def _grid(shape: tuple[int, ...], spacing_xyz_mm: Sequence[float] | None, affine_ras: Any) -> Grid:
+def _grid(shape: tuple[int, ...], spacing_xyz_mm: Any, affine_ras: Any) -> Grid:
     if spacing_xyz_mm is None:
         return Grid.from_affine_ras(shape, affine_ras)
     rank = len(shape)
-    spacing = tuple(float(s) for s in spacing_xyz_mm)
-    axes = tuple(tuple(row) for row in np.eye(rank).tolist())
-    return Grid(shape, spacing, (0.0,) * rank, axes)
+    return Grid(shape, spacing_xyz_mm, (0.0,) * rank, tuple(map(tuple, np.eye(rank).tolist())))
 
 
 def _in_words(shape_zyx: tuple[int, ...], axes: str) -> str:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from iterreg.errors import GeometryError, ImageContentError
 from iterreg.geometry import AxisOrder, Grid, canonical
 from iterreg.image.arrays import STORED_AS, as_numpy, ordered, place
-from iterreg.tables import load
+from iterreg.image.handing_on import ForOtherPackages
+from iterreg.image.space import OnGrid
+
+UNNAMED = "image"
 
 
 @dataclass(frozen=True)
-class Image:
+class Image(ForOtherPackages):
     """An image with intensities.
 
     Args:
@@ -25,7 +27,8 @@ class Image:
         grid: where its voxels are.
         dtype: NumPy name of the type in which files store it.
         slope, intercept: stored value * slope + intercept = intensity.
-        name: the file or argument it came from; messages use it.
+        name: the file or argument it came from; messages use it. One without a name takes that of
+            the argument it is given as.
         notes: what the user should know about how the file was read.
         series: UID of its DICOM series, if it comes from one.
 
@@ -47,7 +50,7 @@ class Image:
     dtype: str = "float32"
     slope: float = 1.0
     intercept: float = 0.0
-    name: str = "image"
+    name: str = UNNAMED
     notes: tuple[str, ...] = ()
     series: str = ""
 
@@ -70,10 +73,10 @@ class Image:
         array: Any,
         *,
         axes: str,
-        spacing_xyz_mm: Sequence[float] | None = None,
+        spacing_xyz_mm: ArrayLike | None = None,
         affine_ras: Any = None,
-        grid: Grid | None = None,
-        name: str = "image",
+        grid: Grid | OnGrid | None = None,
+        name: str = UNNAMED,
     ) -> Image:
         """Make an image of a NumPy array or a torch tensor.
 
@@ -88,7 +91,7 @@ class Image:
                 y and z grow to the patient's left, back and head (LPS).
             affine_ras: nibabel's matrix, (4, 4), or (3, 3) for a picture: from an index (i, j, k)
                 along x, y, z to a point in RAS mm, whatever the order of ``axes``.
-            grid: of another image that has the same voxels.
+            grid: of another image that has the same voxels, or that image.
             name: what messages call it.
 
         Raises:
@@ -120,6 +123,10 @@ class Image:
         dtype = STORED_AS.get(stored.dtype.name, stored.dtype.name)
         return cls(values, grid, dtype, name=name)
 
+    def named(self, name: str) -> Image:
+        """Return the image, with this name if it has none."""
+        return replace(self, name=name) if self.name == UNNAMED else self
+
     def to_array(self, axes: str) -> NDArray[np.float32]:
         """Return the intensities as a NumPy array.
 
@@ -130,19 +137,6 @@ class Image:
             GeometryError: other letters, or several channels and no ``c``.
         """
         return ordered(self.data.detach().cpu().numpy(), axes, self.name)
-
-    def to_nibabel(self) -> Any:
-        """Return a ``nibabel.Nifti1Image`` of the same voxels.
-
-        Raises:
-            GeometryError: a picture, or several channels.
-        """
-        # Named, not imported: other packages' images stand above this module.
-        return load("iterreg.io.foreign:to_nibabel")(self)
-
-    def to_simpleitk(self) -> Any:
-        """Return a ``SimpleITK.Image`` of the same voxels."""
-        return load("iterreg.io.foreign:to_simpleitk")(self)
 
     def checked(self) -> Image:
         """Return this image if it can be registered.

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import torch
 
 from iterreg.errors import ImageContentError
 from iterreg.geometry import Grid, apply_affine, canonical
 from iterreg.image import LabelMap, Mask, OnGrid
+from iterreg.names import fits_any
 from iterreg.neighbourhood import Box
 
 ON_LATTICE = 0.02
@@ -98,7 +98,7 @@ def only_structures(labels: LabelMap, patterns: Sequence[str]) -> LabelMap:
     Raises:
         ImageContentError: none does.
     """
-    kept = [v for v in labels.values if fits(labels.names.get(v, ""), patterns)]
+    kept = [v for v in labels.values if is_wanted(labels.names.get(v, ""), patterns)]
     if not kept:
         known = ", ".join(labels.title(v) for v in labels.values) or "none"
         raise ImageContentError(
@@ -109,9 +109,9 @@ def only_structures(labels: LabelMap, patterns: Sequence[str]) -> LabelMap:
     return replace(labels, data=labels.data * inside, names=names)
 
 
-def fits(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a name fits one of the patterns, capitals aside; all fit if there are none."""
-    return not patterns or any(fnmatchcase(name.lower(), p.lower()) for p in patterns)
+def is_wanted(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name fits one of the patterns; all fit if there are none."""
+    return not patterns or fits_any(name, patterns)
 
 
 def on_lattice_of(labels: LabelMap, image: OnGrid) -> LabelMap:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from iterreg.errors import ConfigError, ImageContentError
 from iterreg.geometry import Grid, Matrix, Points, apply_affine
 from iterreg.image import Image, LabelMap, require_same_space
 from iterreg.metrics import folding
+from iterreg.names import fits
 from iterreg.phantom.motion import Sliding, breathing, known_map, sliding
 from iterreg.sampling import sample_nearest
 
@@ -170,7 +170,7 @@ def _region(labels: LabelMap, patterns: Sequence[str]) -> Tensor:
         found = [
             value
             for value in labels.values
-            if pattern == str(value) or fnmatchcase(labels.title(value).lower(), pattern.lower())
+            if pattern == str(value) or fits(labels.title(value), pattern)
         ]
         if not found:
             known = ", ".join(f"{v} ({labels.title(v)})" for v in labels.values) or "none"

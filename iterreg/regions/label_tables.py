@@ -13,13 +13,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from importlib import resources
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Union
 
 from iterreg.errors import ConfigError
+from iterreg.names import fits_any
 from iterreg.regions.label_files import checked_names, read_label_names, read_text
 from iterreg.texts import TextError, parse_toml
 
@@ -59,7 +59,7 @@ class LabelTable:
     def class_of(self, structure: str) -> int:
         """The class of this merge table that a structure belongs to, 0 if there is none."""
         for number, patterns in self.members.items():
-            if any(fnmatchcase(structure, pattern) for pattern in patterns):
+            if fits_any(structure, patterns):
                 return number
         return 0
 
@@ -122,6 +122,11 @@ def label_names(table: NamesLike | None) -> dict[int, str] | None:
                     f"label_table: expected a dict of number: name, got {number!r}: {name!r}"
                 )
         return checked_names(((int(n), name) for n, name in table.items()), "label_table")
+    if not isinstance(table, str | Path):
+        raise TypeError(
+            "label_table: expected a name, a path, an iterreg.LabelTable or a dict of number: "
+            f"name, got {type(table).__name__}"
+        )
     return load_label_table(table).names
 
 

@@ -10,6 +10,7 @@ import torch
 from iterreg.errors import ImageContentError
 from iterreg.image import LabelMap
 from iterreg.labels import relabel
+from iterreg.names import spelled
 from iterreg.partition import Regions
 from iterreg.regions._label_numbers import listed, present_labels, with_name
 
@@ -71,9 +72,7 @@ def match_labels(fixed: LabelMap, moving: LabelMap) -> Regions:
 def _key(labels: LabelMap, value: int) -> str:
     """The form of a name that is compared, spelling aside. A bare number matches no name."""
     name = labels.names.get(value)
-    if name is None:
-        return f"#{value}"
-    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+    return f"#{value}" if name is None else spelled(name)
 
 
 def _names(numbers: list[int], fixed: LabelMap, moving: LabelMap) -> dict[int, str]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from iterreg.names import fits_any
 from iterreg.phantom import make_command, use_commands
 from iterreg.report.field import consistency_rows
 from iterreg.report.source import Source
@@ -186,11 +186,11 @@ def _phantom(source: Source) -> Check:
 def _sliding(source: Source) -> list[str]:
     """Numbers of the regions that the preset lets slide, by the first name of each of its pairs."""
     pairs = table(source.tables, "config", "smoothness").get("sliding") or []
-    patterns = {str(first).lower() for first, _ in pairs} - {"*"}
+    patterns = [str(first) for first, _ in pairs if first != "*"]
     return [
         str(value)
         for value, name in table(source.tables, "regions").items()
-        if any(fnmatchcase(str(name).lower(), pattern) for pattern in patterns)
+        if fits_any(str(name), patterns)
     ]
 
 

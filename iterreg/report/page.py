@@ -35,8 +35,6 @@ MOST_BYTES = 4_800_000
 SIZES = (Size(256, 24), Size(192, 24), Size(160, 18), Size(128, 12))
 """Tried in turn until the page is small enough."""
 
-TEMPLATES = "template"
-
 
 def write_report(path: str | Path, source: Source) -> None:
     """Write the page.

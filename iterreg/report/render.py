@@ -12,7 +12,9 @@ from typing import Any
 from iterreg.versions import import_package
 
 SHARED = "iterreg.report"
-"""The package whose ``page.css`` all pages share."""
+"""The package whose ``page.css`` and ``head.html`` all pages share."""
+
+HEAD = "head.html"
 
 
 def render(package: str, name: str, facts: Mapping[str, Any], script: str = "") -> str:
@@ -30,7 +32,9 @@ def render(package: str, name: str, facts: Mapping[str, Any], script: str = "") 
     jinja2 = import_package("jinja2", f"{name}.html", "pip install jinja2")
     own = partial(_read, package)
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(own),
+        loader=jinja2.FunctionLoader(
+            lambda file: _read(SHARED, file) if file == HEAD else own(file)
+        ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -17,7 +17,7 @@ from iterreg.io.dicom.files import quiet_pydicom, read_header
 from iterreg.io.dicom.frames import Frame, read_frames
 from iterreg.io.dicom.pixels import slices
 from iterreg.io.dicom.series import heights
-from iterreg.io.segments import Segment, fits
+from iterreg.io.segments import Segment, is_wanted
 from iterreg.texts import without_controls
 
 HALF = 0.5
@@ -69,7 +69,7 @@ def read_segmentation(
     segments = []
     for number, inside in voxels.items():
         name = names.get(number, "")
-        if inside.any() and fits(name, patterns):
+        if inside.any() and is_wanted(name, patterns):
             mask = Mask.of(LabelMap(torch.from_numpy(inside).int(), grid, name=str(path)))
             segments.append(Segment(name, number, mask))
     notes: tuple[str, ...] = ()

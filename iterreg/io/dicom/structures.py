@@ -15,7 +15,7 @@ from iterreg.errors import GeometryError, ImageReadError
 from iterreg.geometry import Grid, apply_affine
 from iterreg.image import LabelMap, Mask
 from iterreg.io.dicom.files import quiet_pydicom, read_header
-from iterreg.io.segments import Segment, fits
+from iterreg.io.segments import Segment, is_wanted
 from iterreg.texts import without_controls
 
 Contour = NDArray[np.float64]
@@ -45,7 +45,7 @@ def read_structures(
     """
     segments, empty = [], []
     for number, name, contours in _structures(path):
-        if not fits(name, patterns):
+        if not is_wanted(name, patterns):
             continue
         inside = _drawn(path, name, contours, grid) if contours else None
         if inside is None or not inside.any():
