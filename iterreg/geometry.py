@@ -239,6 +239,20 @@ def _numbers(given: Any, name: str) -> NDArray[np.float64]:
         raise GeometryError(f"{name}: expected numbers, got {given!r:.80}") from error
 
 
+def thinnest_mm(spacing_mm: Sequence[float], shape: Sequence[int]) -> float:
+    """The least spacing over the axes that are longer than one voxel; of all axes if none is.
+
+    Args:
+        spacing_mm, shape: in the same order of axes.
+
+    Example:
+        >>> thinnest_mm((0.5, 2.0, 3.0), (1, 40, 50))
+        2.0
+    """
+    longer = [s for s, n in zip(spacing_mm, shape, strict=True) if n > 1]
+    return min(longer or spacing_mm)
+
+
 def block_count(length: float, factor: float) -> int:
     """Return how many blocks of ``factor`` voxels cover ``length`` voxels."""
     return math.ceil(length / factor - TOUCHING)

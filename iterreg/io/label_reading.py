@@ -15,7 +15,7 @@ from iterreg.errors import GeometryError, ImageContentError, ImageReadError
 from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap, Mask
 from iterreg.image.arrays import require_whole_numbers
-from iterreg.io.choices import reading_choices
+from iterreg.io.choices import reading_choices, warn_of
 from iterreg.io.dicom.files import is_bare, is_dicom, read_header
 from iterreg.io.dicom.frames import modality
 from iterreg.io.dicom.segmentation import read_segmentation
@@ -23,7 +23,7 @@ from iterreg.io.dicom.structures import read_structures
 from iterreg.io.foreign import from_foreign
 from iterreg.io.image_formats import Stored
 from iterreg.io.itk import named_grid, require_exists, require_sane, scalar_volume
-from iterreg.io.loading import is_itk_image, load_stored, warn_of
+from iterreg.io.loading import is_itk_image, load_stored
 from iterreg.io.segments import Segment, is_wanted, labels_of_segments, only_structures
 
 if TYPE_CHECKING:
