@@ -20,7 +20,7 @@ GB = 1e9
 BASE_GB = 1.4
 """Python, its libraries, and what does not grow with the images."""
 
-IMAGE_BYTES = 68
+IMAGE_BYTES = 80
 """Of each voxel of the fixed and of the moving image: reading, measuring, drawing and writing."""
 
 LEVEL_BYTES = 450
