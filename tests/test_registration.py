@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -290,6 +291,9 @@ def test_a_notebook_shows_verdict_notes_and_picture(run):
     assert run.verdict.headline in html and "lower block" in html
     assert "data:image/png;base64," in html
     assert set(tags(html)) <= {"div", "p", "table", "tr", "td", "img"}
+    assert run.plot()._repr_png_().startswith(b"\x89PNG")
+    measures = run.measure(fixed_labels=run.fixed_labels, moving_labels=run.moving_labels)
+    assert measures._repr_html_() == f"<pre>{escape(str(measures))}</pre>"
 
 
 def test_a_saved_run_is_read_back(run, folder, pair):
