@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 
 from iterreg.errors import ImageContentError, ImageReadError
 from iterreg.geometry import Grid
+from iterreg.io.bounded import require_explained
 from iterreg.io.choices import reading_choices, warn_of
 from iterreg.io.image_formats import Stored
-from iterreg.io.itk import GZIP_LEVEL, write_itk
+from iterreg.io.itk import write_itk
 from iterreg.io.nifti_geometry import Placement, place
 from iterreg.io.nifti_header import HEADER_BYTES, NiftiHeader, parse_header
 from iterreg.io.nifti_names import label_names
+from iterreg.io.packing import gzip_file
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -98,6 +100,8 @@ def _read(path: Path) -> tuple[NiftiHeader, Placement, bytearray]:
     with _opened(path) as file:
         content = _exactly(path, file, HEADER_BYTES)
         header, placed = _placed(path, content)
+        if isinstance(file, gzip.GzipFile):
+            require_explained(path, header.end, path.stat().st_size)
         content += _exactly(path, file, header.end - len(content))
         if len(content) < header.end:
             raise ImageReadError(
@@ -117,10 +121,13 @@ def _read(path: Path) -> tuple[NiftiHeader, Placement, bytearray]:
 
 def _opened(path: Path) -> IO[bytes]:
     """The content of a file, inflated if it is gzip, whatever its name says."""
-    file = path.open("rb")
-    is_gzip = file.read(2) == GZIP_MAGIC
-    file.close()
-    return cast(IO[bytes], gzip.open(path) if is_gzip else path.open("rb"))
+    return cast(IO[bytes], gzip.open(path) if is_gzip(path) else path.open("rb"))
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether a file is gzip, by its first bytes."""
+    with path.open("rb") as file:
+        return file.read(2) == GZIP_MAGIC
 
 
 def _exactly(path: Path, file: IO[bytes], count: int) -> bytearray:
@@ -184,12 +191,10 @@ def _lattice(
     return tuple(spacing.tolist()), tuple(lps[:rank, 3].tolist()), direction
 
 
-def write_nifti(
-    image: sitk.Image, target: Path, scale: tuple[float, float], floating: bool
-) -> None:
+def write_nifti(image: sitk.Image, target: Path, scale: tuple[float, float]) -> None:
     """Write NIfTI through ITK, put the intensity scale into its header, and compress it.
 
-    ITK always writes a scale of 1, and compresses floats in twice the time.
+    ITK always writes a scale of 1, and compresses floats in ten times the time.
     """
     plain = target if target.suffix == ".nii" else target.with_suffix("")
     write_itk(image, plain, compress=False)
@@ -199,7 +204,7 @@ def write_nifti(
             file.seek(112)  # scl_slope and scl_inter of NIfTI-1, which ITK writes natively
             file.write(np.asarray(scale, np.float32).tobytes())
     if plain != target:
-        _gzip(plain, target, zlib.Z_RLE if floating else zlib.Z_DEFAULT_STRATEGY)
+        gzip_file(plain, target)
         plain.unlink()
 
 
@@ -216,15 +221,3 @@ def _require_whole(path: Path, image: sitk.Image) -> None:
     voxels = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel()
     if path.stat().st_size < LEAST_OFFSET + voxels * image.GetSizeOfPixelComponent():
         raise OSError(errno.ENOSPC, "no room for the whole file")
-
-
-def _gzip(source: Path, target: Path, strategy: int) -> None:
-    """Compress without a time stamp, so that equal results are equal files.
-
-    Floats hardly repeat: a search for runs alone is twice as fast, and the file no larger.
-    """
-    deflate = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31, 9, strategy)
-    with source.open("rb") as plain, target.open("wb") as packed:
-        while chunk := plain.read(1 << 22):
-            packed.write(deflate.compress(chunk))
-        packed.write(deflate.flush())
