@@ -37,7 +37,14 @@ from iterreg.cohort.summary import COLUMNS, FAILURE_COLUMNS, write_tables
 from iterreg.cohort.table import Defaults, read_table
 from iterreg.cohort.work import do_case
 from iterreg.cohort.workers import queue_cluster, worker_options
-from iterreg.errors import ConfigError, CrashError, ExitCode, ImageReadError, MissingDependencyError
+from iterreg.errors import (
+    ConfigError,
+    CrashError,
+    DeviceError,
+    ExitCode,
+    ImageReadError,
+    MissingDependencyError,
+)
 
 ROOT = Path(__file__).parents[1]
 FAST = ("--set", "levels.spacing_mm=[8.0, 4.0]", "--set", "levels.steps=[3, 2]")
@@ -351,6 +358,39 @@ def test_the_job_of_a_queue_says_what_was_asked(cluster: str, lines: list[str]) 
     for line in (*lines, "--gres=gpu:1", "module load x", "distributed.cli.dask_worker"):
         assert line in script, script
     assert "6" in script and "--nworkers" not in script
+
+
+def queue_of_a_shell(folder: Path, monkeypatch: pytest.MonkeyPatch, submit: str) -> None:
+    """Commands of Slurm that run jobs as processes of this machine."""
+    commands = {"sbatch": submit, "scancel": 'kill -- -"$1"'}
+    (folder / "bin").mkdir()
+    for name, line in commands.items():
+        (folder / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (folder / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(folder / "bin"), os.environ["PATH"]]))
+
+
+def test_the_jobs_of_a_queue_do_the_work(
+    tmp_path: Path, worker_path: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("dask_jobqueue")
+    run_it = 'setsid sh "$1" > /dev/null 2>&1 &\necho "Submitted batch job $!"'
+    queue_of_a_shell(tmp_path, monkeypatch, run_it)
+    place = Place(2, cluster="slurm", prologue=(f"cd {tmp_path}", "touch begun.$$"))
+    work = partial(cohort_work.die_first, 1, tmp_path)
+    answers = dict(do_each(["a", "bad", "b"], work, place))
+    assert answers == {"a": "A", "bad": "BAD", "b": "B"}, "a job that died was replaced"
+    assert len(list(tmp_path.glob("begun.*"))) >= 2
+
+
+def test_a_queue_that_takes_no_job_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dask_jobqueue")
+    with pytest.raises(DeviceError, match=r"no job could be submitted: .*'sbatch'"):
+        list(do_each("ab", str.upper, Place(2, cluster="slurm")))
+    queue_of_a_shell(tmp_path, monkeypatch, "echo 'invalid partition: nix' >&2; exit 1")
+    with pytest.raises(DeviceError, match=r"cluster slurm: .*invalid partition: nix") as error:
+        list(do_each("ab", str.upper, Place(2, cluster="slurm")))
+    assert "\n" not in str(error.value)
 
 
 def test_without_dask_one_line_says_how_and_one_job_works(

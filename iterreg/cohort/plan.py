@@ -50,6 +50,8 @@ def open_folder(plan: Plan) -> None:
         OutputError: the folder cannot be written, or holds something else than a cohort.
     """
     folder = plan.folder
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise OutputError(f"{folder}: expected a folder for the results, got a file")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         found = [f for f in os.listdir(folder) if not f.startswith(STAGING_PREFIX)]
