@@ -54,12 +54,20 @@ def _submit(cluster: Any, place: Place) -> None:
     try:
         cluster.sync(_await, cluster)
     except (OSError, RuntimeError) as error:
-        # Jobs that were never submitted cannot be cancelled when the cluster is closed.
-        for name in [n for n, job in cluster.workers.items() if job.job_id is None]:
-            del cluster.workers[name]
+        _forget_jobs(cluster)
         words = one_line(" ".join(str(error).split()), 400)
         raise DeviceError(f"cluster {place.cluster}: no job could be submitted: {words}") from error
     cluster.adapt(minimum_jobs=place.workers, maximum_jobs=place.workers)
+
+
+def _forget_jobs(cluster: Any) -> None:
+    """Leave out jobs that were never submitted: they cannot be cancelled with the others."""
+    from distributed import Status
+
+    for name, job in list(cluster.workers.items()):
+        if job.job_id is None:
+            job.status = Status.failed
+            del cluster.workers[name]
 
 
 async def _await(cluster: Any) -> None:
