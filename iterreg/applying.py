@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from iterreg.arguments import number
 from iterreg.displacement import Transform, resample_transform, warp_image, warp_labels
 from iterreg.errors import GeometryError
 from iterreg.geometry import Grid
@@ -40,7 +41,8 @@ def warp(
     """
     loaded = as_image(image, "image")
     at = _on(transform, onto, loaded)
-    return warp_image(loaded, at, float(loaded.data.min()) if fill is None else fill)
+    outside = float(loaded.data.min()) if fill is None else number(fill, "fill")
+    return warp_image(loaded, at, outside)
 
 
 def warp_label_map(

@@ -338,8 +338,14 @@ def load_config(
         source = preset.name
     elif isinstance(preset, Mapping):
         tables, source = _checked_schema(dict(preset), "tables"), "tables"
-    else:
+    elif isinstance(preset, str | Path):
         tables, source = _read_preset(preset)
+    else:
+        raise TypeError(
+            f"preset: expected a name, a path or an iterreg.Config, got {type(preset).__name__}"
+        )
+    if not isinstance(overrides, Mapping | None):
+        raise TypeError(f"overrides: expected a dict, got {type(overrides).__name__}")
     for dotted, value in (overrides or {}).items():
         *path, key = dotted.split(".")
         if path == ["similarity"]:
@@ -433,7 +439,16 @@ def _checked(value: Any, hint: Any, metadata: Mapping[str, Any], where: str) -> 
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
-    """The value as the type of its field: numbers widen to float, lists become tuples."""
+    """The value as the type of its field: numbers widen to float, lists become tuples.
+
+    Numbers and arrays of NumPy are taken as Python's.
+    """
+    if callable(value):
+        raise ConfigError(
+            f"{where}: expected a value, got a function: give it a name with "
+            "iterreg.register_similarity or iterreg.register_segmenter, and choose that"
+        )
+    value = value.tolist() if hasattr(value, "tolist") else value
     if get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where}: expected a list, got {value!r}")

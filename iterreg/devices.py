@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
+from iterreg.arguments import whole_number
 from iterreg.errors import DeviceError, OutOfMemoryError, is_out_of_memory
 from iterreg.kernels import set_threads
 
@@ -60,7 +61,7 @@ def threads_used(count: int | None) -> Iterator[int]:
         DeviceError: fewer than one.
     """
     before = torch.get_num_threads()
-    threads = before if count is None else count
+    threads = before if count is None else whole_number(count, "threads")
     if threads < 1:
         raise DeviceError(f"threads: expected at least 1, got {threads}")
     set_threads(min(threads, os.cpu_count() or 1))

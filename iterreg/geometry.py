@@ -239,6 +239,20 @@ def _numbers(given: Any, name: str) -> NDArray[np.float64]:
         raise GeometryError(f"{name}: expected numbers, got {given!r:.80}") from error
 
 
+def thinnest_mm(spacing_mm: Sequence[float], shape: Sequence[int]) -> float:
+    """The least spacing over the axes that are longer than one voxel; of all axes if none is.
+
+    Args:
+        spacing_mm, shape: in the same order of axes.
+
+    Example:
+        >>> thinnest_mm((0.5, 2.0, 3.0), (1, 40, 50))
+        2.0
+    """
+    longer = [s for s, n in zip(spacing_mm, shape, strict=True) if n > 1]
+    return min(longer or spacing_mm)
+
+
 def block_count(length: float, factor: float) -> int:
     """Return how many blocks of ``factor`` voxels cover ``length`` voxels."""
     return math.ceil(length / factor - TOUCHING)
@@ -366,7 +380,7 @@ class Points:
     name: str = ""
 
     def __post_init__(self) -> None:
-        lps = np.asarray(self.lps, np.float64)
+        lps = _numbers(self.lps, self.name or "points")
         if lps.ndim != 2 or lps.shape[1] not in (2, 3):
             raise GeometryError(
                 f"{self.name or 'points'}: expected shape (n, 2) or (n, 3), got {lps.shape}"
@@ -387,7 +401,7 @@ class Points:
             >>> Points.from_ras([[10.0, 20.0, 30.0]]).lps.tolist()
             [[-10.0, -20.0, 30.0]]
         """
-        points = cls(np.asarray(ras, np.float64), name)
+        points = cls(_numbers(ras, name or "points"), name)
         return cls(points.ras, name)
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ from iterreg.landmarks import check_landmarks, read_landmarks, span
 from iterreg.partition import Regions, regions_of_rois
 from iterreg.regions.field_of_view import field_of_view
 from iterreg.regions.label_tables import label_names
+from iterreg.samreg.roi_files import read_roi_pairs
 
 if TYPE_CHECKING:
     from iterreg.formats.reading import TransformLike as TransformLike
@@ -72,7 +74,7 @@ class Given:
     moving_mask: LabelsLike | None
     fixed_landmarks: PointsLike | None
     moving_landmarks: PointsLike | None
-    roi_pairs: Sequence[RoiPair]
+    roi_pairs: str | Path | Sequence[RoiPair] | None
     initial_transform: TransformLike | None
     label_table: NamesLike | None = None
 
@@ -88,16 +90,14 @@ class Given:
         rank = fixed.grid.rank
         landmarks = read_landmarks(self.fixed_landmarks, self.moving_landmarks, rank)
         notes = check_landmarks(landmarks, (fixed.grid, moving.grid), initial)
-        for pair in self.roi_pairs:
-            require_same_space(pair.fixed, fixed)
-            require_same_space(pair.moving, moving)
+        roi_pairs = _read_roi_pairs(self.roi_pairs, fixed, moving)
         return Inputs(
             fixed,
             moving,
             self._read_labels(fixed, moving),
             (_read_mask(self.fixed_mask, fixed), _read_mask(self.moving_mask, moving)),
             landmarks,
-            self.roi_pairs,
+            roi_pairs,
             initial,
             notes,
         )
@@ -128,6 +128,23 @@ def _read_images(fixed: ImageLike, moving: ImageLike) -> tuple[Image, Image]:
             f"got {second.grid.rank}"
         )
     return first, second
+
+
+def _read_roi_pairs(
+    given: str | Path | Sequence[RoiPair] | None, fixed: Image, moving: Image
+) -> Sequence[RoiPair]:
+    if given is None:
+        return ()
+    if isinstance(given, str | Path):
+        return read_roi_pairs(given, (fixed, moving))
+    for pair in given:
+        if not isinstance(pair, RoiPair):
+            raise TypeError(
+                f"roi_pairs: expected a path or iterreg.RoiPair values, got {type(pair).__name__}"
+            )
+        require_same_space(pair.fixed, fixed)
+        require_same_space(pair.moving, moving)
+    return given
 
 
 def _read_mask(mask: LabelsLike | None, image: Image) -> LabelMap | None:

@@ -49,7 +49,7 @@ def read_landmarks(
         rank: of the images; None if it does not matter.
 
     Raises:
-        ImageContentError: only one of them is given.
+        ImageContentError: only one of them is given, or one is empty.
         GeometryError: their numbers or ranks differ.
     """
     if fixed is None and moving is None:
@@ -59,6 +59,9 @@ def read_landmarks(
         raise ImageContentError(f"{missing}: expected landmarks of both images or of none")
     first, second = as_points(fixed, "fixed_landmarks"), as_points(moving, "moving_landmarks")
     fixed_name = _name(first, "fixed_landmarks")
+    for points, side in ((first, "fixed"), (second, "moving")):
+        if not len(points):
+            raise ImageContentError(f"{_name(points, f'{side}_landmarks')}: expected points")
     if first.lps.shape != second.lps.shape:
         raise GeometryError(
             f"{_name(second, 'moving_landmarks')}: expected as many landmarks as {fixed_name}, "

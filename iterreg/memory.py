@@ -10,6 +10,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+from iterreg.arguments import number
 from iterreg.config import Config, Levels
 from iterreg.errors import OutOfMemoryError
 from iterreg.geometry import Grid
@@ -70,9 +71,11 @@ def fit_to_memory(config: Config, fixed: Grid, moving: Grid, limit_gb: float) ->
     Raises:
         OutOfMemoryError: it does not fit even with the coarsest level alone; the message says how
             much is needed.
+        TypeError: the limit is no number.
     """
+    limit_gb = number(limit_gb, "memory_gb")
     coarsest, finest = max(config.levels.spacing_mm), min(config.levels.spacing_mm)
-    while needed_gb(config, fixed, moving) > limit_gb:
+    while not needed_gb(config, fixed, moving) <= limit_gb:  # NaN too is no limit
         if finest >= coarsest:
             need = math.ceil(10 * needed_gb(config, fixed, moving)) / 10
             raise OutOfMemoryError(

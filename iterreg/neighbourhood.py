@@ -182,14 +182,20 @@ def box_mean(volume: Tensor, radius: Sequence[int], border: Border) -> Tensor:
 
 
 def _row_sum(volume: Tensor, axis: int, reach: int) -> Tensor:
-    offset = [0, 0, 0]
-    total = volume
-    for amount in range(1, reach + 1):
-        offset[axis] = amount
-        total = total + shifted(volume, offset)
-        offset[axis] = -amount
-        total = total + shifted(volume, offset)
-    return total
+    """Sums of 2 reach + 1 voxels, put together from sums of 1, 2, 4, ... of them."""
+    n, width = volume.shape[axis], 2 * reach + 1
+    first, last = volume.narrow(axis, 0, 1), volume.narrow(axis, n - 1, 1)
+    sums = torch.cat([first] * reach + [volume] + [last] * reach, axis)
+    total, done, size = torch.zeros_like(volume), 0, 1
+    while True:
+        if width & size:
+            total += sums.narrow(axis, done, n)
+            done += size
+        if done == width:
+            return total
+        count = sums.shape[axis] - size
+        sums = sums.narrow(axis, 0, count) + sums.narrow(axis, size, count)
+        size *= 2
 
 
 def _repeat_mean(volume: Tensor, axis: int, reach: int) -> Tensor:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from iterreg.arguments import whole_number
 from iterreg.config import Config, load_config
 from iterreg.devices import memory_errors_named, pick_device, threads_used
 from iterreg.displacement import Transform, resample_transform
@@ -60,7 +61,7 @@ def optimize_pair(
     fixed_landmarks: PointsLike | None = None,
     moving_landmarks: PointsLike | None = None,
     label_table: NamesLike | None = None,
-    roi_pairs: Sequence[RoiPair] | None = None,
+    roi_pairs: str | Path | Sequence[RoiPair] | None = None,
     initial_transform: TransformLike | None = None,
     preset: str | Path | Config = "thorax",
     overrides: Mapping[str, Any] | None = None,
@@ -86,8 +87,8 @@ def optimize_pair(
         label_table: names of the labels' numbers, which decide what slides: a table's name or file,
             :func:`iterreg.load_label_table`'s answer, or a dict of number: name. They replace the
             names that the label maps have.
-        roi_pairs: matched regions that may overlap. They guide the overlap; without label maps
-            they also make the partition, a voxel going to the smallest ROI that holds it.
+        roi_pairs: matched regions that may overlap, or their file. They guide the overlap. Without
+            label maps they also make the partition: a voxel goes to the smallest ROI around it.
         initial_transform: fixed to moving; its affine part starts the affine search, a field in it
             replaces the search.
         preset: a name, a TOML file, or a :class:`iterreg.Config`.
@@ -133,7 +134,7 @@ def optimize_pair(
     config = load_config(preset, overrides)
     where = pick_device(device)
     timer = StageTimer(as_callback(progress), _waiting_for(where))
-    torch.manual_seed(seed)
+    torch.manual_seed(whole_number(seed, "seed"))
     with threads_used(threads) as used, torch.no_grad():
         with timer.stage("read", 0.0, "reading"):
             inputs = Given(
@@ -145,7 +146,7 @@ def optimize_pair(
                 moving_mask,
                 fixed_landmarks,
                 moving_landmarks,
-                roi_pairs or (),
+                roi_pairs,
                 initial_transform,
                 label_table,
             ).read()

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from iterreg.applying import grid_like
 from iterreg.atomic import OutputFolder
 from iterreg.config import Config
 from iterreg.displacement import Transform
 from iterreg.evaluation import Measures, measure
 from iterreg.evaluation.given import evaluate
 from iterreg.figures import draw_overlay, save_figure
-from iterreg.geometry import Grid, Points
+from iterreg.geometry import Points
 from iterreg.image import Image, LabelMap
 from iterreg.inverse import Inverse
 from iterreg.io import as_label_map
@@ -149,7 +150,7 @@ class Registration:
         """
         return self.transform.map_points(points)
 
-    def inverse(self, moving_grid: Grid | None = None) -> Inverse:
+    def inverse(self, moving_grid: GridLike | None = None) -> Inverse:
         """Return the way back, solved region by region when it is needed.
 
         It takes FIXED images and labels to the moving grid, and MOVING points to the fixed image.
@@ -157,16 +158,16 @@ class Registration:
         the nearest answer, and their status says so.
 
         Args:
-            moving_grid: grid of the inverse; None takes the moving image's.
+            moving_grid: for the inverse, or anything that has one; None: the moving image's.
 
         Returns:
-            A value with ``transform``, ``status``, ``warp``, ``warp_labels`` and ``map_points``.
-            ``transform, status = result.inverse()`` unpacks it.
+            What has ``warp``, ``warp_labels``, ``map_points``, ``transform`` and ``status``.
 
         Raises:
             GeometryError: a grid of another rank.
         """
-        grid = self.moving_labels.grid if moving_grid is None else moving_grid
+        given = self.moving_labels if moving_grid is None else moving_grid
+        grid = grid_like(given, "moving_grid")
         return Inverse(self.transform, grid, self.fixed_labels, self.moving_labels)
 
     def measure(

@@ -13,7 +13,7 @@ from iterreg.config import load_config
 from iterreg.displacement import resample_transform
 from iterreg.errors import ImageReadError, IterregError
 from iterreg.formats.reading import read_transform
-from iterreg.image import Image
+from iterreg.image import Image, require_same_space
 from iterreg.io import as_image
 from iterreg.landmarks import read_landmarks
 from iterreg.metrics import ImageSimilarity
@@ -45,6 +45,7 @@ def load_run(
 
     Raises:
         ImageReadError: no result in the folder, or its images are not found.
+        GeometryError: an image of another grid than the run's.
         IterregError: a file cannot be read.
 
     Example:
@@ -61,6 +62,8 @@ def load_run(
     images = _images(folder, source.images, fixed, moving)
     if source.labels is None:
         raise ImageReadError(f"{folder}: expected fixed_regions.nii.gz and moving_regions.nii.gz")
+    for image, labels in zip(images, source.labels, strict=True):
+        require_same_space(image, labels)
     transform = resample_transform(source.transform, images[0].grid)
     tables = source.tables
     try:

@@ -167,7 +167,7 @@ def test_a_cell_is_a_value_and_overrides_the_command_line(table: Path) -> None:
 def test_a_table_is_read_as_a_spreadsheet_writes_it(table: Path, separator: str, head: str) -> None:
     (table.parent / "f1.nii.gz").rename(table.parent / "Größe; 1.nii.gz")
     lines = table.read_text().replace("f1.nii.gz", '"Größe; 1.nii.gz"').replace(",", separator)
-    table.write_text(head.format(separator) + lines, newline="\r\n")
+    table.write_text(head.format(separator) + lines, encoding="utf-8", newline="\r\n")
     cases = read_table(table, Defaults("general"))
     assert [case.id for case in cases] == ["one", "two", "junk"]
     assert cases[0].files["fixed"] == str(table.parent / "Größe; 1.nii.gz")

@@ -304,7 +304,51 @@ def test_slices_without_a_place(tmp_path, fixed):
     refused(tmp_path, GeometryError, "no ImagePositionPatient")
 
 
+def test_stacks_of_two_planes_in_one_series(tmp_path, fixed):
+    write_series(tmp_path, fixed)
+    for n in range(5):
+        write_slice(
+            tmp_path / f"c{n}.dcm",
+            np.zeros((8, 9)),
+            (0, 4 * n, 0),
+            100 + n,
+            axes=(1, 0, 0, 0, 0, -1),
+        )
+    refused(tmp_path, ImageReadError, "found 2 stacks in one series", "axial, 40", "coronal, 5")
+    is_image(read_image(tmp_path, "axial"), fixed)
+    assert read_image(tmp_path, "1/2").grid.shape_zyx == (5, 8, 9)
+
+
+def test_a_missing_slice_may_be_one_that_was_left_out(tmp_path, fixed):
+    path = write_series(tmp_path, fixed)[10]
+    dataset = pydicom.dcmread(path)
+    dataset.PixelSpacing = ["9", "9"]
+    dataset.save_as(path)
+    refused(tmp_path, GeometryError, "missing at z", "1 images of another size or plane", path.name)
+
+
 # --------------------------------------------------------------------------------- pixels, damage
+
+
+def test_a_table_of_intensities_in_place_of_a_slope(tmp_path, fixed):
+    """The right value of each voxel is twice what is stored: 2 (HU + 1024)."""
+    for path in write_series(tmp_path, fixed):
+        dataset = pydicom.dcmread(path)
+        del dataset.RescaleSlope, dataset.RescaleIntercept
+        table = pydicom.Dataset()
+        table.LUTDescriptor, table.ModalityLUTType = [4096, 0, 16], "US"
+        table.add_new(0x00283006, "OW", (2 * np.arange(4096)).astype("<u2").tobytes())
+        dataset.ModalityLUTSequence = [table]
+        dataset.save_as(path)
+    stored = np.rint(sitk.GetArrayFromImage(fixed).astype(float)) + 1024
+    np.testing.assert_array_equal(read_image(tmp_path).data[0].numpy(), 2 * stored)
+
+
+def test_a_file_that_begins_with_the_length_of_its_first_group(tmp_path, fixed):
+    for path in write_series(tmp_path, fixed):
+        path.write_bytes(path.read_bytes()[132:])
+        assert path.read_bytes()[:6] == b"\x02\0\0\0UL"
+    is_image(read_image(tmp_path), fixed)
 
 
 def test_enhanced_files_of_many_frames(tmp_path, fixed):
@@ -433,6 +477,10 @@ def test_empty_folders_and_single_slices(tmp_path, fixed):
     refused(tmp_path, ImageReadError, "found none")
     path = write_series(tmp_path / "s", fixed[:, :, :1])[0]
     assert read_image(path).grid.shape_zyx[0] == 1
+    dataset = pydicom.dcmread(path)
+    del dataset.SliceThickness
+    dataset.save_as(path)
+    assert read_with_note(path, "does not say how thick it is").grid.spacing_xyz_mm[2] == 1
 
 
 # --------------------------------------------------------------------------------------- commands
@@ -449,6 +497,20 @@ def test_the_list(tmp_path, fixed, moving):
     (tmp_path / "none").mkdir()
     assert cli("dicom", "list", tmp_path / "none").exit_code == ImageReadError.exit_code
     assert cli("dicom", "list", tmp_path / "gone").exit_code == ImageReadError.exit_code
+
+
+def test_a_command_names_its_own_options(tmp_path, fixed, moving):
+    write_series(tmp_path / "two", fixed)
+    write_series(tmp_path / "two", moving, uid=OTHER, prefix="B")
+    sitk.WriteTransform(sitk.TranslationTransform(3, (1.0, 2.0, 3.0)), str(tmp_path / "t.tfm"))
+    sitk.WriteImage(fixed, str(tmp_path / "f.nii.gz"))
+    two, out = tmp_path / "two", tmp_path / "out.mha"
+    given = "--transform", tmp_path / "t.tfm", "--out", out
+    done = cli("apply", *given, "--reference", tmp_path / "f.nii.gz", "--image", two)
+    assert "with --image-series or --reference-series, such as 1a" in done.stderr
+    assert "with --fixed-series or --moving-series" in cli("convert", *given, "--fixed", two).stderr
+    given = "--transform", tmp_path / "t.tfm", "--out", tmp_path / "o.h5"
+    assert cli("convert", *given, "--fixed", two, "--fixed-series", "1b").exit_code == 0
 
 
 @pytest.mark.filterwarnings("default")

@@ -356,6 +356,7 @@ def test_mni_that_is_no_matrix(tmp_path: Path) -> None:
         (MNI.format(SHIFT)[:-8], "it may be cut"),
         (MNI.format("1 0 0 x 0 1 0 0 0 0 1 0"), "expected numbers"),
         (MNI.format("1 0 0 0"), "expected 12 numbers, got 4"),
+        (MNI.format(SHIFT).replace("\n\n", "\n%ITK-XFM writer\n", 1), "RAS or LPS"),
         (MNI.format("0 0 0 0 0 0 0 0 0 0 0 0"), "can be inverted"),
     ):
         path.write_text(content)

@@ -21,6 +21,7 @@ ROOMS = (
     "versions",
     "texts",
     "names",
+    "arguments",
     "folders",
     "processes",
     "tables",

@@ -248,7 +248,7 @@ def test_the_three_ways_to_give_an_image(tmp_path):
         torch.testing.assert_close(as_image(value, "fixed").data, image.data)
     assert as_image(loaded, "fixed").name == "fixed"
     assert as_image(loaded, "fixed").dtype == "int16"
-    assert as_label_map(loaded, "fixed_labels", {1: "a"}).names == {1: "a"}
+    assert as_label_map(loaded, "fixed_labels", {6: "a"}).names == {6: "a"}
     with pytest.raises(TypeError, match=r"fixed: expected a path.* got list"):
         as_image([[0.0]], "fixed")
 

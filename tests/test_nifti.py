@@ -5,8 +5,10 @@ nibabel is the oracle of values and matrices.
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import resource
 import struct
 import subprocess
@@ -22,7 +24,14 @@ from click.testing import CliRunner, Result
 
 from iterreg.cli import iterreg
 from iterreg.errors import GeometryError, ImageContentError, ImageReadError, IterregError
-from iterreg.io import GeometryWarning, grid_of_file, read_image, read_label_map, reading_with
+from iterreg.io import (
+    GeometryWarning,
+    grid_of_file,
+    read_image,
+    read_label_map,
+    read_vector_image,
+    reading_with,
+)
 
 CASES = Path(__file__).parent / "data" / "odd_inputs" / "nifti"
 LPS_8_MM = np.diag([8.0, 8.0, 8.0])
@@ -238,6 +247,47 @@ def test_a_spacing_that_is_not_positive(tmp_path, size):
         np.testing.assert_allclose(read_image(path).grid.spacing_xyz_mm, (2, 3, 4), rtol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["qform", "pixdim"])
+def test_negative_sizes_are_taken_without_the_sign_when_asked(tmp_path, form):
+    path = save(tmp_path / "s.nii", qform=turned(10), pixdim=[1, -2, 3, 4, 1, 1, 1, 1])
+    refused(path, GeometryError, "pixdim [-2.0, 3.0, 4.0]", "--geometry qform or pixdim")
+    with reading_with(geometry=form), pytest.warns(GeometryWarning, match="without the signs"):
+        image = read_image(path)
+    np.testing.assert_allclose(image.grid.spacing_xyz_mm, (2, 3, 4), rtol=1e-6)
+    lps = np.diag([-1, -1, 1]) @ turned(10)[:3, :3] / (2, 3, 4)
+    np.testing.assert_allclose(image.grid.direction_lps, lps, atol=1e-6)
+
+
+def test_sizes_of_zero_have_one_way_out(tmp_path):
+    path = save(tmp_path / "s.nii", qform=straight(), pixdim=[1, 0, 3, 4, 1, 1, 1, 1])
+    for geometry in ("auto", "qform", "pixdim", "sform"):
+        with reading_with(geometry=geometry):
+            refused(path, GeometryError, "write the sizes of a voxel into its header")
+
+
+def test_a_plane_that_is_not_axial_is_told(tmp_path):
+    """Rank 2 has no third axis, so a coronal slice loses its place."""
+    coronal = np.array([[-2, 0, 0, 5], [0, 0, 3, 6], [0, 4, 0, 7], [0, 0, 0, 1.0]])
+    picture = nibabel.Nifti1Image(np.arange(12, dtype=np.int16).reshape(3, 4), coronal)
+    nibabel.save(picture, tmp_path / "c.nii")
+    with pytest.warns(GeometryWarning, match="its plane is not axial"):
+        image = read_image(tmp_path / "c.nii")
+    assert image.grid.direction_lps == ((1, 0), (0, 1)) and len(image.notes) == 1
+
+
+def test_a_doubt_is_told_for_grids_and_fields_too(tmp_path):
+    with pytest.warns(GeometryWarning, match="taken from the sform"):
+        assert grid_of_file(CASES / "s_only_pixdim1.nii.gz").spacing_xyz_mm == (8, 8, 8)
+    vectors = nibabel.Nifti1Image(np.zeros((3, 4, 5, 1, 3), np.float32), straight())
+    vectors.set_sform(straight(), 1)
+    moved = straight()
+    moved[0, 3] += 30
+    vectors.set_qform(moved, 1)
+    nibabel.save(vectors, tmp_path / "u.nii")
+    with pytest.warns(GeometryWarning, match="origins 30 mm apart"):
+        read_vector_image(tmp_path / "u.nii")
+
+
 # ------------------------------------------------------------------------------------ the voxels
 
 
@@ -316,6 +366,33 @@ def test_axes_without_voxels(tmp_path, size):
 def test_headers_without_their_voxels(tmp_path, magic):
     path = save(tmp_path / "m.nii", sform=straight(), magic=magic)
     refused(path, ImageReadError, ".nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("pack", "name"), [(bz2.compress, "bzip2"), (lzma.compress, "xz")], ids=["bzip2", "xz"]
+)
+def test_other_compression_is_named(tmp_path, pack, name):
+    whole = save(tmp_path / "a.nii", sform=straight()).read_bytes()
+    (tmp_path / "b.nii.gz").write_bytes(pack(whole))
+    refused(tmp_path / "b.nii.gz", ImageReadError, f"packed by {name}")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "way"),
+    [
+        (".hdr", "two files"),
+        (".img", ".nii.gz"),
+        (".mgz", "mri_convert"),
+        (".mnc", "mnc2nii"),
+        (".rec", "dcm2niix"),
+        (".zip", "unpack"),
+        (".ima", "folder of the series"),
+    ],
+)
+def test_files_of_other_programs_have_a_way_out(tmp_path, suffix, way):
+    path = tmp_path / f"image{suffix}"
+    path.write_bytes(bytes(400))
+    refused(path, ImageReadError, f"got {suffix}; ", way)
 
 
 def test_a_gzip_bomb_is_not_inflated(tmp_path):
@@ -444,3 +521,23 @@ def test_a_spoiled_table_of_names_costs_no_more_than_its_length(tmp_path, piece)
     """A search that begins again at every piece would take minutes; this ends within the suite."""
     path = with_extension(tmp_path / "l.nii", piece * (2_000_000 // len(piece)))
     assert read_label_map(path).names == {}
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_result_that_nothing_reaches_is_told(tmp_path, run):
+    """An image in micrometres beside a reference in millimetres: a result of fill values alone."""
+    import SimpleITK as sitk
+
+    far = save(tmp_path / "far.nii", sform=straight(), xyzt_units=3)
+    near = save(tmp_path / "near.nii", sform=straight())
+    sitk.WriteTransform(sitk.TranslationTransform(3, (0.0, 0.0, 0.0)), str(tmp_path / "t.tfm"))
+    given = ["apply", "--transform", tmp_path / "t.tfm", "--reference", near]
+    told = f"nothing of it reaches the grid of {near}: all voxels are "
+    for role, image, fill in (
+        ("--image", far, "0"),
+        ("--labels", far, "background"),
+        ("--image", near, None),
+    ):
+        done = run(*given, role, image, "--out", tmp_path / f"{role}-{image.stem}.mha")
+        assert done.exit_code == 0, done.output
+        assert told not in done.stderr if fill is None else told + fill in done.stderr

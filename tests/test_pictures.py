@@ -5,7 +5,9 @@ Pillow, OpenCV and SimpleITK write the files.
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import cv2
@@ -184,6 +186,22 @@ def test_alpha_is_left_out(tmp_path, mode):
         assert len(image.notes) == notes
         assert sum(w.category is GeometryWarning for w in caught) == notes
         np.testing.assert_array_equal(np.moveaxis(image.data.numpy(), 0, -1).squeeze(), values)
+
+
+def test_grey_of_sixteen_bits_with_alpha_stays_grey(tmp_path):
+    """Pillow does not write this kind of PNG."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(name + content)
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", SIZE[1], SIZE[0], 16, 4, 0, 0, 0)
+    rows = np.dstack((DEEP, np.full(SIZE, 65535, np.uint16))).astype(">u2")
+    packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    parts = ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+    (tmp_path / "a.png").write_bytes(content)
+    np.testing.assert_array_equal(channels(tmp_path / "a.png"), DEEP)
 
 
 def test_inks_become_colours(tmp_path):

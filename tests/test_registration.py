@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from click.testing import CliRunner
 from synthetic import LOWER, NAMES, ONE_LEVEL, SLIDING, Pair, World, places_lps, save, to_itk
 
 import iterreg
-from iterreg import Image, LabelMap, Points, Registration, RigidMotion, Transform
+from iterreg import Grid, Image, LabelMap, Points, Registration, RigidMotion, Transform
 from iterreg.cli import iterreg as command
 from iterreg.displacement import DisplacementField
 from iterreg.errors import ExitCode, GeometryError, ImageContentError, ImageReadError, OutputError
@@ -290,6 +291,9 @@ def test_a_notebook_shows_verdict_notes_and_picture(run):
     assert run.verdict.headline in html and "lower block" in html
     assert "data:image/png;base64," in html
     assert set(tags(html)) <= {"div", "p", "table", "tr", "td", "img"}
+    assert run.plot()._repr_png_().startswith(b"\x89PNG")
+    measures = run.measure(fixed_labels=run.fixed_labels, moving_labels=run.moving_labels)
+    assert measures._repr_html_() == f"<pre>{escape(str(measures))}</pre>"
 
 
 def test_a_saved_run_is_read_back(run, folder, pair):
@@ -324,6 +328,18 @@ def test_a_run_of_the_command_is_read_back_with_its_images(files, pair, tmp_path
     (tmp_path / "here.csv").unlink()
     again = iterreg.load_run(tmp_path / "out")
     assert again.landmarks is None and "here.csv" in again.notes[-1]
+
+
+def test_a_run_is_of_its_own_images(folder, pair):
+    other = Image(torch.rand(1, 4, 4, 4), Grid((4, 4, 4), (9, 9, 9), (0, 0, 0), np.eye(3)))
+    with pytest.raises(GeometryError, match=r"moving: expected the space of .*moving_regions"):
+        iterreg.load_run(folder, fixed=pair.fixed, moving=other)
+
+
+def test_an_inverse_has_a_grid_of_its_rank(run, pair):
+    assert run.inverse(pair.fixed).grid == pair.fixed.grid
+    with pytest.raises(GeometryError, match=r"moving_grid: expected rank 3 .*got 2"):
+        run.inverse(Grid((4, 4), (1, 1), (0, 0), np.eye(2)))
 
 
 def test_odd_values_in_run_json_are_refused(folder, pair, tmp_path):

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from iterreg import (
     Grid,
     Image,
+    IterregError,
     LabelMap,
     Points,
     Registration,
@@ -302,3 +303,31 @@ def test_a_mouse_on_the_command_line(tmp_path, pair):
     assert "one mm of the preset" in (out / "report.html").read_text("utf-8")
     field = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "displacement_mm.nii.gz")))
     assert 0.05 < np.abs(field).max() < 5
+
+
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize("fixed_mm", [99.0, 1000.0])
+def test_an_image_within_one_voxel_of_the_other(fixed_mm: float, labels: bool) -> None:
+    """No axis of the coarse grids is longer than a voxel: an answer, and no crash."""
+    random = np.random.default_rng(0)
+    images, maps = [], []
+    for spacing in (fixed_mm, 2.0):
+        grid = Grid((9, 9, 9), (spacing,) * 3, (0.0,) * 3, AXES)
+        data = torch.from_numpy(random.normal(size=(1, 9, 9, 9)).astype(np.float32))
+        images.append(Image(data, grid))
+        maps.append(LabelMap((data[0] > 0).int(), grid))
+    given = {"fixed_labels": maps[0], "moving_labels": maps[1]} if labels else {}
+    for fixed, moving in (images, images[::-1]):
+        if moving is images[0]:
+            given = dict(zip(given, reversed(given.values()), strict=True))
+        try:
+            result = optimize_pair(
+                fixed,
+                moving,
+                preset="general",
+                overrides={"levels.steps": [1], "levels.spacing_mm": [8.0]},
+                **given,
+            )
+        except IterregError:
+            continue
+        assert result.status.name != "OK"

@@ -50,6 +50,7 @@ REFUSED = {
     "euler.tfm": (text("Euler3DTransform_double_3_3", "0", "0 0 0"), "expected 6 parameters"),
     "affine.tfm": (text("AffineTransform_double_3_3", "1 0 0", "0 0 0"), "expected 12 parameters"),
     "cut.tfm": (text("AffineTransform_double_3_3", "1 0 0 0 1 0 0 0 1 0 0 0", None), "it is cut"),
+    "nan.tfm": (text("TranslationTransform_double_3_3", "nan 0 0", ""), "finite parameters"),
     "words.tfm": (text("AffineTransform_double_3_3", "1 0 zero", "0 0 0"), "expected numbers"),
     "escape.tfm": (text("AffineTransform_double_3_3", "1 \x1b[2J 0", "0 0 0"), "\\x1b[2J"),
     "velocity.tfm": (

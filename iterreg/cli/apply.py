@@ -152,6 +152,7 @@ def _apply_to_image(options: dict[str, Any]) -> str:
     warped = warp(transform, image, reference, fill)
     if options["unseen"] == "drop":
         warped = seen_image(warped, field_of_view(reference).mask, fill)
+    _warn_if_empty(options, "image", bool((warped.data == fill).all()), f"{fill:g}")
     write_image(warped, options["out"])
     return "on the fixed grid"
 
@@ -174,8 +175,18 @@ def _apply_to_labels(options: dict[str, Any]) -> str:
         seen = field_of_view(reference).mask
         message += f"; seen: {seen_shares(warped, seen) or 'nothing'}"
         warped = seen_labels(warped, seen, mark=options["unseen"] == "mark")
+    _warn_if_empty(options, "labels", not warped.data.any(), "background")
     write_label_map(warped, options["out"])
     return message
+
+
+def _warn_if_empty(options: dict[str, Any], role: str, is_empty: bool, fill: str) -> None:
+    """Say that nothing of an image reaches the grid, which is hardly what was asked for."""
+    from iterreg.io import warn_of
+
+    if is_empty:
+        told = f"nothing of it reaches the grid of {options['reference']}: all voxels are {fill}"
+        warn_of([f"{options[role]}: {told}"])
 
 
 def _reference(options: dict[str, Any]) -> Image:

@@ -10,7 +10,7 @@ import click
 from iterreg.cli.choices import TableChoice
 from iterreg.cli.failures import debug_option
 from iterreg.cli.options import PATH
-from iterreg.cli.reading_options import reading_options
+from iterreg.cli.reading_options import pair_reading_options
 from iterreg.cli.streams import tell
 from iterreg.formats import TRANSFORM_FORMATS, WRITTEN
 
@@ -76,7 +76,7 @@ WRITE = TableChoice(lambda: ["auto", *WRITTEN, *TRANSFORM_FORMATS.plugins])
     show_default=True,
     help="Direction in which T maps points. A moving-to-fixed transform is inverted.",
 )
-@reading_options
+@pair_reading_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @debug_option

@@ -208,6 +208,7 @@ def submit(
     "[default: the regions of the run, else the task's labels]",
 )
 @json_option("Also write the scores to this file, in the evaluator's layout.")
+@geometry_option
 @quiet_option
 @debug_option
 def evaluate(
@@ -252,6 +253,7 @@ def evaluate(
 @click.argument("archive", type=PATH, metavar="ZIP")
 @_task_options
 @config_option
+@geometry_option
 @quiet_option
 @debug_option
 def check(

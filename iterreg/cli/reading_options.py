@@ -88,13 +88,15 @@ def geometry_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def series_options(*roles: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """``--ROLE-series`` for each image of a command."""
 
-    def pick(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
-        if value is not None:
-            from iterreg.io import reading_choices, reading_with
+    named = " or ".join(f"--{role}-series" for role in roles)
 
-            role = str(param.name).removesuffix("_series")
-            known = reading_choices().series
-            ctx.with_resource(reading_with(series={**known, role: value}))
+    def pick(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+        from iterreg.io import reading_choices, reading_with
+
+        role = str(param.name).removesuffix("_series")
+        picked = {} if value is None else {role: value}
+        known = reading_choices().series
+        ctx.with_resource(reading_with(series={**known, **picked}, series_options=named))
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for role in reversed(roles):

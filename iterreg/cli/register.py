@@ -101,7 +101,6 @@ def read_arguments(request: PairRequest) -> dict[str, Any]:
     from iterreg.formats.chains import load_chain
     from iterreg.formats.types import Sides
     from iterreg.io import grid_of_file, read_image, series_of
-    from iterreg.samreg.roi_files import read_roi_pairs
 
     arguments = dict(request.arguments)
     for side in ("fixed", "moving"):
@@ -113,8 +112,6 @@ def read_arguments(request: PairRequest) -> dict[str, Any]:
         arguments["initial_transform"] = load_chain(paths, sides).on(grid)
     elif source is not None:
         raise click.UsageError("--source is for the transform of --initial-transform")
-    if (path := arguments.get("roi_pairs")) is not None:
-        arguments["roi_pairs"] = read_roi_pairs(path, (arguments["fixed"], arguments["moving"]))
     return arguments
 
 

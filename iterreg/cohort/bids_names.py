@@ -240,7 +240,9 @@ def _is_skull_stripped(path: str) -> bool:
     """What the image's own sidecar says; else by its name. Raw images of BIDS are not."""
     place = Path(path)
     with suppress(OSError, ValueError):
-        tables = parse_json((place.parent / f"{place.name.partition('.')[0]}.json").read_text())
+        tables = parse_json(
+            (place.parent / f"{place.name.partition('.')[0]}.json").read_text("utf-8")
+        )
         if isinstance(tables, dict) and isinstance(tables.get("SkullStripped"), bool):
             return bool(tables["SkullStripped"])
     name = read_name(path)

@@ -155,15 +155,12 @@ def _register(case: Case, settings: Settings, folder: OutputFolder) -> dict[str,
 
 
 def _read(case: Case) -> dict[str, Any]:
-    """The arguments of ``optimize_pair``: images and ROI pairs read, other files as paths."""
+    """The arguments of ``optimize_pair``: images read, other files as paths."""
     from iterreg.io import read_image
-    from iterreg.samreg.roi_files import read_roi_pairs
 
     arguments: dict[str, Any] = dict(case.files)
     for side in ("fixed", "moving"):
         arguments[side] = read_image(case.files[side], case.series.get(side))
-    if (path := case.files.get("roi_pairs")) is not None:
-        arguments["roi_pairs"] = read_roi_pairs(path, (arguments["fixed"], arguments["moving"]))
     return arguments
 
 

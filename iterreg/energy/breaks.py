@@ -2,11 +2,14 @@
 
 ::
 
-    w(n) = 1 / sqrt(1 + (|grad u(n)| / scale)^2)
+    w(n) = 1 / sqrt(1 + (|mean grad u(n)| / scale)^2)
 
 The squares, reweighted so, are total variation: isotropic over the axes and the components, so that
 a jump is one whatever its direction. Below the scale, a gradient in mm per mm, the field is as
 smooth as ever.
+
+The jump across a face is the mean over the faces beside it, in the plane of the face. Organs slide
+along surfaces, so a true jump stays; what noise does to a single voxel averages out.
 
 Source:
     Reweighting: Holland and Welsch, "Robust regression using iteratively reweighted least-squares",
@@ -20,6 +23,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from iterreg.neighbourhood import box_mean
+
+REACH = 4
+"""Faces to each side that a jump is averaged over. With 0 the error of bent pictures is 0.541 mm
+instead of 0.516, of chests that slide 1.70 instead of 1.63, of landmarks 1.218 instead of 1.206."""
 
 
 def edge_shares(u_mm: Tensor, spacing_mm: Sequence[float], scale: float) -> Tensor:
@@ -40,11 +49,14 @@ def edge_shares(u_mm: Tensor, spacing_mm: Sequence[float], scale: float) -> Tens
         >>> [round(share, 4) for share in shares.tolist()]
         [1.0, 0.14, 1.0, 1.0]
     """
-    squared = torch.zeros_like(u_mm)
+    squared = torch.zeros_like(u_mm[0])
     for axis, s in enumerate(spacing_mm):
         n = u_mm.shape[axis + 1]
-        if n > 1:
-            jump = (u_mm.narrow(axis + 1, 1, n - 1) - u_mm.narrow(axis + 1, 0, n - 1)) / s
-            squared[axis].narrow(axis, 0, n - 1).copy_(jump.square().sum(0))
-    total = squared.sum(0, keepdim=True)
-    return (1 + total / scale**2).rsqrt().expand_as(u_mm).contiguous()
+        if n == 1:
+            continue
+        reach = [0 if a == axis else REACH for a in range(3)]
+        faces = squared.narrow(axis, 0, n - 1)
+        for component in u_mm:
+            jump = component.narrow(axis, 1, n - 1) - component.narrow(axis, 0, n - 1)
+            faces += box_mean(jump, reach, "repeat").div_(s * scale).square_()
+    return squared.add_(1).rsqrt_().expand_as(u_mm).contiguous()

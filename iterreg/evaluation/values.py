@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from iterreg.evaluation.tables import text_of
@@ -92,6 +93,10 @@ class Measures:
     def __str__(self) -> str:
         """The measures as a table."""
         return text_of(self)
+
+    def _repr_html_(self) -> str:
+        """The same for notebooks."""
+        return f"<pre>{escape(text_of(self))}</pre>"
 
 
 def without_nan(value: Any) -> Any:

@@ -4,6 +4,7 @@ Everything is drawn on the fixed grid with its axes nearest to (S, P, L), in rad
 convention. Only the planes that are drawn are resampled, so the size of the volume hardly matters.
 Matplotlib is imported inside functions, through its object interface: no global state.
 
+    shown    a figure for notebooks
     style    colours, sizes, text          planes       cutting planes from the pair
     lattice  the deformed lattice          panels       windows, panels, legend, the whole figure
     roi_overlay  matched ROIs of SAMReg
@@ -12,7 +13,7 @@ Matplotlib is imported inside functions, through its object interface: no global
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from iterreg.atomic import write_aside
 from iterreg.displacement import Transform
@@ -103,22 +104,18 @@ def draw_overlay(
     return figure
 
 
-def save_figure(figure: Figure, path: str | Path | IO[bytes], dpi: int = DPI) -> None:
-    """Write a figure as PNG to a file, which appears whole or not at all, or to a stream.
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG to a file, which appears whole or not at all.
 
     Raises:
         OutputError: the file cannot be written.
     """
-
-    def write(target: Path | IO[bytes]) -> None:
-        figure.savefig(
-            target, format="png", dpi=dpi, facecolor=BACKGROUND, pil_kwargs={"compress_level": 4}
-        )
-
-    if isinstance(path, str | Path):
-        write_aside(Path(path), write)
-    else:
-        write(path)
+    write_aside(
+        Path(path),
+        lambda target: figure.savefig(
+            target, format="png", dpi=DPI, facecolor=BACKGROUND, pil_kwargs={"compress_level": 4}
+        ),
+    )
 
 
 def _before_in_words(grid: Grid, start: Transform | None) -> str:

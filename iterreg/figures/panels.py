@@ -9,6 +9,7 @@ import numpy as np
 
 from iterreg.figures.lattice import RegionOnPlane, draw_lattice, draw_outline, lattice_step
 from iterreg.figures.planes import Bools, Picture, Plane
+from iterreg.figures.shown import shown_figure
 from iterreg.figures.style import (
     BACKGROUND,
     FAINT_INK,
@@ -87,8 +88,6 @@ def draw_panels(
         values: the labels that occur in the volume.
         captions: words of the headings.
     """
-    from matplotlib.figure import Figure
-
     widest_mm = max(p.size_mm[1] for p in planes)
     stack_mm = sum(p.size_mm[0] for p in planes)
     column = (WIDTH_INCH - 2 * LEFT - 2 * GAP) / 3
@@ -96,7 +95,7 @@ def draw_panels(
     column = inch_per_mm * widest_mm
     width = 3 * column + 2 * GAP + 2 * LEFT
     height = HEAD + FOOT + inch_per_mm * stack_mm + GAP * (len(planes) - 1)
-    figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
+    figure = shown_figure()(figsize=(width, height), facecolor=BACKGROUND)
     windows, step_mm = Windows.of(planes), lattice_step(planes)
     top = height - HEAD
     for plane in planes:

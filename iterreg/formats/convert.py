@@ -20,7 +20,7 @@ from iterreg.formats.reading import recognise
 from iterreg.formats.types import Sides, TransformFormat
 from iterreg.geometry import Grid
 from iterreg.inverse import Inverse
-from iterreg.io import extension_of, grid_of_file
+from iterreg.io import extension_of, grid_of_file, series_of
 from iterreg.plugins import PluginWarning
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def convert_transform(
         raise TransformError(
             f"{out.path}: this conversion depends on both images: add the moving image (--moving)"
         )
-    fixed = grid_of_file(images.fixed)
-    moving = fixed if images.moving is None else grid_of_file(images.moving)
+    fixed = grid_of_file(images.fixed, series_of("fixed"))
+    moving = fixed if images.moving is None else grid_of_file(images.moving, series_of("moving"))
     if moving.rank != fixed.rank:
         raise GeometryError(
             f"{images.moving}: expected rank {fixed.rank} as {images.fixed}, got {moving.rank}"

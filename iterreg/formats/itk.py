@@ -20,7 +20,13 @@ from iterreg.formats.hdf5_checks import HDF5_SUFFIXES
 from iterreg.formats.headers import first_bytes, nifti_head
 from iterreg.formats.itk_checks import TEXT_START, check_itk_file
 from iterreg.formats.itk_files import write_hdf5, write_text_transform
-from iterreg.formats.itk_objects import affine_to_itk, itk_to_loaded, one_line, transform_to_itk
+from iterreg.formats.itk_objects import (
+    affine_to_itk,
+    itk_to_loaded,
+    kind_of,
+    one_line,
+    transform_to_itk,
+)
 from iterreg.formats.loaded import Loaded
 from iterreg.formats.types import Sides, TransformFormat
 from iterreg.formats.vectors import field_of_vectors, read_vectors, require_displacements
@@ -54,6 +60,8 @@ def write_transform(transform: Transform, path: str | Path) -> None:
         >>> grid = Grid((4, 5), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
         >>> write_transform(Transform(np.eye(3), DisplacementField.zero(grid)), "identity.h5")
     """
+    if not isinstance(transform, Transform):
+        raise TypeError(f"transform: expected a Transform, got {kind_of(transform)}")
     extension = extension_of(path)
     if extension not in COMPOSITE_EXTENSIONS:
         raise OutputError(

@@ -204,6 +204,9 @@ def _take_numbers(path: Path, part: Part, is_fixed: bool, pieces: Iterator[bytes
             raise TransformError(
                 f"{path}: expected numbers as parameters, got {str(error)[-80:]!a}"
             ) from error
+        if not np.isfinite(values).all():
+            kind = "finite fixed parameters" if is_fixed else "finite parameters"
+            raise TransformError(f"{path}: expected {kind}, got NaN or infinite ones")
         count += len(values)
         if is_fixed:
             part.fixed += values[: MOST_FIXED + 1].tolist()

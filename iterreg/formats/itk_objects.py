@@ -235,3 +235,9 @@ def one_line(source: str | Path) -> Iterator[None]:
     except RuntimeError as error:
         reason = last_line(str(error))
         raise TransformError(f"{source}: expected an ITK transform, got: {reason}") from error
+
+
+def kind_of(value: object) -> str:
+    """What something is that is no transform, and where the transform is if it has one."""
+    hint = ", which has one: give its .transform" if hasattr(value, "transform") else ""
+    return type(value).__name__ + hint

@@ -14,6 +14,9 @@ from iterreg.formats.matrices import linear_in_ras, matrix_of, numbers_of
 from iterreg.formats.types import Sides, TransformFormat
 
 START = b"MNI Transform File"
+ITK_WRITER = "%ITK-XFM writer"
+"""ITK writes its own LPS mm into this format, which means RAS mm, unless a program asks it not to;
+the file does not say which."""
 
 
 def _recognises(path: Path) -> bool:
@@ -24,6 +27,11 @@ def _load(path: Path, sides: Sides) -> Loaded:
     text = short_text(path)
     if not text.lstrip().startswith(START.decode()):
         raise TransformError(f"{path}: expected MNI's first line {START.decode()!r}")
+    if ITK_WRITER in text:
+        raise TransformError(
+            f"{path}: expected MNI's transform, got one that ITK wrote in this format, which does "
+            "not say whether it is RAS or LPS: let ITK write .tfm or .h5"
+        )
     text = "\n".join(re.split("[%#]", line)[0] for line in text.splitlines())
     kinds = re.findall(r"Transform_Type\s*=\s*(\w+)\s*;", text)
     if not kinds or set(kinds) != {"Linear"}:

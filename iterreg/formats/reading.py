@@ -12,7 +12,7 @@ from iterreg.formats import TRANSFORM_FORMATS
 from iterreg.formats.foreign import explain
 from iterreg.formats.fsl import is_matrix_file
 from iterreg.formats.headers import nifti_shape, shape_text
-from iterreg.formats.itk_objects import itk_to_loaded
+from iterreg.formats.itk_objects import itk_to_loaded, kind_of
 from iterreg.formats.loaded import Loaded
 from iterreg.formats.types import Sides, TransformFormat
 from iterreg.geometry import Grid
@@ -112,8 +112,7 @@ def as_loaded(value: TransformLike | Loaded, name: str, sides: Sides | None = No
         return load_transform(value, sides)
     if not isinstance(value, sitk.Transform):
         raise TypeError(
-            f"{name}: expected a path, a SimpleITK transform or a Transform, got "
-            f"{type(value).__name__}"
+            f"{name}: expected a path, a SimpleITK transform or a Transform, got {kind_of(value)}"
         )
     return itk_to_loaded(value, name)
 

@@ -15,6 +15,8 @@ from iterreg.image.arrays import STORED_AS, as_numpy, ordered, place
 from iterreg.image.handing_on import ForOtherPackages
 from iterreg.image.space import OnGrid
 
+UNNAMED = "image"
+
 
 @dataclass(frozen=True)
 class Image(ForOtherPackages):
@@ -25,7 +27,8 @@ class Image(ForOtherPackages):
         grid: where its voxels are.
         dtype: NumPy name of the type in which files store it.
         slope, intercept: stored value * slope + intercept = intensity.
-        name: the file or argument it came from; messages use it.
+        name: the file or argument it came from; messages use it. One without a name takes that of
+            the argument it is given as.
         notes: what the user should know about how the file was read.
         series: UID of its DICOM series, if it comes from one.
 
@@ -47,7 +50,7 @@ class Image(ForOtherPackages):
     dtype: str = "float32"
     slope: float = 1.0
     intercept: float = 0.0
-    name: str = "image"
+    name: str = UNNAMED
     notes: tuple[str, ...] = ()
     series: str = ""
 
@@ -73,7 +76,7 @@ class Image(ForOtherPackages):
         spacing_xyz_mm: ArrayLike | None = None,
         affine_ras: Any = None,
         grid: Grid | OnGrid | None = None,
-        name: str = "image",
+        name: str = UNNAMED,
     ) -> Image:
         """Make an image of a NumPy array or a torch tensor.
 
@@ -119,6 +122,10 @@ class Image(ForOtherPackages):
             values = torch.from_numpy(np.array(data, np.float32, order="C"))
         dtype = STORED_AS.get(stored.dtype.name, stored.dtype.name)
         return cls(values, grid, dtype, name=name)
+
+    def named(self, name: str) -> Image:
+        """Return the image, with this name if it has none."""
+        return replace(self, name=name) if self.name == UNNAMED else self
 
     def to_array(self, axes: str) -> NDArray[np.float32]:
         """Return the intensities as a NumPy array.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from iterreg.image.rois import Mask
 
 
+UNNAMED = "labels"
+
+
 @dataclass(frozen=True)
 class LabelMap(ForOtherPackages):
     """One label per voxel, an integer; 0 is background.
@@ -30,14 +34,15 @@ class LabelMap(ForOtherPackages):
         data: (*shape) int32.
         grid: where its voxels are.
         names: names of labels; labels without a name are allowed.
-        name: the file or argument it came from; messages use it.
+        name: the file or argument it came from; messages use it. One without a name takes that of
+            the argument it is given as.
         notes: what the user should know about how the file was read.
         whole: all voxels of each label that shares some with others; ``data`` give a shared voxel
             to the smallest.
 
     Raises:
         GeometryError: data and grid have different shapes.
-        ImageContentError: data are not int32.
+        ImageContentError: data are not int32, or names are not of numbers.
 
     Example:
         >>> import torch
@@ -52,7 +57,7 @@ class LabelMap(ForOtherPackages):
     data: torch.Tensor
     grid: Grid
     names: dict[int, str] = field(default_factory=dict)
-    name: str = "labels"
+    name: str = UNNAMED
     notes: tuple[str, ...] = ()
     whole: dict[int, Mask] = field(default_factory=dict)
 
@@ -64,6 +69,11 @@ class LabelMap(ForOtherPackages):
             )
         if self.data.dtype != torch.int32:
             raise ImageContentError(f"{self.name}: expected int32 labels, got {self.data.dtype}")
+        for number, name in self.names.items():
+            if not (isinstance(number, Integral) and isinstance(name, str)):
+                raise ImageContentError(
+                    f"{self.name}: names: expected a dict of number: name, got {number!r}: {name!r}"
+                )
 
     def __repr__(self) -> str:
         known = ", ".join(f"{v} {self.title(v)}" for v in self.values[:8])
@@ -80,7 +90,7 @@ class LabelMap(ForOtherPackages):
         affine_ras: Any = None,
         grid: Grid | OnGrid | None = None,
         names: Mapping[int, str] | None = None,
-        name: str = "labels",
+        name: str = UNNAMED,
     ) -> LabelMap:
         """Make a label map of a NumPy array or a torch tensor, such as a network's answer.
 
@@ -118,6 +128,10 @@ class LabelMap(ForOtherPackages):
         require_whole_numbers(data, name)
         values = torch.from_numpy(np.array(data[0], np.int32, order="C"))
         return cls(values, grid, dict(names or {}), name)
+
+    def named(self, name: str) -> LabelMap:
+        """Return the label map, with this name if it has none."""
+        return replace(self, name=name) if self.name == UNNAMED else self
 
     def to_array(self, axes: str) -> NDArray[np.int32]:
         """Return the labels as a NumPy array.

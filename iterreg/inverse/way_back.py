@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from iterreg.displacement import Transform
+from iterreg.errors import GeometryError
 from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap
 from iterreg.inverse.branches import InverseStatus
@@ -33,6 +34,9 @@ class Inverse:
         grid: of the moving image, on which the inverse is solved.
         fixed_labels, moving_labels: the regions between which the field may jump, or None.
 
+    Raises:
+        GeometryError: a grid of another rank.
+
     Example:
         >>> import numpy as np, torch
         >>> from iterreg import DisplacementField, Points
@@ -49,6 +53,13 @@ class Inverse:
     grid: Grid
     fixed_labels: LabelMap | None = None
     moving_labels: LabelMap | None = None
+
+    def __post_init__(self) -> None:
+        if self.grid.rank != self.forward.grid.rank:
+            raise GeometryError(
+                f"moving_grid: expected rank {self.forward.grid.rank} as the transform, got "
+                f"{self.grid.rank}"
+            )
 
     @cached_property
     def _solved(self) -> tuple[Transform, Tensor]:

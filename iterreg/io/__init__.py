@@ -5,7 +5,14 @@ ITK accepts some files that a user would not want (a cut file padded with zeros,
 as 1); they are refused here.
 """
 
-from iterreg.io.choices import GEOMETRIES, GeometryWarning, reading_choices, reading_with, series_of
+from iterreg.io.choices import (
+    GEOMETRIES,
+    GeometryWarning,
+    reading_choices,
+    reading_with,
+    series_of,
+    warn_of,
+)
 from iterreg.io.image_formats import (
     IMAGE_FORMATS,
     PICTURE_EXTENSIONS,
@@ -50,6 +57,7 @@ __all__ = [
     "series_of",
     "silent_itk",
     "to_itk",
+    "warn_of",
     "write_displacement_mm",
     "write_image",
     "write_label_map",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,12 @@ class GeometryWarning(UserWarning):
     """A file was read, but it leaves a doubt, such as where its voxels are."""
 
 
+def warn_of(notes: Iterable[str]) -> None:
+    """Tell the user how a file was read."""
+    for note in notes:
+        warnings.warn(GeometryWarning(note), stacklevel=4)
+
+
 @dataclass(frozen=True)
 class ReadingChoices:
     """How doubtful files are read.
@@ -25,6 +32,7 @@ class ReadingChoices:
             rest.
         pixel_mm: size of a picture's pixels; None takes 1, whatever the file says about printing.
         series: for each role of an image, such as ``fixed``, which series of a DICOM folder it is.
+        series_options: the options of a command that pick them, for messages.
         structures: patterns of the names that are read of label maps with names; all if empty.
 
     Example:
@@ -35,6 +43,7 @@ class ReadingChoices:
     geometry: str = "auto"
     pixel_mm: float | None = None
     series: Mapping[str, str] = field(default_factory=dict)
+    series_options: str = "--fixed-series or --moving-series"
     structures: tuple[str, ...] = ()
 
 

@@ -148,7 +148,7 @@ def _from_meta_tensor(value: Any, name: str) -> Foreign:
             f"{name}: expected one item of shape (channels, x, y, z), got shape {array.shape}; "
             "take one item of a batch"
         )
-    affine = _square(as_numpy(value.affine, name), rank)
+    affine = _square(as_numpy(value.affine, f"{name}: affine"), rank)
     if str(getattr(meta.get("space"), "value", meta.get("space"))).upper() == "LPS":
         affine = np.diag([*(-1.0, -1.0, 1.0)[:rank], 1.0]) @ affine
     axes = ("c" if array.ndim > rank else "") + "xyz"[:rank]

@@ -88,6 +88,17 @@ IMAGE_FORMATS = (
     ImageFormat("BMP", (".bmp",)),
 )
 
+_TO_NIFTI = "convert it to .nii.gz"
+WAYS = {
+    **dict.fromkeys((".dcm", ".ima"), "for DICOM give the folder of the series"),
+    **dict.fromkeys((".hdr", ".img"), f"ANALYZE or NIfTI in two files: {_TO_NIFTI}"),
+    **dict.fromkeys((".mgz", ".mgh"), "FreeSurfer's: mri_convert IN OUT.nii.gz"),
+    ".mnc": f"MINC's: {_TO_NIFTI}, with mnc2nii",
+    **dict.fromkeys((".par", ".rec"), f"Philips' scanners: {_TO_NIFTI}, with dcm2niix"),
+    **dict.fromkeys((".bz2", ".xz", ".zst", ".zip", ".gz"), "unpack it first"),
+}
+"""What to do with files of other formats, by their extension."""
+
 VOLUME_EXTENSIONS = tuple(s for f in IMAGE_FORMATS if f.keeps_geometry for s in f.suffixes)
 PICTURE_EXTENSIONS = tuple(s for f in IMAGE_FORMATS if not f.keeps_geometry for s in f.suffixes)
 
@@ -108,10 +119,10 @@ def format_of(path: Path) -> ImageFormat:
     for row in IMAGE_FORMATS:
         if extension in row.suffixes:
             return row
-    hint = "; for DICOM give the folder of the series" if extension == ".dcm" else ""
+    hint = WAYS.get(extension, "")
     raise ImageReadError(
         f"{path}: expected one of {' '.join(VOLUME_EXTENSIONS + PICTURE_EXTENSIONS)}, "
-        f"got {extension or 'no extension'}{hint}"
+        f"got {extension or 'no extension'}{hint and f'; {hint}'}"
     )
 
 

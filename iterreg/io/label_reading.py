@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from iterreg.errors import GeometryError, ImageContentError, ImageReadError
 from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap, Mask
 from iterreg.image.arrays import require_whole_numbers
-from iterreg.io.choices import reading_choices
+from iterreg.io.choices import reading_choices, warn_of
 from iterreg.io.dicom.files import is_bare, is_dicom, read_header
 from iterreg.io.dicom.frames import modality
 from iterreg.io.dicom.segmentation import read_segmentation
@@ -23,13 +23,17 @@ from iterreg.io.dicom.structures import read_structures
 from iterreg.io.foreign import from_foreign
 from iterreg.io.image_formats import Stored
 from iterreg.io.itk import named_grid, require_exists, require_sane, scalar_volume
-from iterreg.io.loading import is_itk_image, load_stored, warn_of
+from iterreg.io.loading import is_itk_image, load_stored
 from iterreg.io.segments import Segment, is_wanted, labels_of_segments, only_structures
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
     from iterreg.image.kinds import LabelsLike
+
+
+MOST_LISTED = 12
+"""Labels in a message."""
 
 
 def read_label_map(
@@ -78,8 +82,8 @@ def read_label_map(
         labels = _renamed(_layered(loaded, stored, path, overlapping), names)
         warn_of(labels.notes[len(stored.notes) :])
         return labels
-    names = stored.names if names is None else names
-    labels = replace(_label_map(loaded, str(path), names), notes=stored.notes)
+    labels = replace(_label_map(loaded, str(path), stored.names), notes=stored.notes)
+    labels = _renamed(labels, names)
     return only_structures(labels, patterns) if patterns else labels
 
 
@@ -116,7 +120,7 @@ def as_label_map(
         ImageReadError, ImageContentError, GeometryError: as :func:`read_label_map`.
     """
     if isinstance(value, LabelMap):
-        return _renamed(value, names)
+        return _renamed(value.named(name), names)
     if isinstance(value, Image):
         raise ImageContentError(
             f"{name}: expected labels, got an image with intensities: give a LabelMap"
@@ -124,12 +128,11 @@ def as_label_map(
     if isinstance(value, str | Path):
         return read_label_map(value, names, reference, overlapping)
     if is_itk_image(value):
-        return _label_map(value, name, names)
+        return _renamed(_label_map(value, name, None), names)
     found = from_foreign(value, name)
     grid = require_sane(found.grid, found.name)
-    return LabelMap.from_array(
-        found.array, axes=found.axes, grid=grid, names=names, name=found.name
-    )
+    labels = LabelMap.from_array(found.array, axes=found.axes, grid=grid, name=found.name)
+    return _renamed(labels, names)
 
 
 def as_mask(value: LabelsLike, name: str, reference: Grid | None = None) -> LabelMap:
@@ -187,7 +190,29 @@ def _layered(loaded: sitk.Image, stored: Stored, path: Path, overlapping: bool) 
 
 
 def _renamed(labels: LabelMap, names: Mapping[int, str] | None) -> LabelMap:
-    return labels if names is None else replace(labels, names=dict(names))
+    """The label map with the names of a table, which has to name some of its labels.
+
+    Raises:
+        ImageContentError: it names none that occurs.
+    """
+    if names is None:
+        return labels
+    unnamed = [str(value) for value in labels.values if value not in names]
+    if names and unnamed and len(unnamed) == len(labels.values):
+        raise ImageContentError(
+            f"{labels.name}: expected labels that the label table names "
+            f"({_few(map(str, names))}), got {_few(unnamed)}"
+        )
+    note = f"{labels.name}: the label table has no name for {_few(unnamed)}"
+    notes = (*labels.notes, note) if names and unnamed else labels.notes
+    return replace(labels, names=dict(names), notes=notes)
+
+
+def _few(words: Iterable[str]) -> str:
+    """The first of some words, and how many more there are."""
+    some = [*words]
+    rest = len(some) - MOST_LISTED
+    return ", ".join(some[:MOST_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _label_map(loaded: sitk.Image, name: str, names: Mapping[int, str] | None) -> LabelMap:

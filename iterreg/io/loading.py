@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
-from iterreg.io.choices import GeometryWarning
+from iterreg.io.choices import warn_of
 from iterreg.io.dicom import holds_dicom, load_dicom
 from iterreg.io.image_formats import Stored, load_file
 from iterreg.io.itk import require_exists
@@ -26,12 +24,6 @@ def load_stored(path: Path, series: str | None = None) -> tuple[sitk.Image, Stor
     loaded, stored = load_dicom(path, series) if holds_dicom(path) else load_file(path)
     warn_of(stored.notes)
     return loaded, stored
-
-
-def warn_of(notes: Iterable[str]) -> None:
-    """Tell the user how a file was read."""
-    for note in notes:
-        warnings.warn(GeometryWarning(note), stacklevel=4)
 
 
 def is_itk_image(value: object) -> TypeGuard[sitk.Image]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import gzip
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from iterreg.errors import ImageContentError, ImageReadError
 from iterreg.geometry import Grid
-from iterreg.io.choices import reading_choices
+from iterreg.io.choices import reading_choices, warn_of
 from iterreg.io.image_formats import Stored
 from iterreg.io.itk import GZIP_LEVEL, write_itk
 from iterreg.io.nifti_geometry import Placement, place
@@ -65,6 +66,7 @@ def read_grid(path: Path) -> Grid:
     """
     with _opened(path) as file:
         header, placed = _placed(path, _exactly(path, file, HEADER_BYTES))
+    warn_of(placed.notes)
     spacing, origin, direction = _lattice(header, placed)
     rows = tuple(tuple(row) for row in direction.tolist())
     return Grid(tuple(reversed(header.shape)), spacing, origin, rows)
@@ -78,7 +80,17 @@ def _placed(path: Path, start: bytearray) -> tuple[NiftiHeader, Placement]:
             f"{path}: {len(header.shape)}-D, expected one volume, got size "
             f"{' x '.join(map(str, header.shape))}"
         )
-    return header, place(path, header.fields, header.shape, reading_choices().geometry)
+    placed = place(path, header.fields, header.shape, reading_choices().geometry)
+    if len(header.shape) == 2 and not _is_axial(placed.affine):
+        note = f"{path}: its plane is not axial, but a picture is: taken along x and y"
+        placed = replace(placed, notes=(*placed.notes, note))
+    return header, placed
+
+
+def _is_axial(affine: NDArray[np.float64]) -> bool:
+    """Whether the first two axes lie in the plane of x and y, as those of rank 2 do."""
+    columns = affine[:2, :2] / np.linalg.norm(affine[:3, :2], axis=0)
+    return np.allclose(columns @ columns.T, np.eye(2), atol=1e-3)
 
 
 def _read(path: Path) -> tuple[NiftiHeader, Placement, bytearray]:
@@ -167,8 +179,7 @@ def _lattice(
     columns = lps[:3, :rank]
     spacing = np.linalg.norm(columns, axis=0)
     direction = (columns / spacing)[:rank]
-    if rank == 2 and not np.allclose(direction @ direction.T, np.eye(2), atol=1e-3):
-        # Rank 2 has no place for a plane that is not axial.
+    if rank == 2 and not _is_axial(placed.affine):
         direction = np.eye(2)
     return tuple(spacing.tolist()), tuple(lps[:rank, 3].tolist()), direction
 

@@ -8,7 +8,7 @@ voxels or leaves no way to place them is refused, and ``--geometry`` decides.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,18 +85,29 @@ def place(path: Path, fields: Any, shape: tuple[int, ...], geometry: str) -> Pla
     Raises:
         GeometryError: the header leaves no way, or leaves a choice to the user.
     """
-    spacing = [float(s) for s in fields["pixdim"][1 : 1 + min(3, len(shape))]]
-    if not all(np.isfinite(s) and s > 0 for s in spacing):
-        if geometry == "sform":
-            spacing = [1.0] * len(spacing)  # As one that was never filled in.
-        else:
-            way = "; --geometry sform leaves it aside" if int(fields["sform_code"]) > 0 else ""
-            raise GeometryError(
-                f"{path}: expected a positive spacing, got pixdim {spacing} mm{way}"
-            )
+    stored = [float(s) for s in fields["pixdim"][1 : 1 + min(3, len(shape))]]
+    spacing = _spacing(path, stored, geometry, int(fields["sform_code"]) > 0)
     told = _told(fields, spacing)
     found = _automatic(path, told) if geometry == "auto" else _chosen(path, told, geometry)
+    if spacing != stored and geometry != "sform":
+        note = f"{path}: its pixdim {stored} mm is not positive: taken without the signs"
+        found = replace(found, notes=(*found.notes, note))
     return _in_mm(path, fields, found)
+
+
+def _spacing(path: Path, stored: list[float], geometry: str, has_sform: bool) -> list[float]:
+    """The sizes of pixdim. NIfTI wants them positive; what a sign means is the user's to say."""
+    if all(np.isfinite(s) and s > 0 for s in stored):
+        return stored
+    if geometry == "sform" and has_sform:
+        return [1.0] * len(stored)  # As sizes that were never filled in.
+    signs_alone = all(np.isfinite(s) and s != 0 for s in stored)
+    if geometry in ("qform", "pixdim") and signs_alone:
+        return [abs(s) for s in stored]
+    ways = ["--geometry sform leaves it aside"] if has_sform else []
+    ways += ["--geometry qform or pixdim takes it without the signs"] if signs_alone else []
+    way = "; ".join(ways) or "write the sizes of a voxel into its header"
+    raise GeometryError(f"{path}: expected a positive spacing, got pixdim {stored} mm; {way}")
 
 
 def _told(fields: Any, spacing: list[float]) -> _Told:

@@ -15,6 +15,9 @@ HEADER_BYTES = 540
 
 MAGIC = {348: b"n+1", 540: b"n+2"}
 
+PACKED = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
+"""How files begin that another program compressed."""
+
 MOST_AXIS = 1 << 31
 """More voxels along an axis are damage."""
 
@@ -99,7 +102,9 @@ def _fields(path: Path, start: bytes) -> Any:
                     f"{path}: expected a NIfTI image, got an ANALYZE header, which does not say "
                     "where its voxels are: convert it to .nii.gz"
                 )
-    raise ImageReadError(f"{path}: expected a NIfTI image, but its content is not one")
+    kind = next((name for magic, name in PACKED.items() if start.startswith(magic)), "")
+    hint = f": it is packed by {kind}, and gzip alone is read" if kind else ""
+    raise ImageReadError(f"{path}: expected a NIfTI image, but its content is not one{hint}")
 
 
 def _axes(sizes: list[int]) -> tuple[tuple[int, ...], int]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from iterreg.errors import GeometryError, ImageReadError
 from iterreg.geometry import Grid
+from iterreg.io.choices import warn_of
 from iterreg.io.image_formats import Layer, Stored
 from iterreg.io.itk import header_grid, read_itk
 from iterreg.io.text_headers import (
@@ -102,8 +103,7 @@ def load(path: Path) -> tuple[sitk.Image, Stored]:
         return loaded, stored
     loaded.SetSpacing([s * factor for s in loaded.GetSpacing()])
     loaded.SetOrigin([x * factor for x in loaded.GetOrigin()])
-    note = f"{path}: its header gives lengths in {name}: taken as {factor:g} mm each"
-    return loaded, replace(stored, notes=(note,))
+    return loaded, replace(stored, notes=(_unit_note(path, factor, name),))
 
 
 def read_grid(path: Path) -> Grid:
@@ -112,7 +112,9 @@ def read_grid(path: Path) -> Grid:
     Raises:
         ImageReadError, GeometryError: as :func:`load`.
     """
-    factor, _ = _unit(check_nrrd(path).fields)
+    factor, name = _unit(check_nrrd(path).fields)
+    if factor != 1:
+        warn_of([_unit_note(path, factor, name)])
     grid = header_grid(path)
     return replace(
         grid,
@@ -268,6 +270,10 @@ def segments_of(header: NrrdHeader) -> tuple[Layer, ...]:
 
 
 _SEGMENT = re.compile(r"Segment([0-9]{1,5})_(?:ID|Name|LabelValue)")
+
+
+def _unit_note(path: Path, factor: float, name: str) -> str:
+    return f"{path}: its header gives lengths in {name}: taken as {factor:g} mm each"
 
 
 def _unit(fields: dict[str, str]) -> tuple[float, str]:

@@ -125,7 +125,9 @@ def _page(path: Path, picture: Pillow.Image, count: int) -> NDArray[Any]:
             raise ImageContentError(
                 f"{path}: expected one picture of its number type in a file, got {count}"
             )
-        return _by_opencv(path)
+        is_grey = any(mode.startswith("LA") for mode in _raw_modes(picture))
+        array = _by_opencv(path)
+        return array[..., [0, 3]] if is_grey else array  # OpenCV repeats the grey beside alpha.
     picture.load()
     turned = ImageOps.exif_transpose(picture)
     if turned.mode in ("P", "PA"):
@@ -141,9 +143,13 @@ def _page(path: Path, picture: Pillow.Image, count: int) -> NDArray[Any]:
 
 def _is_deep(picture: Pillow.Image) -> bool:
     """Whether the channels of a file have more than 8 bits, of which Pillow keeps 8."""
+    return any(";16" in mode or ";32" in mode for mode in _raw_modes(picture))
+
+
+def _raw_modes(picture: Pillow.Image) -> list[str]:
+    """How the file stores its pixels, in Pillow's words; before they are loaded."""
     arguments = [tile[3] for tile in getattr(picture, "tile", ())]
-    modes = [a if isinstance(a, str) else a[0] if a else "" for a in arguments]
-    return any(";16" in str(mode) or ";32" in str(mode) for mode in modes)
+    return [str(a if isinstance(a, str) else a[0] if a else "") for a in arguments]
 
 
 def _is_odd_tiff(picture: Pillow.Image) -> bool:

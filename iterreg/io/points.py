@@ -112,6 +112,7 @@ def write_points(
         x,y,z,name
         1.000000,2.000000,3.000000,apex
     """
+    points = as_points(points, "points")
     path, extra = Path(path), dict(extra_columns or {})
     suffix, rank = path.suffix.lower(), points.lps.shape[1]
     require_point_suffix(path)

@@ -13,6 +13,7 @@ import torch
 from iterreg.errors import ImageContentError
 from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap
+from iterreg.io.choices import warn_of
 from iterreg.io.foreign import from_foreign
 from iterreg.io.image_formats import format_of, load_file
 from iterreg.io.itk import (
@@ -75,8 +76,11 @@ def read_image(path: str | Path, series: str | None = None) -> Image:
     )
 
 
-def grid_of_file(path: str | Path) -> Grid:
+def grid_of_file(path: str | Path, series: str | None = None) -> Grid:
     """The grid of an image file, from its header alone.
+
+    Args:
+        path, series: as :func:`read_image`.
 
     Raises:
         ImageReadError, ImageContentError, GeometryError: the file cannot be read, or its grid
@@ -86,7 +90,7 @@ def grid_of_file(path: str | Path) -> Grid:
     require_exists(path)
     reader = "" if os.path.isdir(path) else format_of(path).grid
     if not reader:
-        return read_image(path).grid
+        return read_image(path, series).grid
     grid: Grid = load(reader)(path)
     return require_sane(grid, str(path))
 
@@ -101,7 +105,8 @@ def read_channels(path: str | Path) -> Image:
 
     path = Path(path)
     require_exists(path)
-    loaded, _ = load_file(path)
+    loaded, told = load_file(path)
+    warn_of(told.notes)
     stored = sitk.GetArrayViewFromImage(loaded)
     channels = stored[None] if stored.ndim == loaded.GetDimension() else np.moveaxis(stored, -1, 0)
     data = torch.from_numpy(np.array(channels, np.float32))
@@ -121,7 +126,7 @@ def as_image(value: ImageLike, name: str) -> Image:
         ImageReadError, ImageContentError, GeometryError: as :func:`read_image`.
     """
     if isinstance(value, Image):
-        return value
+        return value.named(name)
     if isinstance(value, LabelMap):
         raise ImageContentError(f"{name}: expected an image with intensities, got a label map")
     if isinstance(value, str | Path):
@@ -151,7 +156,8 @@ def read_vector_image(path: str | Path) -> sitk.Image:
 
     path = Path(path)
     require_exists(path)
-    loaded, _ = load_file(path)
+    loaded, stored = load_file(path)
+    warn_of(stored.notes)
     rank, count = loaded.GetDimension(), loaded.GetNumberOfComponentsPerPixel()
     if rank not in (2, 3) or count != rank:
         raise ImageContentError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,20 +14,24 @@ from iterreg.atomic import write_aside
 from iterreg.displacement import Transform, total_displacement_mm
 from iterreg.errors import OutputError
 from iterreg.geometry import Grid
-from iterreg.image import Image, LabelMap
 from iterreg.io.image_formats import PICTURE_EXTENSIONS, VOLUME_EXTENSIONS, extension_of
 from iterreg.io.itk import to_itk, write_itk
+from iterreg.io.label_reading import as_label_map
 from iterreg.io.nifti import write_nifti
+from iterreg.io.reading import as_image
+
+if TYPE_CHECKING:
+    from iterreg.image.kinds import ImageLike, LabelsLike
 
 
-def write_image(image: Image, path: str | Path) -> None:
+def write_image(image: ImageLike, path: str | Path) -> None:
     """Write an image in the number type and intensity scale of its file.
 
     Integers are rounded and clipped to the type's range. The scale goes into NIfTI headers; other
     formats have no place for one, so an image with a scale is written to them as float32.
 
     Args:
-        image: what to write.
+        image: what to write, of any kind that :func:`iterreg.optimize_pair` takes.
         path: .nii, .nii.gz, .mha, .mhd, .nrrd, .nhdr; .png, .tif for pictures, which keep at best
             the spacing, never origin and direction.
 
@@ -36,6 +40,7 @@ def write_image(image: Image, path: str | Path) -> None:
             the format cannot store.
 
     Example:
+        >>> from iterreg import Image
         >>> picture = Image.from_array(
         ...     np.full((2, 3), 7, np.uint8), axes="yx", spacing_xyz_mm=(0.5, 0.5)
         ... )
@@ -43,6 +48,7 @@ def write_image(image: Image, path: str | Path) -> None:
         >>> Path("sevens.png").exists()
         True
     """
+    image = as_image(image, "image")
     scaled = (image.slope, image.intercept) != (1.0, 0.0)
     if scaled and not extension_of(path).startswith(".nii"):
         image = replace(image, dtype="float32", slope=1.0, intercept=0.0)
@@ -57,15 +63,20 @@ def write_image(image: Image, path: str | Path) -> None:
         _write_array(np.moveaxis(stored, 0, -1), image.grid, path, vectors=True, scale=scale)
 
 
-def write_label_map(labels: LabelMap, path: str | Path) -> None:
+def write_label_map(labels: LabelsLike, path: str | Path) -> None:
     """Write a label map in the smallest integer type that holds its values.
 
     Names are not written: no two programs agree on how.
+
+    Args:
+        labels: what to write, of any kind that :func:`iterreg.optimize_pair` takes.
+        path: as :func:`write_image`.
 
     Raises:
         OutputError: as :func:`write_image`.
 
     Example:
+        >>> from iterreg import LabelMap
         >>> lung = LabelMap.from_array(
         ...     np.ones((1, 2, 3), bool), axes="zyx", spacing_xyz_mm=(1.0, 1.0, 2.0)
         ... )
@@ -73,6 +84,7 @@ def write_label_map(labels: LabelMap, path: str | Path) -> None:
         >>> Path("lung.nii.gz").exists()
         True
     """
+    labels = as_label_map(labels, "labels")
     data = labels.data.detach().cpu().numpy()
     low, high = int(data.min()), int(data.max())
     kinds = ("uint8", "uint16", "uint32") if low >= 0 else ("int8", "int16", "int32")

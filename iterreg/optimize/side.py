@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from iterreg.energy.region import Region
-from iterreg.geometry import TOUCHING, Grid, block_count
+from iterreg.geometry import TOUCHING, Grid, block_count, thinnest_mm
 from iterreg.kernels import block_majority
 from iterreg.labels import label_counts
 from iterreg.neighbourhood import Box, label_boxes, pooled
@@ -58,8 +58,8 @@ class Side:
 
     @property
     def least_spacing_mm(self) -> float:
-        """The least spacing over the axes that are longer than one voxel."""
-        return min(s for s, n in zip(self.spacing_mm, self.shape, strict=True) if n > 1)
+        """The least spacing over the axes that are longer than one voxel; of all if none is."""
+        return thinnest_mm(self.spacing_mm, self.shape)
 
     @cached_property
     def boxes(self) -> dict[int, Box]:

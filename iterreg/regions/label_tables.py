@@ -122,6 +122,11 @@ def label_names(table: NamesLike | None) -> dict[int, str] | None:
                     f"label_table: expected a dict of number: name, got {number!r}: {name!r}"
                 )
         return checked_names(((int(n), name) for n, name in table.items()), "label_table")
+    if not isinstance(table, str | Path):
+        raise TypeError(
+            "label_table: expected a name, a path, an iterreg.LabelTable or a dict of number: "
+            f"name, got {type(table).__name__}"
+        )
     return load_label_table(table).names
 
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import base64
-import io
 from html import escape
 
 from iterreg.displacement import total_displacement_mm
-from iterreg.figures import save_figure
+from iterreg.figures.shown import png_of
 from iterreg.registration import Registration
-
-DPI = 80
-"""Of the picture; the file has more."""
 
 COLOURS = {"ok": "#1a7f37", "doubtful": "#9a6700", "failed": "#cf222e"}
 
@@ -56,9 +52,7 @@ def _longest_mm(registration: Registration) -> float:
 
 
 def _picture(registration: Registration) -> str:
-    stream = io.BytesIO()
-    save_figure(registration.plot(), stream, DPI)
-    data = base64.b64encode(stream.getvalue()).decode("ascii")
+    data = base64.b64encode(png_of(registration.plot())).decode("ascii")
     return (
         f"<img style='max-width:100%' alt='before, after and deformation' "
         f"src='data:image/png;base64,{data}'>"

@@ -104,8 +104,11 @@ def is_bare(path: Path) -> bool:
             start = file.read(8)
     except OSError:
         return False
-    # The first element of such a file is of group 2 or 8, in either byte order.
-    return start[:2] in (b"\x02\0", b"\x08\0", b"\0\x08") and start[2:4] != b"\0\0"
+    # The first element of such a file is of group 2 or 8, in either byte order. Element 0 holds the
+    # length of its group: four bytes.
+    is_length = start[4:] in (b"UL\x04\0", b"UL\0\x04", b"\x04\0\0\0", b"\0\0\0\x04")
+    known = start[:2] in (b"\x02\0", b"\x08\0", b"\0\x08")
+    return known and (is_length or start[2:4] != b"\0\0")
 
 
 def read_header(path: Path) -> Any:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from iterreg.errors import ImageReadError
 from iterreg.io.dicom.files import quiet_pydicom
 from iterreg.texts import without_controls
@@ -83,6 +85,14 @@ class Frame:
     uid: str = ""
     thickness: float = 0.0
     phase: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def plane(self) -> str:
+        """Its plane in words."""
+        if self.axes is None:
+            return "no plane"
+        normal = np.cross(self.axes[:3], self.axes[3:])
+        return ("sagittal", "coronal", "axial")[int(np.argmax(np.abs(normal)))]
 
 
 def about(path: Path, dataset: Any) -> About:

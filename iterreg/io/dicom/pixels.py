@@ -62,9 +62,18 @@ def _stored(frame: Frame) -> NDArray[Any]:
                     if little
                     else pydicom.uid.ExplicitVRBigEndian
                 )
-            return np.asarray(dataset.pixel_array).reshape(shape)
+            return _looked_up(dataset, np.asarray(dataset.pixel_array).reshape(shape))
         _require_plausible(path, shape)
-        return _by_gdcm(path, dataset, shape)
+        return _looked_up(dataset, _by_gdcm(path, dataset, shape))
+
+
+def _looked_up(dataset: Any, stored: NDArray[Any]) -> NDArray[Any]:
+    """The intensities of a file that tells them by a table in place of slope and intercept."""
+    from pydicom.pixels.processing import apply_modality_lut
+
+    if "ModalityLUTSequence" not in dataset:
+        return stored
+    return np.asarray(apply_modality_lut(stored, dataset))
 
 
 def _require_size(path: Path, dataset: Any, shape: tuple[int, int, int]) -> None:

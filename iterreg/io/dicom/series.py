@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iterreg.errors import ImageReadError
+from iterreg.io.choices import reading_choices
 from iterreg.io.dicom.files import find_files, read_header
 from iterreg.io.dicom.frames import PHASE_KEYS, About, Frame, about, frames_of, modality
 
@@ -112,11 +113,13 @@ def pick(place: Path, volumes: Sequence[Volume], wanted: str | None) -> Volume:
     stacks = [v for v in volumes if not _is_minor(v, volumes)]
     if len(stacks) != 1:
         stacks = stacks or list(volumes)
-        phases = len({v.about.uid for v in stacks}) == 1 and stacks[0].phase
-        what = "phases at the same positions" if phases else "DICOM series"
+        what = "DICOM series"
+        if len({v.about.uid for v in stacks}) == 1 and stacks[0].phase:
+            one_plane = len({v.frames[0].plane for v in stacks}) == 1
+            what = "phases at the same positions" if one_plane else "stacks in one series"
         raise ImageReadError(
             f"{place}: expected one volume, found {len(stacks)} {what}: {_listed(stacks)}. Pick "
-            f"one with --fixed-series or --moving-series, such as {stacks[0].name}"
+            f"one with {reading_choices().series_options}, such as {stacks[0].name}"
         )
     left_out = [v for v in volumes if v is not stacks[0]]
     note = f"left out beside the series that is read: {_listed(left_out)}"
@@ -206,7 +209,11 @@ def _volumes(name: str, series: About, frames: list[Frame]) -> list[Volume]:
         kind = "scouts" if all(SCOUT in f.kind for f in lost) else "images of another size or plane"
         files = ", ".join(sorted({str(f.file) for f in lost})[:3])
         notes.append(f"left out of series {name}: {len(lost)} {kind} ({files})")
-    found = [(part, phase) for group in kept for part, phase in _phases(group)]
+    found = [
+        (part, phase or (group[0].plane if len(kept) > 1 else ""))
+        for group in kept
+        for part, phase in _phases(group)
+    ]
     if len(found) == 1:
         return [Volume(name, series, tuple(found[0][0]), "", tuple(notes))]
     return [

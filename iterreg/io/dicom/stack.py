@@ -55,7 +55,12 @@ def stack(place: Path, volume: Volume) -> Stacked:
         ImageReadError, ImageContentError: their pixels cannot be used.
     """
     frames = _ordered(place, volume.frames)
-    step = _step(place, frames)
+    try:
+        step = _step(place, frames)
+    except GeometryError as error:
+        # What is missing may be what was left out.
+        told = "; ".join(without_controls(note) for note in volume.notes)
+        raise GeometryError(f"{error}; {told}" if told else str(error)) from error
     first, axes = frames[0], np.asarray(frames[0].axes, np.float64)
     normal = np.cross(axes[:3], axes[3:])
     assert first.position is not None and first.spacing is not None
@@ -74,6 +79,8 @@ def stack(place: Path, volume: Volume) -> Stacked:
     )
     values = np.stack(list(slices(frames)))
     notes = [without_controls(f"{place}: {note}") for note in volume.notes]
+    if len(frames) == 1 and first.thickness <= 0:
+        notes.append(f"{place}: its slice does not say how thick it is: taken as {height:g} mm")
     if len(frames) == 2 and height > 1.5 * first.thickness > 0:
         notes.append(
             f"{place}: its two slices are {height:.4g} mm apart but {first.thickness:.4g} mm "

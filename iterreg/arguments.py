@@ -1,0 +1,40 @@
+"""Arguments of Python: a value of another type than expected is refused by the argument's name."""
+
+from __future__ import annotations
+
+from numbers import Real
+from operator import index
+from typing import SupportsIndex
+
+
+def whole_number(value: SupportsIndex, name: str) -> int:
+    """Return a whole number of Python or NumPy as Python's.
+
+    Raises:
+        TypeError: it is something else.
+
+    Example:
+        >>> whole_number("two", "threads")
+        Traceback (most recent call last):
+        TypeError: threads: expected a whole number, got 'two'
+    """
+    try:
+        return index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected a whole number, got {value!r:.80}") from None
+
+
+def number(value: float, name: str) -> float:
+    """Return a number of Python or NumPy as Python's.
+
+    Raises:
+        TypeError: it is something else.
+
+    Example:
+        >>> number("two", "memory_gb")
+        Traceback (most recent call last):
+        TypeError: memory_gb: expected a number, got 'two'
+    """
+    if not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number, got {value!r:.80}")
+    return float(value)
