@@ -374,13 +374,24 @@ def test_the_jobs_of_a_queue_do_the_work(
     tmp_path: Path, worker_path: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("dask_jobqueue")
-    run_it = 'setsid sh "$1" > /dev/null 2>&1 &\necho "Submitted batch job $!"'
+    run_it = (
+        'cp "$1" "$1.job"\nsetsid sh "$1.job" > /dev/null 2>&1 &\necho "Submitted batch job $!"'
+    )
     queue_of_a_shell(tmp_path, monkeypatch, run_it)
     place = Place(2, cluster="slurm", prologue=(f"cd {tmp_path}", "touch begun.$$"))
     work = partial(cohort_work.die_first, 1, tmp_path)
     answers = dict(do_each(["a", "bad", "b"], work, place))
     assert answers == {"a": "A", "bad": "BAD", "b": "B"}, "a job that died was replaced"
     assert len(list(tmp_path.glob("begun.*"))) >= 2
+
+
+def test_jobs_that_do_not_begin_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dask_jobqueue")
+    queue_of_a_shell(tmp_path, monkeypatch, "echo 'Submitted batch job 999999999'")
+    monkeypatch.setattr("iterreg.cohort.cluster.PATIENCE_S", 2.0)
+    # Warnings are errors here, which ends the wait.
+    with pytest.raises(UserWarning, match="no worker has been there for 2 s; still waiting"):
+        list(do_each("ab", str.upper, Place(2, cluster="slurm")))
 
 
 def test_a_queue_that_takes_no_job_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
