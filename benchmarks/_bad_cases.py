@@ -19,6 +19,7 @@ from _bad_kinds import (
     spoil_text,
 )
 from _bad_medical import medical
+from _bad_more import further
 from _bad_options import other_option, output
 
 IMAGES = ("image.nii", "image.nii.gz", "image.mha", "image.mhd", "image.nrrd")
@@ -128,6 +129,7 @@ def draw(seed: int, number: int, good: Path, folder: Path) -> Case:
     kinds: dict[Kind, int] = {
         _file: 12,
         medical: 12,
+        further: 9,
         _option: 3,
         other_option: 3,
         _name: 2,

@@ -52,7 +52,9 @@ WAITING = 5.0
 """On a machine that does other work too, the clock counts a fifth."""
 CRASHED = 23
 DOCUMENTED = frozenset(map(int, ExitCode))
-OURS = re.compile(r"iterreg: |refused: | *\d+ %  |Usage: |Try '|Error: |$")
+OURS = re.compile(
+    r"iterreg: |refused: |row \d+: |unknown column | *\d+ %  |Usage: |Try '|Error: |$"
+)
 """How a line of standard error begins; what is printed on standard output is ours by its place."""
 
 

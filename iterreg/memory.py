@@ -17,10 +17,10 @@ from iterreg.geometry import Grid
 
 GB = 1e9
 
-BASE_GB = 1.0
+BASE_GB = 1.4
 """Python, its libraries, and what does not grow with the images."""
 
-IMAGE_BYTES = 60
+IMAGE_BYTES = 80
 """Of each voxel of the fixed and of the moving image: reading, measuring, drawing and writing."""
 
 LEVEL_BYTES = 450

@@ -150,6 +150,18 @@ def test_columns_that_are_unknown_missing_or_twice_are_named(table: Path) -> Non
     assert not out.exists(), "no work was begun"
 
 
+def test_one_problem_is_one_line(table: Path) -> None:
+    for content, told in (
+        ("id,fixed,moving\na,f1.nii.gz\n", "1 problem; no work was begun: row 2: expected 3 cells"),
+        ("id," * 9999, "row 1: expected at most 500 columns, got 10000"),
+    ):
+        table.write_text(content)
+        result = cohort("run", table, "--out", table.parent / "out", "--preset", "general")
+        assert result.exit_code == ExitCode.CONFIG
+        (line,) = result.stderr.splitlines()
+        assert str(table) in line and told in line
+
+
 def test_a_cell_is_a_value_and_overrides_the_command_line(table: Path) -> None:
     cases = read_table(table, Defaults("general", {"smoothness.weight": 0.1}))
     assert [case.overrides["smoothness.weight"] for case in cases] == [0.1, 0.5, 0.1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from pathlib import Path
 
@@ -106,6 +107,21 @@ def test_a_series_is_read_in_its_order(series: Path, tmp_path: Path) -> None:
         read_series(folder / "t1.nii.gz")
     refused = motion(folder / "t1.nii.gz", "--out", tmp_path / "o", "--preset", "general")
     assert refused.exit_code == ExitCode.IMAGE_CONTENT and not (tmp_path / "o").exists()
+
+
+def test_a_damaged_series_is_one_line(series: Path, tmp_path: Path) -> None:
+    whole = gzip.decompress(series.read_bytes())
+    for name, content in (
+        ("cut.nii", whole[:9000]),
+        ("cut.nii.gz", series.read_bytes()[: series.stat().st_size // 2]),
+        ("text.nii", b"text"),
+        ("flipped.nii.gz", series.read_bytes()[:500] + b"x" * 99 + series.read_bytes()[599:]),
+        ("wide.nii", whole[:42] + b"\xff\x7f" * 3 + whole[48:]),
+    ):
+        (tmp_path / name).write_bytes(content)
+        done = motion(tmp_path / name, "--out", tmp_path / "o", "--preset", "general")
+        assert done.exit_code == ExitCode.IMAGE_READ, done.output
+        assert str(tmp_path / name) in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_phases_are_registered_outwards_from_the_reference() -> None:

@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_told_in_one_line(series: Path, tmp_path: Path) -> 
         ((series, "--labels", tmp_path / "other.nii.gz"), ExitCode.GEOMETRY, "expected the space"),
         ((series, "--points", tmp_path / "far.csv"), ExitCode.GEOMETRY, "expected points inside"),
         ((series, "--reference", 4), ExitCode.CONFIG, "reference: expected 0 to 3, got 4"),
-        ((tmp_path / "cut.nii.gz",), ExitCode.IMAGE_READ, "cut.nii.gz: is damaged"),
+        ((tmp_path / "cut.nii.gz",), ExitCode.IMAGE_READ, "cut.nii.gz: expected a whole"),
         ((tmp_path / "one.nii.gz",), ExitCode.IMAGE_CONTENT, "expected 2 to 500 phases, got 1"),
         ((tmp_path / "empty",), ExitCode.IMAGE_READ, "found 0 (DICOM volumes: none)"),
     ):

@@ -86,6 +86,8 @@ def run(
         if bids_out is not None:
             check_bids_out(cases, bids_out)
     except ConfigError as error:
+        if len(error.details) == 1:
+            raise ConfigError(f"{error}: {error.details[0]}") from error
         _print_lines(error.details, "problems")
         raise
     names = ("device", "seed", "threads", "memory_gb")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from iterreg.cohort.cases import Case
-from iterreg.cohort.table import Defaults, check_cases, table_error
+from iterreg.cohort.table import Defaults, check_cases, no_work, table_error
 from iterreg.errors import ConfigError, ImageReadError
 from iterreg.texts import one_line
 from iterreg.versions import import_package
@@ -81,7 +81,7 @@ def bids_cases(folder: Path, fixed: Query, moving: Query, defaults: Defaults) ->
             cases.append(Case(name, files, defaults.preset, overrides, table))
     problems += check_cases(cases) if not problems else []
     if problems:
-        raise table_error(f"{folder}: {len(problems)} problems; no work was begun", problems)
+        raise table_error(f"{folder}: {no_work(problems)}", problems)
     if not cases:
         counts = [sum(map(len, side.values())) for side in sides]
         raise ImageReadError(

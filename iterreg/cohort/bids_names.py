@@ -22,7 +22,7 @@ from iterreg.atomic import write_aside, write_json, write_text
 from iterreg.cohort.cases import Case
 from iterreg.cohort.plan import Plan
 from iterreg.cohort.records import case_folder, read_record
-from iterreg.cohort.table import table_error
+from iterreg.cohort.table import no_work, table_error
 from iterreg.errors import OutputError
 from iterreg.texts import one_line, parse_json
 from iterreg.versions import own_version
@@ -167,7 +167,7 @@ def check_bids_out(cases: Sequence[Case], folder: Path) -> None:
         if twin is not case:
             problems.append(f"{where}: has the same images as {twin.id}, so the same names by BIDS")
     if problems:
-        raise table_error(f"bids-out: {len(problems)} problems; no work was begun", problems)
+        raise table_error(f"bids-out: {no_work(problems)}", problems)
     found = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     if found and ABOUT not in found:
         raise OutputError(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iterreg.cohort.cases import Case, is_safe_id
-from iterreg.cohort.table import Defaults, check_cases, table_error
+from iterreg.cohort.table import Defaults, check_cases, no_work, table_error
 from iterreg.errors import ConfigError
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".tif", ".tiff")
@@ -61,7 +61,7 @@ def _cases(pairs: Sequence[tuple[str, Path, Path]], defaults: Defaults) -> tuple
     )
     problems = check_cases(cases)
     if problems:
-        raise table_error(f"{len(problems)} problems; no work was begun", problems)
+        raise table_error(no_work(problems), problems)
     return cases
 
 

@@ -20,8 +20,14 @@ OTHER_COLUMNS = ("id", "preset", "label_table", "fixed_series", "moving_series")
 
 SEPARATORS = (",", ";", "\t")
 
+MOST_COLUMNS = 500
 MOST_BYTES = 1 << 28
 """A larger file is no table of pairs."""
+
+
+def no_work(problems: Sequence[str]) -> str:
+    """Say how many problems kept the work from being begun."""
+    return f"{len(problems)} problem{'s' if len(problems) > 1 else ''}; no work was begun"
 
 
 def table_error(message: str, problems: Sequence[str]) -> ConfigError:
@@ -85,7 +91,7 @@ def read_table(path: Path, defaults: Defaults) -> tuple[Case, ...]:
         problems.append("no row with a pair")
     problems += check_cases(cases)
     if problems:
-        raise table_error(f"{path}: {len(problems)} problems; no work was begun", problems)
+        raise table_error(f"{path}: {no_work(problems)}", problems)
     return tuple(cases)
 
 
@@ -131,6 +137,9 @@ def _separator(lines: Sequence[str]) -> tuple[str, int]:
 
 def _column_problems(names: Sequence[str]) -> Iterator[str]:
     known = [*OTHER_COLUMNS, *FILE_ROLES, *config_keys()]
+    if len(names) > MOST_COLUMNS:
+        yield f"row 1: expected at most {MOST_COLUMNS} columns, got {len(names)}"
+        return
     for name in names:
         if name not in known:
             close = get_close_matches(name, known, 1)

@@ -1,10 +1,35 @@
-"""Files that never make room for more bytes than they have."""
+"""Files that never make room for more bytes than they have, or than they explain."""
 
 from __future__ import annotations
 
 import io
 import os
 from pathlib import Path
+
+from iterreg.errors import ImageReadError
+
+SMALL_BYTES = 400_000_000
+MOST_RATIO = 900
+"""Voxels of more than SMALL_BYTES may not be so many times larger than the packed file. gzip
+reaches 1030, for one value everywhere."""
+
+
+def require_explained(path: Path, count: int, stored: int) -> None:
+    """Refuse a small file that unpacks to gigabytes of nothing.
+
+    Args:
+        path: for the message.
+        count: bytes of the voxels.
+        stored: bytes of the packed file.
+
+    Raises:
+        ImageReadError: it does.
+    """
+    if count > SMALL_BYTES and count > MOST_RATIO * stored:
+        raise ImageReadError(
+            f"{path}: truncated, or without content: expected {count} bytes of voxels by its "
+            f"header, got a packed file of {stored} bytes"
+        )
 
 
 class BoundedFile(io.BufferedReader):

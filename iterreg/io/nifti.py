@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from iterreg.errors import ImageContentError, ImageReadError
 from iterreg.geometry import Grid
+from iterreg.io.bounded import require_explained
 from iterreg.io.choices import reading_choices, warn_of
 from iterreg.io.image_formats import Stored
 from iterreg.io.itk import GZIP_LEVEL, write_itk
@@ -98,6 +99,8 @@ def _read(path: Path) -> tuple[NiftiHeader, Placement, bytearray]:
     with _opened(path) as file:
         content = _exactly(path, file, HEADER_BYTES)
         header, placed = _placed(path, content)
+        if isinstance(file, gzip.GzipFile):
+            require_explained(path, header.end, path.stat().st_size)
         content += _exactly(path, file, header.end - len(content))
         if len(content) < header.end:
             raise ImageReadError(
@@ -117,10 +120,13 @@ def _read(path: Path) -> tuple[NiftiHeader, Placement, bytearray]:
 
 def _opened(path: Path) -> IO[bytes]:
     """The content of a file, inflated if it is gzip, whatever its name says."""
-    file = path.open("rb")
-    is_gzip = file.read(2) == GZIP_MAGIC
-    file.close()
-    return cast(IO[bytes], gzip.open(path) if is_gzip else path.open("rb"))
+    return cast(IO[bytes], gzip.open(path) if is_gzip(path) else path.open("rb"))
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether a file is gzip, by its first bytes."""
+    with path.open("rb") as file:
+        return file.read(2) == GZIP_MAGIC
 
 
 def _exactly(path: Path, file: IO[bytes], count: int) -> bytearray:

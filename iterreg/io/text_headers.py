@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from iterreg.errors import GeometryError, ImageReadError
+from iterreg.io.bounded import require_explained
 from iterreg.io.nifti_header import MOST_AXIS
 
 LONGEST_HEADER = 1 << 22
@@ -157,6 +158,8 @@ def unpacked(path: Path, part: DataPart, count: int) -> Iterator[bytes]:
     Raises:
         ImageReadError: as :func:`require_whole`.
     """
+    if part.packed:
+        require_explained(path, count, part.file.stat().st_size)
     got = 0
     try:
         with part.file.open("rb") as file:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import warnings
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from iterreg.atomic import scratch_folder
-from iterreg.errors import GeometryError, ImageContentError, ImageReadError
+from iterreg.errors import NO_ROOM, GeometryError, ImageContentError, ImageReadError, IterregError
 from iterreg.image import Image
 from iterreg.io import VOLUME_EXTENSIONS, extension_of, read_image
+from iterreg.io.bounded import require_explained
 from iterreg.io.dicom.series import Volume, list_volumes
-from iterreg.texts import one_line
+from iterreg.io.nifti import is_gzip
 
 LEAST_PHASES, MOST_PHASES = 2, 500
 PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
@@ -78,12 +80,18 @@ def _of_file(path: Path) -> list[Phase]:
         raise ImageReadError(
             f"{path}: expected a 4-D NIfTI file (.nii, .nii.gz) or a folder, got another format"
         )
-    try:
+    with _quiet_nibabel(path):
         whole: Any = nibabel.load(path)
         shape = tuple(whole.shape)
-    except Exception as error:  # nibabel has many ways to say so
-        reason = " ".join(str(error).split())[:200]
-        raise ImageReadError(f"{path}: expected a 4-D NIfTI file: {reason}") from error
+        stated = math.prod(shape) * whole.get_data_dtype().itemsize
+    stored = os.path.getsize(path)
+    if is_gzip(path):
+        require_explained(path, stated, stored)
+    elif not 0 < stated <= stored:
+        raise ImageReadError(
+            f"{path}: truncated: expected {stated} bytes of voxels by its header, got a file of "
+            f"{stored} bytes"
+        )
     if len(shape) != 4:
         words = " x ".join(map(str, shape))
         raise ImageContentError(f"{path}: expected a 4-D file, got one of {words} voxels")
@@ -93,10 +101,8 @@ def _of_file(path: Path) -> list[Phase]:
     with scratch_folder() as scratch:
         for number in range(shape[3]):
             one = scratch / "phase.nii"
-            try:
+            with _quiet_nibabel(path):
                 nibabel.save(whole.slicer[..., number], one)
-            except (EOFError, OSError, ValueError, zlib.error) as error:
-                raise ImageReadError(f"{path}: is damaged: {one_line(str(error), 200)}") from error
             with warnings.catch_warnings():
                 if number:  # the header is the same for all
                     warnings.simplefilter("ignore")
@@ -104,6 +110,20 @@ def _of_file(path: Path) -> list[Phase]:
                     Phase(f"{number}", replace(read_image(one), name=f"{path}, {number}"))
                 )
     return phases
+
+
+@contextmanager
+def _quiet_nibabel(path: Path) -> Iterator[None]:
+    """Turn what nibabel raises on damage into one line."""
+    try:
+        yield
+    except (IterregError, MemoryError):
+        raise
+    except Exception as error:  # nibabel has many ways to say so
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise ImageReadError(f"{path}: expected a whole 4-D NIfTI file: {reason}") from error
 
 
 def _volume_files(folder: Path) -> list[str]:
