@@ -521,6 +521,40 @@ def test_a_run_that_was_killed_continues_with_the_same_bytes(table: Path) -> Non
     assert not list(killed.rglob(".iterreg-*"))
 
 
+def test_ctrl_c_leaves_finished_pairs_and_nothing_else(table: Path) -> None:
+    pytest.importorskip("distributed")
+    out = table.parent / "out"
+    lines = [f"{k},f1.nii.gz,m1.nii.gz,0.{k}" for k in range(1, 9)]
+    table.write_text("\n".join(["id,fixed,moving,smoothness.weight", *lines]))
+    command = [sys.executable, "-m", "iterreg", "cohort", "run", str(table), "--out", str(out)]
+    command += ["--preset", "general", "--threads", "1", "--no-report", "--jobs", "2", *FAST]
+    code = (  # a child of this shell could have been told to ignore Ctrl-C
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "os.execv(sys.argv[1], sys.argv[1:])\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *command],
+        cwd=ROOT,
+        stdout=-3,
+        stderr=-1,
+        text=True,
+        start_new_session=True,
+    )
+    begun = time.monotonic()
+    while not list(out.glob("cases/*/case.json")) and process.poll() is None:
+        assert time.monotonic() - begun < 120
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+    told = process.communicate()[1]
+    assert process.returncode == ExitCode.INTERRUPTED, told
+    assert "interrupted; finished pairs are kept" in told and "Traceback" not in told
+    assert not list(out.rglob(".iterreg-*"))
+    states = [row["state"] for row in rows(out / "cohort.csv")]
+    assert states.count("done") == len(list(out.glob("cases/*/case.json"))) > 0
+    assert set(states) <= {"done", "waiting"}, "no pair failed because it was interrupted"
+
+
 def test_shards_are_all_cases_once(table: Path) -> None:
     parts = [Shard.parse(f"{k}/3").of(range(10)) for k in (1, 2, 3)]
     assert sorted(n for part in parts for n in part) == list(range(10))
