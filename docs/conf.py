@@ -80,6 +80,7 @@ sphinx_gallery_conf = {
     "min_reported_time": 0,
     "remove_config_comments": True,
     "abort_on_example_error": True,
+    "run_stale_examples": True,
     "capture_repr": ("_repr_html_",),
     "copyfile_regex": r"",
 }

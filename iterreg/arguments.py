@@ -38,3 +38,19 @@ def number(value: float, name: str) -> float:
     if not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {value!r:.80}")
     return float(value)
+
+
+def require_tensor(value: object, name: str) -> None:
+    """Refuse what is no tensor of torch.
+
+    Raises:
+        TypeError: saying what takes arrays.
+    """
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
+        raise TypeError(
+            f"{name}: expected a torch tensor, got {kind}: torch.from_numpy makes one of an array, "
+            "and Image.from_array and LabelMap.from_array take both"
+        )

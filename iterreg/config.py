@@ -205,6 +205,8 @@ class Config:
         segmenter: finds the regions if no label maps are given; some take more after a colon, such
             as ``nnunet:FOLDER``.
         fill: intensity outside the moving image; None takes the image's minimum.
+        field_step_mm: written displacements are multiples of the largest power of two that is not
+            above it, which makes the files half as large; 0 keeps float32 as it is.
         rigid: names of regions that must not bend, ``*`` standing for any; each region is one body.
         unguided: the similarity used if there are no regions; None keeps ``similarity``. Regions
             carry a motion that the images must then carry alone.
@@ -221,6 +223,7 @@ class Config:
         "iterreg.regions.segmenters:SEGMENTERS", default="none", more_after=":"
     )
     fill: float | None = None
+    field_step_mm: float = _number(0.0, 0, 1)
     rigid: tuple[str, ...] = ()
     similarity: Similarity = Similarity()
     unguided: Similarity | None = None

@@ -14,8 +14,17 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
+from iterreg.arguments import require_tensor
 from iterreg.errors import GeometryError, TransformError
-from iterreg.geometry import Grid, Matrix, Points, apply_affine, apply_linear, fixed_to_moving_index
+from iterreg.geometry import (
+    Grid,
+    Matrix,
+    Points,
+    apply_affine,
+    apply_linear,
+    as_affine,
+    fixed_to_moving_index,
+)
 from iterreg.image import Image, LabelMap
 from iterreg.index_maps import affine_of_index
 from iterreg.sampling import sample, sample_nearest
@@ -24,11 +33,8 @@ from iterreg.tables import load
 if TYPE_CHECKING:
     from iterreg.image.kinds import GridLike, ImageLike, LabelsLike, PointsLike
 
-SLAB_VOXELS = 4_000_000
-"""Voxels that are warped at once, about; bounds the memory for coordinates."""
-
-ROWS_PER_SLAB = 16
-"""Rows of the first axis that are resampled at once; bounds the memory for coordinates."""
+SLAB_VOXELS, ROWS_PER_SLAB = 4_000_000, 16
+"""Voxels, about, and rows of the first axis at once; they bound the memory for coordinates."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +55,11 @@ class DisplacementField:
     grid: Grid
 
     def __post_init__(self) -> None:
+        require_tensor(self.vox, "displacement field")
         expected = (self.grid.rank, *self.grid.shape_zyx)
-        if tuple(self.vox.shape) != expected:
-            raise GeometryError(
-                f"displacement field: expected shape {expected}, got {tuple(self.vox.shape)}"
-            )
+        got = tuple(self.vox.shape)
+        if got != expected:
+            raise GeometryError(f"displacement field: expected shape {expected}, got {got}")
 
     def __repr__(self) -> str:
         mm = displacement_vox_to_mm(self.vox, self.grid)
@@ -71,7 +77,7 @@ class Transform:
     """The map of a fixed point x to the moving point A(x + u(x)), in LPS mm.
 
     Args:
-        affine_lps: A, homogeneous (rank + 1, rank + 1) matrix on (x, y, z, 1), LPS mm.
+        affine_lps: A, a finite homogeneous matrix (rank + 1, rank + 1) on (x, y, z, 1), LPS mm.
         field: the residual u, on the fixed grid.
 
     Example:
@@ -86,11 +92,8 @@ class Transform:
     field: DisplacementField
 
     def __post_init__(self) -> None:
-        expected = (self.grid.rank + 1, self.grid.rank + 1)
-        if self.affine_lps.shape != expected:
-            raise GeometryError(
-                f"transform: expected an affine of shape {expected}, got {self.affine_lps.shape}"
-            )
+        affine = as_affine(self.affine_lps, self.grid.rank, "transform: affine")
+        object.__setattr__(self, "affine_lps", affine)
 
     @property
     def grid(self) -> Grid:
@@ -142,7 +145,7 @@ class Transform:
             >>> shift.warp(Image(torch.tensor([[[5.0, 6.0, 7.0]]]), grid)).data.tolist()
             [[[6.0, 7.0, 5.0]]]
         """
-        # Named, not imported: reading stands above this module.
+        # Named, not imported, as below: what it calls stands above this module.
         warped: Image = load("iterreg.applying:warp")(self, image, onto, fill)
         return warped
 
@@ -179,7 +182,6 @@ class Transform:
             >>> int(status.max())  # 0 is InverseStatus.OK
             0
         """
-        # Named, not imported: the inverse stands above this module.
         invert = load("iterreg.inverse:invert_to_grid")
         inverse, status = invert(self, moving_grid, fixed_labels, moving_labels)
         return inverse, status

@@ -59,9 +59,9 @@ class Grid:
 
     def __post_init__(self) -> None:
         shape = _whole_numbers(self.shape_zyx, "grid: shape_zyx")
-        spacing = _numbers(self.spacing_xyz_mm, "grid: spacing_xyz_mm")
-        origin = _numbers(self.origin_lps_mm, "grid: origin_lps_mm")
-        direction = _numbers(self.direction_lps, "grid: direction_lps")
+        spacing = as_numbers(self.spacing_xyz_mm, "grid: spacing_xyz_mm")
+        origin = as_numbers(self.origin_lps_mm, "grid: origin_lps_mm")
+        direction = as_numbers(self.direction_lps, "grid: direction_lps")
         rank = len(shape)
         if rank not in (2, 3):
             raise GeometryError(f"grid: expected 2 or 3 axes, got {rank} ({shape})")
@@ -111,12 +111,7 @@ class Grid:
             Grid(4 x 3 x 2 voxels (x first) of 1 x 1 x 3 mm, axes LPS)
         """
         rank = len(shape_zyx)
-        matrix = _numbers(affine_ras, "affine")
-        if matrix.shape != (rank + 1, rank + 1) or not np.isfinite(matrix).all():
-            raise GeometryError(
-                f"affine: expected a finite matrix of shape ({rank + 1}, {rank + 1}), got "
-                f"{np.round(matrix, 4).tolist()}"
-            )
+        matrix = as_affine(affine_ras, rank, "affine")
         lps = np.diag([*(-1.0, -1.0, 1.0)[:rank], 1.0]) @ matrix
         spacing = np.linalg.norm(lps[:rank, :rank], axis=0)
         if not bool((spacing > 0).all()):
@@ -232,7 +227,12 @@ def _whole_numbers(given: Any, name: str) -> tuple[int, ...]:
         raise GeometryError(f"{name}: expected whole numbers, got {given!r:.80}") from error
 
 
-def _numbers(given: Any, name: str) -> NDArray[np.float64]:
+def as_numbers(given: Any, name: str) -> NDArray[np.float64]:
+    """Numbers of any kind of array or list as an array.
+
+    Raises:
+        GeometryError: they are none.
+    """
     try:
         return np.asarray(given, np.float64)
     except (TypeError, ValueError) as error:
@@ -251,6 +251,21 @@ def thinnest_mm(spacing_mm: Sequence[float], shape: Sequence[int]) -> float:
     """
     longer = [s for s, n in zip(spacing_mm, shape, strict=True) if n > 1]
     return min(longer or spacing_mm)
+
+
+def as_affine(given: Any, rank: int, name: str) -> Matrix:
+    """A homogeneous matrix of any kind of array or list as an array.
+
+    Raises:
+        GeometryError: it is not finite, or of another rank.
+    """
+    matrix = as_numbers(given, name)
+    if matrix.shape != (rank + 1, rank + 1) or not np.isfinite(matrix).all():
+        raise GeometryError(
+            f"{name}: expected a finite matrix of shape ({rank + 1}, {rank + 1}), got "
+            f"{np.round(matrix, 4).tolist()}"
+        )
+    return matrix
 
 
 def block_count(length: float, factor: float) -> int:
@@ -380,7 +395,7 @@ class Points:
     name: str = ""
 
     def __post_init__(self) -> None:
-        lps = _numbers(self.lps, self.name or "points")
+        lps = as_numbers(self.lps, self.name or "points")
         if lps.ndim != 2 or lps.shape[1] not in (2, 3):
             raise GeometryError(
                 f"{self.name or 'points'}: expected shape (n, 2) or (n, 3), got {lps.shape}"
@@ -401,7 +416,7 @@ class Points:
             >>> Points.from_ras([[10.0, 20.0, 30.0]]).lps.tolist()
             [[-10.0, -20.0, 30.0]]
         """
-        points = cls(_numbers(ras, name or "points"), name)
+        points = cls(as_numbers(ras, name or "points"), name)
         return cls(points.ras, name)
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from iterreg.atomic import OutputFolder, write_json
-from iterreg.config import config_to_dict
+from iterreg.config import Config, config_to_dict
 from iterreg.displacement import total_displacement_vox
 from iterreg.evaluation import Measures, on_cpu, without_nan
 from iterreg.expected_error import expected_error_mm
@@ -103,7 +103,7 @@ def write_run(
             with timer.stage("inverse", 0.4, "inverting"):
                 back = registration.inverse()
                 inverse = back.residual
-            written.append(background.submit(_write_inverse, folder, back))
+            written.append(background.submit(_write_inverse, folder, back, registration.config))
         with timer.stage("draw", 0.5, "drawing"):
             registration.plot(folder.path("overlay.png"))
         with timer.stage("write", 0.8, "writing"):
@@ -176,8 +176,9 @@ def _write_report(folder: OutputFolder, summary: RunSummary) -> None:
 def _write_volumes(folder: OutputFolder, registration: Registration, save_jacobian: bool) -> None:
     transform = registration.transform
     write_image(registration.warp(), folder.path("warped.nii.gz"))
-    write_displacement_mm(transform, folder.path("displacement_mm.nii.gz"))
-    write_transform(transform, folder.path("transform.h5"))
+    step_mm = registration.config.field_step_mm
+    write_displacement_mm(transform, folder.path("displacement_mm.nii.gz"), step_mm)
+    write_transform(transform, folder.path("transform.h5"), step_mm)
     write_label_map(registration.fixed_labels, folder.path("fixed_regions.nii.gz"))
     write_label_map(registration.moving_labels, folder.path("moving_regions.nii.gz"))
     write_label_map(registration.warp_labels(), folder.path("warped_regions.nii.gz"))
@@ -186,10 +187,11 @@ def _write_volumes(folder: OutputFolder, registration: Registration, save_jacobi
         write_scalar(determinant, transform.grid, folder.path("jacobian.nii.gz"))
 
 
-def _write_inverse(folder: OutputFolder, back: Inverse) -> None:
+def _write_inverse(folder: OutputFolder, back: Inverse, config: Config) -> None:
     inverse, status = back.transform, back.status
-    write_displacement_mm(inverse, folder.path("inverse_displacement_mm.nii.gz"))
-    write_transform(inverse, folder.path("inverse_transform.h5"))
+    step_mm = config.field_step_mm
+    write_displacement_mm(inverse, folder.path("inverse_displacement_mm.nii.gz"), step_mm)
+    write_transform(inverse, folder.path("inverse_transform.h5"), step_mm)
     write_label_map(LabelMap(status.int(), inverse.grid), folder.path("inverse_status.nii.gz"))
 
 

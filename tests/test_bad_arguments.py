@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import iterreg
-from iterreg import Image, LabelMap, Points
+from iterreg import DisplacementField, Image, LabelMap, Points, Transform
 from iterreg.errors import ConfigError, GeometryError, ImageContentError, OutOfMemoryError
 
 NOISE = np.random.default_rng(0).random((6, 7, 8))
@@ -88,6 +88,36 @@ def test_writing_refuses(
 def test_names_are_of_numbers() -> None:
     with pytest.raises(ImageContentError, match=r"names: expected a dict .*'liver': 1"):
         LabelMap(LABELS.data, LABELS.grid, {"liver": 1})  # type: ignore[dict-item]
+
+
+def test_values_of_arrays_are_refused_with_the_way() -> None:
+    array, grid = np.zeros((1, *IMAGE.grid.shape_zyx), np.float32), IMAGE.grid
+    with pytest.raises(TypeError, match=r"image: expected a torch tensor, got numpy.*from_array"):
+        Image(array, grid)
+    with pytest.raises(TypeError, match="labels: expected a torch tensor"):
+        LabelMap(array[0].astype(np.int32), grid)
+    with pytest.raises(TypeError, match="displacement field: expected a torch tensor"):
+        DisplacementField(array, grid)
+    with pytest.raises(TypeError, match=r"registration: expected an iterreg\.Reg.*got Image"):
+        iterreg.expected_error_mm(IMAGE)
+    with pytest.raises(GeometryError, match="axes: expected the letters 'zyx', got ''"):
+        IMAGE.to_array(None)
+
+
+def test_an_affine_is_a_finite_matrix() -> None:
+    field = DisplacementField.zero(IMAGE.grid)
+    assert np.array_equal(Transform(np.eye(4).tolist(), field).affine_lps, np.eye(4))
+    for matrix, words in ((np.full((4, 4), np.nan), "a finite matrix"), ("abc", "numbers")):
+        with pytest.raises(GeometryError, match=f"transform: affine: expected {words}"):
+            Transform(matrix, field)
+
+
+def test_a_phantom_takes_what_registering_takes() -> None:
+    phantom = iterreg.make_phantom(IMAGE.to_nibabel(), LABELS.to_simpleitk(), amplitude_mm=1.0)
+    assert phantom.labels is not None and phantom.fixed.grid.same_space(IMAGE.grid)
+    for length, words in ((1e6, "from 0 to 100, got"), (np.nan, "got nan")):
+        with pytest.raises(ConfigError, match=f"amplitude_mm: .*{words}"):
+            iterreg.make_phantom(IMAGE, amplitude_mm=length)
 
 
 def test_numbers_of_numpy_are_numbers() -> None:

@@ -296,6 +296,7 @@ def test_a_label_table_names_what_slides(pair):
         iterreg.optimize_pair(**pair.images, **unnamed, label_table={"lung": 1}, **common)
 
 
+@pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")
 def test_monai(as_nibabel, volume):
     data = pytest.importorskip("monai.data")
     transforms = pytest.importorskip("monai.transforms")

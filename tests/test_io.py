@@ -494,7 +494,7 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("iterreg.io.nifti._gzip", interrupt)
+    monkeypatch.setattr("iterreg.io.nifti.gzip_file", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_image(ramp(oblique(), scale=3.0), path)
     assert path.read_bytes() == before

@@ -60,6 +60,7 @@ class Files:
     folder: Path
     pair: Pair
     printed: str
+    words: tuple[object, ...]
 
     @property
     def out(self) -> Path:
@@ -102,8 +103,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     given += ["--label-table", table, "--initial-transform", folder / "start.tfm"]
     given += ["--fill", FILL, "--device", "cpu", "--seed", 5, "--threads", 1, "--save-jacobian"]
     options = [*settings(SLIDING), "--set", 'smoothness.sliding=[["lower*", "*"]]']
-    printed = ok("register", "--preset", "general", *given, *options, "--out", folder / "out")
-    return Files(folder, pair, printed)
+    words = ("--preset", "general", *given, *options)
+    printed = ok("register", *words, "--out", folder / "out")
+    return Files(folder, pair, printed, words)
 
 
 def array(image: sitk.Image) -> Array:
@@ -121,6 +123,21 @@ def test_the_displacement_and_the_transform_say_the_same(files):
     for at in zip(*np.unravel_index(some, places.shape[:3]), strict=True):
         landed = files.transform.TransformPoint(places[at].tolist())
         np.testing.assert_allclose(landed - places[at], field[at], atol=2e-3)
+
+
+def test_the_field_precision_holds_in_every_file_and_stands_in_the_run_file(files, tmp_path):
+    """What is rounded lies within half a step of what is not, components and all."""
+    rounded = ["--field-precision", 0.1, "--save-inverse", "--out", tmp_path / "out"]
+    ok("register", *files.words, *rounded)
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["config"]["field_step_mm"] == 0.1
+    for name in ("displacement_mm", "inverse_displacement_mm"):
+        image = sitk.ReadImage(str(tmp_path / "out" / f"{name}.nii.gz"), sitk.sitkVectorFloat64)
+        steps = array(image) / 0.0625
+        np.testing.assert_allclose(steps, np.rint(steps), atol=1e-5)
+        if name == "displacement_mm":
+            exact = array(files.itk(name, sitk.sitkVectorFloat64))
+            np.testing.assert_allclose(array(image), exact, atol=0.0625 / 2 + 1e-4)
 
 
 def test_the_displacement_is_the_true_one(files):

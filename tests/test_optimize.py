@@ -19,7 +19,7 @@ from iterreg.optimize.affine import AffineStart, find_affine
 from iterreg.optimize.discrete import search
 from iterreg.optimize.field import Field
 from iterreg.optimize.pair import Interfaces, Pair
-from iterreg.optimize.repair import repair_folds
+from iterreg.optimize.repair import repair_border, repair_folds
 from iterreg.optimize.side import Side
 
 SIZE, SPACING_MM = 48, 2.0
@@ -171,6 +171,39 @@ def repaired_field(
     side = Side(torch.zeros(1, *shape), labels, torch.ones(shape, dtype=torch.bool), grid)
     field, left = repair_folds(Field(u.clone(), side), interfaces)
     return field.u_mm, left
+
+
+@pytest.mark.parametrize("shape", [(12, 14, 16), (1, 20, 22)])
+def test_the_total_displacement_does_not_fold_at_the_border(shape: tuple[int, ...]) -> None:
+    """There it goes on beyond the image, so that the affine decides what folds."""
+    rank = 3 - (shape[0] == 1)
+    some = np.random.default_rng(1).normal(size=(rank, rank))
+    axes = np.linalg.qr(np.eye(rank) + 0.1 * (some - some.T))[0]
+    axes = axes * np.sign(np.diag(axes))
+    grid = Grid(shape[3 - rank :], (1.5, 1.0, 2.0)[:rank], (0.0,) * rank, axes.tolist())
+    labels = torch.zeros(shape, dtype=torch.int32)
+    side = Side(torch.zeros(1, *shape), labels, torch.ones(shape, dtype=torch.bool), grid)
+    noise = 0.9 * torch.randn(3, *shape, generator=torch.Generator().manual_seed(2))
+    noise[: 3 - rank] = 0
+    field, left = repair_folds(Field(noise, side), Interfaces.glued(1))
+    assert left == 0
+    affine = np.eye(rank + 1)
+    affine[:rank, :rank] += 0.25 * np.random.default_rng(3).normal(size=(rank, rank))
+
+    def folds(u_mm: Tensor) -> torch.Tensor:
+        transform = Field(u_mm.clone(), side).to_transform(affine, grid)
+        return folding_mask(total_displacement_vox(transform))
+
+    before = field.u_mm.clone()
+    assert int(folds(before).sum()) > 5
+    repaired, left = repair_border(field, Interfaces.glued(1), affine)
+    assert left == 0 and not bool(folds(repaired.u_mm).any())
+    moved = (repaired.u_mm != before).any(0)
+    assert 0 < int(moved.sum()) < 0.5 * moved.numel()
+    turned = np.eye(rank + 1)
+    turned[-3:-1, -3:-1] = [[-0.5, -(0.75**0.5)], [0.75**0.5, -0.5]]
+    kept, _ = repair_border(Field(before.clone(), side), Interfaces.glued(1), turned)
+    assert torch.equal(kept.u_mm, before)
 
 
 def test_planted_folds_are_removed_and_the_rest_is_left_alone():

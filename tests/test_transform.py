@@ -68,6 +68,25 @@ def test_round_trip_is_exact_and_itk_agrees(tmp_path, rank, extension):
 
 
 @pytest.mark.parametrize("rank", [2, 3])
+def test_displacements_in_steps_are_near_in_both_files_and_take_less_room(tmp_path, rank):
+    """The step is the largest power of two that is not above what was asked for."""
+    transform, step_mm = some_transform(rank), 2.0**-7
+    for folder, most_step_mm in (("exact", 0.0), ("steps", 0.01)):
+        (tmp_path / folder).mkdir()
+        write_transform(transform, tmp_path / folder / "t.h5", most_step_mm)
+        write_displacement_mm(transform, tmp_path / folder / "d.nii.gz", most_step_mm)
+    exact, steps = tmp_path / "exact", tmp_path / "steps"
+    for name in ("t.h5", "d.nii.gz"):
+        assert (steps / name).stat().st_size < (exact / name).stat().st_size
+    field = sitk.ReadTransform(str(steps / "t.h5")).GetNthTransform(1)
+    stored = np.array(sitk.DisplacementFieldTransform(field).GetParameters()) / step_mm
+    np.testing.assert_array_equal(stored, np.rint(stored))
+    fields = [sitk.ReadImage(str(f / "d.nii.gz"), sitk.sitkVectorFloat64) for f in (exact, steps)]
+    apart = np.abs(np.subtract(*map(sitk.GetArrayFromImage, fields)))
+    assert 0.2 * step_mm < apart.max() <= 0.5 * step_mm + 1e-4
+
+
+@pytest.mark.parametrize("rank", [2, 3])
 @pytest.mark.parametrize("extension", ["nii.gz", "mha"])
 def test_displacement_image_is_a_transform(tmp_path, rank, extension):
     transform = some_transform(rank)

@@ -208,6 +208,14 @@ def pair_options(without: Collection[str] = ()) -> Decorator:
             type=Finite(),
             help="Intensity of warped.nii.gz outside the moving image.  [default: the preset's]",
         ),
+        "--field-precision": click.option(
+            "--field-precision",
+            "field_step_mm",
+            type=Finite(min=0, max=1),
+            metavar="MM",
+            help="Round the written displacements to steps of at most so many mm: 0.001 halves the "
+            "files.  [default: float32 as it is]",
+        ),
         "--save-jacobian": _flag("--save-jacobian", "Also write jacobian.nii.gz."),
         "--save-inverse": _flag(
             "--save-inverse",

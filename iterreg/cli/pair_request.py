@@ -23,6 +23,7 @@ COMMAND_OPTIONS = (
     "rigid_first",
     "isocentre",
     "fill",
+    "field_step_mm",
     "preset",
     "save_jacobian",
     "save_inverse",
@@ -83,7 +84,7 @@ class PairRequest:
             both_or_neither(*(f"--{n.replace('_', '-')}" for n in names), *map(values.get, names))
         own = {name: values[name] for name in COMMAND_OPTIONS if name in values}
         overrides = dict(own.pop("settings", ()))
-        for key in ("segmenter", "fill"):
+        for key in ("segmenter", "fill", "field_step_mm"):
             if (value := own.pop(key, None)) is not None:
                 overrides[key] = value
         if rigid := own.pop("rigid", ()):

@@ -63,6 +63,10 @@ def expected_error_mm(
         >>> bool(upper[8:12, 8:12, 15:18].mean() > 2 * upper[8:12, 8:12, 3:6].mean())
         True
     """
+    if not isinstance(registration, Registration):
+        raise TypeError(
+            f"registration: expected an iterreg.Registration, got {type(registration).__name__}"
+        )
     fixed = as_image(registration.fixed if fixed is None else fixed, "fixed")
     moving = as_image(registration.moving if moving is None else moving, "moving")
     registration = replace(registration, transform=on_cpu(registration.transform))

@@ -42,15 +42,17 @@ INTENTS = (0, 1007)
 """NIfTI's intent codes of ITK's displacement fields: none, or a vector."""
 
 
-def write_transform(transform: Transform, path: str | Path) -> None:
+def write_transform(transform: Transform, path: str | Path, most_step_mm: float = 0.0) -> None:
     """Write a transform as one ITK composite of its affine and its residual field.
 
-    SimpleITK, ANTs and nitransforms read it. Numbers are stored as float64. The same transform
-    gives the same bytes.
+    SimpleITK, ANTs and nitransforms read it. HDF5 stores the field as compressed float32, text as
+    float64. The same transform gives the same bytes.
 
     Args:
         transform: fixed to moving.
         path: .h5 (or .hdf5, .tfm, .txt, which are larger).
+        most_step_mm: of HDF5: displacements are rounded to multiples of the largest power of two
+            that is not above it; 0: to float32 alone.
 
     Raises:
         OutputError: unknown extension, or a folder that is missing or not writable.
@@ -69,7 +71,7 @@ def write_transform(transform: Transform, path: str | Path) -> None:
             f"got {extension or 'no extension'}"
         )
     if extension in (".h5", ".hdf5"):
-        write_aside(path, lambda target: write_hdf5(transform, target))
+        write_aside(path, lambda target: write_hdf5(transform, target, most_step_mm))
     else:
         composite = transform_to_itk(transform)
         write_aside(path, lambda target: write_text_transform(composite, target))

@@ -11,6 +11,7 @@ import numpy as np
 
 from iterreg.displacement import Transform
 from iterreg.geometry import apply_linear
+from iterreg.io import in_steps, shuffled_and_deflated
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -22,7 +23,7 @@ TAIL_BYTES = 1 << 16
 """More than the last line of a text transform."""
 
 
-def write_hdf5(transform: Transform, path: Path) -> None:
+def write_hdf5(transform: Transform, path: Path, most_step_mm: float = 0.0) -> None:
     """Write a composite of the affine and the field in ITK's HDF5 layout.
 
     ITK itself adds dates, so that no two of its files are equal. The file is made in memory: on a
@@ -31,6 +32,7 @@ def write_hdf5(transform: Transform, path: Path) -> None:
     Args:
         transform: fixed to moving.
         path: .h5 or .hdf5.
+        most_step_mm: of the stored displacements; 0: float32 as it is.
 
     Raises:
         OSError: the file does not fit on the disk.
@@ -54,7 +56,7 @@ def write_hdf5(transform: Transform, path: Path) -> None:
         own = _put_transform(group, 2, f"DisplacementFieldTransform_double_{rank}_{rank}")
         directions = np.ravel(grid.direction_lps)
         _put_numbers(own, "TransformFixedParameters", np.concatenate([*lattice, directions]))
-        _put_field(own, transform)
+        _put_field(own, transform, most_step_mm)
         file.flush()
         image = file.id.get_file_image()
     path.write_bytes(image)
@@ -84,16 +86,26 @@ def _put_transform(group: Any, number: int, kind: str) -> Any:
     return own
 
 
-def _put_field(group: Any, transform: Transform) -> None:
-    """Store the field in mm, LPS, components fastest, slab by slab."""
+def _put_field(group: Any, transform: Transform, most_step_mm: float) -> None:
+    """Store the field in mm, LPS, components fastest, each slab packed as one chunk.
+
+    The names of the transforms say double, as before: ITK converts what it reads.
+    """
     vox, matrix = transform.field.vox.detach().cpu(), transform.grid.index_to_lps
     slab = vox[0, 0].numel() * len(vox)
     stored = group.create_dataset(
-        "TransformParameters", (vox.numel(),), np.float64, track_times=False
+        "TransformParameters",
+        (vox.numel(),),
+        np.float32,
+        chunks=(slab,),
+        compression="gzip",
+        shuffle=True,
+        track_times=False,
     )
     for k in range(vox.shape[1]):
         mm = apply_linear(matrix, vox[:, k].double().numpy())
-        stored[k * slab : (k + 1) * slab] = np.moveaxis(mm, 0, -1).ravel()
+        numbers = in_steps(np.moveaxis(mm, 0, -1), most_step_mm)
+        stored.id.write_direct_chunk((k * slab,), shuffled_and_deflated(numbers))
 
 
 def _put_text(group: Any, name: str, text: str) -> None:

@@ -17,7 +17,7 @@ from iterreg.atomic import write_aside
 from iterreg.errors import ImageContentError, ImageReadError, IterregError, OutputError
 from iterreg.formats.headers import shape_text
 from iterreg.geometry import Matrix
-from iterreg.io import GZIP_LEVEL, PIECE_BYTES, extension_of
+from iterreg.io import GZIP_LEVEL, PIECE_BYTES, extension_of, gzip_file
 
 Shape = tuple[int, int, int]
 Field = NDArray[np.floating[Any]]
@@ -96,12 +96,7 @@ def _write_nifti(field: Field, target: Path, affine_ras: Matrix) -> None:
     image.header.set_xyzt_units("mm")
     plain = target.with_suffix("")
     nibabel.save(image, plain)
-    # Floats hardly repeat, so run-length matching is twice as fast and no larger.
-    deflate = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31, 9, zlib.Z_RLE)
-    with plain.open("rb") as source, target.open("wb") as packed:
-        while piece := source.read(1 << 22):
-            packed.write(deflate.compress(piece))
-        packed.write(deflate.flush())
+    gzip_file(plain, target)
     plain.unlink()
 
 

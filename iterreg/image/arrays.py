@@ -107,6 +107,7 @@ def ordered(data: NDArray[Any], axes: str, name: str) -> NDArray[Any]:
         (4, 3, 2)
     """
     letters = "czyx" if data.ndim == 4 else "cyx"
+    axes = axes if isinstance(axes, str) else ""
     if CHANNEL not in axes and len(data) > 1:
         raise GeometryError(f"{name}: axes: {len(data)} channels need a letter c, got {axes!r}")
     if CHANNEL not in axes:

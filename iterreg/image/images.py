@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from iterreg.arguments import require_tensor
 from iterreg.errors import GeometryError, ImageContentError
 from iterreg.geometry import AxisOrder, Grid, canonical
 from iterreg.image.arrays import STORED_AS, as_numpy, ordered, place
@@ -55,6 +56,7 @@ class Image(ForOtherPackages):
     series: str = ""
 
     def __post_init__(self) -> None:
+        require_tensor(self.data, self.name)
         if tuple(self.data.shape[1:]) != self.grid.shape_zyx:
             raise GeometryError(
                 f"{self.name}: data of shape {tuple(self.data.shape)} does not fill a grid of "

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from iterreg.arguments import require_tensor
 from iterreg.errors import GeometryError, ImageContentError
 from iterreg.geometry import AxisOrder, Grid, canonical
 from iterreg.image.arrays import as_numpy, ordered, place, require_whole_numbers
@@ -62,6 +63,7 @@ class LabelMap(ForOtherPackages):
     whole: dict[int, Mask] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        require_tensor(self.data, self.name)
         if tuple(self.data.shape) != self.grid.shape_zyx:
             raise GeometryError(
                 f"{self.name}: labels of shape {tuple(self.data.shape)} do not fill a grid of "

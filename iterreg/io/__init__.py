@@ -22,6 +22,7 @@ from iterreg.io.image_formats import (
 from iterreg.io.itk import GZIP_LEVEL, grid_of, require_exists, silent_itk, to_itk
 from iterreg.io.label_reading import as_label_map, as_mask, read_label_map, read_mask
 from iterreg.io.nifti import PIECE_BYTES
+from iterreg.io.packing import gzip_file, in_steps, shuffled_and_deflated
 from iterreg.io.points import AXES, as_points, read_points, require_point_suffix, write_points
 from iterreg.io.reading import as_image, grid_of_file, read_channels, read_image, read_vector_image
 from iterreg.io.segments import on_lattice_of
@@ -43,6 +44,8 @@ __all__ = [
     "extension_of",
     "grid_of",
     "grid_of_file",
+    "gzip_file",
+    "in_steps",
     "on_lattice_of",
     "read_channels",
     "read_image",
@@ -55,6 +58,7 @@ __all__ = [
     "require_exists",
     "require_point_suffix",
     "series_of",
+    "shuffled_and_deflated",
     "silent_itk",
     "to_itk",
     "warn_of",

@@ -20,10 +20,11 @@ from iterreg.geometry import Grid
 from iterreg.io.bounded import require_explained
 from iterreg.io.choices import reading_choices, warn_of
 from iterreg.io.image_formats import Stored
-from iterreg.io.itk import GZIP_LEVEL, write_itk
+from iterreg.io.itk import write_itk
 from iterreg.io.nifti_geometry import Placement, place
 from iterreg.io.nifti_header import HEADER_BYTES, NiftiHeader, parse_header
 from iterreg.io.nifti_names import label_names
+from iterreg.io.packing import gzip_file
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -190,12 +191,10 @@ def _lattice(
     return tuple(spacing.tolist()), tuple(lps[:rank, 3].tolist()), direction
 
 
-def write_nifti(
-    image: sitk.Image, target: Path, scale: tuple[float, float], floating: bool
-) -> None:
+def write_nifti(image: sitk.Image, target: Path, scale: tuple[float, float]) -> None:
     """Write NIfTI through ITK, put the intensity scale into its header, and compress it.
 
-    ITK always writes a scale of 1, and compresses floats in twice the time.
+    ITK always writes a scale of 1, and compresses floats in ten times the time.
     """
     plain = target if target.suffix == ".nii" else target.with_suffix("")
     write_itk(image, plain, compress=False)
@@ -205,7 +204,7 @@ def write_nifti(
             file.seek(112)  # scl_slope and scl_inter of NIfTI-1, which ITK writes natively
             file.write(np.asarray(scale, np.float32).tobytes())
     if plain != target:
-        _gzip(plain, target, zlib.Z_RLE if floating else zlib.Z_DEFAULT_STRATEGY)
+        gzip_file(plain, target)
         plain.unlink()
 
 
@@ -222,15 +221,3 @@ def _require_whole(path: Path, image: sitk.Image) -> None:
     voxels = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel()
     if path.stat().st_size < LEAST_OFFSET + voxels * image.GetSizeOfPixelComponent():
         raise OSError(errno.ENOSPC, "no room for the whole file")
-
-
-def _gzip(source: Path, target: Path, strategy: int) -> None:
-    """Compress without a time stamp, so that equal results are equal files.
-
-    Floats hardly repeat: a search for runs alone is twice as fast, and the file no larger.
-    """
-    deflate = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31, 9, strategy)
-    with source.open("rb") as plain, target.open("wb") as packed:
-        while chunk := plain.read(1 << 22):
-            packed.write(deflate.compress(chunk))
-        packed.write(deflate.flush())

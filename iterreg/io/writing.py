@@ -18,6 +18,7 @@ from iterreg.io.image_formats import PICTURE_EXTENSIONS, VOLUME_EXTENSIONS, exte
 from iterreg.io.itk import to_itk, write_itk
 from iterreg.io.label_reading import as_label_map
 from iterreg.io.nifti import write_nifti
+from iterreg.io.packing import in_steps
 from iterreg.io.reading import as_image
 
 if TYPE_CHECKING:
@@ -106,16 +107,24 @@ def write_scalar(values: torch.Tensor, grid: Grid, path: str | Path) -> None:
     _write_array(values.detach().cpu().numpy().astype(np.float32), grid, path)
 
 
-def write_displacement_mm(transform: Transform, path: str | Path) -> None:
+def write_displacement_mm(
+    transform: Transform, path: str | Path, most_step_mm: float = 0.0
+) -> None:
     """Write the total displacement A(x + u(x)) - x as ITK's vector field on the fixed grid.
 
     Components x, y, z, LPS mm, float32. In NIfTI this is the 5-D layout with the vector intent
     that ITK and ANTs read.
 
+    Args:
+        transform: fixed to moving.
+        path: the file.
+        most_step_mm: components are rounded to multiples of the largest power of two that is not
+            above it; 0: to float32 alone.
+
     Raises:
         OutputError: as :func:`write_image`.
     """
-    mm = total_displacement_mm(transform).detach().cpu().numpy()
+    mm = in_steps(total_displacement_mm(transform).detach().cpu().numpy(), most_step_mm)
     _write_array(np.moveaxis(mm, 0, -1), transform.grid, path, vectors=True)
 
 
@@ -135,7 +144,7 @@ def _write_array(
     image = to_itk(array, grid, vectors)
     floating = array.dtype.kind == "f"
     if extension.startswith(".nii"):
-        write_aside(path, lambda target: write_nifti(image, target, scale, floating))
+        write_aside(path, lambda target: write_nifti(image, target, scale))
     else:
         # Compressing floats in these formats costs seconds and saves next to nothing.
         write_aside(path, lambda target: write_itk(image, target, compress=not floating))

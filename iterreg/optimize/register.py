@@ -11,7 +11,7 @@ from iterreg.optimize.field import Field
 from iterreg.optimize.history import LevelHistory
 from iterreg.optimize.levels import coarse_to_fine
 from iterreg.optimize.pair import Pair
-from iterreg.optimize.repair import repair_folds
+from iterreg.optimize.repair import repair_border, repair_folds
 from iterreg.optimize.rigid import hold_rigid, rigid_bodies
 from iterreg.optimize.start import find_start
 from iterreg.progress import StageTimer
@@ -75,8 +75,9 @@ def register(
 
 def _finish(field: Field, pair: Pair, affine_lps: Matrix) -> tuple[Field, int]:
     """Put rigid regions in place, repair folds around them, and count those left."""
-    if not pair.rigid:
-        return repair_folds(field, pair.interfaces)
-    bodies = rigid_bodies(field, affine_lps, pair.rigid)
-    field = hold_rigid(field, bodies, pair.interfaces)
-    return repair_folds(field, pair.interfaces, bodies.mask(pair.fixed.shape))
+    still = None
+    if pair.rigid:
+        bodies = rigid_bodies(field, affine_lps, pair.rigid)
+        field, still = hold_rigid(field, bodies, pair.interfaces), bodies.mask(pair.fixed.shape)
+    field, folds = repair_folds(field, pair.interfaces, still)
+    return (field, folds) if folds else repair_border(field, pair.interfaces, affine_lps, still)

@@ -6,8 +6,8 @@ simplex is repaired if its voxel is glued to the other vertices; regions that sl
 they meet. The determinant is linear in the displacement of each vertex, so the smallest move that
 makes it positive is a projection. Simplices that share a voxel average their moves, again and again
 until none folds. Nothing else moves, so boundaries that were brought together stay together. An
-affine that keeps the orientation does not change where x + u(x) folds, so the repair looks at the
-residual field alone.
+affine that keeps the orientation does not change where x + u(x) folds inside the image. Beyond its
+border an evaluator lets the *total* displacement go on, so there the affine counts.
 
 Source:
     The projection is that of position-based dynamics (Müller et al., J Vis Commun Image Represent
@@ -17,10 +17,13 @@ Source:
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from iterreg.geometry import Matrix
 from iterreg.kernels import Lattice, folding_voxels, folds_among, surroundings, unfold
 from iterreg.kernels.lattice import FACES, LEAST_DET, Neighbourhoods
 from iterreg.optimize.field import Field
@@ -35,6 +38,10 @@ neighbours."""
 
 ROUNDS_PER_REACH = 20
 """After so many rounds the averaging reaches one voxel farther, to spread an inverted flap out."""
+
+LEAST_MINOR = 0.25
+"""Of the affine alone at the border, 1 for none: with less, a field would have to bend for what the
+affine does."""
 
 ROUNDING = 1e-4
 """A voxel that folds by the metric has a determinant below this here: the two round differently."""
@@ -67,6 +74,91 @@ def repair_folds(
     if len(folds):
         folds = _all_folds(lattice)
     return field, len(folds)
+
+
+def repair_border(
+    field: Field, interfaces: Interfaces, affine_lps: Matrix, still: Tensor | None = None
+) -> tuple[Field, int]:
+    """Remove folding of the total displacement at the border of the image.
+
+    An affine that turns far folds at the border whatever the field does; then nothing is changed.
+
+    Args:
+        field: without folds; its tensor is changed in place.
+        interfaces: how regions may move along each other.
+        affine_lps: what follows the field.
+        still: (Z, Y, X) bool, voxels that keep their displacement; None: all may move.
+
+    Returns:
+        The field, and how many voxels still have a glued simplex that folds.
+    """
+    frame = _Frame.of(field, affine_lps)
+    if frame.least_minor < LEAST_MINOR or not frame.folds_at_border(field.u_mm):
+        return field, 0
+    total_mm = frame.total_mm(field.u_mm)
+    repaired, folds = repair_folds(Field(total_mm.clone(), field.side), interfaces, still)
+    moved = (repaired.u_mm != total_mm).any(0)
+    field.u_mm[:, moved] = frame.residual_mm(repaired.u_mm)[:, moved]
+    return field, folds
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The linear part of an affine, in mm along the axes of the fixed image.
+
+    Args:
+        linear: (3, 3) float64; the identity along an axis of length 1.
+        spacing_mm: (z, y, x).
+    """
+
+    linear: Tensor
+    spacing_mm: tuple[float, ...]
+
+    @classmethod
+    def of(cls, field: Field, affine_lps: Matrix) -> _Frame:
+        grid, spacing_mm = field.side.grid, field.side.spacing_mm
+        rank = grid.rank
+        axes = grid.index_to_lps[:rank, :rank] / np.asarray(spacing_mm[3 - rank :])
+        linear = torch.eye(3, dtype=torch.float64)
+        turned = np.linalg.solve(axes, affine_lps[:rank, :rank] @ axes)
+        linear[3 - rank :, 3 - rank :] = torch.from_numpy(turned)
+        return cls(linear, tuple(spacing_mm))
+
+    @property
+    def least_minor(self) -> float:
+        """The least determinant of an undeformed simplex, of which some edges leave the image."""
+        subsets = itertools.chain(*(itertools.combinations(range(3), n) for n in (1, 2, 3)))
+        return min(float(torch.linalg.det(self.linear[list(s)][:, list(s)])) for s in subsets)
+
+    def folds_at_border(self, u_mm: Tensor) -> bool:
+        """Whether the total displacement folds at a voxel of the border."""
+        for axis, n in enumerate(u_mm.shape[1:]):
+            for first in {0, max(0, n - 2)} if n > 1 else ():
+                slab = self.total_mm(u_mm.narrow(axis + 1, first, 2))
+                folds = folding_voxels(slab / slab.new_tensor(self.spacing_mm).view(3, 1, 1, 1))
+                if bool(folds.select(axis, 0 if first == 0 else 1).any()):
+                    return True
+        return False
+
+    def total_mm(self, u_mm: Tensor) -> Tensor:
+        """The displacement by field and affine, up to a shift."""
+        turned = torch.einsum("ij,jzyx->izyx", self.linear.to(u_mm), u_mm)
+        return turned + self._by_affine(u_mm)
+
+    def residual_mm(self, total_mm: Tensor) -> Tensor:
+        """The field that leads to a total displacement."""
+        back = torch.linalg.inv(self.linear).to(total_mm)
+        return torch.einsum("ij,jzyx->izyx", back, total_mm - self._by_affine(total_mm))
+
+    def _by_affine(self, like: Tensor) -> Tensor:
+        """The affine's own displacement at each voxel, from the middle."""
+        axes = [
+            (torch.arange(n, device=like.device) - (n - 1) / 2) * s
+            for n, s in zip(like.shape[1:], self.spacing_mm, strict=True)
+        ]
+        place = torch.stack(torch.meshgrid(*axes, indexing="ij")).to(like)
+        bends = (self.linear - torch.eye(3)).to(like)
+        return torch.einsum("ij,jzyx->izyx", bends, place)
 
 
 def _lattice(field: Field, interfaces: Interfaces, still: Tensor | None) -> Lattice:

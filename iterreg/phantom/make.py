@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from iterreg.arguments import number
 from iterreg.displacement import DisplacementField, Transform
 from iterreg.errors import ConfigError, ImageContentError
 from iterreg.geometry import Grid, Matrix, Points, apply_affine
 from iterreg.image import Image, LabelMap, require_same_space
+from iterreg.io import as_image, as_label_map, on_lattice_of
 from iterreg.metrics import folding
 from iterreg.names import fits
 from iterreg.phantom.motion import Sliding, breathing, known_map, sliding
 from iterreg.sampling import sample_nearest
+
+if TYPE_CHECKING:
+    from iterreg.image.kinds import ImageLike, LabelsLike
 
 CONTRASTS = ("same", "gamma", "inverted")
 """What the fixed image's intensities become: the same, a power curve, or dark for bright."""
@@ -26,6 +32,9 @@ LARGEST_MOTION = 0.1
 """Default amplitude, as a share of the image's length along the body; at most 10 mm."""
 
 MOST_MM = 10.0
+MOST_LENGTHS = 10.0
+"""A motion that is longer than so many lengths of the image would take forever to follow."""
+
 LANDMARKS = 300
 
 
@@ -59,10 +68,10 @@ class Phantom:
 
 
 def make_phantom(
-    image: Image,
-    labels: LabelMap | None = None,
+    image: ImageLike,
+    labels: LabelsLike | None = None,
     *,
-    slide: Sequence[str] = (),
+    slide: str | Sequence[str] = (),
     amplitude_mm: float | None = None,
     slide_mm: float | None = None,
     noise: float = 0.02,
@@ -76,7 +85,7 @@ def make_phantom(
     the motion then jumps along the border, and across it both sides stay together.
 
     Args:
-        image: any image, such as a CT.
+        image: any kind that :func:`iterreg.optimize_pair` takes, such as a CT.
         labels: regions in the image's space.
         slide: names or numbers of the labels that slide, as one region; ``*`` stands for any text.
         amplitude_mm: longest motion, about; None takes 10 mm, or a tenth of the image's length
@@ -106,16 +115,22 @@ def make_phantom(
         >>> float(abs(phantom.transform.map_points(fixed).lps - moving.lps).max()) < 1e-3
         True
     """
-    grid = image.checked().grid
-    amplitude_mm = _amplitude_mm(grid) if amplitude_mm is None else amplitude_mm
+    image = as_image(image, "image").checked()
+    grid, length_mm = image.grid, _length_mm(image.grid)
+    if amplitude_mm is None:
+        amplitude_mm = min(MOST_MM, LARGEST_MOTION * length_mm)
     slide_mm = amplitude_mm / 2 if slide_mm is None else slide_mm
-    _check(amplitude_mm, slide_mm, noise, contrast)
+    _check({"amplitude_mm": amplitude_mm, "slide_mm": slide_mm}, MOST_LENGTHS * length_mm)
+    _check({"noise": noise}, np.inf)
+    if contrast not in CONTRASTS:
+        raise ConfigError(f"contrast: expected one of {', '.join(CONTRASTS)}, got {contrast}")
     if slide and labels is None:
         raise ConfigError("slide: expected labels with it, got none")
     region = None
     if labels is not None:
+        labels = on_lattice_of(as_label_map(labels, "labels", reference=grid), image)
         require_same_space(labels, image)
-        region = _region(labels, slide) if slide else None
+        region = _region(labels, [slide] if isinstance(slide, str) else slide) if slide else None
     along = None if region is None else sliding(region, grid, slide_mm)
     landed, inside = known_map(grid, breathing(grid, amplitude_mm, seed), along)
     transform = _transform(grid, landed)
@@ -135,7 +150,7 @@ def make_phantom(
         about={
             "image": image.name,
             "amplitude_mm": amplitude_mm,
-            "sliding": list(slide),
+            "sliding": [slide] if isinstance(slide, str) else list(slide),
             "slide_mm": slide_mm if slide else 0.0,
             "noise": noise,
             "contrast": contrast,
@@ -145,17 +160,16 @@ def make_phantom(
     )
 
 
-def _amplitude_mm(grid: Grid) -> float:
-    length_mm = float(np.ptp(grid.corners_lps_mm[:, -1]))
-    return min(MOST_MM, LARGEST_MOTION * length_mm)
+def _length_mm(grid: Grid) -> float:
+    """The length of an image along the body."""
+    return float(np.ptp(grid.corners_lps_mm[:, -1]))
 
 
-def _check(amplitude_mm: float, slide_mm: float, noise: float, contrast: str) -> None:
-    for name, value in (("amplitude_mm", amplitude_mm), ("slide_mm", slide_mm), ("noise", noise)):
-        if not (np.isfinite(value) and value >= 0):
-            raise ConfigError(f"{name}: expected a number of at least 0, got {value}")
-    if contrast not in CONTRASTS:
-        raise ConfigError(f"contrast: expected one of {', '.join(CONTRASTS)}, got {contrast}")
+def _check(values: Mapping[str, float], most: float) -> None:
+    for name, value in values.items():
+        if not 0 <= number(value, name) <= most or not np.isfinite(value):
+            limit = "of at least 0" if np.isinf(most) else f"from 0 to {most:g}"
+            raise ConfigError(f"{name}: expected a number {limit}, got {value}")
 
 
 def _region(labels: LabelMap, patterns: Sequence[str]) -> Tensor:

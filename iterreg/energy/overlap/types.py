@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from iterreg.geometry import thinnest_mm
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -54,6 +52,8 @@ class Frame:
 
     def band_mm(self, wanted_mm: float) -> float:
         """The width of a band around a boundary: as wanted, and at least two voxels."""
+        from iterreg.geometry import thinnest_mm  # a configuration needs this module, not torch
+
         return max(wanted_mm, 2 * thinnest_mm(self.fixed_spacing_mm, self.common_fov.shape))
 
 
@@ -68,5 +68,7 @@ def is_thick(spacing_mm: Sequence[float], shape: Sequence[int]) -> list[bool]:
         >>> is_thick((8.0, 1.5, 1.5), (10, 128, 128))
         [True, False, False]
     """
+    from iterreg.geometry import thinnest_mm
+
     thin = thinnest_mm(spacing_mm, shape)
     return [s >= THICK_SLICE_RATIO * thin and n > 1 for s, n in zip(spacing_mm, shape, strict=True)]
