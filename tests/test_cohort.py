@@ -594,6 +594,24 @@ def test_a_folder_with_something_else_is_refused(table: Path) -> None:
     assert result.exit_code == ExitCode.OUTPUT and "thesis.txt" in result.stderr
 
 
+def test_the_folder_of_another_cohort_is_refused(table: Path, in_this_process: None) -> None:
+    out = table.parent / "out"
+    table.write_text("id,fixed,moving\n1,f1.nii.gz,m1.nii.gz\n2,f2.nii.gz,m2.nii.gz\n")
+    assert run_table(table, out).exit_code == 0
+    kept = {f: f.read_bytes() for f in out.rglob("*") if f.is_file()}
+    other = table.parent / "other.csv"
+    for text in ("1,f2.nii.gz,m2.nii.gz", "3,f1.nii.gz,m1.nii.gz"):
+        other.write_text(f"id,fixed,moving\n{text}\n")
+        refused = run_table(other, out)
+        assert refused.exit_code == ExitCode.OUTPUT, refused.output
+        assert "holds another cohort of 2 pairs" in refused.stderr
+        assert "first: 1, f1.nii.gz and m1.nii.gz" in refused.stderr
+        assert kept == {f: f.read_bytes() for f in out.rglob("*") if f.is_file()}
+    other.write_text(table.read_text() + "3,f1.nii.gz,m2.nii.gz\n")
+    assert run_table(other, out).exit_code == 0, "it may grow"
+    assert [r["id"] for r in rows(out / "cohort.csv")] == ["1", "2", "3"]
+
+
 # The page -------------------------------------------------------------------------------------
 
 
