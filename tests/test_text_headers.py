@@ -236,6 +236,47 @@ def test_fields_twice_and_lines_without_end(tmp_path):
     refused(path, "ElementDataFile")
 
 
+def test_what_a_header_leaves_open_is_told(tmp_path):
+    open_axes = ("space", "space directions", "space origin", "kinds")
+    for number, (left_out, more, told) in enumerate(
+        (
+            (open_axes, {"spacings": "2 3 4"}, "which way its axes run .*left and right"),
+            (("space directions",), {}, "how large its voxels are: taken as 1 mm"),
+            ((), {"space": "scanner-xyz"}, "which way its axes run"),
+        )
+    ):
+        fields = {k: v for k, v in NRRD.items() if k not in left_out} | more
+        lines = "NRRD0005\n" + "".join(f"{k}: {v}\n" for k, v in fields.items()) + "\n"
+        path = tmp_path / f"{number}.nrrd"
+        path.write_bytes(lines.encode() + VALUES.tobytes())
+        for read in (read_image, grid_of_file):
+            with pytest.warns(GeometryWarning, match=told):
+                read(path)
+    for key, taken in (
+        ("ElementSpacing", "voxels of 1 mm"),
+        ("TransformMatrix", "LPS axes"),
+        ("Offset", "the origin 0"),
+    ):
+        lines = "".join(f"{k} = {v}\n" for k, v in META.items() if k != key)
+        (tmp_path / "a.mha").write_bytes(lines.encode() + VALUES.tobytes())
+        for read in (read_image, grid_of_file):
+            with pytest.warns(GeometryWarning, match=f"where the voxels are: taken as {taken}$"):
+                read(tmp_path / "a.mha")
+
+
+def test_units_and_scales_of_a_meta_image(tmp_path):
+    path = meta(tmp_path / "a.mha", DistanceUnits="um")
+    with pytest.warns(GeometryWarning, match="um: taken as 0.001 mm"):
+        grid = read_image(path).grid
+    np.testing.assert_allclose(grid.spacing_xyz_mm, (0.002, 0.003, 0.004))
+    np.testing.assert_allclose(grid.origin_lps_mm, (0.001, 0.002, 0.003))
+    is_read(meta(tmp_path / "b.mha", DistanceUnits="mm"))
+    path = meta(tmp_path / "c.mha", ElementToIntensityFunctionSlope="2")
+    with pytest.warns(GeometryWarning, match="a scale of intensities, which is not applied"):
+        np.testing.assert_array_equal(read_image(path).data[0].numpy(), VALUES)
+    is_read(meta(tmp_path / "d.mha", ElementToIntensityFunctionSlope="1"))
+
+
 def test_units_of_a_nrrd_file(tmp_path):
     path = nrrd(tmp_path / "a.nrrd", space_units='"um" "um" "um"')
     with pytest.warns(GeometryWarning, match="um: taken as 0.001 mm"):
@@ -283,7 +324,8 @@ SKIPS = {
 
 def skipping(path: Path, skip: str, content: bytes) -> Path:
     header = (
-        "NRRD0004\ntype: short\ndimension: 3\nsizes: 5 4 3\nspacings: 1 1 1\nendian: little\n"
+        "NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 5 4 3\n"
+        "space directions: (1,0,0) (0,1,0) (0,0,1)\nendian: little\n"
         f"encoding: gzip\n{skip}\n\n"
     )
     path.write_bytes(header.encode() + content)

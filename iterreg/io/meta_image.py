@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from iterreg.errors import GeometryError, ImageContentError, ImageReadError
 from iterreg.geometry import Grid
+from iterreg.io.choices import warn_of
 from iterreg.io.image_formats import Stored
 from iterreg.io.text_headers import (
     ZLIB,
@@ -55,6 +56,18 @@ LONGEST_LINE = 4000
 MOST_AXES = 4
 MOST_CHANNELS = 1000
 LAST_KEY = "ElementDataFile"
+MM_PER_UNIT = {"um": 1e-3, "cm": 10.0}
+"""Values of DistanceUnits that are not millimetres."""
+
+SPACING = ("ElementSpacing", "ElementSize")
+ORIGIN = ("Offset", "Origin", "Position")
+DIRECTION = ("TransformMatrix", "Rotation", "Orientation")
+TAKEN = ((SPACING, "voxels of 1 mm"), (DIRECTION, "LPS axes"), (ORIGIN, "the origin 0"))
+"""Keys of the geometry, and what ITK takes where none of them is there."""
+
+SCALE = {"Slope": ("", "1"), "Offset": ("", "0")}
+"""Parts of the scale of intensities, which ITK does not apply, and what changes nothing."""
+
 TRUE, FALSE = ("true", "1"), ("false", "0")
 
 
@@ -70,6 +83,7 @@ class MetaHeader:
         as_text: whether they are written as text.
         spacing, origin: x first, mm.
         direction: (axes, axes), the axes as columns.
+        notes: what the user should know.
     """
 
     sizes: tuple[int, ...]
@@ -80,6 +94,7 @@ class MetaHeader:
     spacing: tuple[float, ...]
     origin: tuple[float, ...]
     direction: NDArray[np.float64]
+    notes: tuple[str, ...]
 
     @property
     def count(self) -> int:
@@ -127,7 +142,7 @@ def load(path: Path) -> tuple[sitk.Image, Stored]:
     image.SetSpacing(header.spacing)
     image.SetOrigin(header.origin)
     image.SetDirection(header.direction.ravel().tolist())
-    return image, Stored()
+    return image, Stored(notes=header.notes)
 
 
 def read_grid(path: Path) -> Grid:
@@ -141,6 +156,7 @@ def read_grid(path: Path) -> Grid:
         raise ImageContentError(f"{path}: {len(header.sizes)}-D, expected one volume")
     for part in () if header.as_text else header.parts:
         require_whole(path, part, header.part_bytes)
+    warn_of(header.notes)
     rows = tuple(tuple(row) for row in header.direction.tolist())
     return Grid(tuple(reversed(header.sizes)), header.spacing, header.origin, rows)
 
@@ -178,7 +194,26 @@ def parse_meta_image(path: Path) -> MetaHeader:
         _flag(path, fields, "BinaryData", True) is False
         and not _flag(path, fields, "CompressedData"),
         *_geometry(path, fields, axes),
+        _notes(path, fields),
     )
+
+
+def _notes(path: Path, fields: dict[str, str]) -> tuple[str, ...]:
+    """What the header leaves open, or says and is not heard."""
+    notes = []
+    taken = [words for keys, words in TAKEN if not any(key in fields for key in keys)]
+    if taken:
+        notes.append(
+            f"{path}: its header does not say where the voxels are: taken as {', '.join(taken)}"
+        )
+    unit = fields.get("DistanceUnits", "")
+    if unit in MM_PER_UNIT:
+        factor = MM_PER_UNIT[unit]
+        notes.append(f"{path}: its header gives lengths in {unit}: taken as {factor:g} mm each")
+    function = [fields.get(f"ElementToIntensityFunction{part}", "") for part in SCALE]
+    if any(told not in usual for told, usual in zip(function, SCALE.values(), strict=True)):
+        notes.append(f"{path}: its header has a scale of intensities, which is not applied")
+    return tuple(notes)
 
 
 def _flag(path: Path, fields: dict[str, str], key: str, usual: bool = False) -> bool:
@@ -199,11 +234,11 @@ def _geometry(
                 return real_numbers(path, key, fields[key], len(usual))
         return usual
 
-    spacing = numbers(("ElementSpacing", "ElementSize"), [1.0] * axes)
+    factor = MM_PER_UNIT.get(fields.get("DistanceUnits", ""), 1.0)
+    spacing = [s * factor for s in numbers(SPACING, [1.0] * axes)]
     require_positive(path, "ElementSpacing", spacing)
-    origin = numbers(("Offset", "Origin", "Position"), [0.0] * axes)
-    straight = np.eye(axes).ravel().tolist()
-    rows = numbers(("TransformMatrix", "Rotation", "Orientation"), straight)
+    origin = [x * factor for x in numbers(ORIGIN, [0.0] * axes)]
+    rows = numbers(DIRECTION, np.eye(axes).ravel().tolist())
     direction = np.array(rows).reshape(axes, axes).T
     if not np.allclose(direction.T @ direction, np.eye(axes), atol=1e-3):
         raise GeometryError(f"{path}: expected orthogonal axes of length 1 as TransformMatrix")

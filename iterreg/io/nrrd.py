@@ -67,6 +67,9 @@ MM_PER_UNIT = {
 }
 """Units of space that are not millimetres."""
 
+PLAIN_SPACES = ("scanner-xyz", "3d-right-handed", "3d-left-handed")
+"""Spaces that do not say what their axes are of a patient."""
+
 
 @dataclass(frozen=True)
 class NrrdHeader:
@@ -98,12 +101,11 @@ def load(path: Path) -> tuple[sitk.Image, Stored]:
         stored = replace(stored, names=names)
     else:
         stored = replace(stored, layers=layers)
-    factor, name = _unit(header.fields)
-    if factor == 1:
-        return loaded, stored
-    loaded.SetSpacing([s * factor for s in loaded.GetSpacing()])
-    loaded.SetOrigin([x * factor for x in loaded.GetOrigin()])
-    return loaded, replace(stored, notes=(_unit_note(path, factor, name),))
+    factor, _ = _unit(header.fields)
+    if factor != 1:
+        loaded.SetSpacing([s * factor for s in loaded.GetSpacing()])
+        loaded.SetOrigin([x * factor for x in loaded.GetOrigin()])
+    return loaded, replace(stored, notes=_notes(path, header.fields))
 
 
 def read_grid(path: Path) -> Grid:
@@ -112,9 +114,9 @@ def read_grid(path: Path) -> Grid:
     Raises:
         ImageReadError, GeometryError: as :func:`load`.
     """
-    factor, name = _unit(check_nrrd(path).fields)
-    if factor != 1:
-        warn_of([_unit_note(path, factor, name)])
+    fields = check_nrrd(path).fields
+    factor, _ = _unit(fields)
+    warn_of(_notes(path, fields))
     grid = header_grid(path)
     return replace(
         grid,
@@ -272,8 +274,20 @@ def segments_of(header: NrrdHeader) -> tuple[Layer, ...]:
 _SEGMENT = re.compile(r"Segment([0-9]{1,5})_(?:ID|Name|LabelValue)")
 
 
-def _unit_note(path: Path, factor: float, name: str) -> str:
-    return f"{path}: its header gives lengths in {name}: taken as {factor:g} mm each"
+def _notes(path: Path, fields: dict[str, str]) -> tuple[str, ...]:
+    """What the header leaves open, and units that were turned into mm."""
+    notes = []
+    factor, name = _unit(fields)
+    if factor != 1:
+        notes.append(f"{path}: its header gives lengths in {name}: taken as {factor:g} mm each")
+    if not {"spacings", "space directions"} & set(fields):
+        notes.append(f"{path}: its header does not say how large its voxels are: taken as 1 mm")
+    if fields.get("dimension") != "2" and fields.get("space", "").lower() in ("", *PLAIN_SPACES):
+        notes.append(
+            f"{path}: its header does not say which way its axes run (space): taken as LPS; left "
+            "and right may be exchanged"
+        )
+    return tuple(notes)
 
 
 def _unit(fields: dict[str, str]) -> tuple[float, str]:
