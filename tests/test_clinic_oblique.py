@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 import subprocess
 from pathlib import Path
@@ -120,7 +121,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dicom_files.write_structures(folder / "structures.dcm", {"Target": ellipses(moving)})
     write_dose(folder / "dose.dcm", moving)
     pair = ("--fixed", folder / "fixed", "--moving", folder / "moving", "--out", folder / "run")
-    made = run("register", "--preset", "general", *pair, "--threads", 1, "--no-report", *FAST)
+    how = ("--preset", "general", "--threads", 1, "--no-report", "--save-error", *FAST)
+    made = run("register", *pair, *how)
     assert made.exit_code in (0, 15, 16), made.output
     given = ("--rtstruct", folder / "structures.dcm", "--rtdose", folder / "dose.dcm")
     written = run("dicom", "export", folder / "run", "--out", folder / "out", *given)
@@ -231,6 +233,19 @@ def test_plastimatch_reads_the_oblique_structures_and_series(
         capture_output=True,
     )
     assert dice(read_mask(tmp_path / "masks"), expected_mask(exported)) > 0.95
+
+
+def test_the_expected_error_gives_the_histogram_its_band(exported: Path) -> None:
+    with (exported / "out" / "dvh.csv").open(newline="") as file:
+        planned, found = csv.DictReader(file)
+    expected = sitk.ReadImage(str(exported / "run" / "expected_error_mm.nii.gz"))
+    bound = sitk.GetArrayFromImage(expected)
+    bound = bound[..., -1] if bound.ndim == 4 else bound
+    inside = expected_mask(exported) & np.isfinite(bound)
+    assert planned["error_mm"] == "0.0"
+    assert float(found["error_mm"]) == pytest.approx(np.median(bound[inside]), rel=0.03)
+    low, at, high = (float(found[f"d50{kind}_gy"]) for kind in ("_low", "", "_high"))
+    assert low < at < high and float(planned["d50_gy"]) == pytest.approx(at, abs=6)
 
 
 def test_each_contour_names_the_slice_that_it_lies_in(exported: Path) -> None:
