@@ -38,7 +38,7 @@ MOST_LENGTHS = 10.0
 LANDMARKS = 300
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Phantom:
     """A pair of images with the true transform between them.
 
