@@ -39,8 +39,48 @@ class Series:
     labels: LabelMap
 
 
+@dataclass(frozen=True)
+class Course:
+    """How far each phase is along a field, and along a second one across it.
+
+    Args:
+        along: of each phase, 0 at the first and about 1 at the end of the motion.
+        across_mm: of each phase, along a soft random field whose root mean square is 1 mm: the way
+            back is another than the way there.
+    """
+
+    along: NDArray[np.float64]
+    across_mm: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, kind: str, phases: int) -> Course:
+        """``even``: there and back alike; ``uneven``: there in a third of the time, and back by
+        another way."""
+        t = np.arange(phases) / phases
+        if kind == "even":
+            return cls((1 - np.cos(2 * np.pi * t)) / 2, np.zeros(phases))
+        bent = np.where(t < 1 / 3, 1.5 * t, 0.5 + 0.75 * (t - 1 / 3))
+        return cls((1 - np.cos(2 * np.pi * bent)) / 2, 1.5 * np.sin(2 * np.pi * t))
+
+
+def soft_field(image: Image) -> torch.Tensor:
+    """A random displacement in voxels that changes over 25 mm, 1 mm in the root mean square."""
+    from scipy.ndimage import gaussian_filter
+
+    grid, random_numbers = image.grid, np.random.default_rng(2)
+    sigma = [25.0 / mm for mm in grid.spacing_zyx_mm]
+    field = np.stack(
+        [
+            gaussian_filter(random_numbers.normal(size=grid.shape_zyx), sigma, mode="wrap")
+            for _ in range(3)
+        ]
+    )
+    field /= np.sqrt(np.square(field).sum(0).mean())
+    return torch.from_numpy(field / np.reshape(grid.spacing_zyx_mm, (3, 1, 1, 1))).float()
+
+
 def make_series(
-    name: str, files: Sequence[Path], config: Config, course: NDArray[np.float64], noise: float
+    name: str, files: Sequence[Path], config: Config, course: Course, noise: float
 ) -> Series:
     """Make a series.
 
@@ -48,7 +88,7 @@ def make_series(
         name: of the series.
         files: fixed and moving image, fixed and moving labels.
         config: registers the pair once; its field, times the course, is the truth.
-        course: of each phase, 0 at the first.
+        course: of all phases.
         noise: standard deviation, as a share of the image's.
     """
     image, moving = (read_image(file) for file in files[:2])
@@ -61,13 +101,14 @@ def make_series(
         preset=config,
         threads=1,
     )
-    field = total_displacement_vox(run.transform)
+    field, across = total_displacement_vox(run.transform), soft_field(image)
     random_numbers = np.random.default_rng(0)
     phases, truth = [], []
-    for number, share in enumerate(course):
-        there = Transform(np.eye(4), DisplacementField(field * float(share), image.grid))
+    for number, (share, mm) in enumerate(zip(course.along, course.across_mm, strict=True)):
+        moved = field * float(share) + across * float(mm)
+        there = Transform(np.eye(4), DisplacementField(moved, image.grid))
         made = image
-        if share:
+        if number:
             back, _ = invert_to_grid(there, image.grid)
             made = warp_image(image, back, float(image.data.min()))
         spread = noise * float(image.data.std())

@@ -24,6 +24,19 @@ def whole_number(value: SupportsIndex, name: str) -> int:
         raise TypeError(f"{name}: expected a whole number, got {value!r:.80}") from None
 
 
+def seed_of(value: SupportsIndex) -> int:
+    """Return any whole number as a seed of 64 bits without a sign, which NumPy and torch take.
+
+    Raises:
+        TypeError: it is no whole number.
+
+    Example:
+        >>> seed_of(7), seed_of(-1) == 2**64 - 1
+        (7, True)
+    """
+    return whole_number(value, "seed") % 2**64
+
+
 def number(value: float, name: str) -> float:
     """Return a number of Python or NumPy as Python's.
 

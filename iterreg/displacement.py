@@ -37,7 +37,7 @@ SLAB_VOXELS, ROWS_PER_SLAB = 4_000_000, 16
 """Voxels, about, and rows of the first axis at once; they bound the memory for coordinates."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DisplacementField:
     """One displacement per voxel of the fixed grid.
 
@@ -72,7 +72,7 @@ class DisplacementField:
         return cls(torch.zeros(grid.rank, *grid.shape_zyx), grid)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Transform:
     """The map of a fixed point x to the moving point A(x + u(x)), in LPS mm.
 

@@ -378,7 +378,7 @@ def fixed_to_moving_index(fixed: Grid, affine_lps: Matrix, moving: Grid) -> Matr
     return matrix
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Points:
     """Points in physical space.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from iterreg.arguments import whole_number
+from iterreg.arguments import seed_of
 from iterreg.config import Config, load_config
 from iterreg.devices import memory_errors_named, pick_device, threads_used
 from iterreg.displacement import Transform, resample_transform
@@ -134,7 +134,7 @@ def optimize_pair(
     config = load_config(preset, overrides)
     where = pick_device(device)
     timer = StageTimer(as_callback(progress), _waiting_for(where))
-    torch.manual_seed(whole_number(seed, "seed"))
+    torch.manual_seed(seed_of(seed))
     with threads_used(threads) as used, torch.no_grad():
         with timer.stage("read", 0.0, "reading"):
             inputs = Given(

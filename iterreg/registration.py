@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from iterreg.regions.label_tables import NamesLike
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Registration:
     """The result of :func:`iterreg.optimize_pair`.
 

@@ -188,6 +188,14 @@ def write_segmentation(path: Path, masks: dict[str, np.ndarray], grid: Any, kind
     dataset.save_as(path, enforce_file_format=True)
 
 
+def plan_reference() -> Sequence:
+    """Names the plan of a dose."""
+    plan = Dataset()
+    plan.ReferencedSOPClassUID = "1.2.840.10008.5.1.4.1.1.481.5"
+    plan.ReferencedSOPInstanceUID = f"{ROOT}.9"
+    return Sequence([plan])
+
+
 def write_structures(path: Path, contours: dict[str, list[np.ndarray]]) -> None:
     """A structure set; each contour is (points, 3), LPS mm."""
     dataset = base(f"{ROOT}.6", 1, sop="1.2.840.10008.5.1.4.1.1.481.3", Modality="RTSTRUCT")

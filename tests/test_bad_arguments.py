@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -118,6 +119,15 @@ def test_a_phantom_takes_what_registering_takes() -> None:
     for length, words in ((1e6, "from 0 to 100, got"), (np.nan, "got nan")):
         with pytest.raises(ConfigError, match=f"amplitude_mm: .*{words}"):
             iterreg.make_phantom(IMAGE, amplitude_mm=length)
+
+
+def test_values_that_hold_arrays_are_equal_to_themselves_alone() -> None:
+    field = DisplacementField.zero(IMAGE.grid)
+    points = Points([[1.0, 2.0, 3.0]])
+    for value in (IMAGE, LABELS, field, Transform(np.eye(4), field), points):
+        twin = replace(value)
+        assert value == value and value != twin and value not in [None, twin]
+        assert len({value, twin}) == 2
 
 
 def test_numbers_of_numpy_are_numbers() -> None:

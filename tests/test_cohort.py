@@ -37,7 +37,14 @@ from iterreg.cohort.summary import COLUMNS, FAILURE_COLUMNS, write_tables
 from iterreg.cohort.table import Defaults, read_table
 from iterreg.cohort.work import do_case
 from iterreg.cohort.workers import queue_cluster, worker_options
-from iterreg.errors import ConfigError, CrashError, ExitCode, ImageReadError, MissingDependencyError
+from iterreg.errors import (
+    ConfigError,
+    CrashError,
+    DeviceError,
+    ExitCode,
+    ImageReadError,
+    MissingDependencyError,
+)
 
 ROOT = Path(__file__).parents[1]
 FAST = ("--set", "levels.spacing_mm=[8.0, 4.0]", "--set", "levels.steps=[3, 2]")
@@ -365,6 +372,50 @@ def test_the_job_of_a_queue_says_what_was_asked(cluster: str, lines: list[str]) 
     assert "6" in script and "--nworkers" not in script
 
 
+def queue_of_a_shell(folder: Path, monkeypatch: pytest.MonkeyPatch, submit: str) -> None:
+    """Commands of Slurm that run jobs as processes of this machine."""
+    commands = {"sbatch": submit, "scancel": 'kill -- -"$1"'}
+    (folder / "bin").mkdir()
+    for name, line in commands.items():
+        (folder / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (folder / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(folder / "bin"), os.environ["PATH"]]))
+
+
+def test_the_jobs_of_a_queue_do_the_work(
+    tmp_path: Path, worker_path: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("dask_jobqueue")
+    run_it = (
+        'cp "$1" "$1.job"\nsetsid sh "$1.job" > /dev/null 2>&1 &\necho "Submitted batch job $!"'
+    )
+    queue_of_a_shell(tmp_path, monkeypatch, run_it)
+    place = Place(2, cluster="slurm", prologue=(f"cd {tmp_path}", "touch begun.$$"))
+    work = partial(cohort_work.die_first, 1, tmp_path)
+    answers = dict(do_each(["a", "bad", "b"], work, place))
+    assert answers == {"a": "A", "bad": "BAD", "b": "B"}, "a job that died was replaced"
+    assert len(list(tmp_path.glob("begun.*"))) >= 2
+
+
+def test_jobs_that_do_not_begin_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dask_jobqueue")
+    queue_of_a_shell(tmp_path, monkeypatch, "echo 'Submitted batch job 999999999'")
+    monkeypatch.setattr("iterreg.cohort.cluster.PATIENCE_S", 2.0)
+    # Warnings are errors here, which ends the wait.
+    with pytest.raises(UserWarning, match="no worker has been there for 2 s; still waiting"):
+        list(do_each("ab", str.upper, Place(2, cluster="slurm")))
+
+
+def test_a_queue_that_takes_no_job_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dask_jobqueue")
+    with pytest.raises(DeviceError, match=r"no job could be submitted: .*'sbatch'"):
+        list(do_each("ab", str.upper, Place(2, cluster="slurm")))
+    queue_of_a_shell(tmp_path, monkeypatch, "echo 'invalid partition: nix' >&2; exit 1")
+    with pytest.raises(DeviceError, match=r"cluster slurm: .*invalid partition: nix") as error:
+        list(do_each("ab", str.upper, Place(2, cluster="slurm")))
+    assert "\n" not in str(error.value)
+
+
 def test_without_dask_one_line_says_how_and_one_job_works(
     table: Path, monkeypatch: pytest.MonkeyPatch, in_this_process: None
 ) -> None:
@@ -470,6 +521,40 @@ def test_a_run_that_was_killed_continues_with_the_same_bytes(table: Path) -> Non
     assert not list(killed.rglob(".iterreg-*"))
 
 
+def test_ctrl_c_leaves_finished_pairs_and_nothing_else(table: Path) -> None:
+    pytest.importorskip("distributed")
+    out = table.parent / "out"
+    lines = [f"{k},f1.nii.gz,m1.nii.gz,0.{k}" for k in range(1, 9)]
+    table.write_text("\n".join(["id,fixed,moving,smoothness.weight", *lines]))
+    command = [sys.executable, "-m", "iterreg", "cohort", "run", str(table), "--out", str(out)]
+    command += ["--preset", "general", "--threads", "1", "--no-report", "--jobs", "2", *FAST]
+    code = (  # a child of this shell could have been told to ignore Ctrl-C
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "os.execv(sys.argv[1], sys.argv[1:])\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *command],
+        cwd=ROOT,
+        stdout=-3,
+        stderr=-1,
+        text=True,
+        start_new_session=True,
+    )
+    begun = time.monotonic()
+    while not list(out.glob("cases/*/case.json")) and process.poll() is None:
+        assert time.monotonic() - begun < 120
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+    told = process.communicate()[1]
+    assert process.returncode == ExitCode.INTERRUPTED, told
+    assert "interrupted; finished pairs are kept" in told and "Traceback" not in told
+    assert not list(out.rglob(".iterreg-*"))
+    states = [row["state"] for row in rows(out / "cohort.csv")]
+    assert states.count("done") == len(list(out.glob("cases/*/case.json"))) > 0
+    assert set(states) <= {"done", "waiting"}, "no pair failed because it was interrupted"
+
+
 def test_shards_are_all_cases_once(table: Path) -> None:
     parts = [Shard.parse(f"{k}/3").of(range(10)) for k in (1, 2, 3)]
     assert sorted(n for part in parts for n in part) == list(range(10))
@@ -507,6 +592,24 @@ def test_a_folder_with_something_else_is_refused(table: Path) -> None:
     (out / "thesis.txt").write_text("x")
     result = run_table(table, out)
     assert result.exit_code == ExitCode.OUTPUT and "thesis.txt" in result.stderr
+
+
+def test_the_folder_of_another_cohort_is_refused(table: Path, in_this_process: None) -> None:
+    out = table.parent / "out"
+    table.write_text("id,fixed,moving\n1,f1.nii.gz,m1.nii.gz\n2,f2.nii.gz,m2.nii.gz\n")
+    assert run_table(table, out).exit_code == 0
+    kept = {f: f.read_bytes() for f in out.rglob("*") if f.is_file()}
+    other = table.parent / "other.csv"
+    for text in ("1,f2.nii.gz,m2.nii.gz", "3,f1.nii.gz,m1.nii.gz"):
+        other.write_text(f"id,fixed,moving\n{text}\n")
+        refused = run_table(other, out)
+        assert refused.exit_code == ExitCode.OUTPUT, refused.output
+        assert "holds another cohort of 2 pairs" in refused.stderr
+        assert "first: 1, f1.nii.gz and m1.nii.gz" in refused.stderr
+        assert kept == {f: f.read_bytes() for f in out.rglob("*") if f.is_file()}
+    other.write_text(table.read_text() + "3,f1.nii.gz,m2.nii.gz\n")
+    assert run_table(other, out).exit_code == 0, "it may grow"
+    assert [r["id"] for r in rows(out / "cohort.csv")] == ["1", "2", "3"]
 
 
 # The page -------------------------------------------------------------------------------------

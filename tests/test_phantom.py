@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from synthetic import CENTRE_MM, ball, fixed_grid, places_lps, save, texture
 
-from iterreg import Image, LabelMap, make_phantom, read_points, read_transform
+from iterreg import Image, LabelMap, make_phantom, optimize_pair, read_points, read_transform
 from iterreg.cli import iterreg as command
 from iterreg.displacement import moving_index
 from iterreg.errors import ConfigError, ExitCode, GeometryError
@@ -135,6 +135,16 @@ def test_contrast_and_noise_change_what_they_should(contrast):
     again = make_phantom(image, noise=0.1, seed=5)
     assert torch.equal(again.fixed.data, noisy.fixed.data)
     assert not torch.equal(make_phantom(image, noise=0.1, seed=6).fixed.data, noisy.fixed.data)
+
+
+@pytest.mark.parametrize("seed", [-1, -(2**63), 10**30])
+def test_every_whole_number_is_a_seed(seed):
+    image = textured(2)
+    phantom = make_phantom(image, seed=seed)
+    assert torch.equal(make_phantom(image, seed=seed).fixed.data, phantom.fixed.data)
+    assert not torch.equal(make_phantom(image, seed=0).fixed.data, phantom.fixed.data)
+    few = {"levels.steps": [1], "levels.spacing_mm": [8.0]}
+    optimize_pair(image, image, preset="general", overrides=few, seed=seed)
 
 
 def test_a_slice_keeps_its_place_along_the_short_axis():

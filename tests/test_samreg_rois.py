@@ -270,6 +270,13 @@ def test_the_identity_stays_where_most_agree_with_it() -> None:
     assert align(fixed[:0], moving[:0], 10).kind == "identity"
 
 
+@pytest.mark.parametrize("seed", [-1, -(2**63), 10**30])
+def test_an_alignment_takes_every_whole_number_as_a_seed(seed):
+    fixed = np.random.default_rng(0).uniform(0, 200, (200, 3))
+    found = align(fixed, fixed + np.array([40.0, 0.0, 5.0]), 10, "translation", seed=seed)
+    np.testing.assert_allclose(found.affine_lps[:3, 3], (40, 0, 5), atol=1e-6)
+
+
 # Linking --------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from iterreg.atomic.moves import reach_disk
 from iterreg.atomic.staging import (
     STAGING_PREFIX,
     clean_up,
+    clear_stale,
     folder_lock,
     keep_journal,
     scratch_folder,
@@ -20,6 +21,7 @@ __all__ = [
     "STAGING_PREFIX",
     "OutputFolder",
     "clean_up",
+    "clear_stale",
     "folder_lock",
     "keep_journal",
     "last_line",

@@ -148,11 +148,14 @@ def cases_of(
     from iterreg.cohort import pairing
     from iterreg.cohort.bids import bids_cases, parse_query
     from iterreg.cohort.table import Defaults, read_table
+    from iterreg.config import load_config
 
     ways = [all_to is not None, each_to_each, bids is not None]
     if sum(ways) > 1:
         raise click.UsageError("expected one of --all-to, --each-to-each and --bids, got several")
     defaults = Defaults(options["preset"], dict(options["settings"]), options["label_table"])
+    if defaults.preset is not None:  # told once, not for every row
+        load_config(defaults.preset, defaults.overrides)
     if all_to is not None:
         return pairing.all_to(all_to, files, defaults)
     if each_to_each:

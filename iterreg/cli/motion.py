@@ -21,7 +21,8 @@ from iterreg.cli.reading_options import reading_options
 from iterreg.cli.setting import Finite
 
 if TYPE_CHECKING:
-    from iterreg.image import LabelMap
+    from iterreg.image import Image, LabelMap
+    from iterreg.motion.outputs import Guests
 
 REGISTERING = 0.9
 """Fraction of the progress bar for the registrations."""
@@ -92,11 +93,10 @@ def motion(
     from iterreg.cli.console import Console, portion
     from iterreg.cli.origin import provenance_of
     from iterreg.config import load_config
-    from iterreg.io import read_label_map, read_points
     from iterreg.motion import read_series, register_series
-    from iterreg.motion.outputs import Guests, write_motion
+    from iterreg.motion.outputs import write_motion
+    from iterreg.motion.register import require_reference
     from iterreg.progress import Progress
-    from iterreg.regions.label_tables import label_names
 
     if (wall is None) != (cavity is None):
         raise click.UsageError("--wall and --cavity belong together")
@@ -108,15 +108,8 @@ def motion(
         report(Progress("read", 0.0, "reading"))
         provenance = provenance_of({"series": series, "labels": labels, "points": points})
         phases = read_series(series, dicom_series)
-        grid = phases[min(reference, len(phases) - 1)].image.grid
-        named = label_names(label_table)
-        carried = None if labels is None else read_label_map(labels, named, grid)
-        guests = Guests(
-            carried,
-            None if points is None else read_points(points),
-            *(None if carried is None or w is None else _value(carried, w) for w in (wall, cavity)),
-        )
-        guests.require()
+        require_reference(reference, len(phases))
+        guests = _guests(phases[reference].image, labels, label_table, points, (wall, cavity))
         found = register_series(
             phases,
             reference=reference,
@@ -143,6 +136,33 @@ def motion(
         f"(weight {course['weight']:g})"
     )
     console.say(f"look at {out / 'motion.html' if not no_report else out}")
+
+
+def _guests(
+    reference: Image,
+    labels: Path | None,
+    label_table: str | None,
+    points: Path | None,
+    heart: tuple[str | None, str | None],
+) -> Guests:
+    """Read what is taken along, and check that it belongs to the reference."""
+    from iterreg.image import require_same_space
+    from iterreg.io import read_label_map, read_points
+    from iterreg.landmarks import check_inside
+    from iterreg.motion.outputs import Guests
+    from iterreg.regions.label_tables import label_names
+
+    named, taken = label_names(label_table), None
+    if points is not None:
+        taken = read_points(points)
+        check_inside(taken, reference.grid, "the reference", str(points))
+    if labels is None:
+        return Guests(None, taken)
+    carried = read_label_map(labels, named, reference.grid)
+    require_same_space(carried, reference)
+    guests = Guests(carried, taken, *(None if w is None else _value(carried, w) for w in heart))
+    guests.require()
+    return guests
 
 
 def _value(labels: LabelMap, wanted: str) -> int:

@@ -15,6 +15,7 @@ from iterreg.atomic import write_aside
 from iterreg.errors import ImageContentError
 from iterreg.io.dicom import Volume
 from iterreg.io.dicom.files import read_header
+from iterreg.io.dicom.frames import Frame
 from iterreg.versions import own_version
 
 COPIED = (
@@ -34,7 +35,32 @@ COPIED = (
 
 NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 
+IN_PLANE_MM = 0.1
+"""A contour whose points are nearer to a slice lies in it."""
+
 MANUFACTURER = "iterreg"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A slice of a series, and where it lies.
+
+    Args:
+        kind, uid: class and UID of its file.
+        frame: its number in the file, from 1; None if the file holds no other.
+        position: LPS mm, of its first pixel's centre.
+        normal: unit vector across it, LPS.
+    """
+
+    kind: str
+    uid: str
+    frame: int | None
+    position: NDArray[np.float64]
+    normal: NDArray[np.float64]
+
+    def holds(self, points: NDArray[np.float64]) -> bool:
+        """Whether points (n, 3), LPS mm, lie in its plane."""
+        return bool(np.abs((points - self.position) @ self.normal).max() < IN_PLANE_MM)
 
 
 @dataclass(frozen=True)
@@ -44,10 +70,12 @@ class Series:
     Args:
         header: of its first file, without pixels.
         instances: class and UID of each file.
+        slices: where each lies.
     """
 
     header: Any
     instances: tuple[tuple[str, str], ...]
+    slices: tuple[Slice, ...] = ()
 
     @classmethod
     def of(cls, volume: Volume, role: str) -> Series:
@@ -61,13 +89,25 @@ class Series:
         missing = [name for name in NEEDED if not headers[0].get(name)]
         if missing:
             raise ImageContentError(f"{files[0]}: {role}: expected {missing[0]}, got none")
-        found = sorted((str(h.SOPClassUID), str(h.SOPInstanceUID)) for h in headers)
-        return cls(headers[0], tuple(found))
+        names = {
+            f: (str(h.SOPClassUID), str(h.SOPInstanceUID))
+            for f, h in zip(files, headers, strict=True)
+        }
+        slices = (_slice(frame, *names[frame.file]) for frame in volume.frames)
+        return cls(headers[0], tuple(sorted(names.values())), tuple(s for s in slices if s))
 
     @property
     def frame_of_reference(self) -> str:
         """The identifier of its space."""
         return str(self.header.FrameOfReferenceUID)
+
+
+def _slice(frame: Frame, kind: str, uid: str) -> Slice | None:
+    if frame.position is None or frame.axes is None:
+        return None
+    axes = np.asarray(frame.axes, float)
+    number = frame.index + 1 if frame.count > 1 else None
+    return Slice(kind, uid, number, np.asarray(frame.position), np.cross(axes[:3], axes[3:]))
 
 
 def new_object(reference: Series, kind: str, modality: str, description: str, key: str) -> Any:
@@ -101,7 +141,9 @@ def new_object(reference: Series, kind: str, modality: str, description: str, ke
     made.SeriesDescription = description
     made.Manufacturer = made.ManufacturerModelName = MANUFACTURER
     made.DeviceSerialNumber, made.SoftwareVersions = "none", own_version()
-    made.OperatorsName, made.Laterality = "", ""
+    made.OperatorsName = ""
+    if not modality.startswith("RT"):  # their series module has none
+        made.Laterality = ""
     made.FrameOfReferenceUID, made.PositionReferenceIndicator = reference.frame_of_reference, ""
     return made
 

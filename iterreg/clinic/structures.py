@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from iterreg.clinic.objects import Series, decimals, item, items, new_object
 from iterreg.displacement import Transform, warp_image
-from iterreg.geometry import Grid, apply_affine, canonical
+from iterreg.geometry import Grid, apply_affine
 from iterreg.image import Image
 from iterreg.io.dicom.structures import read_structures
 from iterreg.versions import import_package
@@ -97,7 +97,7 @@ def structure_set(shares: Mapping[str, Image], fixed: Series, key: str) -> Any:
         drawn = item(ROIDisplayColor=list(COLOURS[number % len(COLOURS)]))
         drawn.ReferencedROINumber = number
         if outlines := contours_of(share):
-            drawn.ContourSequence = items(*map(_contour, outlines))
+            drawn.ContourSequence = items(*(_contour(points, fixed) for points in outlines))
         made.ROIContourSequence.append(drawn)
         made.RTROIObservationsSequence.append(
             item(
@@ -111,12 +111,19 @@ def structure_set(shares: Mapping[str, Image], fixed: Series, key: str) -> Any:
     return made
 
 
-def _contour(points: NDArray[np.float64]) -> Any:
-    return item(
+def _contour(points: NDArray[np.float64], fixed: Series) -> Any:
+    """One outline, with the slice that it was drawn in: some programs look for it there."""
+    made = item(
         ContourGeometricType="CLOSED_PLANAR",
         NumberOfContourPoints=len(points),
         ContourData=decimals(points.ravel()),
     )
+    if there := next((s for s in fixed.slices if s.holds(points)), None):
+        image = item(ReferencedSOPClassUID=there.kind, ReferencedSOPInstanceUID=there.uid)
+        if there.frame is not None:
+            image.ReferencedFrameNumber = there.frame
+        made.ContourImageSequence = items(image)
+    return made
 
 
 def contours_of(share: Image) -> list[NDArray[np.float64]]:
@@ -129,8 +136,7 @@ def contours_of(share: Image) -> list[NDArray[np.float64]]:
         Closed outlines, each (points, 3), LPS mm; an outline inside another is a hole.
     """
     contourpy = import_package("contourpy", "contours", "pip install contourpy")
-    grid, order = canonical(share.grid)
-    values = order.apply(share.data[0]).numpy()
+    grid, values = share.grid, share.data[0].numpy()
     outlines = []
     for z in np.flatnonzero(values.max((1, 2)) >= 0.5):
         plane = np.pad(values[z], 1)

@@ -7,6 +7,7 @@ import logging
 import queue
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
@@ -25,6 +26,9 @@ so that a worker waits for nobody and yet has one item alone, which is to blame 
 
 POLL_S = 1.0
 """How often the workers are counted."""
+
+PATIENCE_S = 60.0
+"""After so long without a worker a warning says so."""
 
 CONNECT_S = 20.0
 """How long to wait for a scheduler."""
@@ -60,10 +64,13 @@ def _flow(
     running: dict[Any, Item] = {}
     ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
     room, asked = 1, -POLL_S
+    patience = Patience()
     batch: list[Item] = []
     while True:
         if time.monotonic() - asked > POLL_S:
-            room, asked = AHEAD * max(1, _count_threads(client)), time.monotonic()
+            threads, asked = _count_threads(client), time.monotonic()
+            patience.note(threads)
+            room = AHEAD * max(1, threads)
         if len(running) <= room // 2:
             batch = list(itertools.islice(waiting, room - len(running)))
             keys = [f"case-{run}-{count + k}" for k in range(len(batch))]
@@ -79,6 +86,29 @@ def _flow(
         for future, answer in zip(done, _answers(client, done), strict=True):
             yield running.pop(future), answer
             future.release()
+
+
+class WorkersWarning(UserWarning):
+    """No worker has been there for a while."""
+
+
+class Patience:
+    """Says once that no worker is there: jobs may wait in their queue, or end before they begin."""
+
+    def __init__(self) -> None:
+        self._since, self._told = time.monotonic(), False
+
+    def note(self, workers: int) -> None:
+        """Take notice of how many workers there are."""
+        if workers:
+            self._since = time.monotonic()
+        elif time.monotonic() - self._since > PATIENCE_S and not self._told:
+            self._told = True
+            text = (
+                f"no worker has been there for {PATIENCE_S:.0f} s; still waiting. If the queue "
+                "shows no job, jobs end before they begin: --job-script prints one to try"
+            )
+            warnings.warn(WorkersWarning(text), stacklevel=2)
 
 
 def _drained(ended: queue.SimpleQueue[Any]) -> list[Any]:

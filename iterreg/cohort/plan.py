@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,12 @@ def open_folder(plan: Plan) -> None:
     """Make the folder of a cohort and write its ``cohort.json``; an earlier one is replaced.
 
     Raises:
-        OutputError: the folder cannot be written, or holds something else than a cohort.
+        OutputError: the folder cannot be written, or holds something else than a cohort, or another
+            one: none of its pairs is in this one.
     """
     folder = plan.folder
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise OutputError(f"{folder}: expected a folder for the results, got a file")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         found = [f for f in os.listdir(folder) if not f.startswith(STAGING_PREFIX)]
@@ -58,6 +62,8 @@ def open_folder(plan: Plan) -> None:
                 f"{folder}: expected an empty folder or that of a cohort, got one with "
                 f"{len(found)} entries ({min(found)}) and no {PLAN}"
             )
+        if found:
+            _require_same(plan)
         (folder / CASES).mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
@@ -67,6 +73,26 @@ def open_folder(plan: Plan) -> None:
         "cases": [_row(case) for case in plan.cases],
     }
     write_json(tables, folder / PLAN)
+
+
+def _require_same(plan: Plan) -> None:
+    """Refuse the folder of another cohort, whose results would be lost from the tables."""
+    earlier: dict[str, tuple[str, str]] = {}
+    with suppress(ImageReadError):  # a damaged one is written anew
+        earlier = {case.id: _names(case) for case in read_plan(plan.folder).cases}
+    now = {case.id: _names(case) for case in plan.cases}
+    if earlier and not earlier.items() & now.items():
+        first = next(iter(earlier))
+        raise OutputError(
+            f"{plan.folder}: holds another cohort of {len(earlier)} pairs, none of which is in "
+            f"this one (first: {first}, {' and '.join(earlier[first])}); expected its own folder"
+        )
+
+
+def _names(case: Case) -> tuple[str, str]:
+    """The names of a case's images, which stay where data are moved."""
+    fixed, moving = (os.path.basename(case.files[side]) for side in ("fixed", "moving"))
+    return fixed, moving
 
 
 def read_plan(folder: str | Path) -> Plan:

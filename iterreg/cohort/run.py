@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from iterreg.atomic import folder_lock
+from iterreg.atomic import clear_stale, folder_lock
 from iterreg.cohort.cases import Case, Outcome, Settings, State
 from iterreg.cohort.engine import Lost, Place, do_each, require_place, threads_of
 from iterreg.cohort.plan import Plan, Shard, open_folder
-from iterreg.cohort.records import forget_failure, made_from, read_failure, read_record
+from iterreg.cohort.records import case_folder, forget_failure, made_from, read_failure, read_record
 from iterreg.cohort.remaining import RemainingTime
 from iterreg.cohort.work import do_case, known_outcome, log_failure
 from iterreg.devices import pick_device
@@ -94,6 +94,7 @@ def run_cases(
                 message = f"{outcome.id}: {outcome.message} ({ending})"
                 progress(remaining.event(message, worked=not outcome.kept))
     finally:
+        _tidy(plan, cases, result)
         progress(Progress("tables", 1.0, "writing the tables"))
         with folder_lock(plan.folder, PATIENCE_S):
             write_tables(plan)
@@ -104,6 +105,14 @@ def run_cases(
         with folder_lock(plan.folder, PATIENCE_S):
             write_bids(plan, Path(plan.settings.bids_out))
     return result
+
+
+def _tidy(plan: Plan, cases: Sequence[Case], result: Result) -> None:
+    """Remove what workers that were ended left of cases that have not ended."""
+    ended = {outcome.id for outcome in result.outcomes}
+    for case in cases:
+        if case.id not in ended:
+            clear_stale(case_folder(plan.folder, case.id))
 
 
 def _each(
@@ -172,8 +181,6 @@ def state_of(plan: Plan, case: Case) -> State:
         plan: of the cohort.
         case: one of its cases.
     """
-    from iterreg.cohort.records import case_folder
-
     folder = plan.settings.folder
     if read_record(folder, case.id) is not None:
         return State.DONE

@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from iterreg.cohort.engine import INSTALL, MOST_RETURNS, Place, threads_of
-from iterreg.errors import ConfigError, CrashError
+from iterreg.errors import ConfigError, CrashError, DeviceError
+from iterreg.texts import one_line
 from iterreg.versions import import_package
 
 NO_PORT = "127.0.0.1:0"
@@ -33,18 +34,44 @@ def own_cluster(place: Place) -> Iterator[Any]:
     Raises:
         MissingDependencyError: dask-jobqueue is not installed.
         ConfigError: the queue wants something that was not given.
+        DeviceError: the queue takes no job.
         CrashError: no worker can be started.
     """
-    if place.cluster is None:
-        cluster = _started_cluster(place)
-    else:
-        cluster = queue_cluster(place)
-        cluster.adapt(minimum_jobs=place.workers, maximum_jobs=place.workers)
+    cluster = _started_cluster(place) if place.cluster is None else queue_cluster(place)
     try:
+        if place.cluster is not None:
+            _submit(cluster, place)
         yield cluster
     finally:
         with suppress(Exception):
             cluster.close(timeout=10)
+
+
+def _submit(cluster: Any, place: Place) -> None:
+    """Submit a job for each worker, and let the cluster replace those that end."""
+    for _ in range(place.workers):
+        cluster.worker_spec.update(cluster.new_worker_spec())
+    try:
+        cluster.sync(_await, cluster)
+    except (OSError, RuntimeError) as error:
+        _forget_jobs(cluster)
+        words = one_line(" ".join(str(error).split()), 400)
+        raise DeviceError(f"cluster {place.cluster}: no job could be submitted: {words}") from error
+    cluster.adapt(minimum_jobs=place.workers, maximum_jobs=place.workers)
+
+
+def _forget_jobs(cluster: Any) -> None:
+    """Leave out jobs that were never submitted: they cannot be cancelled with the others."""
+    from distributed import Status
+
+    for name, job in list(cluster.workers.items()):
+        if job.job_id is None:
+            job.status = Status.failed
+            del cluster.workers[name]
+
+
+async def _await(cluster: Any) -> None:
+    await cluster
 
 
 def _started_cluster(place: Place) -> Any:

@@ -19,7 +19,7 @@ from iterreg.image.space import OnGrid
 UNNAMED = "image"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Image(ForOtherPackages):
     """An image with intensities.
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 UNNAMED = "labels"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LabelMap(ForOtherPackages):
     """One label per voxel, an integer; 0 is background.
 

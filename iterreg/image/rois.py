@@ -12,7 +12,7 @@ from iterreg.image.label_maps import LabelMap
 from iterreg.neighbourhood import bounding_box
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mask:
     """A region of interest. It stores only its bounding box: hundreds of masks fit into memory.
 
@@ -63,7 +63,7 @@ class Mask:
         return whole
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RoiPair:
     """Two matching regions of interest. Regions of different pairs may overlap.
 

@@ -23,7 +23,7 @@ ROUNDING_VOX = 1e-4
 """A smaller inverse displacement is the rounding of float32, and is set to zero."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class InversePoints:
     """Moving points taken back into the fixed image.
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from iterreg.image.kinds import ImageLike, LabelsLike, PointsLike
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Inverse:
     """The way back of a transform: from the moving image to the fixed one.
 

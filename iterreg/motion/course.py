@@ -8,7 +8,7 @@ phases with a penalty on changes of the course's bend is
 
 with v = 0 at the reference. Its minimum is one linear map of the fields, the same at every voxel.
 Bends themselves cost nothing, so that the turn of a breath stays: with a penalty on them, hearts
-with a known course ended 0.02 mm farther from it (``benchmarks/motion.py``).
+and chests with a known course ended 0.004 to 0.035 mm farther from it (``benchmarks/motion.py``).
 
 Source:
     P. Craven and G. Wahba, "Smoothing noisy data with spline functions", Numerische Mathematik 31,

@@ -80,8 +80,7 @@ def register_series(
         ConfigError: no such reference.
         IterregError: a phase cannot be registered.
     """
-    if not 0 <= reference < len(phases):
-        raise ConfigError(f"reference: expected 0 to {len(phases) - 1}, got {reference}")
+    require_reference(reference, len(phases))
     found: dict[int, Registration] = {}
     for number, neighbour in order(len(phases), reference, periodic):
         start = found.get(neighbour) if chained else None
@@ -100,6 +99,16 @@ def register_series(
     progress(Progress("course", 0.9, "fitting the course"))
     transforms, course = _on_course(phases, runs, reference, periodic, smooth)
     return Motion(tuple(phases), reference, transforms, runs, course, periodic)
+
+
+def require_reference(reference: int, count: int) -> None:
+    """Refuse a reference that a series of so many phases does not have.
+
+    Raises:
+        ConfigError: no such phase.
+    """
+    if not 0 <= reference < count:
+        raise ConfigError(f"reference: expected 0 to {count - 1}, got {reference}")
 
 
 def order(count: int, reference: int, periodic: bool) -> Iterator[tuple[int, int]]:

@@ -17,10 +17,11 @@ from iterreg.errors import NO_ROOM, GeometryError, ImageContentError, ImageReadE
 from iterreg.image import Image
 from iterreg.io import VOLUME_EXTENSIONS, extension_of, read_image
 from iterreg.io.bounded import require_explained
-from iterreg.io.dicom.series import list_volumes
+from iterreg.io.dicom.series import Volume, list_volumes
 from iterreg.io.nifti import is_gzip
 
 LEAST_PHASES, MOST_PHASES = 2, 500
+PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 NIFTI = (".nii", ".nii.gz")
 
 
@@ -42,7 +43,8 @@ def read_series(path: str | Path, series: str | None = None) -> tuple[Phase, ...
 
     Args:
         path: a 4-D NIfTI file; a folder of volumes, which are taken in the order of their names,
-            numbers as numbers; or a DICOM folder.
+            numbers as numbers; or a DICOM folder: one series with phases, or a series a phase
+            whose descriptions say 0 %, 10 % and so on.
         series: which series of a DICOM folder, if it holds several; its number or UID.
 
     Returns:
@@ -142,14 +144,30 @@ def _of_dicom(folder: Path, wanted: str | None) -> list[Phase]:
         volumes = [v for v in volumes if wanted in (v.about.uid, v.about.number)]
     uids = {v.about.uid for v in volumes}
     groups = [[v for v in volumes if v.about.uid == uid] for uid in sorted(uids)]
-    several = [group for group in groups if len(group) >= LEAST_PHASES]
+    several = [group for group in groups if len(group) >= LEAST_PHASES] or _by_percent(volumes)
     if len(several) != 1:
         found = ", ".join(v.name for v in volumes[:12]) or "none"
         raise ImageReadError(
-            f"{folder}: expected volumes, or one DICOM series with phases, found {len(several)} "
-            f"(DICOM volumes: {found}); --dicom-series picks one by its number or UID"
+            f"{folder}: expected volumes, one DICOM series with phases, or a series a phase with "
+            f"0 %, 10 % and so on in their descriptions; found {len(several)} (DICOM volumes: "
+            f"{found}); --dicom-series picks one by its number or UID"
         )
     return [Phase(v.name, read_image(folder, v.selector)) for v in several[0]]
+
+
+def _by_percent(volumes: Sequence[Volume]) -> list[list[Volume]]:
+    """Series of one study whose descriptions say where in the cycle they are, each at another
+    place; as scanners store a 4-D CT. Others, such as an average, are left out."""
+    studies: dict[str, dict[float, list[Volume]]] = {}
+    for volume in volumes:
+        if (told := PERCENT.search(volume.about.description)) is not None:
+            places = studies.setdefault(volume.about.study, {})
+            places.setdefault(float(told[1]), []).append(volume)
+    return [
+        [places[percent][0] for percent in sorted(places)]
+        for places in studies.values()
+        if len(places) >= LEAST_PHASES and all(len(v) == 1 for v in places.values())
+    ]
 
 
 def _require_alike(place: Path, phases: Sequence[Phase]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iterreg.arguments import number
+from iterreg.arguments import number, seed_of
 from iterreg.displacement import DisplacementField, Transform
 from iterreg.errors import ConfigError, ImageContentError
 from iterreg.geometry import Grid, Matrix, Points, apply_affine
@@ -38,7 +38,7 @@ MOST_LENGTHS = 10.0
 LANDMARKS = 300
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Phantom:
     """A pair of images with the true transform between them.
 
@@ -136,7 +136,7 @@ def make_phantom(
     transform = _transform(grid, landed)
     both = None if labels is None else _both_labels(labels, region, along, landed, inside)
     _refuse_folds(transform, inside, amplitude_mm)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(seed_of(seed))
     fixed = replace(image, data=_splined(image.data, landed), name="fixed")
     low, high = _range(image)
     fixed = replace(fixed, data=_recoloured(fixed.data, low, high, contrast))

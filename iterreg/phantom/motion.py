@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iterreg.arguments import seed_of
 from iterreg.displacement import ROWS_PER_SLAB
 from iterreg.geometry import Grid, Matrix, apply_affine, apply_linear
 from iterreg.sampling import sample
@@ -188,7 +189,7 @@ def _by_height(height: Matrix) -> Matrix:
 
 def _waves(unit: Matrix, seed: int) -> Matrix:
     """Smooth random vectors, none longer than about 1; a wave is at least half the image long."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(seed_of(seed))
     found = np.zeros_like(unit)
     for _ in range(WAVES):
         number = random.uniform(-2, 2, len(unit))

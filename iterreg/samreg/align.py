@@ -16,6 +16,7 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
+from iterreg.arguments import seed_of
 from iterreg.geometry import Matrix, apply_affine
 
 Floats = NDArray[np.float64]
@@ -172,7 +173,7 @@ def _samples(count: int, size: int, seed: int) -> NDArray[np.int64]:
         return np.zeros((0, size), np.int64)
     if comb(count, size) <= MAX_SAMPLES:
         return np.array(list(combinations(range(count), size)), np.int64)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed_of(seed))
     return generator.random((MAX_SAMPLES, count)).argpartition(size, 1)[:, :size].astype(np.int64)
 
 
