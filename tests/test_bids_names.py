@@ -137,6 +137,7 @@ def test_images_without_bids_names_are_refused_before_any_work(dataset: Path) ->
     assert "row 4: moving: expected a name by BIDS" in result.stderr
     assert not out.exists() and not (dataset.parent / "out").exists()
     table.write_text(f"id,fixed,moving\na,{FIXED},{MOVING}\n")
+    assert run(table, "--bids-out", dataset.parent / "out").exit_code == ExitCode.USAGE
     out.mkdir()
     (out / "thesis.txt").write_text("x")
     full = run(table, "--bids-out", out)

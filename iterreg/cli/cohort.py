@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,8 @@ def run(
         return
     part = None if shard is None else Shard.parse(shard)
     queries = fixed_query, moving_query
+    if bids_out is not None and os.path.realpath(bids_out) == os.path.realpath(out):
+        raise click.UsageError("--bids-out needs a folder of its own, got that of --out")
     try:
         cases = cases_of(files, all_to, each_to_each, bids, queries, options)
         if bids_out is not None:
