@@ -12,6 +12,7 @@ as large as the finest level, in an image that is no larger in that measure than
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,10 +22,15 @@ from iterreg.config import Config, Limits
 from iterreg.displacement import DisplacementField, Transform
 from iterreg.geometry import Grid, Points
 from iterreg.image import Image, LabelMap, Mask, RoiPair
-from iterreg.image_size import length_scale
+from iterreg.image_size import ImageSize, length_scale
 from iterreg.inputs import Inputs
 from iterreg.optimize.history import LevelHistory
 from iterreg.verdict import Evidence
+
+LEAST_LIMIT_VOXELS = 2.0
+"""A small image that is not one in another unit, such as a crop of a brain, is registered with
+shorter lengths. Two people's hippocampi then end 0.6 to 1.7 voxels apart there and back; images
+that do not belong together differ by 1.8 and more, and in their similarity."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,12 @@ class LengthScale:
     Args:
         mm: 1 for images of the usual size.
         notes: what the user should know.
+        least_limit_mm: no distance of the image below this one counts against a result.
     """
 
     mm: float = 1.0
     notes: tuple[str, ...] = ()
+    least_limit_mm: float = 0.0
 
     @property
     def factor(self) -> float:
@@ -53,7 +61,10 @@ class LengthScale:
             image: the fixed image.
         """
         mm, notes = length_scale(config, image.grid)
-        return cls(mm, notes)
+        exponent = math.log10(mm)
+        is_other_unit = abs(exponent - round(exponent)) < 1e-9
+        voxel_mm = ImageSize.of(image.grid, 1.0).voxel
+        return cls(mm, notes, 0.0 if is_other_unit else LEAST_LIMIT_VOXELS * voxel_mm)
 
     def inputs(self, given: Inputs) -> Inputs:
         """The inputs in the preset's lengths."""
@@ -112,7 +123,7 @@ class LengthScale:
         """The limits in the image's own lengths."""
         return replace(
             limits,
-            most_inconsistency_mm=limits.most_inconsistency_mm * self.mm,
+            most_inconsistency_mm=max(limits.most_inconsistency_mm * self.mm, self.least_limit_mm),
             most_landmark_error_mm=limits.most_landmark_error_mm * self.mm,
         )
 
