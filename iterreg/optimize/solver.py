@@ -20,9 +20,9 @@ from iterreg.optimize.problem import EnergyTerms, Problem
 
 CG_STEPS = 8
 """Conjugate-gradient iterations per Gauss-Newton step. The coarser level has solved the smooth
-part, so few suffice: 6 to 12 give the same landmark error within 0.01 mm. 5 save a tenth of the time
-and lose a little nearly everywhere: systoles with labels end at a Dice of 0.982 instead of 0.987,
-chests that slide 1.74 mm off instead of 1.63, chest landmarks 0.902 instead of 0.892."""
+part, so few suffice: 6 to 12 give the same landmark error within 0.01 mm. 5 save a tenth of the
+work and lose a little nearly everywhere: systoles with labels end at a Dice of 0.982 instead of
+0.987, chests that slide 1.74 mm off instead of 1.63, chest landmarks 0.902 instead of 0.892."""
 
 DAMPING = 1e-6
 """Added to the curvature (1/mm^2) so that a voxel with neither evidence nor edges has a
