@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import locale
 import os
 
 # Waiting threads that spin starve each other where other programs share the processor. Read when
 # the OpenMP library is loaded, so before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -26,6 +27,8 @@ if not torch.cuda.is_available():
 
 Reorient = Callable[..., Image]
 
+OWN_LOCALE = locale.setlocale(locale.LC_ALL)
+
 
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request: pytest.FixtureRequest) -> torch.device:
@@ -39,6 +42,14 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 def pair_folder() -> Path:
     """The folder of the real pair that comes with the package."""
     return Path(str(resources.files("iterreg") / "data" / "thorax4dct_mini"))
+
+
+@pytest.fixture(autouse=True)
+def _own_locale() -> Iterator[None]:
+    """SimpleITK's DICOM writer leaves the locale C behind, in which texts are read as ASCII."""
+    locale.setlocale(locale.LC_ALL, OWN_LOCALE)
+    yield
+    locale.setlocale(locale.LC_ALL, OWN_LOCALE)
 
 
 def reoriented_grid(grid: Grid, axes: tuple[int, ...], flipped: tuple[bool, ...]) -> Grid:
