@@ -196,6 +196,29 @@ def plan_reference() -> Sequence:
     return Sequence([plan])
 
 
+def write_dose(path: Path, dose_gy: sitk.Image, frame: str, scale: float, **more: Any) -> None:
+    """A dose of a plan, 32 bits a voxel, on the grid of an image; ``scale`` in Gy a count."""
+    columns, rows, planes = dose_gy.GetSize()
+    spacing_x, spacing_y, spacing_z = dose_gy.GetSpacing()
+    axes = np.array(dose_gy.GetDirection()).reshape(3, 3)
+    dataset = base(f"{ROOT}.8", 1, sop="1.2.840.10008.5.1.4.1.1.481.2", **more)
+    dataset.Modality, dataset.FrameOfReferenceUID = "RTDOSE", frame
+    dataset.ImagePositionPatient = decimals(dose_gy.GetOrigin())
+    dataset.ImageOrientationPatient = decimals([*axes[:, 0], *axes[:, 1]])
+    dataset.PixelSpacing = decimals((spacing_y, spacing_x))
+    dataset.GridFrameOffsetVector = decimals(np.arange(planes) * spacing_z)
+    dataset.DoseGridScaling, dataset.DoseUnits, dataset.DoseType = str(scale), "GY", "PHYSICAL"
+    dataset.ReferencedRTPlanSequence = plan_reference()
+    dataset.DoseSummationType, dataset.NumberOfFrames = "PLAN", planes
+    dataset.Rows, dataset.Columns = rows, columns
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 32, 32, 31
+    dataset.PixelRepresentation = 0
+    counts = np.rint(sitk.GetArrayFromImage(dose_gy) / scale)
+    dataset.PixelData = counts.astype("<u4").tobytes()
+    dataset.save_as(path, enforce_file_format=True)
+
+
 def write_structures(path: Path, contours: dict[str, list[np.ndarray]]) -> None:
     """A structure set; each contour is (points, 3), LPS mm."""
     dataset = base(f"{ROOT}.6", 1, sop="1.2.840.10008.5.1.4.1.1.481.3", Modality="RTSTRUCT")

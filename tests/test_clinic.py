@@ -66,24 +66,10 @@ def square(shift_mm: float) -> list[np.ndarray]:
 
 def write_dose(path: Path, scale: float = 1e-4) -> None:
     """A dose that falls off along x, on a grid of its own in the space of the moving image."""
-    values = np.broadcast_to(np.linspace(40, 10, 30), (20, 32, 30))
-    dataset = dicom_files.base(
-        f"{dicom_files.ROOT}.8", 1, sop="1.2.840.10008.5.1.4.1.1.481.2", **STUDY
-    )
-    dataset.Modality, dataset.FrameOfReferenceUID = "RTDOSE", f"{dicom_files.ROOT}.12"
-    dataset.ImagePositionPatient = dicom_files.decimals((-24.0, -34.0, 96.0))
-    dataset.ImageOrientationPatient = dicom_files.decimals((1, 0, 0, 0, 1, 0))
-    dataset.PixelSpacing = dicom_files.decimals((2.5, 2.5))
-    dataset.GridFrameOffsetVector = dicom_files.decimals(np.arange(20) * 2.5)
-    dataset.DoseGridScaling, dataset.DoseUnits, dataset.DoseType = str(scale), "GY", "PHYSICAL"
-    dataset.ReferencedRTPlanSequence = dicom_files.plan_reference()
-    dataset.DoseSummationType, dataset.NumberOfFrames = "PLAN", 20
-    dataset.Rows, dataset.Columns = 32, 30
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 32, 32, 31
-    dataset.PixelRepresentation = 0
-    dataset.PixelData = np.rint(values / scale).astype("<u4").tobytes()
-    dataset.save_as(path, enforce_file_format=True)
+    dose_gy = sitk.GetImageFromArray(np.broadcast_to(np.linspace(40, 10, 30), (20, 32, 30)))
+    dose_gy.SetOrigin((-24.0, -34.0, 96.0))
+    dose_gy.SetSpacing((2.5, 2.5, 2.5))
+    dicom_files.write_dose(path, dose_gy, f"{dicom_files.ROOT}.12", scale, **STUDY)
 
 
 def run(*arguments: object) -> Result:

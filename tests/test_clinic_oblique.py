@@ -84,26 +84,11 @@ def write_dose(path: Path, image: sitk.Image) -> None:
     """A hot ellipsoid, on a coarser grid with the axes of the image."""
     z, y, x = np.indices((14, 24, 30))
     apart = ((x - 15) / 8) ** 2 + ((y - 12) / 7) ** 2 + ((z - 7) / 4) ** 2
-    axes = np.array(image.GetDirection()).reshape(3, 3)
-    dataset = dicom_files.base(
-        f"{dicom_files.ROOT}.8", 1, sop="1.2.840.10008.5.1.4.1.1.481.2", **STUDY
-    )
-    dataset.Modality, dataset.FrameOfReferenceUID = "RTDOSE", FRAMES["moving"]
-    dataset.ImagePositionPatient = dicom_files.decimals(
-        image.TransformContinuousIndexToPhysicalPoint((2.0, 2.0, 1.0))
-    )
-    dataset.ImageOrientationPatient = dicom_files.decimals([*axes[:, 0], *axes[:, 1]])
-    dataset.PixelSpacing = dicom_files.decimals((8.0, 8.0))
-    dataset.GridFrameOffsetVector = dicom_files.decimals(np.arange(14) * 10.0)
-    dataset.DoseGridScaling, dataset.DoseUnits, dataset.DoseType = "1e-4", "GY", "PHYSICAL"
-    dataset.ReferencedRTPlanSequence = dicom_files.plan_reference()
-    dataset.DoseSummationType, dataset.NumberOfFrames = "PLAN", 14
-    dataset.Rows, dataset.Columns = 24, 30
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 32, 32, 31
-    dataset.PixelRepresentation = 0
-    dataset.PixelData = np.rint(60e4 * np.exp(-apart)).astype("<u4").tobytes()
-    dataset.save_as(path, enforce_file_format=True)
+    dose_gy = sitk.GetImageFromArray(60.0 * np.exp(-apart))
+    dose_gy.SetOrigin(image.TransformContinuousIndexToPhysicalPoint((2.0, 2.0, 1.0)))
+    dose_gy.SetSpacing((8.0, 8.0, 10.0))
+    dose_gy.SetDirection(image.GetDirection())
+    dicom_files.write_dose(path, dose_gy, FRAMES["moving"], 1e-4, **STUDY)
 
 
 def run(*arguments: object) -> Result:
