@@ -32,6 +32,7 @@ from iterreg.optimize.register import Solution, register
 from iterreg.optimize.side import Side
 from iterreg.partition import Regions, interfaces_of, overlapping_pairs, rigid_values
 from iterreg.progress import Progress, ProgressCallback, StageTimer, as_callback
+from iterreg.regions.field_of_view import field_of_view
 from iterreg.regions.segmenters import package_of
 from iterreg.registration import Registration
 from iterreg.registry import used_plugins
@@ -271,7 +272,9 @@ def _side(config: Config, image: Image, labels: Tensor, fov: Tensor, device: tor
     intensities = normalise_intensities(data, config.similarity.intensity_range)
     if grid.rank == 2:
         intensities, labels, fov = (t.unsqueeze(-3) for t in (intensities, labels, fov))
-    return Side(intensities, labels, fov, grid)
+    side = Side(intensities, labels, fov, grid)
+    measured = order.apply(field_of_view(image).mask.to(device)).reshape(side.shape)
+    return side if bool(measured.all()) else side.continued_beyond(measured)
 
 
 def _roi_regions(pairs: Sequence[RoiPair], device: torch.device) -> tuple[RegionPair, ...]:
