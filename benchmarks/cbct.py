@@ -2,8 +2,7 @@
 
     python benchmarks/cbct.py [--simulator PYTHON] [--cases GLOB ...] [--methods NAME ...]
                               [--envs DIR] [--scans DIR] [--pictures DIR]
-    python benchmarks/cbct.py --list
-    python benchmarks/cbct.py --table
+    python benchmarks/cbct.py --list | --table
 
 The fixed image is a cone-beam scan that ``_cone_beam.py`` simulates from a breathing state of a
 real 4D-CT, the moving one is the CT of another state. No scan here is real. ``--simulator`` names
@@ -145,7 +144,7 @@ def run_case(name: str, folder: Path, asked: argparse.Namespace) -> None:
         return
     folder.mkdir()
     make(name, scan, folder)
-    aligned = not {"--shift", "--turn"} & set(CASES[name])
+    about = {"preset": "thorax", "aligned": not {"--shift", "--turn"} & set(CASES[name])}
     keep(judged(folder, None) | {"case": name, "method": "before"})
     keep(regions(folder) | {"case": name, "method": "regions"})
     for method in asked.methods:
@@ -153,7 +152,6 @@ def run_case(name: str, folder: Path, asked: argparse.Namespace) -> None:
         job = Job(name, method, "preset" if method == "iterreg" else "recommended", "images")
         row: dict[str, Any] = {"case": name, "method": method}
         if python is not None:
-            about = {"preset": "thorax", "aligned": aligned}
             command = command_of(job, python, folder, about, asked.threads)
             cost, note = timed(command, environment(asked.threads), asked.limit)
             row |= cost
@@ -202,11 +200,10 @@ def judged(folder: Path, field: Path | None) -> dict[str, Any]:
         sitk.ReadImage(str(folder / f"{name}.nii.gz"))
         for name in ("fixed", "view", "fixed_labels", "truth", "moving_labels")
     )
-    fixed, moving = Lattice.of(image), Lattice.of(labels)
+    fixed, moving, own = (Lattice.of(each) for each in (image, labels, truth))
     still = np.zeros((3, *fixed.shape), np.float32)
     field_mm = still if field is None else read_field(field, image)
     figures = landmark_errors(folder / "landmarks.csv", fixed, field_mm)
-    own = Lattice.of(truth)
     carried = sitk.GetImageFromArray(np.moveaxis(field_mm, 0, -1), isVector=True)
     carried.CopyInformation(image)
     carried = sitk.GetArrayFromImage(sitk.Resample(carried, truth, sitk.Transform()))
