@@ -22,6 +22,9 @@ it is fine enough, and costs little."""
 
 CHECK_STEPS = 12
 
+START_COARSER = 1.4
+"""The start is searched on a level so much coarser: the search costs as the square of its voxels."""
+
 
 def level_to_check(pair: Pair, config: Config) -> float:
     """Spacing in mm of the level at which a result is checked.
@@ -49,7 +52,8 @@ def register_coarse(pair: Pair, config: Config, spacing_mm: float, first_lps: Ma
         first_lps: the affine that the search for the start begins with.
     """
     level = pair.at(spacing_mm)
-    start = find_start(level, config, linear(first_lps, pair.fixed.grid))
+    coarser = pair.at(spacing_mm * START_COARSER)
+    start = find_start(coarser, config, linear(first_lps, pair.fixed.grid))
     field = start.field.on(level.fixed, pair.interfaces)
     problem = Problem.of(config, level, start.affine_lps, None)
     field = Field(better_start(problem, field.u_mm), level.fixed)
