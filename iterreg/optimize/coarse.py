@@ -23,7 +23,7 @@ it is fine enough, and costs little."""
 CHECK_STEPS = 12
 
 START_COARSER = 1.4
-"""The start is searched on a level so much coarser: the search costs as the square of its voxels."""
+"""The start is searched on a coarser level by this factor: it costs the square of its voxels."""
 
 
 def level_to_check(pair: Pair, config: Config) -> float:
