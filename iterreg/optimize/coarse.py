@@ -48,8 +48,8 @@ def register_coarse(pair: Pair, config: Config, spacing_mm: float, first_lps: Ma
         spacing_mm: of the level.
         first_lps: the affine that the search for the start begins with.
     """
-    level = pair.at(spacing_mm)
-    start = find_start(level, config, linear(first_lps, pair.fixed.grid))
+    start = find_start(pair.at(spacing_mm), config, linear(first_lps, pair.fixed.grid))
+    level = start.pair
     field = start.field.on(level.fixed, pair.interfaces)
     problem = Problem.of(config, level, start.affine_lps, None)
     field = Field(better_start(problem, field.u_mm), level.fixed)
