@@ -85,8 +85,8 @@ def dissolve(data: Tensor, values: Sequence[int]) -> Tensor:
         (*shape), with 0 if there is no other label.
 
     Example:
-        >>> dissolve(torch.tensor([1, 7, 7, 7, 2, 2]), [7]).tolist()
-        [1, 1, 1, 2, 2, 2]
+        >>> dissolve(torch.tensor([1, 7, 7, 2]), [7]).tolist()
+        [1, 1, 2, 2]
     """
     gone = torch.isin(data, data.new_tensor(list(values)))
     tight = bounding_box(gone)
