@@ -176,7 +176,10 @@ def optimize_pair(
                 # The ROI pairs are candidates, and some may be wrong: only labels are judged.
                 judged = () if inputs.roi_pairs and inputs.labels is None else regions.values
                 names = [regions.fixed.title(value) for value in judged]
-                evidence = _evidence(pair, config, solution, initial, names)
+                # A region that the user drew is judged even if it was dissolved.
+                checked = solution.pair if inputs.labels is None else pair
+                evidence = _evidence(checked, config, solution, initial, names)
+                regions, dissolved = regions.without(solution.mismatches)
                 verdict = judge(scale.evidence_back(evidence), scale.limits_back(config.verdict))
             with timer.stage("finish", 0.98, "finishing"):
                 transform = solution.field.to_transform(solution.affine_lps, inputs.fixed.grid)
@@ -202,6 +205,7 @@ def optimize_pair(
         initial_transform=own.initial,
         landmarks=own.landmarks,
         length_scale=scale.mm,
+        dissolved=dissolved,
     )
 
 
