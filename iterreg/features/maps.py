@@ -23,8 +23,8 @@ class FeatureMaps:
         >>> maps = FeatureMaps((ramp,), ((1.0, 1.0, 4.0),), (1.0, 1.0, 8.0))
         >>> maps.on((1, 1, 8)).flatten().tolist()
         [0.0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3.0]
-        >>> maps.pooled((1.0, 1.0, 4.0)).on((1, 1, 2)).flatten().tolist()
-        [0.625, 2.375]
+        >>> maps.pooled((1.0, 1.0, 8.0)).on((1, 1, 1)).flatten().tolist()
+        [1.5]
     """
 
     maps: tuple[Tensor, ...]
