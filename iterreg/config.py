@@ -73,6 +73,29 @@ class Similarity:
 
 
 @dataclass(frozen=True)
+class Features:
+    """The channels that the similarities ``sam`` and ``features`` compare."""
+
+    variant: str = _in_table("iterreg.samreg.variants:VARIANTS", default="mobile_sam")
+    """Of ``sam``: the Segment Anything model whose encoder is used."""
+    checkpoint: str = ""
+    """Of ``sam``: file of its weights; if empty, the one in the cache of weights."""
+    axes: tuple[str, ...] = ()
+    """Of ``sam``: slices are cut across these of z, y and x; if empty, across the axis along which
+    voxels are longest."""
+    channels: int = 16
+    """Most channels, of all axes together."""
+
+    def __post_init__(self) -> None:
+        known = set(self.axes) <= {"z", "y", "x"} and len(set(self.axes)) == len(self.axes)
+        if not known:
+            raise ConfigError(f"features.axes: expected some of z, y, x, got {list(self.axes)}")
+        if not max(1, len(self.axes)) <= self.channels <= 256:
+            least = max(1, len(self.axes))
+            raise ConfigError(f"features.channels: expected {least} to 256, got {self.channels}")
+
+
+@dataclass(frozen=True)
 class Overlap:
     """The mask-wise term L_m of SegReg's eq. 5."""
 
@@ -192,6 +215,10 @@ class Limits:
     """Share of the fixed field of view that lands in the moving one."""
     least_region_dice: float = _number(0.4, 0, 1)
     """Dice of each region inside the common view."""
+    most_dice_loss: float = _number(0.02, 0, 1)
+    """By so much the Dice of a region may be lower than without the registration."""
+    most_lncc_loss: float = _number(0.03, 0, 1)
+    """By so much the images may correlate less in local windows than without the registration."""
     most_landmark_error_mm: float = _number(5.0, 0, 1e6)
     """Mean distance of the landmarks that guided the registration."""
 
@@ -208,6 +235,8 @@ class Config:
         field_step_mm: written displacements are multiples of the largest power of two that is not
             above it, which makes the files half as large; 0 keeps float32 as it is.
         rigid: names of regions that must not bend, ``*`` standing for any; each region is one body.
+        beside: a second similarity, added to the first; None leaves it out.
+        features: what the similarities ``sam`` and ``features`` compare.
         unguided: the similarity used if there are no regions; None keeps ``similarity``. Regions
             carry a motion that the images must then carry alone.
         verdict: the limits of a result that is ok.
@@ -226,6 +255,8 @@ class Config:
     field_step_mm: float = _number(0.0, 0, 1)
     rigid: tuple[str, ...] = ()
     similarity: Similarity = Similarity()
+    beside: Similarity | None = None
+    features: Features = Features()
     unguided: Similarity | None = None
     overlap: Overlap = Overlap()
     correction: Correction = Correction()
@@ -253,6 +284,11 @@ class Config:
                 f"levels: expected as many steps as spacing_mm, got {len(self.levels.steps)} "
                 f"and {len(self.levels.spacing_mm)}"
             )
+
+    @property
+    def similarities(self) -> tuple[Similarity, ...]:
+        """The terms that compare the images."""
+        return (self.similarity,) if self.beside is None else (self.similarity, self.beside)
 
     def resolve(self, *, has_regions: bool, labels_given: bool, rois_given: bool = False) -> Config:
         """The configuration for a pair of which it is known where its regions come from.

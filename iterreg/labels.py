@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from iterreg.neighbourhood import bounding_box, grow_box
+
 TABLE_RANGE = 1 << 20
 """Labels that span more than this are found by binary search instead of a lookup table."""
 
@@ -70,3 +72,46 @@ def compact_labels(data: Tensor, values: Sequence[int]) -> Tensor:
         [2, 1, 0]
     """
     return relabel(data, {value: number for number, value in enumerate(values, 1)})
+
+
+def dissolve(data: Tensor, values: Sequence[int]) -> Tensor:
+    """Give each voxel of some labels the label that lies nearest, voxel by voxel.
+
+    Args:
+        data: (*shape) integers.
+        values: the labels that go.
+
+    Returns:
+        (*shape), with 0 if there is no other label.
+
+    Example:
+        >>> dissolve(torch.tensor([1, 7, 7, 2]), [7]).tolist()
+        [1, 1, 2, 2]
+    """
+    gone = torch.isin(data, data.new_tensor(list(values)))
+    tight = bounding_box(gone)
+    if tight is None:
+        return data
+    box = grow_box(tight, 1, data.shape)
+    result, hole = data.clone(), gone[box].clone()
+    part = result[box]
+    part[hole] = 0
+    while bool(hole.any()):
+        filled = _grown(part, hole)
+        if not bool((filled & hole).any()):
+            break
+        hole &= ~filled
+    return result
+
+
+def _grown(part: Tensor, hole: Tensor) -> Tensor:
+    """Fill the voxels of a hole that have a face neighbour outside it; (*shape) bool of those."""
+    filled, before = torch.zeros_like(hole), part.clone()
+    for axis in reversed(range(part.ndim)):
+        n = part.shape[axis]
+        for to, source in ((0, 1), (1, 0)):
+            here, there = (axis, to, n - 1), (axis, source, n - 1)
+            take = hole.narrow(*here) & ~hole.narrow(*there) & ~filled.narrow(*here)
+            part.narrow(*here)[take] = before.narrow(*there)[take]
+            filled.narrow(*here).logical_or_(take)
+    return filled

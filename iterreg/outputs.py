@@ -138,6 +138,7 @@ def run_tables(summary: RunSummary) -> dict[str, Any]:
         "fixed": _about(run.fixed),
         "moving": _about(run.moving),
         "regions": {v: run.fixed_labels.title(v) for v in run.fixed_labels.values},
+        "dissolved": run.dissolved,
         "measures": summary.measures.to_dict(),
         "inverse": None if summary.inverse is None else dataclasses.asdict(summary.inverse),
         "rigid": None if summary.rigid is None else dataclasses.asdict(summary.rigid),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 from iterreg.config import Smoothness
 from iterreg.errors import ConfigError
 from iterreg.image import LabelMap, Mask, RoiPair
-from iterreg.labels import compact_labels
+from iterreg.labels import compact_labels, dissolve
 from iterreg.names import fits, fits_any
 from iterreg.optimize.pair import Interfaces
+from iterreg.optimize.partners import Mismatch
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,29 @@ class Regions:
         if self.values == [*range(1, len(self.values) + 1)] and labels.values == self.values:
             return labels.data
         return compact_labels(labels.data, self.values)
+
+    def without(self, mismatches: Sequence[Mismatch]) -> tuple[Regions, dict[str, str]]:
+        """Dissolve regions into those around them.
+
+        Returns:
+            The regions that are left, with a note on each that went, and why it went, by name.
+        """
+        reasons = {self.values[m.value - 1]: m.why for m in mismatches}
+        if not reasons:
+            return self, {}
+        fixed, moving = (_dissolved(m, reasons.keys()) for m in (self.fixed, self.moving))
+        titled = {self.fixed.title(value): why for value, why in reasons.items()}
+        notes = [f"{name}: {why}; merged into what lies around it" for name, why in titled.items()]
+        return replace(self, fixed=fixed, moving=moving, notes=(*notes, *self.notes)), titled
+
+
+def _dissolved(labels: LabelMap, values: Set[int]) -> LabelMap:
+    return replace(
+        labels,
+        data=dissolve(labels.data, sorted(values)),
+        names={v: name for v, name in labels.names.items() if v not in values},
+        whole={v: mask for v, mask in labels.whole.items() if v not in values},
+    )
 
 
 def regions_of_rois(pairs: Sequence[RoiPair]) -> Regions:

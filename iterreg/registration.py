@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,16 +43,15 @@ class Registration:
         history: one entry per pyramid level, coarse to fine.
         timings_s: wall seconds per stage, in order.
         config: the resolved configuration.
-        start: which start was chosen, and why.
-        field_of_view: what was found, per image.
+        start: which start was chosen, and why. field_of_view: what was found, per image.
         notes: what the user should know (labels without a partner, and the like).
         device, seed, threads: what it ran with.
         versions: of iterreg, torch, numpy and Python.
         fixed, moving: the pair.
         initial_transform: the user's, if one was given: "before" in measures and pictures.
         landmarks: fixed and moving, that guided the registration, if any were given.
-        length_scale: mm of the images for one mm of the configuration; 1 but for images that are
-            far smaller or larger than the preset is made for.
+        length_scale: mm of the images for one of the configuration; 1 for images of usual size.
+        dissolved: regions that cannot be one anatomy, by name, and why; others took them in.
 
     Example:
         >>> import iterreg, numpy, torch
@@ -93,6 +92,7 @@ class Registration:
     initial_transform: Transform | None = None
     landmarks: tuple[Points, Points] | None = None
     length_scale: float = 1.0
+    dissolved: dict[str, str] = field(default_factory=dict)
 
     @property
     def status(self) -> Status:

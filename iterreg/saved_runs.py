@@ -91,6 +91,7 @@ def load_run(
                 tables, notes, ("fixed_landmarks", "moving_landmarks"), read_landmarks
             ),
             length_scale=float(tables["length_scale"]),
+            dissolved={str(k): str(v) for k, v in tables.get("dissolved", {}).items()},
             notes=tuple(notes),
         )
     except ODD_VALUES as error:

@@ -28,6 +28,7 @@ from iterreg.regions.thorax_ct import (
     SOFT_TISSUE,
     THORAX_LABELS,
     segment_thorax_ct,
+    segment_thorax_pair,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -185,6 +186,77 @@ def test_stomach_and_bowel_gas_are_not_lung(
     assert int(gas.sum()) > 5000
     assert float(lung[torch.from_numpy(gas)].float().mean()) < 0.02
     assert dice(lung[25:], healthy_labels.data // 2 == 1) > 0.98
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 1.0])
+@pytest.mark.parametrize("hu", [-940.0, -980.0])
+def test_emphysema_is_lung(
+    healthy: Image, healthy_labels: LabelMap, share: float, hu: float
+) -> None:
+    """Lung bases as empty as gas, which nothing parts from the rest of the lung."""
+    rng = np.random.default_rng(0)
+    array = values(healthy)
+    lung = healthy_labels.data.numpy() // 2 == 1
+    slices = np.nonzero(lung.any((1, 2)))[0]
+    lung[slices[0] + int(share * len(slices)) :] = False
+    lung &= array < -600
+    array[lung] = hu + 0.2 * (array[lung] + 720) + 15 * rng.standard_normal(int(lung.sum()))
+    found = segment_thorax_ct(with_values(healthy, array))
+    assert float((array[lung] < -895).mean()) > 0.9
+    for value in (LEFT_LUNG, RIGHT_LUNG):
+        assert dice(found.mask(value), healthy_labels.mask(value)) > 0.995
+
+
+def test_gas_below_an_emphysematous_lung_is_not_lung(
+    healthy: Image, healthy_labels: LabelMap
+) -> None:
+    array = np.pad(values(healthy), ((25, 0), (0, 0), (0, 0)), mode="edge")
+    lung = np.pad(healthy_labels.data.numpy() // 2 == 1, ((25, 0), (0, 0), (0, 0)))
+    array[lung & (array < -600)] = -960.0
+    image = with_values(healthy, array)
+    gas = ellipsoid(image.grid, (22, 30, 84), (30, 40, 45)) & ~lung & (array > -200)
+    array[gas] = -1000.0
+    found = segment_thorax_ct(with_values(healthy, array)).data // 2 == 1
+    assert int(gas.sum()) > 2000
+    assert float(found[torch.from_numpy(gas)].float().mean()) < 0.02
+    assert dice(found[25:], healthy_labels.data // 2 == 1) > 0.98
+
+
+@pytest.mark.parametrize(
+    ("window", "least"),
+    [
+        ((slice(None, 60), slice(None), slice(None)), 0.97),
+        ((slice(20, None), slice(None), slice(None)), 0.97),
+        ((slice(20, 60), slice(None), slice(None)), 0.97),
+        ((slice(None), slice(8, -8), slice(15, -15)), 0.97),
+    ],
+    ids=["no top", "no bottom", "neither", "no sides"],
+)
+def test_cropped(scan: Image, plain: LabelMap, window: tuple[slice, ...], least: float) -> None:
+    found = segment_thorax_ct(with_values(scan, values(scan)[window]))
+    for value in (SOFT_TISSUE, LEFT_LUNG, RIGHT_LUNG, AIRWAYS):
+        assert dice(found.mask(value), plain.data[window] == value) > least
+
+
+def test_prone(scan: Image, plain: LabelMap) -> None:
+    """The same body, front and back exchanged."""
+    found = segment_thorax_ct(replace(scan, data=scan.data.flip(2)))
+    for value in (SOFT_TISSUE, LEFT_LUNG, RIGHT_LUNG, AIRWAYS, BONE):
+        assert dice(found.mask(value).flip(1), plain.mask(value)) > 0.99
+
+
+def test_airways_are_the_same_in_both_images_of_a_pair(scan: Image, plain: LabelMap) -> None:
+    array = values(scan)
+    array[plain.mask(AIRWAYS).numpy()] = 40.0
+    closed = with_values(scan, array)
+    first, second = segment_thorax_pair(scan, closed)
+    assert millilitres(segment_thorax_ct(scan), AIRWAYS) > 25
+    assert millilitres(first, AIRWAYS) == millilitres(second, AIRWAYS) == 0
+    assert first.notes == (f"{first.name}: no airways, as in the other image",)
+    # Tissue takes their place, not the outside air.
+    assert bool((first.data[plain.mask(AIRWAYS)] > 0).all())
+    same, again = segment_thorax_pair(scan, scan)
+    assert torch.equal(same.data, plain.data) and torch.equal(again.data, plain.data)
 
 
 def test_collapsed_left_lung(scan: Image, plain: LabelMap) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from iterreg.config import Config
 from iterreg.displacement import DisplacementField, Transform
 from iterreg.geometry import Grid, Matrix
+from iterreg.optimize.discrete import search
 from iterreg.optimize.field import Field
 from iterreg.optimize.levels import minimise
 from iterreg.optimize.mapped import Mapped, voxels_at
@@ -21,6 +24,9 @@ LEAST_CHECK_VOXELS, MOST_CHECK_VOXELS = 4_000, 60_000
 it is fine enough, and costs little."""
 
 CHECK_STEPS = 12
+
+SEARCH_COARSER = 1.4
+"""Large motion is searched on a coarser level by this factor: it costs the square of its voxels."""
 
 
 def level_to_check(pair: Pair, config: Config) -> float:
@@ -48,9 +54,13 @@ def register_coarse(pair: Pair, config: Config, spacing_mm: float, first_lps: Ma
         spacing_mm: of the level.
         first_lps: the affine that the search for the start begins with.
     """
-    level = pair.at(spacing_mm)
-    start = find_start(level, config, linear(first_lps, pair.fixed.grid))
-    field = start.field.on(level.fixed, pair.interfaces)
+    unsearched = replace(config, start=replace(config.start, search_mm=0.0))
+    start = find_start(pair.at(spacing_mm), unsearched, linear(first_lps, pair.fixed.grid))
+    level, field = start.pair, start.field
+    if config.start.search_mm > 0:
+        coarser = level.at(spacing_mm * SEARCH_COARSER)
+        field = search(coarser, start.affine_lps, config.start.search_mm)
+    field = field.on(level.fixed, pair.interfaces)
     problem = Problem.of(config, level, start.affine_lps, None)
     field = Field(better_start(problem, field.u_mm), level.fixed)
     steps = min(config.levels.steps[0], CHECK_STEPS)

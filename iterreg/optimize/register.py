@@ -11,6 +11,7 @@ from iterreg.optimize.field import Field
 from iterreg.optimize.history import LevelHistory
 from iterreg.optimize.levels import coarse_to_fine
 from iterreg.optimize.pair import Pair
+from iterreg.optimize.partners import Mismatch
 from iterreg.optimize.repair import repair_border, repair_folds
 from iterreg.optimize.rigid import hold_rigid, rigid_bodies
 from iterreg.optimize.start import find_start
@@ -28,6 +29,8 @@ class Solution:
         history: of each level, coarse to fine.
         improved: whether the finest level's energy is no higher than without any displacement.
         folds: voxels that still fold inside regions or between glued ones.
+        pair: at full resolution, without the regions that cannot correspond.
+        mismatches: those regions.
     """
 
     affine_lps: Matrix
@@ -36,6 +39,8 @@ class Solution:
     history: tuple[LevelHistory, ...]
     improved: bool
     folds: int
+    pair: Pair
+    mismatches: tuple[Mismatch, ...] = ()
 
 
 def register(
@@ -67,10 +72,20 @@ def register(
     timer = timer or StageTimer()
     with timer.stage("start", 0.2, "looking for the start"):
         start = find_start(pair, config, initial)
+    pair = start.pair
     solved = coarse_to_fine(pair, config, start, timer)
     with timer.stage("finish", 0.95, "finishing"):
         field, folds = _finish(solved.field, pair, start.affine_lps)
-    return Solution(start.affine_lps, field, start.how, solved.history, solved.improved, folds)
+    return Solution(
+        start.affine_lps,
+        field,
+        start.how,
+        solved.history,
+        solved.improved,
+        folds,
+        pair,
+        start.mismatches,
+    )
 
 
 def _finish(field: Field, pair: Pair, affine_lps: Matrix) -> tuple[Field, int]:

@@ -1,4 +1,4 @@
-"""Where the optimisation starts: an affine, then a discrete search for large motion."""
+"""Where the optimisation starts: an affine, the regions that fit it, a search for large motion."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from iterreg.optimize.discrete import search
 from iterreg.optimize.field import Field
 from iterreg.optimize.mapped import voxels_at
 from iterreg.optimize.pair import Pair
+from iterreg.optimize.partners import Mismatch, check_partners
 
 AFFINE_SPACING_MM = 8.0
 """Resolution at which the affine is found: twelve numbers need no more, and it reaches further."""
@@ -36,15 +37,19 @@ class StartingPoint:
         affine_lps: homogeneous, fixed to moving, LPS mm.
         field: the residual displacement before it, at whatever resolution it was found.
         how: where the affine came from, in words.
+        pair: at full resolution, without the regions that cannot correspond.
+        mismatches: those regions.
     """
 
     affine_lps: Matrix
     field: Field
     how: str
+    pair: Pair
+    mismatches: tuple[Mismatch, ...] = ()
 
 
 def find_start(pair: Pair, config: Config, initial: Transform | None = None) -> StartingPoint:
-    """Find the affine, then search for large motion.
+    """Find the affine, dissolve regions that cannot correspond, then search for large motion.
 
     Args:
         pair: at full resolution.
@@ -54,14 +59,16 @@ def find_start(pair: Pair, config: Config, initial: Transform | None = None) -> 
     """
     if initial is not None and bool(initial.field.vox.any()):
         field = Field.of(initial, pair.fixed)
-        return StartingPoint(initial.affine_lps, field, "given initial transform")
-    coarse = pair.at(_affine_spacing_mm(pair, config))
+        return StartingPoint(initial.affine_lps, field, "given initial transform", pair)
+    coarse_mm = _affine_spacing_mm(pair, config)
     given = None if initial is None else initial.affine_lps
-    affine = find_affine(config, coarse, given)
+    affine = find_affine(config, pair.at(coarse_mm), given)
+    pair, mismatches = check_partners(pair, config, affine.affine_lps)
     if config.start.search_mm == 0:
-        return StartingPoint(affine.affine_lps, Field.zero(coarse.fixed), affine.how)
-    found = search(pair, affine.affine_lps, config.start.search_mm)
-    return StartingPoint(affine.affine_lps, found, affine.how)
+        field = Field.zero(pair.at(coarse_mm).fixed)
+    else:
+        field = search(pair, affine.affine_lps, config.start.search_mm)
+    return StartingPoint(affine.affine_lps, field, affine.how, pair, mismatches)
 
 
 def _affine_spacing_mm(pair: Pair, config: Config) -> float:

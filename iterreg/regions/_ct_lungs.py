@@ -1,4 +1,4 @@
-"""Find airways and lungs in the body, on coarse voxels."""
+"""Find the lungs in the body, on coarse voxels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iterreg.errors import SegmentationError
-from iterreg.regions._ct_intensity import GAS_BELOW, LUNG_BELOW
+from iterreg.regions._ct_intensity import GAS_BELOW
 from iterreg.regions._ct_volume import (
     LEFT_LUNG,
     RIGHT_LUNG,
@@ -28,20 +28,20 @@ CORE_MM = 9.0
 POCKET_MM = 8.0
 """Stomach gas is wider than twice this; bronchi and small bullae are not."""
 
+OPEN_BELOW, ABOVE_LUNG = (0.2, 0.45), 0.1
+"""Lung is at most so much denser than its upper half, within these limits; a wall is denser."""
+
+WALL_WITHIN_MM = 16.0
+"""The wall of a stomach and a diaphragm lie within this distance above gas."""
+
+OPEN_SHARE = 0.35
+"""A pocket that goes on into lung above more than this share of it is lung."""
+
 SMALLEST_LUNG_ML = 25.0
 """A lung that a lesion has almost collapsed; smaller dark parts are gas or noise."""
 
 SMALLEST_THORAX_ML = 250.0
 """Both lungs together. One collapsed and one small lung of an adult in expiration exceed it."""
-
-TRACHEA_AREA_MM2 = (40.0, 800.0)
-"""Cross-section of the trachea, larynx and main bronchi (a trachea is 10 to 27 mm wide)."""
-
-TRACHEA_LENGTH_MM = 25.0
-"""A round gas-filled tube at least this long counts as the trachea (10 to 12 cm when whole)."""
-
-LARGEST_AIRWAYS_ML = 160.0
-"""Trachea, main bronchi and pharynx together; more means that the growth leaked into a lung."""
 
 
 def rough_lungs(ct: DownsampledCt, dark: Bools) -> Bools:
@@ -50,89 +50,6 @@ def rough_lungs(ct: DownsampledCt, dark: Bools) -> Bools:
     size = np.bincount(labels.ravel(), minlength=count + 1) * ct.voxel_ml
     size[0] = 0.0
     return (size >= SMALLEST_LUNG_ML)[labels]
-
-
-def find_airways(ct: DownsampledCt, body: Bools, lungs: Bools, midline: float) -> Bools:
-    """Find trachea, larynx, main bronchi: a gas-filled tube near the midline, and what joins it."""
-    from scipy import ndimage
-
-    nothing = np.zeros_like(body)
-    airy = lungs & (ct.tissue_fraction > GAS_BELOW)
-    if not airy.any():
-        return nothing
-    tube = _trachea(ct, body, midline, float(np.mean(np.nonzero(airy)[0])))
-    if tube is None:
-        return nothing
-    inner = float(np.percentile(ct.tissue_fraction[tube], 25))
-    lung = float(np.median(ct.tissue_fraction[airy]))
-    # Between the level in the tube and the lung's; partial volume forbids much less than 0.25.
-    limit = float(np.clip((inner + lung) / 2, 0.15, 0.35))
-    broad = opened(lungs & ~tube, CORE_MM, ct.spacing_mm)
-    z = np.arange(body.shape[0])[:, None, None]
-    x = np.arange(body.shape[2])[None, None, :]
-    lowest = int(np.flatnonzero(tube.any((1, 2)))[0]) - 45.0 / ct.spacing_mm[0]
-    near = (np.abs(x - midline) * ct.spacing_mm[2] < 75.0) & (z >= lowest)
-    # Above the lungs nothing can leak, and the narrow glottis must not end the airway.
-    over = z > int(np.flatnonzero(broad.any((1, 2)))[-1]) if broad.any() else z > lowest
-    airy = (ct.tissue_fraction < np.where(over, LUNG_BELOW, limit)) & near & body & ~broad
-    labels, count = ndimage.label(airy | tube, np.ones((3, 3, 3)), output=np.int32)
-    joined = np.zeros(count + 1, bool)
-    joined[labels[tube]] = True
-    joined[0] = False
-    grown = joined[labels]
-    if ct.volume_ml(grown) > LARGEST_AIRWAYS_ML:
-        grown = tube
-    # One more voxel up to the wall, which partial volume lifted above the limit.
-    dark = (ct.tissue_fraction < LUNG_BELOW) & body
-    return np.asarray(ndimage.binary_dilation(grown) & dark & ~broad)
-
-
-def _trachea(ct: DownsampledCt, body: Bools, midline: float, lung_z: float) -> Bools | None:
-    """Find the longest stack of round gas-filled discs near the midline, in the upper lungs."""
-    from scipy import ndimage
-
-    labels, count = parts_of((ct.tissue_fraction < 0.45) & body, in_plane=True)
-    if count == 0:
-        return None
-    discs = _round_discs(ct, labels, count, midline)
-    # A slice or two may miss the disc where the trachea touches a lung: bridge 20 mm.
-    bridge = np.zeros((3, 3, 3), bool)
-    bridge[:, 1, 1] = True
-    times = max(1, round(10.0 / ct.spacing_mm[0]))
-    taller = ndimage.binary_dilation(discs[labels], bridge, times)
-    stacks, count = ndimage.label(taller, np.ones((3, 3, 3)), output=np.int32)
-    stacks *= discs[labels]
-    best, best_length = None, TRACHEA_LENGTH_MM
-    for number, box in enumerate(ndimage.find_objects(stacks), 1):
-        if box is None:
-            continue
-        length = (box[0].stop - box[0].start) * ct.spacing_mm[0]
-        if length < best_length or (box[0].stop + box[0].start) / 2 < lung_z:
-            continue
-        best, best_length = stacks == number, length
-    return best
-
-
-def _round_discs(ct: DownsampledCt, labels: Ints, count: int, midline: float) -> Bools:
-    """For each in-plane part whether size, shape, place and gas are those of the trachea."""
-    where = np.flatnonzero(labels)
-    number = labels.ravel()[where]
-    _, y, x = np.unravel_index(where, labels.shape)
-    _, dy, dx = ct.spacing_mm
-    size = np.maximum(np.bincount(number, minlength=count + 1), 1)
-    mean_x = np.bincount(number, x, count + 1) / size
-    mean_y = np.bincount(number, y, count + 1) / size
-    var_x = (np.bincount(number, x.astype(float) ** 2, count + 1) / size - mean_x**2) * dx**2
-    var_y = (np.bincount(number, y.astype(float) ** 2, count + 1) / size - mean_y**2) * dy**2
-    level = np.bincount(number, ct.tissue_fraction.ravel()[where], count + 1) / size
-    area = size * dy * dx
-    # The spread of a disc of radius r is r / 2 along each axis; 0.8 r allows an oval of 1 : 2.5.
-    compact = np.sqrt(np.maximum(var_x, var_y)) < 0.8 * np.sqrt(area / np.pi)
-    central = np.abs(mean_x - midline) * dx < 50.0
-    low, high = TRACHEA_AREA_MM2
-    result = (area >= low) & (area <= high) & compact & central & (level < 0.35)
-    result[0] = False
-    return np.asarray(result)
 
 
 def find_lungs(ct: DownsampledCt, dark: Bools) -> Bools:
@@ -171,25 +88,42 @@ def find_lungs(ct: DownsampledCt, dark: Bools) -> Bools:
 def _gas_below_lungs(ct: DownsampledCt, dark: Bools) -> Bools:
     """Find gas in stomach or bowel that a thin diaphragm does not separate from the lung.
 
-    Such gas is emptier than lung, broad, and in the lower half. If the lungs look empty themselves
-    (emphysema, scatter), the two cannot be distinguished, and nothing is removed.
+    Such gas is emptier than lung, broad, in the lower half, and has a wall above it. Emphysema is
+    as empty, but goes on into the rest of the lung.
     """
     from scipy import ndimage
 
     nothing = np.zeros_like(dark)
     empty = (ct.tissue_fraction < GAS_BELOW) & dark
-    airy = dark & ~empty
-    if np.count_nonzero(empty) > 0.4 * np.count_nonzero(dark) or not airy.any():
-        return nothing
     labels, count = parts_of(opened(empty, POCKET_MM, ct.spacing_mm))
-    size = np.bincount(labels.ravel(), minlength=count + 1) * ct.voxel_ml
+    airy = dark & ~empty
+    if count == 0 or not airy.any():
+        return nothing
     middle = float(np.mean(np.nonzero(airy)[0]))
-    z = np.nonzero(labels)[0]
-    total = np.bincount(labels[labels > 0], z, count + 1)
-    mean_z = total / np.maximum(size / ct.voxel_ml, 1)
-    take = (size >= SMALLEST_LUNG_ML) & (mean_z < middle)
-    take[0] = False
-    return ndimage.binary_dilation(take[labels], iterations=2) & dark if take.any() else nothing
+    upper = dark & (np.arange(len(dark))[:, None, None] >= middle)
+    level = float(np.median(ct.tissue_fraction[upper])) if upper.any() else 0.0
+    low, high = OPEN_BELOW
+    lunglike = dark & (ct.tissue_fraction < np.clip(level + ABOVE_LUNG, low, high))
+    for number in range(1, count + 1):
+        pocket = labels == number
+        size = ct.volume_ml(pocket)
+        if size < SMALLEST_LUNG_ML or float(np.mean(np.nonzero(pocket)[0])) >= middle:
+            continue
+        pocket = ndimage.binary_dilation(pocket, iterations=2) & dark
+        if not _is_open_above(ct, pocket & empty, lunglike):
+            nothing |= pocket
+    return nothing
+
+
+def _is_open_above(ct: DownsampledCt, pocket: Bools, lunglike: Bools) -> bool:
+    """Whether lung goes on above most of a pocket, with no wall between."""
+    columns = pocket.any(0)
+    top = len(pocket) - 1 - pocket[::-1].argmax(0)
+    is_open = columns.copy()
+    for step in range(1, round(WALL_WITHIN_MM / ct.spacing_mm[0]) + 1):
+        above = np.minimum(top + step, len(pocket) - 1)
+        is_open &= np.take_along_axis(lunglike, above[None], 0)[0]
+    return bool(np.count_nonzero(is_open) > OPEN_SHARE * np.count_nonzero(columns))
 
 
 def _spans(labels: Ints, parts: NDArray[np.int64]) -> dict[int, tuple[int, int]]:

@@ -103,10 +103,14 @@ def thorax_ct(fixed: Image, moving: Image, device: str) -> Regions:
     """
     from dataclasses import replace
 
-    from iterreg.regions.thorax_ct import segment_thorax_ct
+    from iterreg.regions.match_labels import match_labels
+    from iterreg.regions.thorax_ct import segment_thorax_pair
 
+    both = segment_thorax_pair(fixed, moving)
+    regions = match_labels(*both)
+    notes = (*regions.notes, *both[0].notes, *both[1].notes)
     # What is outside the body is air, so background holds no anatomy.
-    return replace(_match((fixed, moving), segment_thorax_ct), empty_background=True)
+    return replace(regions, empty_background=True, notes=notes)
 
 
 def totalsegmentator(fixed: Image, moving: Image, device: str, *, what: str = "") -> Regions:

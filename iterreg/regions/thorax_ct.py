@@ -9,7 +9,7 @@ full resolution, by each voxel's own intensity.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from iterreg.errors import SegmentationError
 from iterreg.image import Image, LabelMap
+from iterreg.regions._ct_airways import Airways, find_airways
 from iterreg.regions._ct_body import find_body, find_midline
 from iterreg.regions._ct_intensity import (
     BONE_ABOVE,
@@ -26,14 +27,8 @@ from iterreg.regions._ct_intensity import (
     downsample,
     tissue_fractions,
 )
-from iterreg.regions._ct_lungs import (
-    close_lungs,
-    find_airways,
-    find_lungs,
-    left_or_right,
-    rough_lungs,
-)
-from iterreg.regions._ct_unevenness import find_unevenness
+from iterreg.regions._ct_lungs import close_lungs, find_lungs, left_or_right, rough_lungs
+from iterreg.regions._ct_unevenness import Unevenness, find_unevenness
 from iterreg.regions._ct_volume import (
     AIRWAYS,
     BONE,
@@ -72,6 +67,9 @@ THORAX_LABELS: dict[int, str] = {
 }
 """Names of the labels of :func:`segment_thorax_ct`. Left is the patient's left, +x in LPS."""
 
+LESS_AIRWAYS = ("no airways", "airways without bronchi")
+"""Notes on airways of which the other image shows less."""
+
 BLURRED_LUNG_BELOW = 0.64
 """Lung lies below this in a cone-beam scan, which is blurred: a blurred edge keeps its place midway
 between both sides, and scatter lifts the lung's median to 0.3."""
@@ -97,49 +95,102 @@ def segment_thorax_ct(image: Image, fov: torch.Tensor | None = None) -> LabelMap
     Raises:
         SegmentationError: the image does not look like a CT, or no lungs were found in it.
     """
-    if image.grid.rank != 3 or image.data.shape[0] != 1:
-        raise SegmentationError(
-            f"{image.name}: expected a thorax CT (3-D, one channel), "
-            f"got {image.grid.rank}-D with {image.data.shape[0]} channels"
+    scan = _Scan.of(image, fov)
+    return scan.segmented(scan.airways.extent)
+
+
+def segment_thorax_pair(fixed: Image, moving: Image) -> tuple[LabelMap, LabelMap]:
+    """Segment two thorax CT alike: airways are the same part of the tree in both.
+
+    Where one image shows no airways, or not where they end, those of the other one would be drawn
+    to a boundary that is none.
+
+    Args:
+        fixed, moving: as for :func:`segment_thorax_ct`.
+
+    Returns:
+        The label maps, without airways where one image shows none.
+
+    Raises:
+        SegmentationError: one of them does not look like a CT, or no lungs were found in it.
+    """
+    scans = [_Scan.of(image) for image in (fixed, moving)]
+    extent = min(scan.airways.extent for scan in scans)
+    first, second = (scan.segmented(extent) for scan in scans)
+    return first, second
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """A CT in canonical axes, and what is found in it before its lungs."""
+
+    image: Image
+    data: torch.Tensor
+    fov: torch.Tensor
+    ct: DownsampledCt
+    uneven: Unevenness | None
+    body: Bools
+    dark: Bools
+    midline: float
+    airways: Airways
+    lung_below: float
+
+    @classmethod
+    def of(cls, image: Image, fov: torch.Tensor | None = None) -> _Scan:
+        """Find body and airways."""
+        if image.grid.rank != 3 or image.data.shape[0] != 1:
+            raise SegmentationError(
+                f"{image.name}: expected a thorax CT (3-D, one channel), "
+                f"got {image.grid.rank}-D with {image.data.shape[0]} channels"
+            )
+        canonical, order = image.to_canonical()
+        view = field_of_view(image)
+        lung_below = BLURRED_LUNG_BELOW if view.is_cone_beam else LUNG_BELOW
+        fov = order.apply(view.mask if fov is None else fov.bool())
+        fov = fov & torch.isfinite(canonical.data[0])
+        data = canonical.data[0] if bool(fov.all()) else torch.where(fov, canonical.data[0], 0.0)
+        spacing = canonical.grid.spacing_zyx_mm
+        ct = denoised(downsample(data, fov, spacing, canonical.name))
+        uneven = find_unevenness(ct)
+        if uneven is not None:
+            ct = replace(ct, tissue_fraction=ct.tissue_fraction / uneven.drift)
+        body = find_body(ct)
+        dark = (ct.tissue_fraction < lung_below) & body
+        midline = find_midline(ct, body)
+        airways = find_airways(ct, body, dark & rough_lungs(ct, dark), midline)
+        return cls(image, data, fov, ct, uneven, body, dark, midline, airways, lung_below)
+
+    def segmented(self, extent: int) -> LabelMap:
+        """The labels on the image's grid, with airways of an extent."""
+        labels = self._labels(self.airways.up_to(max(1, extent)))
+        if extent == 0:
+            labels[labels == AIRWAYS] = SOFT_TISSUE
+        name = f"thorax of {self.image.name}"
+        notes: tuple[str, ...] = ()
+        if extent < self.airways.extent:
+            notes = (f"{name}: {LESS_AIRWAYS[extent]}, as in the other image",)
+        return LabelMap(
+            self.image.to_canonical()[1].undo(torch.from_numpy(labels)),
+            self.image.grid,
+            dict(THORAX_LABELS),
+            name,
+            notes,
         )
-    canonical, order = image.to_canonical()
-    view = field_of_view(image)
-    lung_below = BLURRED_LUNG_BELOW if view.is_cone_beam else LUNG_BELOW
-    fov = order.apply(view.mask if fov is None else fov.bool())
-    fov = fov & torch.isfinite(canonical.data[0])
-    data = canonical.data[0] if bool(fov.all()) else torch.where(fov, canonical.data[0], 0.0)
-    labels = _segment(data, fov, canonical, lung_below)
-    return LabelMap(
-        order.undo(torch.from_numpy(labels)),
-        image.grid,
-        dict(THORAX_LABELS),
-        f"thorax of {image.name}",
-    )
 
-
-def _segment(data: torch.Tensor, fov: torch.Tensor, canonical: Image, lung_below: float) -> Ints:
-    """The label array of a canonical image."""
-    spacing = canonical.grid.spacing_zyx_mm
-    ct = denoised(downsample(data, fov, spacing, canonical.name))
-    uneven = find_unevenness(ct)
-    if uneven is not None:
-        ct = replace(ct, tissue_fraction=ct.tissue_fraction / uneven.drift)
-    body = find_body(ct)
-    dark = (ct.tissue_fraction < lung_below) & body
-    midline = find_midline(ct, body)
-    lungs_and_gas = dark & rough_lungs(ct, dark)
-    airways = find_airways(ct, body, lungs_and_gas, midline)
-    lungs = find_lungs(ct, dark & ~airways)
-    sides = left_or_right(ct, lungs, midline)
-    bone = (ct.tissue_fraction > BONE_ABOVE) & body
-    closed = close_lungs(ct, sides, body & ~bone & ~airways)
-    maybe, surely = _zones(ct, body, closed, airways)
-    sharp, smooth = tissue_fractions(data, ct, uneven, body)
-    labels = _tissue_and_air(sharp, maybe, surely, ct, lung_below)
-    bone = (smooth > BONE_ABOVE) & (labels == SOFT_TISSUE)
-    labels[_large_bone(bone, ct, lungs)] = BONE
-    labels[~fov.numpy()] = 0
-    return labels.astype(np.int32)
+    def _labels(self, airways: Bools) -> Ints:
+        """The label array of the canonical image."""
+        ct, body = self.ct, self.body
+        lungs = find_lungs(ct, self.dark & ~airways)
+        sides = left_or_right(ct, lungs, self.midline)
+        bone = (ct.tissue_fraction > BONE_ABOVE) & body
+        closed = close_lungs(ct, sides, body & ~bone & ~airways)
+        maybe, surely = _zones(ct, body, closed, airways)
+        sharp, smooth = tissue_fractions(self.data, ct, self.uneven, body)
+        labels = _tissue_and_air(sharp, maybe, surely, ct, self.lung_below)
+        bone = (smooth > BONE_ABOVE) & (labels == SOFT_TISSUE)
+        labels[_large_bone(bone, ct, lungs)] = BONE
+        labels[~self.fov.numpy()] = 0
+        return labels.astype(np.int32)
 
 
 def _zones(
