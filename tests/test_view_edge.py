@@ -40,9 +40,7 @@ def test_a_narrow_scan_moves_at_its_ends_as_a_whole_one(pair_folder: Path) -> No
         read_label_map(pair_folder / f"{side}_labels.nii.gz") for side in ("fixed", "moving")
     )
     whole = optimize_pair(fixed, moving, fixed_labels=ours, moving_labels=theirs)
-    part = optimize_pair(
-        narrow(fixed), moving, fixed_labels=blank_ends(ours), moving_labels=theirs
-    )
+    part = optimize_pair(narrow(fixed), moving, fixed_labels=blank_ends(ours), moving_labels=theirs)
     differ_mm = np.linalg.norm(moved_mm(part) - moved_mm(whole), axis=-1)
     body = ours.data.numpy() > 0
     ends = np.r_[CUT : CUT + 2, -CUT - 2 : -CUT]
