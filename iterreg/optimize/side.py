@@ -103,7 +103,8 @@ class Side:
         Args:
             measured: (Z, Y, X) bool.
         """
-        radii, reach_mm = [], 0.0
+        radii: list[list[int]] = []
+        reach_mm = 0.0
         while reach_mm < CONTINUED_MM and len(radii) < MOST_DOUBLINGS:
             wide_mm = self.least_spacing_mm * 2 ** len(radii)
             radii.append(
