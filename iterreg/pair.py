@@ -30,7 +30,7 @@ from iterreg.optimize.orientation import find_flip
 from iterreg.optimize.pair import Guidance, Pair
 from iterreg.optimize.register import Solution, register
 from iterreg.optimize.side import Side
-from iterreg.partition import Regions, interfaces_of, overlapping_pairs, rigid_values
+from iterreg.partition import Regions, interfaces_of, overlapping_pairs, values_named
 from iterreg.progress import Progress, ProgressCallback, StageTimer, as_callback
 from iterreg.regions.segmenters import package_of
 from iterreg.registration import Registration
@@ -170,12 +170,12 @@ def optimize_pair(
             initial = _on_grid_of(pair.fixed, inputs.initial)
             solution = register(pair, config, initial, timer)
             with timer.stage("check", 0.96, "checking the result"):
-                # The ROI pairs are candidates, and some may be wrong: only labels are judged.
+                # ROI pairs are candidates, and some may be wrong: only labels are judged.
                 judged = () if inputs.roi_pairs and inputs.labels is None else regions.values
                 names = [regions.fixed.title(value) for value in judged]
                 # A region that the user drew is judged even if it was dissolved.
-                checked = solution.pair if inputs.labels is None else pair
-                evidence = _evidence(checked, config, solution, initial, names)
+                pair = solution.pair if inputs.labels is None else pair
+                evidence = _evidence(pair, config, solution, initial, names)
                 regions, dissolved = regions.without(solution.mismatches)
                 verdict = judge(scale.evidence_back(evidence), scale.limits_back(config.verdict))
             with timer.stage("finish", 0.98, "finishing"):
@@ -227,8 +227,7 @@ def plan(
 
 def _packages_of(config: Config, inputs: Inputs) -> dict[str, str]:
     """The other packages that a result depends on, with their versions."""
-    chosen = {"similarity.kind": config.similarity.kind, "preset": config.name}
-    found: dict[str, str] = {}
+    found, chosen = {}, {"similarity.kind": config.similarity.kind, "preset": config.name}
     if inputs.labels is None and not inputs.roi_pairs:
         chosen["segmenter"] = config.segmenter.partition(":")[0]
         found = package_of(chosen["segmenter"])
@@ -264,7 +263,8 @@ def _pair(
         _side(config, inputs.moving, regions.compact(regions.moving), views.moving, device),
         interfaces_of(regions, config.smoothness).to(device),
         guidance,
-        tuple(rigid_values(config.rigid, regions)),
+        values_named("rigid", config.rigid, regions),
+        values_named("preserve_volume", config.preserve_volume, regions),
     )
 
 
@@ -287,8 +287,8 @@ def _roi_regions(pairs: Sequence[RoiPair], device: torch.device) -> tuple[Region
 
 
 def _region(roi: Mask | LabelMap, device: torch.device) -> Region:
-    mask = canonical(roi.grid)[1].apply(roi.data != 0)
-    region = Region.of((mask.unsqueeze(0) if mask.ndim == 2 else mask).to(device))
+    mask = canonical(roi.grid)[1].apply(roi.data != 0).to(device)
+    region = Region.of(mask.unsqueeze(0) if mask.ndim == 2 else mask)
     assert region is not None, "a ROI pair refuses empty masks"
     return region
 

@@ -50,6 +50,7 @@ class Kind(Enum):
     VIEW = "view"
     REGIONS = "regions"
     LANDMARKS = "landmarks"
+    VOLUME = "volume"
     ORIENTATION = "orientation"
     FOLDS = "folds"
     START = "start"
@@ -63,6 +64,7 @@ ADVICE = {
     Kind.VIEW: "check origin and orientation in both headers, or give an initial transform",
     Kind.REGIONS: "look at the regions in the report: is each the same anatomy in both images?",
     Kind.LANDMARKS: "check that both lists are in LPS mm and in the same order",
+    Kind.VOLUME: "look at the region in both images: is its outline right?",
     Kind.ORIENTATION: "check how the moving image was exported, and correct its header",
     Kind.FOLDS: "raise smoothness.weight, or check the label maps",
     Kind.START: "check the pair, its headers and the preset",
@@ -82,7 +84,6 @@ class Reason:
         advice: what to check or try.
 
     Example:
-        >>> from iterreg.verdict import Kind
         >>> reason = Reason(Kind.VIEW, "12 % of the fixed image has a partner", 0.12, 0.3)
         >>> reason.advice[:12]
         'check origin'
@@ -135,6 +136,7 @@ class Evidence:
         common_view: share of the fixed field of view that lands in the moving one, 0 to 1.
         region_dice: Dice of each region inside the common view, by name.
         region_distance_mm: distance of each region's centres after the registration, by name.
+        region_volume: of each region that must keep its volume, the ratio after to before, by name.
         landmarks_mm: mean distance of the landmarks that guided the result; NaN without any.
         interior_folds: voxels that fold inside regions.
         improved: whether the energy is no higher than without any displacement.
@@ -157,6 +159,7 @@ class Evidence:
     common_view: float
     region_dice: dict[str, float]
     region_distance_mm: dict[str, float]
+    region_volume: dict[str, float] = dataclasses.field(default_factory=dict)
     landmarks_mm: float = math.nan
     interior_folds: int = 0
     improved: bool = True
@@ -226,12 +229,8 @@ def judge(evidence: Evidence, limits: Limits) -> Verdict:
     """
     reasons = tuple(_reasons(evidence, limits))
     kinds = {reason.kind for reason in reasons}
-    if not reasons:
-        status = Status.OK
-    elif len(kinds) > 1 or any(reason.far_off for reason in reasons):
-        status = Status.FAILED
-    else:
-        status = Status.DOUBTFUL
+    is_failed = len(kinds) > 1 or any(reason.far_off for reason in reasons)
+    status = Status.FAILED if is_failed else Status.DOUBTFUL if reasons else Status.OK
     return Verdict(status, reasons, evidence)
 
 
@@ -242,8 +241,7 @@ def _reasons(found: Evidence, limits: Limits) -> Iterator[Reason]:
         yield Reason(Kind.ORIENTATION, message)
     yield from _regions(found, limits)
     if found.common_view < limits.least_common_view:
-        share = f"{100 * found.common_view:.0f} %"
-        message = f"only {share} of the fixed image has a partner in the moving one"
+        message = f"only {100 * found.common_view:.0f} % of the fixed image has a partner in the moving one"
         yield Reason(Kind.VIEW, message, found.common_view, limits.least_common_view)
     yield from _similarity(found.after, limits)
     error_mm, most_mm = found.inconsistency_median_mm, limits.most_inconsistency_mm
@@ -253,8 +251,13 @@ def _reasons(found: Evidence, limits: Limits) -> Iterator[Reason]:
     yield from _affine(found, limits)
     if found.landmarks_mm > limits.most_landmark_error_mm:
         message = f"the landmarks stay {found.landmarks_mm:.1f} mm apart"
-        limit_mm = limits.most_landmark_error_mm
-        yield Reason(Kind.LANDMARKS, message, found.landmarks_mm, limit_mm, "mm")
+        most_mm = limits.most_landmark_error_mm
+        yield Reason(Kind.LANDMARKS, message, found.landmarks_mm, most_mm, "mm")
+    for name, ratio in found.region_volume.items():
+        percent, most = 100 * abs(ratio - 1), limits.most_volume_change_percent
+        if percent > most:
+            message = f"the volume of {name} changes by {percent:.1f} %"
+            yield Reason(Kind.VOLUME, message, percent, most, "%")
     if found.interior_folds:
         message = f"{found.interior_folds} voxels fold inside a region"
         yield Reason(Kind.FOLDS, message, found.interior_folds, 0, "voxels")
@@ -264,8 +267,7 @@ def _reasons(found: Evidence, limits: Limits) -> Iterator[Reason]:
 
 def _regions(found: Evidence, limits: Limits) -> Iterator[Reason]:
     """Regions that end apart, the worst first."""
-    by_dice = sorted(found.region_dice.items(), key=lambda item: item[1])
-    for name, value in by_dice:
+    for name, value in sorted(found.region_dice.items(), key=lambda item: item[1]):
         if value < limits.least_region_dice:
             apart_mm = found.region_distance_mm.get(name, math.nan)
             message = f"the regions {name} have a Dice of {value:.2f} after the registration"
@@ -286,15 +288,14 @@ def _similarity(after: ImageSimilarity, limits: Limits) -> Iterator[Reason]:
 
 def _affine(found: Evidence, limits: Limits) -> Iterator[Reason]:
     """An affine beyond what bodies do."""
-    volume = found.affine_volume
-    if not 1 / limits.most_affine_volume <= volume <= limits.most_affine_volume:
+    volume, most = found.affine_volume, limits.most_affine_volume
+    stretch, shear_deg = found.affine_stretch, found.affine_shear_deg
+    if not 1 / most <= volume <= most:
         message = f"the affine changes the volume by a factor of {volume:.3g}"
-        yield Reason(Kind.AFFINE, message, volume, limits.most_affine_volume)
-    if found.affine_stretch > limits.most_affine_stretch:
-        message = f"the affine stretches an axis by a factor of {found.affine_stretch:.3g}"
-        yield Reason(Kind.AFFINE, message, found.affine_stretch, limits.most_affine_stretch)
-    if found.affine_shear_deg > limits.most_affine_shear_deg:
-        message = f"the affine shears by {found.affine_shear_deg:.0f} degrees"
-        yield Reason(
-            Kind.AFFINE, message, found.affine_shear_deg, limits.most_affine_shear_deg, "degrees"
-        )
+        yield Reason(Kind.AFFINE, message, volume, most)
+    if stretch > limits.most_affine_stretch:
+        message = f"the affine stretches an axis by a factor of {stretch:.3g}"
+        yield Reason(Kind.AFFINE, message, stretch, limits.most_affine_stretch)
+    if shear_deg > (most := limits.most_affine_shear_deg):
+        message = f"the affine shears by {shear_deg:.0f} degrees"
+        yield Reason(Kind.AFFINE, message, shear_deg, most, "degrees")
