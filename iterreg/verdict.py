@@ -241,7 +241,8 @@ def _reasons(found: Evidence, limits: Limits) -> Iterator[Reason]:
         yield Reason(Kind.ORIENTATION, message)
     yield from _regions(found, limits)
     if found.common_view < limits.least_common_view:
-        message = f"only {100 * found.common_view:.0f} % of the fixed image has a partner in the moving one"
+        share = f"{100 * found.common_view:.0f} %"
+        message = f"only {share} of the fixed image has a partner in the moving one"
         yield Reason(Kind.VIEW, message, found.common_view, limits.least_common_view)
     yield from _similarity(found.after, limits)
     error_mm, most_mm = found.inconsistency_median_mm, limits.most_inconsistency_mm
@@ -269,9 +270,8 @@ def _regions(found: Evidence, limits: Limits) -> Iterator[Reason]:
     """Regions that end apart, the worst first."""
     for name, value in sorted(found.region_dice.items(), key=lambda item: item[1]):
         if value < limits.least_region_dice:
-            apart_mm = found.region_distance_mm.get(name, math.nan)
             message = f"the regions {name} have a Dice of {value:.2f} after the registration"
-            if math.isfinite(apart_mm):
+            if math.isfinite(apart_mm := found.region_distance_mm.get(name, math.nan)):
                 message += f", their centres are {apart_mm:.0f} mm apart"
             yield Reason(Kind.REGIONS, message, value, limits.least_region_dice)
 
@@ -288,11 +288,10 @@ def _similarity(after: ImageSimilarity, limits: Limits) -> Iterator[Reason]:
 
 def _affine(found: Evidence, limits: Limits) -> Iterator[Reason]:
     """An affine beyond what bodies do."""
-    volume, most = found.affine_volume, limits.most_affine_volume
-    stretch, shear_deg = found.affine_stretch, found.affine_shear_deg
-    if not 1 / most <= volume <= most:
+    volume, stretch, shear_deg = found.affine_volume, found.affine_stretch, found.affine_shear_deg
+    if not 1 / limits.most_affine_volume <= volume <= limits.most_affine_volume:
         message = f"the affine changes the volume by a factor of {volume:.3g}"
-        yield Reason(Kind.AFFINE, message, volume, most)
+        yield Reason(Kind.AFFINE, message, volume, limits.most_affine_volume)
     if stretch > limits.most_affine_stretch:
         message = f"the affine stretches an axis by a factor of {stretch:.3g}"
         yield Reason(Kind.AFFINE, message, stretch, limits.most_affine_stretch)
