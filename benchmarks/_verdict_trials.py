@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -153,6 +154,7 @@ def trials() -> Iterator[Trial]:
     yield from hearts()
     yield from slices()
     yield from chests()
+    yield from abdomens()
     yield from cone_beams()
     yield from brains()
     yield from stains()
@@ -322,6 +324,49 @@ def chests() -> Iterator[Trial]:
         yield from wrong(guided, ("mirrored", "upside down"))
         yield from wrong(base)
         yield from wrong(plain)
+
+
+def abdomens() -> Iterator[Trial]:
+    """The lower third of the chest, with liver and stomach, for the preset abdomen."""
+    folder = DATA / "thorax4dct_mini"
+    files = [folder / f"{s}{kind}.nii.gz" for kind in ("", "_labels") for s in ("fixed", "moving")]
+    first, second = (lower_third(iterreg.read_image(f)) for f in files[:2])
+    maps = [lower_third(iterreg.read_label_map(f)) for f in files[2:]]
+    heart = iterreg.read_image(DATA / "acdc" / "patient067_frame01.nii.gz")
+    ways = {"a": (first, second, maps[0], maps[1]), "b": (second, first, maps[1], maps[0])}
+    for half, (fixed, moving, *labels) in ways.items():
+        base = Trial(
+            "abdomen",
+            half,
+            "in-out" if half == "a" else "out-in",
+            "right",
+            "abdomen",
+            fixed,
+            moving,
+        )
+        yield base
+        yield replace(base, change="right, contrast", moving=other_contrast(moving))
+        for seed in (5, 6):
+            yield replace(base, change="right, bent", moving=bent(fixed, seed + (half == "b"), 10))
+        guided = replace(base, change="right, labels", labels=(labels[0], labels[1]))
+        yield guided
+        yield replace(guided, change="labels exchanged", labels=(labels[0], exchanged(labels[1])))
+        yield from wrong(guided, ("mirrored", "upside down"))
+        yield from wrong(base)
+        origin = heart.grid.origin_lps_mm + fixed.grid.centre_lps_mm - heart.grid.centre_lps_mm
+        grid = replace(heart.grid, origin_lps_mm=tuple(origin.tolist()))
+        yield replace(base, change="other body part", moving=replace(heart, grid=grid))
+
+
+Volume = TypeVar("Volume", iterreg.Image, iterreg.LabelMap)
+
+
+def lower_third(image: Volume) -> Volume:
+    """The slices at the feet's end."""
+    count = image.grid.shape_zyx[0] // 3
+    data = image.data.narrow(image.data.ndim - 3, 0, count).contiguous()
+    shape = (count, *image.grid.shape_zyx[1:])
+    return replace(image, data=data, grid=replace(image.grid, shape_zyx=shape))
 
 
 def cone_beams() -> Iterator[Trial]:

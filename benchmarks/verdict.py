@@ -169,7 +169,8 @@ def line_of(row: Row) -> str:
 def measures_of(row: Row) -> dict[str, float]:
     """The figures that have limits; more is worse for those after ``view``."""
     evidence = row["evidence"]
-    after, dice = evidence["after"], evidence["region_dice"]
+    before, after = evidence["before"], evidence["after"]
+    dice, dice_before = evidence["region_dice"], evidence["region_dice_before"]
     volume = evidence["affine_volume"]
     return {
         "ncc": after["ncc"],
@@ -181,6 +182,8 @@ def measures_of(row: Row) -> dict[str, float]:
         "volume": max(volume, 1 / volume) if volume > 0 else math.inf,
         "stretch": evidence["affine_stretch"],
         "shear": evidence["affine_shear_deg"],
+        "dice_loss": max((dice_before.get(k, 0.0) - v for k, v in dice.items()), default=math.nan),
+        "lncc_loss": before["lncc"] - after["lncc"],
     }
 
 

@@ -192,6 +192,10 @@ class Limits:
     """Share of the fixed field of view that lands in the moving one."""
     least_region_dice: float = _number(0.4, 0, 1)
     """Dice of each region inside the common view."""
+    most_dice_loss: float = _number(0.02, 0, 1)
+    """By so much the Dice of a region may be lower than without the registration."""
+    most_lncc_loss: float = _number(0.03, 0, 1)
+    """By so much the images may correlate less in local windows than without the registration."""
     most_landmark_error_mm: float = _number(5.0, 0, 1e6)
     """Mean distance of the landmarks that guided the registration."""
     most_volume_change_percent: float = _number(1.0, 0, 1e6)

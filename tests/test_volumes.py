@@ -131,7 +131,9 @@ def test_an_affine_that_grows_is_made_good() -> None:
 
 def test_the_verdict_names_figure_and_limit() -> None:
     alike = ImageSimilarity(0.98, 0.9, 0.3)
-    found = Evidence(alike, alike, 0.4, 1.0, 1.0, 1.0, 1.0, 0.9, {}, {}, {"lesion": 0.97})
+    found = Evidence(
+        alike, alike, 0.4, 1.0, 1.0, 1.0, 1.0, 0.9, {}, {}, region_volume={"lesion": 0.97}
+    )
     verdict = judge(found, Limits())
     assert verdict.status is Status.DOUBTFUL
     assert verdict.headline == "doubtful: the volume of lesion changes by 3.0 % (limit 1 %)"

@@ -11,6 +11,7 @@ from iterreg.optimize.field import Field
 from iterreg.optimize.levels import minimise
 from iterreg.optimize.mapped import Mapped, voxels_at
 from iterreg.optimize.pair import Pair
+from iterreg.optimize.partners import check_partners
 from iterreg.optimize.problem import Problem
 from iterreg.optimize.solver import better_start
 from iterreg.optimize.start import find_start
@@ -21,6 +22,9 @@ LEAST_CHECK_VOXELS, MOST_CHECK_VOXELS = 4_000, 60_000
 it is fine enough, and costs little."""
 
 CHECK_STEPS = 12
+
+START_COARSER = 1.4
+"""The start is searched on a coarser level by this factor: it costs the square of its voxels."""
 
 
 def level_to_check(pair: Pair, config: Config) -> float:
@@ -48,8 +52,9 @@ def register_coarse(pair: Pair, config: Config, spacing_mm: float, first_lps: Ma
         spacing_mm: of the level.
         first_lps: the affine that the search for the start begins with.
     """
-    start = find_start(pair.at(spacing_mm), config, linear(first_lps, pair.fixed.grid))
-    level = start.pair
+    coarser = pair.at(spacing_mm * START_COARSER)
+    start = find_start(coarser, config, linear(first_lps, pair.fixed.grid))
+    level, _ = check_partners(pair.at(spacing_mm), config, start.affine_lps)
     field = start.field.on(level.fixed, pair.interfaces)
     problem = Problem.of(config, level, start.affine_lps, None)
     field = Field(better_start(problem, field.u_mm), level.fixed)

@@ -64,6 +64,7 @@ def gather_evidence(
     median_mm, p95_mm = _percentiles(inconsistency_mm(ours, back))
     volume, stretch, shear_deg = shape_of(_affine_part(ours))
     overlap, distance_mm = _regions(pair, solution, names)
+    overlap_before, _ = _regions(pair, None, names)
     return Evidence(
         before=still.similarity(),
         after=ours.similarity(),
@@ -74,6 +75,7 @@ def gather_evidence(
         affine_shear_deg=shear_deg,
         common_view=float(ours.common_fov.sum() / anatomy(level).sum().clamp(min=1)),
         region_dice=overlap,
+        region_dice_before=overlap_before,
         region_distance_mm=distance_mm,
         region_volume=_volumes(pair, solution, names),
         landmarks_mm=_landmarks_mm(pair, solution),
@@ -177,9 +179,12 @@ def _affine_part(ours: Mapped) -> Matrix:
 
 
 def _regions(
-    pair: Pair, solution: Solution, names: Sequence[str]
+    pair: Pair, solution: Solution | None, names: Sequence[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Dice and distance of the centres (mm) of each region that both sides hold, by name."""
+    """Dice and distance of the centres (mm) of each region that both sides hold, by name.
+
+    Without a solution, as the headers place the images.
+    """
     values = [v for v in pair.region_pairs() if 0 < v <= len(names)]
     if not values:
         return {}, {}
@@ -201,22 +206,23 @@ def _volumes(pair: Pair, solution: Solution, names: Sequence[str]) -> dict[str, 
     }
 
 
-def _seen_labels(pair: Pair, solution: Solution) -> tuple[Tensor, Tensor]:
+def _seen_labels(pair: Pair, solution: Solution | None) -> tuple[Tensor, Tensor]:
     """The fixed and the warped labels, (Z, Y, X) each, 0 where not both images see."""
-    mapping, u_mm, shape = (
-        pair.index_map(solution.affine_lps),
-        solution.field.u_mm,
-        pair.fixed.shape,
-    )
+    shape, device = pair.fixed.shape, pair.fixed.labels.device
+    affine = np.eye(pair.fixed.grid.rank + 1) if solution is None else solution.affine_lps
+    mapping = pair.index_map(affine)
     view = anatomy(pair)
     fixed, warped = torch.empty_like(pair.fixed.labels), torch.empty_like(pair.fixed.labels)
-    rows = [torch.arange(n, device=u_mm.device) for n in shape[1:]]
+    rows = [torch.arange(n, device=device) for n in shape[1:]]
     step = max(1, SLAB_VOXELS // (shape[1] * shape[2]))
     for first in range(0, shape[0], step):
         slab = slice(first, min(first + step, shape[0]))
-        planes = torch.arange(slab.start, slab.stop, device=u_mm.device)
+        planes = torch.arange(slab.start, slab.stop, device=device)
         voxels = torch.cartesian_prod(planes, *rows).T.float()
-        index = mapping.apply(voxels, u_mm[:, slab].reshape(3, -1))
+        u_mm = torch.zeros_like(voxels)
+        if solution is not None:
+            u_mm = solution.field.u_mm[:, slab].reshape(3, -1)
+        index = mapping.apply(voxels, u_mm)
         seen = view[slab] & pair.seen_at(index).view_as(view[slab])
         fixed[slab] = pair.fixed.labels[slab] * seen
         warped[slab] = sample_nearest(pair.moving.labels, index).view_as(seen) * seen

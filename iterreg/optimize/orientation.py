@@ -7,6 +7,7 @@ how images fit before they are registered.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations, product
 
@@ -22,6 +23,10 @@ from iterreg.sampling import sample
 SCREENED_VOXELS = 24
 """Along the longest axis, for the comparison."""
 
+COARSE_VOXELS, COARSE_DOUBT = 12, 0.1
+"""A flip that correlates so much worse than the image itself at so few voxels is not compared.
+Flips that were named later were at most 0.02 worse."""
+
 LEAST_CORRELATION = 0.45
 """A flip that fits worse explains nothing."""
 
@@ -34,6 +39,9 @@ AXES = {
     2: ("top to bottom", "left to right"),
 }
 """Canonical array axes in words."""
+
+SPATIAL = (1, 2, 3)
+FLIPS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -113,53 +121,62 @@ def find_flip(pair: Pair) -> str:
     """
     extent_mm = max(n * s for n, s in zip(pair.fixed.shape, pair.fixed.spacing_mm, strict=True))
     level = replace(pair, guidance=Guidance()).at(extent_mm / SCREENED_VOXELS)
-    fixed = _contrast(level.fixed.image.mean(0), level.fixed.fov)
     identity, *flips = all_flips(pair.fixed.grid.rank)
-    least = max(_fit(fixed, level, identity), LEAST_CORRELATION)
-    gains = {}
-    for flip in flips:
-        needed = MIRRORED_GAIN if flip.keeps_axes else TURNED_GAIN
-        gains[flip] = _fit(fixed, level, flip) - least - needed
-    best = max(gains, key=gains.__getitem__)
-    return best.words if gains[best] > 0 else ""
+    own, *coarse = _fits(level.at(extent_mm / COARSE_VOXELS), [identity, *flips])
+    least = max(own, LEAST_CORRELATION) - COARSE_DOUBT
+    flips = [flip for flip, fit in zip(flips, coarse, strict=True) if fit > least]
+    own, *fits = _fits(level, [identity, *flips])
+    least = max(own, LEAST_CORRELATION)
+    gains = {
+        flip: fit - least - (MIRRORED_GAIN if flip.keeps_axes else TURNED_GAIN)
+        for flip, fit in zip(flips, fits, strict=True)
+    }
+    best = max(gains, key=gains.__getitem__, default=identity)
+    return best.words if gains.get(best, 0.0) > 0 else ""
 
 
-def _fit(fixed: Tensor, level: Pair, flip: Flip) -> float:
-    """Correlation of the fixed image with the flipped moving one at their best translation."""
-    moving, seen = _flipped(level, flip)
-    return _best_correlation(fixed, _contrast(moving, seen))
+def _fits(level: Pair, flips: Sequence[Flip]) -> list[float]:
+    """Correlation of the fixed image with each flipped moving one, at their best translation."""
+    fixed = _contrast(level.fixed.image.mean(0)[None], level.fixed.fov[None])
+    shape = [2 * n for n in level.fixed.shape]
+    waves = torch.fft.rfftn(fixed, s=shape, dim=SPATIAL).conj()
+    fits: list[float] = []
+    for first in range(0, len(flips), FLIPS_AT_ONCE):
+        flipped = _flipped(level, flips[first : first + FLIPS_AT_ONCE])
+        product_ = torch.fft.rfftn(flipped, s=shape, dim=SPATIAL) * waves
+        peaks = torch.fft.irfftn(product_, s=shape, dim=SPATIAL).abs().amax(SPATIAL)
+        norms = flipped.flatten(1).norm(dim=1) * fixed.norm()
+        fits += (peaks / norms.clamp(min=1e-12)).tolist()
+    return fits
 
 
-def _about_centres(pair: Pair, flip: Flip) -> Matrix:
-    """The flip as an affine from fixed to moving, LPS mm, that keeps the images' centres."""
-    rank = pair.fixed.grid.rank
-    moving = pair.moving.grid
-    axes = np.asarray(moving.direction_lps)[:, ::-1]  # columns in array order
-    linear = axes @ flip.matrix @ axes.T
-    affine = np.eye(rank + 1)
-    affine[:rank, :rank] = linear
-    affine[:rank, rank] = moving.centre_lps_mm - linear @ pair.fixed.grid.centre_lps_mm
-    return affine
-
-
-def _flipped(level: Pair, flip: Flip) -> tuple[Tensor, Tensor]:
-    """The moving image on the fixed grid behind a flip, and where it is seen."""
-    index = Mapped.still(level, _about_centres(level, flip)).moving_index
+def _flipped(level: Pair, flips: Sequence[Flip]) -> Tensor:
+    """(F, Z, Y, X): contrast of the flipped moving images on the fixed grid."""
     moving = level.moving
     both = torch.stack((moving.image.mean(0), moving.fov.float()))
-    values, seen = sample(both, index, outside=0.0)
-    return values, seen > 0.5
+    values, seen = sample(both, _indices(level, flips), outside=0.0)
+    return _contrast(values, seen > 0.5)
 
 
-def _contrast(image: Tensor, mask: Tensor) -> Tensor:
-    """Deviation from the mean inside the mask, 0 outside."""
-    mean = image[mask].mean() if bool(mask.any()) else 0.0
-    return (image - mean) * mask
+def _indices(level: Pair, flips: Sequence[Flip]) -> Tensor:
+    """(3, F, Z, Y, X): where each fixed voxel lands in the moving image behind each flip.
+
+    A flip keeps the moving image's centre, which lies on the fixed one's.
+    """
+    fixed, moving = level.fixed.grid, level.moving.grid
+    rank = fixed.rank
+    onto = np.eye(rank + 1)
+    onto[:rank, rank] = moving.centre_lps_mm - fixed.centre_lps_mm
+    start = Mapped.still(level, onto).moving_index
+    centre = start.new_tensor([(n - 1) / 2 for n in level.moving.shape]).view(3, 1, 1, 1)
+    linear = np.tile(np.eye(3), (len(flips), 1, 1))
+    linear[:, 3 - rank :, 3 - rank :] = [flip.matrix for flip in flips]
+    spacing = np.asarray(level.moving.spacing_mm)
+    turns = start.new_tensor((linear * spacing / spacing[:, None]).tolist())
+    return torch.einsum("fij,jzyx->ifzyx", turns, start - centre) + centre.unsqueeze(1)
 
 
-def _best_correlation(a: Tensor, b: Tensor) -> float:
-    """The largest correlation of two volumes over all translations, whatever its sign."""
-    shape = [2 * n for n in a.shape]
-    product_ = torch.fft.rfftn(a, s=shape) * torch.fft.rfftn(b, s=shape).conj()
-    peak = torch.fft.irfftn(product_, s=shape).abs().max()
-    return float(peak / (a.norm() * b.norm()).clamp(min=1e-12))
+def _contrast(images: Tensor, masks: Tensor) -> Tensor:
+    """(F, Z, Y, X): deviation from each image's mean inside its mask, 0 outside."""
+    size = masks.sum(SPATIAL, keepdim=True).clamp(min=1)
+    return (images - (images * masks).sum(SPATIAL, keepdim=True) / size) * masks

@@ -11,6 +11,7 @@ from iterreg.atomic import write_text
 from iterreg.evaluation import BEFORE_GIVEN, on_cpu
 from iterreg.report.checks import checks
 from iterreg.report.curves import HEIGHT, WIDTH, draw_curves
+from iterreg.report.error import expected_error_rows
 from iterreg.report.field import (
     consistency_rows,
     error_rows,
@@ -82,6 +83,7 @@ def _facts(source: Source) -> dict[str, Any]:
         "notes": list(dict.fromkeys([*notes_of(tables), *source.notes])),
         "before": _before(source),
         "regions": region_rows(source),
+        "errors": expected_error_rows(source),
         "without_partner": measures.get("without_partner") or [],
         "levels": draw_curves(tables),
         "curve_size": (WIDTH, HEIGHT),

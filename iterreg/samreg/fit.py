@@ -166,7 +166,8 @@ def unsupported(verdict: Verdict, share: float, least: float, words: str) -> Ver
         words: what was counted.
 
     Example:
-        >>> from iterreg.verdict import Evidence, ImageSimilarity
+        >>> from iterreg.metrics import ImageSimilarity
+        >>> from iterreg.verdict import Evidence
         >>> alike = ImageSimilarity(0.98, 0.9, 0.3)
         >>> evidence = Evidence(alike, alike, 0.4, 1.0, 1.02, 1.05, 1.0, 0.9, {}, {})
         >>> unsupported(Verdict(Status.OK, (), evidence), 0.1, 0.3, "1 of 10 agree").status.value
