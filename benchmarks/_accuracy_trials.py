@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from _cases import DATA, NAMES
 from _moving_worlds import blocks, ellipsoid
-from _verdict_trials import bent, grey, halved, small
+from _verdict_trials import bent, grey, halved, other_contrast, small
 from landmarks import landmarks_of
 from scipy.ndimage import map_coordinates
 
@@ -77,6 +77,9 @@ def trials(every: int = 1, only: Sequence[str] = ("*",)) -> Iterator[Trial]:
         "chest 4 mm": chests,
         "phantoms": phantoms,
         "pictures": slices,
+        "contrasts, picture": contrasts,
+        "contrasts, volume": contrasts,
+        "contrasts, ACDC": unlike_hearts,
         "blocks": worlds,
         "ellipsoids": worlds,
         "brain": brains,
@@ -356,6 +359,45 @@ def slices() -> Iterator[Trial]:
                 field_lps=truth,
             )
     yield from masked_slices()
+
+
+def contrasts() -> Iterator[Trial]:
+    """Images bent by a known field, and then shown as by another modality.
+
+    In a monotone change dark stays dark; inverted, CT becomes like MR; in a non-monotone change two
+    tissues become alike, and one becomes two.
+    """
+    chest, heart = DATA / "thorax4dct_mini" / "fixed", DATA / "acdc" / "patient067_frame01"
+    images = {f.name: iterreg.read_image(f"{f}.nii.gz") for f in (chest, heart)}
+    for folder in ("prostate_mr", "cardiac_mr", "lung_ct", "abdomen_ct"):
+        for file in sorted((DATA / "samreg2d" / folder).glob("*.png")):
+            if "mask" not in file.name and "label" not in file.name:
+                images[f"{folder} {file.stem}"] = small(grey(iterreg.read_image(file)))
+    for k, (name, image) in enumerate(images.items()):
+        for kind in ("gamma", "inverted", "non-monotone"):
+            simple = "same" if kind == "non-monotone" else kind
+            is_picture = image.grid.rank == 2
+            phantom = iterreg.make_phantom(
+                image, amplitude_mm=8.0 if is_picture else 12.0, contrast=simple, seed=k
+            )
+            moving = other_contrast(phantom.moving) if simple != kind else phantom.moving
+            yield Trial(
+                f"contrasts, {'picture' if is_picture else 'volume'}, {kind}",
+                name,
+                "general",
+                phantom.fixed,
+                moving,
+                field_lps=np.moveaxis(total_displacement_mm(phantom.transform).numpy(), 0, -1),
+            )
+
+
+def unlike_hearts() -> Iterator[Trial]:
+    """Diastole and systole, one of them inverted."""
+    for trial in hearts():
+        data = trial.moving.data
+        moving = replace(trial.moving, data=data.max() + data.min() - data)
+        group = trial.group.replace("ACDC", "contrasts, ACDC")
+        yield replace(trial, group=group, moving=moving, preset="general")
 
 
 def masked_slices() -> Iterator[Trial]:

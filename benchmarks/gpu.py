@@ -133,7 +133,7 @@ class Algorithm:
 
     def __init__(self, pair: dict[str, Any], asked: argparse.Namespace):
         from iterreg.inputs import FieldsOfView, Given, find_regions
-        from iterreg.pair import _pair
+        from iterreg.tensors import pair_of
 
         config = load_config(asked.preset)
         given = [pair[name] for name in NAMES]
@@ -141,7 +141,7 @@ class Algorithm:
         regions = find_regions(config, inputs, asked.device)
         self.config = config.resolve(has_regions=True, labels_given=True, rois_given=False)
         views = FieldsOfView.of(inputs)
-        self.pair = _pair(self.config, inputs, views, regions, torch.device(asked.device))
+        self.pair = pair_of(self.config, inputs, views, regions, torch.device(asked.device))
 
     def __call__(self) -> tuple[dict[str, float], torch.Tensor]:
         """Seconds of each stage, and the field."""

@@ -73,6 +73,29 @@ class Similarity:
 
 
 @dataclass(frozen=True)
+class Features:
+    """The channels that the similarities ``sam`` and ``features`` compare."""
+
+    variant: str = _in_table("iterreg.samreg.variants:VARIANTS", default="mobile_sam")
+    """Of ``sam``: the Segment Anything model whose encoder is used."""
+    checkpoint: str = ""
+    """Of ``sam``: file of its weights; if empty, the one in the cache of weights."""
+    axes: tuple[str, ...] = ()
+    """Of ``sam``: slices are cut across these of z, y and x; if empty, across the axis along which
+    voxels are longest."""
+    channels: int = 16
+    """Most channels, of all axes together."""
+
+    def __post_init__(self) -> None:
+        known = set(self.axes) <= {"z", "y", "x"} and len(set(self.axes)) == len(self.axes)
+        if not known:
+            raise ConfigError(f"features.axes: expected some of z, y, x, got {list(self.axes)}")
+        if not max(1, len(self.axes)) <= self.channels <= 256:
+            least = max(1, len(self.axes))
+            raise ConfigError(f"features.channels: expected {least} to 256, got {self.channels}")
+
+
+@dataclass(frozen=True)
 class Overlap:
     """The mask-wise term L_m of SegReg's eq. 5."""
 
@@ -215,6 +238,8 @@ class Config:
             above it, which makes the files half as large; 0 keeps float32 as it is.
         rigid: names of regions that must not bend, ``*`` standing for any; each region is one body.
         preserve_volume: names of regions whose volume must not change, in the same form.
+        beside: a second similarity, added to the first; None leaves it out.
+        features: what the similarities ``sam`` and ``features`` compare.
         unguided: the similarity used if there are no regions; None keeps ``similarity``. Regions
             carry a motion that the images must then carry alone.
         verdict: the limits of a result that is ok.
@@ -234,6 +259,8 @@ class Config:
     rigid: tuple[str, ...] = ()
     preserve_volume: tuple[str, ...] = ()
     similarity: Similarity = Similarity()
+    beside: Similarity | None = None
+    features: Features = Features()
     unguided: Similarity | None = None
     overlap: Overlap = Overlap()
     correction: Correction = Correction()
@@ -261,6 +288,11 @@ class Config:
                 f"levels: expected as many steps as spacing_mm, got {len(self.levels.steps)} "
                 f"and {len(self.levels.spacing_mm)}"
             )
+
+    @property
+    def similarities(self) -> tuple[Similarity, ...]:
+        """The terms that compare the images."""
+        return (self.similarity,) if self.beside is None else (self.similarity, self.beside)
 
     def resolve(self, *, has_regions: bool, labels_given: bool, rois_given: bool = False) -> Config:
         """The configuration for a pair of which it is known where its regions come from.

@@ -12,30 +12,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from iterreg.arguments import seed_of
 from iterreg.config import Config, load_config
 from iterreg.devices import memory_errors_named, pick_device, threads_used
-from iterreg.displacement import Transform, resample_transform
-from iterreg.energy.overlap import RegionPair
-from iterreg.energy.region import Region
-from iterreg.features import normalise_intensities
-from iterreg.geometry import canonical
-from iterreg.image import Image, LabelMap, Mask, RoiPair
+from iterreg.displacement import Transform
+from iterreg.image import Image, RoiPair
 from iterreg.inputs import FieldsOfView, Given, Inputs, find_regions
 from iterreg.memory import fit_to_memory
 from iterreg.optimize.evidence import gather_evidence
 from iterreg.optimize.orientation import find_flip
-from iterreg.optimize.pair import Guidance, Pair
+from iterreg.optimize.pair import Pair
 from iterreg.optimize.register import Solution, register
-from iterreg.optimize.side import Side
-from iterreg.partition import Regions, interfaces_of, overlapping_pairs, values_named
+from iterreg.pair_features import FeatureFunction, check_features, with_features
+from iterreg.partition import overlapping_pairs
 from iterreg.progress import Progress, ProgressCallback, StageTimer, as_callback
 from iterreg.regions.segmenters import package_of
 from iterreg.registration import Registration
 from iterreg.registry import used_plugins
 from iterreg.scale import LengthScale
+from iterreg.tensors import on_grid_of, pair_of
 from iterreg.verdict import Evidence, judge
 from iterreg.versions import versions
 
@@ -63,6 +59,7 @@ def optimize_pair(
     label_table: NamesLike | None = None,
     roi_pairs: str | Path | Sequence[RoiPair] | None = None,
     initial_transform: TransformLike | None = None,
+    features: FeatureFunction | None = None,
     preset: str | Path | Config = "thorax",
     overrides: Mapping[str, Any] | None = None,
     device: str = "auto",
@@ -91,6 +88,9 @@ def optimize_pair(
             label maps they also make the partition: a voxel goes to the smallest ROI around it.
         initial_transform: fixed to moving; its affine part starts the affine search, a field in it
             replaces the search.
+        features: called once as ``features(fixed, moving)``, with two :class:`iterreg.Image`, for
+            ``similarity.kind = features``. It returns an array (C, *cells) for each: as many cells
+            as it likes, which cover the whole image in the order of its own axes (z, y, x).
         preset: a name, a TOML file, or a :class:`iterreg.Config`.
         overrides: dotted keys, such as ``{"smoothness.weight": 0.1}``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
@@ -109,6 +109,7 @@ def optimize_pair(
     Raises:
         ImageReadError, ImageContentError, GeometryError: bad input, named.
         ConfigError: preset or overrides.
+        WeightsError, PluginError: ``similarity.kind = sam`` without weights; features that fail.
         SegmentationError: the preset's segmenter found no such anatomy.
         DeviceError, OutOfMemoryError, MissingDependencyError: the machine.
 
@@ -132,6 +133,7 @@ def optimize_pair(
         [[25.0, 24.0, 24.0]]
     """
     config = load_config(preset, overrides)
+    check_features(config, features)
     where = pick_device(device)
     timer = StageTimer(as_callback(progress), _waiting_for(where))
     torch.manual_seed(seed_of(seed))
@@ -166,8 +168,9 @@ def optimize_pair(
                     labels_given=inputs.labels is not None,
                     rois_given=bool(inputs.roi_pairs),
                 )
-                pair = _pair(config, inputs, views, regions, where)
-            initial = _on_grid_of(pair.fixed, inputs.initial)
+                pair = pair_of(config, inputs, views, regions, where)
+            pair = with_features(pair, config, (inputs.fixed, inputs.moving), features, timer)
+            initial = on_grid_of(pair.fixed, inputs.initial)
             solution = register(pair, config, initial, timer)
             with timer.stage("check", 0.96, "checking the result"):
                 # ROI pairs are candidates, and some may be wrong: only labels are judged.
@@ -227,10 +230,13 @@ def plan(
 
 def _packages_of(config: Config, inputs: Inputs) -> dict[str, str]:
     """The other packages that a result depends on, with their versions."""
-    found, chosen = {}, {"similarity.kind": config.similarity.kind, "preset": config.name}
+    chosen = {"preset": config.name}
+    found: dict[str, str] = {}
+    for one in config.similarities:
+        found |= used_plugins({"similarity.kind": one.kind})
     if inputs.labels is None and not inputs.roi_pairs:
         chosen["segmenter"] = config.segmenter.partition(":")[0]
-        found = package_of(chosen["segmenter"])
+        found |= package_of(chosen["segmenter"])
     return used_plugins(chosen) | found
 
 
@@ -247,54 +253,3 @@ def _waiting_for(device: torch.device) -> Callable[[], None]:
     if device.type == "cuda":
         return lambda: torch.cuda.synchronize(device)
     return lambda: None
-
-
-def _pair(
-    config: Config, inputs: Inputs, views: FieldsOfView, regions: Regions, device: torch.device
-) -> Pair:
-    """The pair as tensors on the device, axes in canonical order."""
-    guidance = Guidance(
-        rois=_roi_regions(inputs.roi_pairs, device),
-        by_labels=not inputs.roi_pairs or inputs.labels is not None,
-        landmarks=inputs.landmarks,
-    )
-    return Pair(
-        _side(config, inputs.fixed, regions.compact(regions.fixed), views.fixed, device),
-        _side(config, inputs.moving, regions.compact(regions.moving), views.moving, device),
-        interfaces_of(regions, config.smoothness).to(device),
-        guidance,
-        values_named("rigid", config.rigid, regions),
-        values_named("preserve_volume", config.preserve_volume, regions),
-    )
-
-
-def _side(config: Config, image: Image, labels: Tensor, fov: Tensor, device: torch.device) -> Side:
-    """One image in canonical axis order, of rank 3, on the device."""
-    grid, order = canonical(image.grid)
-    data, labels, fov = (order.apply(t.to(device)) for t in (image.data, labels, fov))
-    intensities = normalise_intensities(data, config.similarity.intensity_range)
-    if grid.rank == 2:
-        intensities, labels, fov = (t.unsqueeze(-3) for t in (intensities, labels, fov))
-    return Side(intensities, labels, fov, grid)
-
-
-def _roi_regions(pairs: Sequence[RoiPair], device: torch.device) -> tuple[RegionPair, ...]:
-    """ROI pairs at full resolution, in canonical axis order, of rank 3."""
-    return tuple(
-        RegionPair(_region(pair.fixed, device), _region(pair.moving, device), pair.similarity, True)
-        for pair in pairs
-    )
-
-
-def _region(roi: Mask | LabelMap, device: torch.device) -> Region:
-    mask = canonical(roi.grid)[1].apply(roi.data != 0).to(device)
-    region = Region.of(mask.unsqueeze(0) if mask.ndim == 2 else mask)
-    assert region is not None, "a ROI pair refuses empty masks"
-    return region
-
-
-def _on_grid_of(side: Side, given: Transform | None) -> Transform | None:
-    """The user's transform with its field, if it has one, on a side's grid."""
-    if given is None or not bool(given.field.vox.any()):
-        return given
-    return resample_transform(given, side.grid)

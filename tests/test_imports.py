@@ -64,6 +64,8 @@ ROOMS = (
     "inputs",
     "image_size",
     "scale",
+    "tensors",
+    "pair_features",
     "pair",
     "expected_error",
     "outputs",

@@ -105,6 +105,7 @@ def test_the_one_verb():
         "label_table",
         "roi_pairs",
         "initial_transform",
+        "features",
         "preset",
         "overrides",
         "device",

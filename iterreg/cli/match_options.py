@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from iterreg.cli.options import PATH, together
 from iterreg.cli.setting import Finite
 
 if TYPE_CHECKING:
+    from iterreg.config import Config
     from iterreg.samreg.candidates import RoiSettings
 
 
@@ -59,6 +60,22 @@ class MatchRequest:
             window=self.window,
             mirrored=self.mirrored,
         )
+
+
+def with_weights_of(request: MatchRequest, config: Config, overrides: Mapping[str, Any]) -> Config:
+    """The settings of the fit, whose features come from the weights of the matching.
+
+    Args:
+        request: names variant and checkpoint.
+        config: of the fit.
+        overrides: what the user changed in it: other weights for the features stay.
+    """
+    if any(key in overrides for key in ("features.variant", "features.checkpoint")):
+        return config
+    checkpoint = "" if request.checkpoint is None else str(request.checkpoint)
+    return replace(
+        config, features=replace(config.features, variant=request.variant, checkpoint=checkpoint)
+    )
 
 
 def matching_options(function: Callable[..., Any]) -> Callable[..., Any]:

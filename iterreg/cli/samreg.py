@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from iterreg.cli.match_options import MatchRequest, matching_options
+from iterreg.cli.match_options import MatchRequest, matching_options, with_weights_of
 from iterreg.cli.options import pair_options, run_options
 from iterreg.cli.pair_request import PairRequest
 
@@ -102,7 +102,7 @@ def _match_and_write(
     images: tuple[Image, Image] = arguments["fixed"], arguments["moving"]
     landmarks = read_landmarks(arguments["fixed_landmarks"], arguments["moving_landmarks"])
     check_landmarks(landmarks, (images[0].grid, images[1].grid))
-    config = request.config(fit_preset(*images))
+    config = with_weights_of(matching, request.config(fit_preset(*images)), request.overrides)
     plan(config, *images, request.memory_gb)
     matched = MATCHING_FRACTION if fit else MATCHING_ALONE_FRACTION
     with threads_used(arguments["threads"]):

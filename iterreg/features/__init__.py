@@ -1,6 +1,8 @@
-"""The features of a voxel that a similarity compares: intensities and MIND-SSC."""
+"""The features that a similarity compares: intensities, MIND-SSC, and those of a network."""
 
 from iterreg.features.intensity import normalise_intensities
+from iterreg.features.joint import reduce_jointly
+from iterreg.features.maps import FeatureMaps
 from iterreg.features.mind import mind_ssc
 
-__all__ = ["mind_ssc", "normalise_intensities"]
+__all__ = ["FeatureMaps", "mind_ssc", "normalise_intensities", "reduce_jointly"]

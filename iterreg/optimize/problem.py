@@ -215,13 +215,17 @@ def _with_anatomy(level: Pair, common_fov: Tensor) -> Tensor:
 
 
 def _similarity(config: Config, level: Pair, common_fov: Tensor) -> list[Term]:
-    if not config.similarity.weight:
-        return []
     fixed, moving = level.fixed, level.moving
     images = ComparedImages(
-        fixed.image, moving.image, fixed.spacing_mm, moving.spacing_mm, common_fov
+        fixed.image,
+        moving.image,
+        fixed.spacing_mm,
+        moving.spacing_mm,
+        common_fov,
+        fixed.features,
+        moving.features,
     )
-    return [similarity_term(config.similarity, images)]
+    return [similarity_term(one, images) for one in config.similarities if one.weight]
 
 
 def _label_overlap(

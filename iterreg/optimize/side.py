@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from iterreg.energy.region import Region
+from iterreg.features import FeatureMaps
 from iterreg.geometry import TOUCHING, Grid, block_count, thinnest_mm
 from iterreg.kernels import block_majority
 from iterreg.labels import label_counts
@@ -34,12 +35,14 @@ class Side:
         labels: (Z, Y, X) int32 compact labels, 0 ... n - 1 with 0 the background.
         fov: (Z, Y, X) bool, the field of view inside the user's mask.
         grid: of the voxels; its rank is the image's own.
+        features: of a network; None unless a similarity asks for them.
     """
 
     image: Tensor
     labels: Tensor
     fov: Tensor
     grid: Grid
+    features: FeatureMaps | None = None
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:
@@ -107,6 +110,7 @@ class Side:
             block_majority(self.labels, [_compact(table) for table in shares]),
             pooled(self.fov.float().unsqueeze(0), shares).squeeze(0) > 0.5,
             self.grid.pooled(factor[-self.grid.rank :]),
+            None if self.features is None else self.features.pooled(factor),
         )
 
     def pooled_region(self, region: Region, coarse: Side) -> Region | None:

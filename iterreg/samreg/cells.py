@@ -171,7 +171,9 @@ def _comparable(fixed: Cells, moving: Cells, removed: Removed) -> tuple[Tensor, 
         first, second = first - first.mean(0), second - second.mean(0)
     both = torch.cat((first, second))
     if removed.position:
-        terms = torch.from_numpy(np.concatenate([_terms(c.positions) for c in (fixed, moving)]))
+        terms = torch.from_numpy(
+            np.concatenate([position_terms(c.positions) for c in (fixed, moving)])
+        )
         ridge = 1e-6 * len(both) * torch.eye(terms.shape[1], dtype=terms.dtype)
         both = both - terms @ torch.linalg.solve(terms.T @ terms + ridge, terms.T @ both)
     if removed.whiten:
@@ -182,7 +184,7 @@ def _comparable(fixed: Cells, moving: Cells, removed: Removed) -> tuple[Tensor, 
     return unit[: len(first)], unit[len(first) :]
 
 
-def _terms(positions: Floats) -> Floats:
+def position_terms(positions: Floats) -> Floats:
     """The powers of a position up to the degree, without the constant."""
     x, y = positions.T
     degree = POSITION_DEGREE

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 SIMILARITIES = OpenTable(
     "similarity.kind",
     {
+        "features": "iterreg.energy.similarity.features:features_term",
         "mind": "iterreg.energy.similarity.mind:mind_term",
         "mse": "iterreg.energy.similarity.mse:mse_term",
         "ncc": "iterreg.energy.similarity.ncc:ncc_term",
         "nmi": "iterreg.energy.similarity.nmi:nmi_term",
+        "sam": "iterreg.energy.similarity.features:features_term",
     },
     group="iterreg.similarities",
     adapt="iterreg.energy.similarity.plugin:adapt",

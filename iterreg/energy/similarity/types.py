@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from iterreg.features import FeatureMaps
+
 
 @dataclass(frozen=True)
 class ComparedImages:
@@ -16,6 +18,7 @@ class ComparedImages:
         fixed_spacing_mm, moving_spacing_mm: (z, y, x).
         common_fov: (Z, Y, X) bool, the fixed voxels that both images see; it stays the same for
             the whole level.
+        fixed_features, moving_features: of a network; None unless a similarity asks for them.
     """
 
     fixed: Tensor
@@ -23,3 +26,5 @@ class ComparedImages:
     fixed_spacing_mm: tuple[float, ...]
     moving_spacing_mm: tuple[float, ...]
     common_fov: Tensor
+    fixed_features: FeatureMaps | None = None
+    moving_features: FeatureMaps | None = None

@@ -1,0 +1,84 @@
+"""The pair as the algorithm takes it: tensors on the device, axes in canonical order, of rank 3."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from iterreg.config import Config
+from iterreg.displacement import Transform, resample_transform
+from iterreg.energy.overlap import RegionPair
+from iterreg.energy.region import Region
+from iterreg.features import normalise_intensities
+from iterreg.geometry import canonical
+from iterreg.image import Image, LabelMap, Mask, RoiPair
+from iterreg.inputs import FieldsOfView, Inputs
+from iterreg.optimize.pair import Guidance, Pair
+from iterreg.optimize.side import Side
+from iterreg.partition import Regions, interfaces_of, values_named
+
+
+def pair_of(
+    config: Config, inputs: Inputs, views: FieldsOfView, regions: Regions, device: torch.device
+) -> Pair:
+    """The pair as tensors on the device.
+
+    Args:
+        config: resolved.
+        inputs: in the preset's lengths.
+        views: both fields of view.
+        regions: of both images.
+        device: of the tensors.
+    """
+    guidance = Guidance(
+        rois=_roi_regions(inputs.roi_pairs, device),
+        by_labels=not inputs.roi_pairs or inputs.labels is not None,
+        landmarks=inputs.landmarks,
+    )
+    return Pair(
+        _side(config, inputs.fixed, regions.compact(regions.fixed), views.fixed, device),
+        _side(config, inputs.moving, regions.compact(regions.moving), views.moving, device),
+        interfaces_of(regions, config.smoothness).to(device),
+        guidance,
+        values_named("rigid", config.rigid, regions),
+        values_named("preserve_volume", config.preserve_volume, regions),
+    )
+
+
+def _side(config: Config, image: Image, labels: Tensor, fov: Tensor, device: torch.device) -> Side:
+    """One image in canonical axis order, of rank 3, on the device."""
+    grid, order = canonical(image.grid)
+    data, labels, fov = (order.apply(t.to(device)) for t in (image.data, labels, fov))
+    intensities = normalise_intensities(data, config.similarity.intensity_range)
+    if grid.rank == 2:
+        intensities, labels, fov = (t.unsqueeze(-3) for t in (intensities, labels, fov))
+    return Side(intensities, labels, fov, grid)
+
+
+def _roi_regions(pairs: Sequence[RoiPair], device: torch.device) -> tuple[RegionPair, ...]:
+    """ROI pairs at full resolution, in canonical axis order, of rank 3."""
+    return tuple(
+        RegionPair(_region(pair.fixed, device), _region(pair.moving, device), pair.similarity, True)
+        for pair in pairs
+    )
+
+
+def _region(roi: Mask | LabelMap, device: torch.device) -> Region:
+    mask = canonical(roi.grid)[1].apply(roi.data != 0)
+    region = Region.of((mask.unsqueeze(0) if mask.ndim == 2 else mask).to(device))
+    assert region is not None, "a ROI pair refuses empty masks"
+    return region
+
+
+def on_grid_of(side: Side, given: Transform | None) -> Transform | None:
+    """The user's transform with its field, if it has one, on a side's grid.
+
+    Args:
+        side: of the pair.
+        given: in the preset's lengths; None for none.
+    """
+    if given is None or not bool(given.field.vox.any()):
+        return given
+    return resample_transform(given, side.grid)
