@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from iterreg.samreg.everything import EverythingSettings, Rois, segment_everythi
 from iterreg.samreg.filters import RoiFilter, body_voxels, filter_rois
 from iterreg.samreg.matching import MatchSettings
 from iterreg.samreg.pictures import PictureStack
+from iterreg.samreg.prompts import Place, pixels_of
 from iterreg.samreg.rle import RunLengthMask, decode_mask
 from iterreg.samreg.segmenter import Segmenter
 
@@ -81,6 +82,7 @@ def find_candidates(
     settings: RoiSettings,
     cache: RoiCache,
     on_fraction: Callable[[float], None] = lambda fraction: None,
+    places: Sequence[Place] = (),
 ) -> Candidates:
     """Find the regions of interest of an image; each slice that is not blank is encoded once.
 
@@ -90,6 +92,7 @@ def find_candidates(
         settings: which masks to keep; those of the matching play no part.
         cache: of results by slice.
         on_fraction: called with the fraction of the work that is done.
+        places: of the user's prompts, decoded beside the grid.
     """
     per_slice: list[tuple[int, Rois]] = []
     counts = dict.fromkeys(COUNT_NAMES, 0)
@@ -108,7 +111,8 @@ def find_candidates(
         def within_slice(fraction: float, done: float = done) -> None:
             on_fraction(done + fraction / len(stack.pixels))
 
-        rois = _segment(picture, stack.slice_shape, segmenter, settings, cache, within_slice)
+        everything = replace(settings.everything, more=pixels_of(places, number, stack))
+        rois = _segment(picture, stack.slice_shape, segmenter, everything, cache, within_slice)
         begun = time.perf_counter()
         counts["survivors"] += len(rois)
         unit = unit_voxels.get(settings.rois.area_of) or body_voxels(picture, stack.slice_shape)
@@ -128,13 +132,13 @@ def _segment(
     picture: torch.Tensor,
     shape: tuple[int, int],
     segmenter: Segmenter,
-    settings: RoiSettings,
+    settings: EverythingSettings,
     cache: RoiCache,
     on_fraction: Callable[[float], None],
 ) -> Rois:
     """Return the masks of one slice, from the cache if they are there."""
     on_fraction(0.0)
-    key = cache_key(picture, shape, segmenter.fingerprint, settings.everything)
+    key = cache_key(picture, shape, segmenter.fingerprint, settings)
     cached = cache.find(key, shape)
     if cached is not None:
         return cached
@@ -142,9 +146,7 @@ def _segment(
     with torch.inference_mode():
         embedding = segmenter.encode([picture])[0]
         encoded = time.perf_counter()
-        rois = segment_everything(
-            segmenter, embedding, picture, shape, settings.everything, on_fraction
-        )
+        rois = segment_everything(segmenter, embedding, picture, shape, settings, on_fraction)
     ended = time.perf_counter()
     cache.store(key, rois)
     rois.seconds.update(encode=encoded - begun, decode=ended - encoded)
