@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from iterreg.config import Config
 from iterreg.displacement import DisplacementField, Transform
 from iterreg.geometry import Grid, Matrix
+from iterreg.optimize.discrete import search
 from iterreg.optimize.field import Field
 from iterreg.optimize.levels import minimise
 from iterreg.optimize.mapped import Mapped, voxels_at
 from iterreg.optimize.pair import Pair
-from iterreg.optimize.partners import check_partners
 from iterreg.optimize.problem import Problem
 from iterreg.optimize.solver import better_start
 from iterreg.optimize.start import find_start
@@ -23,8 +25,8 @@ it is fine enough, and costs little."""
 
 CHECK_STEPS = 12
 
-START_COARSER = 1.4
-"""The start is searched on a coarser level by this factor: it costs the square of its voxels."""
+SEARCH_COARSER = 1.4
+"""Large motion is searched on a coarser level by this factor: it costs the square of its voxels."""
 
 
 def level_to_check(pair: Pair, config: Config) -> float:
@@ -52,10 +54,13 @@ def register_coarse(pair: Pair, config: Config, spacing_mm: float, first_lps: Ma
         spacing_mm: of the level.
         first_lps: the affine that the search for the start begins with.
     """
-    coarser = pair.at(spacing_mm * START_COARSER)
-    start = find_start(coarser, config, linear(first_lps, pair.fixed.grid))
-    level, _ = check_partners(pair.at(spacing_mm), config, start.affine_lps)
-    field = start.field.on(level.fixed, pair.interfaces)
+    unsearched = replace(config, start=replace(config.start, search_mm=0.0))
+    start = find_start(pair.at(spacing_mm), unsearched, linear(first_lps, pair.fixed.grid))
+    level, field = start.pair, start.field
+    if config.start.search_mm > 0:
+        coarser = level.at(spacing_mm * SEARCH_COARSER)
+        field = search(coarser, start.affine_lps, config.start.search_mm)
+    field = field.on(level.fixed, pair.interfaces)
     problem = Problem.of(config, level, start.affine_lps, None)
     field = Field(better_start(problem, field.u_mm), level.fixed)
     steps = min(config.levels.steps[0], CHECK_STEPS)

@@ -59,7 +59,7 @@ def gather_evidence(
     u_mm = solution.field.on(level.fixed, pair.interfaces).u_mm
     ours = Mapped(level, solution.affine_lps, u_mm)
     still = Mapped.still(level, np.eye(level.fixed.grid.rank + 1))
-    back = register_back(pair, config, spacing_mm, initial)
+    back = coarse_way_back(pair, config, spacing_mm, initial)
     median_mm, p95_mm = _percentiles(inconsistency_mm(ours, back))
     volume, stretch, shear_deg = shape_of(_affine_part(ours))
     overlap, distance_mm = _regions(pair, solution, names)
@@ -82,7 +82,7 @@ def gather_evidence(
     )
 
 
-def register_back(
+def coarse_way_back(
     pair: Pair, config: Config, spacing_mm: float, initial: Transform | None = None
 ) -> Mapped:
     """Register moving to fixed on one coarse level, from scratch.
