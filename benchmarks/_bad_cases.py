@@ -186,6 +186,7 @@ OPTIONS = {
     "--device": ("cuda", "mps", "tpu", "", "\x1b[2J"),
     "--segmenter": ("none", "thorax", "", "x" * LONG),
     "--rigid": ("bone", "", "\x1b[2J", "x" * LONG),
+    "--preserve-volume": ("bone", "", "\x1b[2J", "x" * LONG),
     "--geometry": ("sform", "", "none"),
     "--label-table": ("totalsegmentator-v9", "", "\x1b[2J", "."),
 }

@@ -221,6 +221,8 @@ class Limits:
     """By so much the images may correlate less in local windows than without the registration."""
     most_landmark_error_mm: float = _number(5.0, 0, 1e6)
     """Mean distance of the landmarks that guided the registration."""
+    most_volume_change_percent: float = _number(1.0, 0, 1e6)
+    """Change of the volume of a region in ``preserve_volume``."""
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,7 @@ class Config:
         field_step_mm: written displacements are multiples of the largest power of two that is not
             above it, which makes the files half as large; 0 keeps float32 as it is.
         rigid: names of regions that must not bend, ``*`` standing for any; each region is one body.
+        preserve_volume: names of regions whose volume must not change, in the same form.
         beside: a second similarity, added to the first; None leaves it out.
         features: what the similarities ``sam`` and ``features`` compare.
         unguided: the similarity used if there are no regions; None keeps ``similarity``. Regions
@@ -254,6 +257,7 @@ class Config:
     fill: float | None = None
     field_step_mm: float = _number(0.0, 0, 1)
     rigid: tuple[str, ...] = ()
+    preserve_volume: tuple[str, ...] = ()
     similarity: Similarity = Similarity()
     beside: Similarity | None = None
     features: Features = Features()

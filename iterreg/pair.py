@@ -173,12 +173,12 @@ def optimize_pair(
             initial = on_grid_of(pair.fixed, inputs.initial)
             solution = register(pair, config, initial, timer)
             with timer.stage("check", 0.96, "checking the result"):
-                # The ROI pairs are candidates, and some may be wrong: only labels are judged.
+                # ROI pairs are candidates, and some may be wrong: only labels are judged.
                 judged = () if inputs.roi_pairs and inputs.labels is None else regions.values
                 names = [regions.fixed.title(value) for value in judged]
                 # A region that the user drew is judged even if it was dissolved.
-                checked = solution.pair if inputs.labels is None else pair
-                evidence = _evidence(checked, config, solution, initial, names)
+                pair = solution.pair if inputs.labels is None else pair
+                evidence = _evidence(pair, config, solution, initial, names)
                 regions, dissolved = regions.without(solution.mismatches)
                 verdict = judge(scale.evidence_back(evidence), scale.limits_back(config.verdict))
             with timer.stage("finish", 0.98, "finishing"):

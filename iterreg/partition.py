@@ -144,10 +144,11 @@ def interfaces_of(regions: Regions, config: Smoothness) -> Interfaces:
     return Interfaces(tangential, normal, regions.empty_background)
 
 
-def rigid_values(patterns: Sequence[str], regions: Regions) -> list[int]:
-    """Find the compact labels of the regions that must not bend.
+def values_named(key: str, patterns: Sequence[str], regions: Regions) -> tuple[int, ...]:
+    """Find the compact labels of the regions that a setting names.
 
     Args:
+        key: of the setting, for the message.
         patterns: names; ``*`` stands for any, and a region without a name is ``label N``.
         regions: of the pair of images.
 
@@ -158,8 +159,8 @@ def rigid_values(patterns: Sequence[str], regions: Regions) -> list[int]:
     for pattern in patterns:
         if not any(fits(title, pattern) for title in titles):
             known = ", ".join(titles) or "none"
-            raise ConfigError(f"rigid: expected the name of a region ({known}), got {pattern}")
-    return [number for number, title in enumerate(titles, 1) if fits_any(title, patterns)]
+            raise ConfigError(f"{key}: expected the name of a region ({known}), got {pattern}")
+    return tuple(number for number, title in enumerate(titles, 1) if fits_any(title, patterns))
 
 
 def _named(pairs: tuple[tuple[str, ...], ...], first: str, second: str) -> bool:

@@ -149,7 +149,7 @@ def _verdict(tables: Mapping[str, Any]) -> Verdict:
     for item in fields(Evidence):
         if item.type == "float":
             evidence[item.name] = _number(evidence[item.name])
-        elif item.name.startswith("region_"):
+        elif item.name.startswith("region_") and item.name in evidence:
             evidence[item.name] = {k: _number(v) for k, v in evidence[item.name].items()}
     reasons = tuple(
         Reason(

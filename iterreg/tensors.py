@@ -17,7 +17,7 @@ from iterreg.image import Image, LabelMap, Mask, RoiPair
 from iterreg.inputs import FieldsOfView, Inputs
 from iterreg.optimize.pair import Guidance, Pair
 from iterreg.optimize.side import Side
-from iterreg.partition import Regions, interfaces_of, rigid_values
+from iterreg.partition import Regions, interfaces_of, values_named
 
 
 def pair_of(
@@ -42,7 +42,8 @@ def pair_of(
         _side(config, inputs.moving, regions.compact(regions.moving), views.moving, device),
         interfaces_of(regions, config.smoothness).to(device),
         guidance,
-        tuple(rigid_values(config.rigid, regions)),
+        values_named("rigid", config.rigid, regions),
+        values_named("preserve_volume", config.preserve_volume, regions),
     )
 
 

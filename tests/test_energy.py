@@ -27,7 +27,7 @@ from iterreg.energy.terms import NormalEquations, SquaredDifference, Term
 from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap
 from iterreg.kernels import IndexMap, add_normal_jump, reference
-from iterreg.partition import Regions, interfaces_of, rigid_values
+from iterreg.partition import Regions, interfaces_of, values_named
 
 SPACING = (2.5, 1.0, 1.7)
 
@@ -507,7 +507,7 @@ def test_pairs_of_names_are_compared_as_people_spell_them():
     assert weights[1, 2] == 1, "an underscore, a hyphen and a blank are one"
     assert weights[3, 4] == 1, "the hyphen of [a-b] is the pattern's own"
     assert weights[1, 3] == pytest.approx(0.05)
-    assert rigid_values(["left_lung"], regions(NAMES)) == [1]
+    assert values_named("rigid", ["left_lung"], regions(NAMES)) == (1,)
 
 
 def test_interfaces_by_name():

@@ -146,6 +146,7 @@ def test_the_page_lists_every_key_of_a_run_with_its_type_and_no_other(carried: C
     reason = Reason(Kind.VIEW, "12 % of the fixed image has a partner", 0.12, 0.25)
     rows += leaves({"verdict": {"reasons": [reason.to_dict()]}})
     rows += leaves({"dissolved": {"airways": "the images show different pieces of it"}})
+    rows += leaves({"verdict": {"evidence": {"region_volume": {"lesion": 1.002}}}})
     used = set()
     for key, value in rows:
         patterns = [p for p in known if fits(key, p)]

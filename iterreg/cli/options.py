@@ -189,6 +189,12 @@ def pair_options(without: Collection[str] = ()) -> Decorator:
             metavar="NAME",
             help="Move this region rigidly, such as bone. Can be repeated.",
         ),
+        "--preserve-volume": click.option(
+            "--preserve-volume",
+            multiple=True,
+            metavar="NAME",
+            help="Keep the volume of this region within 1 %, such as a lesion's. Can be repeated.",
+        ),
         "--rigid-first": _flag(
             "--rigid-first",
             "Let the affine part be rigid, print its shift and turns, and write it to "

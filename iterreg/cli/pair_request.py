@@ -20,6 +20,7 @@ COMMAND_OPTIONS = (
     "settings",
     "segmenter",
     "rigid",
+    "preserve_volume",
     "rigid_first",
     "isocentre",
     "fill",
@@ -87,8 +88,9 @@ class PairRequest:
         for key in ("segmenter", "fill", "field_step_mm"):
             if (value := own.pop(key, None)) is not None:
                 overrides[key] = value
-        if rigid := own.pop("rigid", ()):
-            overrides["rigid"] = list(rigid)
+        for key in ("rigid", "preserve_volume"):
+            if names := own.pop(key, ()):
+                overrides[key] = list(names)
         _let_be_rigid(own.pop("rigid_first", False), own.get("isocentre"), overrides)
         arguments = {name: value for name, value in values.items() if name not in COMMAND_OPTIONS}
         preset = own.pop("preset", None)

@@ -10,7 +10,13 @@ from __future__ import annotations
 from iterreg.metrics.coverage import coverage
 from iterreg.metrics.field_error import FieldError, field_error, field_error_mm
 from iterreg.metrics.folding import Folding, folding, folding_mask, interior_mask
-from iterreg.metrics.jacobian import det_jacobian, sdlogj, sdlogj_l2r, volume_change
+from iterreg.metrics.jacobian import (
+    det_jacobian,
+    det_jacobian_within,
+    sdlogj,
+    sdlogj_l2r,
+    volume_change,
+)
 from iterreg.metrics.landmarks import TreSummary, summarize_tre, tre_mm
 from iterreg.metrics.overlap import dice
 from iterreg.metrics.similarity import ImageSimilarity, image_similarity, local_correlation
@@ -29,6 +35,7 @@ __all__ = [
     "TreSummary",
     "coverage",
     "det_jacobian",
+    "det_jacobian_within",
     "dice",
     "field_error",
     "field_error_mm",

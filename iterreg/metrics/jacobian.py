@@ -44,6 +44,30 @@ def det_jacobian(total_vox: Tensor) -> Tensor:
     return central_determinant(moving_axes(total_vox), None).reshape(total_vox.shape[1:])
 
 
+def det_jacobian_within(total_vox: Tensor, labels: Tensor) -> Tensor:
+    """Compute the determinant of the Jacobian from differences inside each region.
+
+    Args:
+        total_vox: (rank, *shape), total displacement in voxels of the fixed grid.
+        labels: (*shape) integer labels of the fixed image.
+
+    Returns:
+        (*shape). A voxel without a neighbour of its label along an axis takes any.
+
+    Raises:
+        GeometryError: the shapes disagree.
+
+    Example:
+        >>> labels = torch.tensor([[1, 1, 2, 2]]).expand(3, 4)
+        >>> slid = torch.stack([torch.zeros(3, 4), 5.0 * (labels == 2)])
+        >>> det_jacobian_within(slid, labels)[1], det_jacobian(slid)[1]
+        (tensor([1., 1., 1., 1.]), tensor([1.0000, 3.5000, 3.5000, 1.0000]))
+    """
+    require_shape("det_jacobian_within", "labels", labels, total_vox.shape[1:])
+    field = moving_axes(total_vox)
+    return central_determinant(field, labels.reshape(field.shape[1:])).reshape(labels.shape)
+
+
 def sdlogj(total_vox: Tensor, mask: Tensor | None = None) -> float:
     """Compute the standard deviation of log det J, with det J clipped at 1e-9 from below.
 
@@ -123,8 +147,7 @@ def volume_change(
     require_shape("volume_change", "labels", labels, total_vox.shape[1:])
     found = [v for v in label_counts(labels) if v != 0] if values is None else values
     wanted = sorted(set(found))
-    field = moving_axes(total_vox)
-    det = central_determinant(field, labels.reshape(field.shape[1:]))
+    det = det_jacobian_within(total_vox, labels)
     index = compact_labels(labels, wanted).flatten().cpu()
     # On the CPU, because a weighted count on a GPU adds in no fixed order.
     total = torch.bincount(index, det.flatten().double().cpu(), minlength=len(wanted) + 1)

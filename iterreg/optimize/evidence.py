@@ -22,6 +22,7 @@ from iterreg.optimize.coarse import level_to_check, register_coarse
 from iterreg.optimize.mapped import Mapped, anatomy
 from iterreg.optimize.pair import Guidance, Pair
 from iterreg.optimize.register import Solution
+from iterreg.optimize.volumes import volume_ratio
 from iterreg.sampling import sample, sample_nearest
 from iterreg.verdict import Evidence
 
@@ -76,6 +77,7 @@ def gather_evidence(
         region_dice=overlap,
         region_dice_before=overlap_before,
         region_distance_mm=distance_mm,
+        region_volume=_volumes(pair, solution, names),
         landmarks_mm=_landmarks_mm(pair, solution),
         interior_folds=solution.folds,
         improved=solution.improved,
@@ -193,6 +195,15 @@ def _regions(
     apart = _centres_mm(fixed, pair, values), _centres_mm(warped, pair, values)
     distance = (apart[0] - apart[1]).norm(dim=1).tolist()
     return overlap, {names[v - 1]: d for v, d in zip(values, distance, strict=True)}
+
+
+def _volumes(pair: Pair, solution: Solution, names: Sequence[str]) -> dict[str, float]:
+    """Ratio of the volumes of each region that must keep its own, by name."""
+    return {
+        names[v - 1]: volume_ratio(solution.field, pair, solution.affine_lps, v)
+        for v in pair.preserved
+        if v <= len(names)
+    }
 
 
 def _seen_labels(pair: Pair, solution: Solution | None) -> tuple[Tensor, Tensor]:

@@ -76,6 +76,7 @@ class Pair:
         interfaces: how the regions may move along each other.
         guidance: ROI pairs and landmarks.
         rigid: compact labels of the regions that must not bend.
+        preserved: of those whose volume must not change.
     """
 
     fixed: Side
@@ -83,6 +84,7 @@ class Pair:
     interfaces: Interfaces
     guidance: Guidance = Guidance()
     rigid: tuple[int, ...] = ()
+    preserved: tuple[int, ...] = ()
 
     def at(self, spacing_mm: float) -> Pair:
         """This pair at a coarser level.

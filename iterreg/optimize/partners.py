@@ -53,7 +53,8 @@ def check_partners(
     """Dissolve the regions whose two pieces cannot be the same anatomy behind an affine.
 
     A pair of regions corresponds if most of both lies within reach of the other one; or else, if
-    most of what the other image sees of it does. Rigid regions are not checked.
+    most of what the other image sees of it does. Rigid regions, and those that
+    keep their volume, are not checked.
 
     Args:
         pair: at full resolution.
@@ -69,7 +70,7 @@ def check_partners(
     reach_mm = max(config.start.search_mm, LARGEST_MOTION_MM)
     regions = pair.region_pairs()
     found = []
-    for value in regions.keys() - set(pair.rigid):
+    for value in regions.keys() - {*pair.rigid, *pair.preserved}:
         why = _Check(pair, affine_lps, regions[value]).why(reach_mm)
         if why is not None:
             found.append(Mismatch(value, why))

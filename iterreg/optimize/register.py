@@ -15,7 +15,11 @@ from iterreg.optimize.partners import Mismatch
 from iterreg.optimize.repair import repair_border, repair_folds
 from iterreg.optimize.rigid import hold_rigid, rigid_bodies
 from iterreg.optimize.start import find_start
+from iterreg.optimize.volumes import preserve_volumes
 from iterreg.progress import StageTimer
+
+VOLUME_ROUNDS = 2
+"""Repairing folds may change a volume that must not change, so both are done again."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +93,13 @@ def register(
 
 
 def _finish(field: Field, pair: Pair, affine_lps: Matrix) -> tuple[Field, int]:
-    """Put rigid regions in place, repair folds around them, and count those left."""
+    """Put rigid regions in place, give volumes back, repair folds, and count those left."""
     still = None
     if pair.rigid:
         bodies = rigid_bodies(field, affine_lps, pair.rigid)
         field, still = hold_rigid(field, bodies, pair.interfaces), bodies.mask(pair.fixed.shape)
     field, folds = repair_folds(field, pair.interfaces, still)
+    for _ in range(VOLUME_ROUNDS if pair.preserved else 0):
+        field = preserve_volumes(field, pair, affine_lps, still)
+        field, folds = repair_folds(field, pair.interfaces, still)
     return (field, folds) if folds else repair_border(field, pair.interfaces, affine_lps, still)

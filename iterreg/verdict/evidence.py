@@ -27,6 +27,7 @@ class Evidence:
         region_dice, region_dice_before: Dice of each region inside the common view, with and
             without the transform, by name.
         region_distance_mm: distance of each region's centres after the registration, by name.
+        region_volume: of each region that must keep its volume, the ratio after to before, by name.
         landmarks_mm: mean distance of the landmarks that guided the result; NaN without any.
         interior_folds: voxels that fold inside regions.
         improved: whether the energy is no higher than without any displacement.
@@ -54,6 +55,7 @@ class Evidence:
     improved: bool = True
     better_flip: str = ""
     region_dice_before: dict[str, float] = dataclasses.field(default_factory=dict)
+    region_volume: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain tables, as in ``run.json``."""

@@ -64,6 +64,11 @@ def _reasons(found: Evidence, limits: Limits) -> Iterator[Reason]:
         message = f"the landmarks stay {found.landmarks_mm:.1f} mm apart"
         limit_mm = limits.most_landmark_error_mm
         yield Reason(Kind.LANDMARKS, message, found.landmarks_mm, limit_mm, "mm")
+    for name, ratio in found.region_volume.items():
+        percent, most = 100 * abs(ratio - 1), limits.most_volume_change_percent
+        if percent > most:
+            message = f"the volume of {name} changes by {percent:.1f} %"
+            yield Reason(Kind.VOLUME, message, percent, most, "%")
     if found.interior_folds:
         message = f"{found.interior_folds} voxels fold inside a region"
         yield Reason(Kind.FOLDS, message, found.interior_folds, 0, "voxels")

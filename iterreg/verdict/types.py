@@ -45,6 +45,7 @@ class Kind(Enum):
     VIEW = "view"
     REGIONS = "regions"
     LANDMARKS = "landmarks"
+    VOLUME = "volume"
     ORIENTATION = "orientation"
     FOLDS = "folds"
     START = "start"
@@ -58,6 +59,7 @@ ADVICE = {
     Kind.VIEW: "check origin and orientation in both headers, or give an initial transform",
     Kind.REGIONS: "look at the regions in the report: is each the same anatomy in both images?",
     Kind.LANDMARKS: "check that both lists are in LPS mm and in the same order",
+    Kind.VOLUME: "look at the region in both images: is its outline right?",
     Kind.ORIENTATION: "check how the moving image was exported, and correct its header",
     Kind.FOLDS: "raise smoothness.weight, or check the label maps",
     Kind.START: "check the pair, its headers and the preset",
