@@ -74,7 +74,9 @@ def main() -> None:
     parser.add_argument("studies", nargs="*", choices=[*STUDIES, []])
     parser.add_argument("--cases", nargs="+", metavar="GLOB", default=["*"])
     parser.add_argument("--seeds", type=int, default=1, help="spoilt label maps for each quality")
-    parser.add_argument("--steps", type=int, default=120, help="of the backbone of losses")
+    parser.add_argument(
+        "--steps", type=int, default=120, help="of the backbone of losses; 0: without it"
+    )
     parser.add_argument("--plot", action="store_true", help="plot the kept rows, and stop")
     asked = parser.parse_args()
     for study in () if asked.plot else asked.studies or list(STUDIES):
@@ -291,7 +293,7 @@ def losses(pair: Pair, steps: int) -> Iterator[Row]:
         yield pair.judged(pair.labels, _losses.settings(kind)) | {"setting": kind}
     yield pair.judged(pair.labels) | {"setting": "cardiac"}
     yield pair.judged(None) | {"setting": "cardiac, images alone"}
-    for kind in _losses.WEIGHTS:
+    for kind in _losses.WEIGHTS if steps else ():
         yield pair.scored(*_losses.by_backbone(pair, kind, steps)) | {
             "setting": f"backbone, {kind}",
             "steps": steps,
