@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from _propagate import propagate_labels
 
 import iterreg
 from iterreg.displacement import DisplacementField, Transform, total_displacement_vox, warp_labels
@@ -41,6 +40,7 @@ from iterreg.samreg.match import fit_preset, load
 from iterreg.samreg.matching import MatchSettings
 from iterreg.samreg.pairing import RoiMatching, match_candidates
 from iterreg.samreg.pictures import cut_axis, cut_pictures
+from iterreg.samreg.propagating import propagate_labels
 
 DATA = Path(os.environ.get("ITERREG_DATA", Path(__file__).parents[2] / "shared" / "data"))
 WEIGHTS = DATA.parent / "weights" / "mobile_sam.pt"

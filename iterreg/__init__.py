@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from iterreg.registry import register_transform_format as register_transform_format
     from iterreg.rigid_motion import RigidMotion as RigidMotion
     from iterreg.samreg.match import match_rois as match_rois
+    from iterreg.samreg.propagating import propagate_labels as propagate_labels
     from iterreg.saved_runs import load_run as load_run
     from iterreg.verdict import Evidence as Evidence
     from iterreg.verdict import Reason as Reason
@@ -98,6 +99,7 @@ _HOMES = {
     "match_rois": "samreg.match",
     "optimize_pair": "pair",
     "preset_names": "config",
+    "propagate_labels": "samreg.propagating",
     "read_image": "io",
     "read_label_map": "io",
     "read_points": "io",

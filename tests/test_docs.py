@@ -24,6 +24,7 @@ from docutils.parsers.rst import Directive, directives
 
 import iterreg
 from iterreg.cli import iterreg as root_command
+from iterreg.cli.propagate import WithPropagate, propagate
 from iterreg.config import Config, load_config, preset_names
 from iterreg.errors import ConfigError
 from iterreg.regions.label_tables import table_names
@@ -111,6 +112,8 @@ def every_command(command: click.Command = root_command) -> Iterator[click.Comma
             below = command.get_command(context, name)
             assert below is not None
             yield from every_command(below)
+    if isinstance(command, WithPropagate):
+        yield propagate
 
 
 def options_of(command: click.Command) -> set[str]:
@@ -126,6 +129,8 @@ def resolve(words: list[str]) -> tuple[click.Command, list[str]]:
         below = command.get_command(click.Context(command), words[0])
         assert below is not None, f"{command.name} has no command {words[0]}"
         command, words = below, words[1:]
+    if isinstance(command, WithPropagate) and words[:1] == [propagate.name]:
+        command, words = propagate, words[1:]
     return command, words
 
 

@@ -49,6 +49,7 @@ PROMISED = {
     "match_rois",
     "optimize_pair",
     "preset_names",
+    "propagate_labels",
     "read_image",
     "read_label_map",
     "read_points",

@@ -21,7 +21,7 @@ from torch import Tensor
 import iterreg
 from iterreg.cli import iterreg as command
 from iterreg.cli.samreg import samreg
-from iterreg.errors import ExitCode, GeometryError, OutputError
+from iterreg.errors import ExitCode, GeometryError, NoRoiPairsError, OutputError
 from iterreg.image import LabelMap
 from iterreg.samreg.candidates import RoiSettings
 from iterreg.samreg.everything import EverythingSettings
@@ -29,6 +29,7 @@ from iterreg.samreg.filters import AREA_OF, NESTED
 from iterreg.samreg.match import find_rois, fit_preset
 from iterreg.samreg.matching import MATCHING_RULES, MatchSettings
 from iterreg.samreg.pictures import AXES
+from iterreg.samreg.roi_files import read_roi_pairs
 from iterreg.samreg.segmenter import Embedding, Masks
 
 DATA = Path(os.environ.get("ITERREG_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -421,3 +422,81 @@ def test_mobile_sam_matches_two_frames_of_a_heart(tmp_path: Path) -> None:
     best = max(found, key=lambda pair: dice(pair.fixed, labels[0]))
     assert dice(best.fixed, labels[0]) > 0.8 and dice(best.moving, labels[1]) > 0.8
     assert best.similarity > 0.9
+
+
+# Prompts and labels through pairs ---------------------------------------------------------------
+
+
+def test_a_prompt_picks_the_region_around_it(tmp_path: Path) -> None:
+    fixed = save(scene(), tmp_path / "a.png")
+    moving = save(scene((4, -6)), tmp_path / "b.png")
+    points = iterreg.Points([[107.0, 60.0]])
+    pairs = iterreg.match_rois(fixed, moving, segmenter=Flood(), cache=False, prompts=points)
+    assert len(pairs) == 1 and bool(pairs[0].fixed.data[60, 107])
+    assert int(pairs[0].fixed.data.sum()) == pytest.approx(40 * 35, rel=0.05)
+    with pytest.raises(GeometryError, match=r"prompts: expected points inside .*a.png, got \(500"):
+        outside = iterreg.Points([[500.0, 60.0]])
+        iterreg.match_rois(fixed, moving, segmenter=Flood(), cache=False, prompts=outside)
+
+
+@pytest.mark.parametrize("axis", ["z", "y"])
+def test_a_prompt_in_a_volume(tmp_path: Path, axis: str) -> None:
+    fixed = save(volume((1, 2, 3, 4)), tmp_path / "a.nii.gz")
+    points = iterreg.Points([[107.0, 60.0, 10.0]])
+    pairs = iterreg.match_rois(
+        fixed, fixed, segmenter=Flood(), cache=False, prompts=points, axis=axis
+    )
+    assert len(pairs) == 1 and bool(pairs[0].fixed.data[2, 60, 107])
+
+
+def test_prompts_on_the_command_line(tmp_path: Path, flood: Flood) -> None:
+    save(scene(), tmp_path / "a.png")
+    save(scene((4, -6)), tmp_path / "b.png")
+    (tmp_path / "inside.csv").write_text("x,y\n107,60\n")
+    (tmp_path / "nowhere.csv").write_text("x,y\n5,5\n")
+    found = run(tmp_path, "--no-fit", "--prompts", tmp_path / "inside.csv")
+    assert found.exit_code == ExitCode.OK, found.output
+    assert len(read_roi_pairs(tmp_path / "out" / "roi_pairs.json")) == 1
+    none = run(tmp_path, "--no-fit", "--overwrite", "--prompts", tmp_path / "nowhere.csv")
+    assert none.exit_code == ExitCode.NO_ROI_PAIRS
+    assert "expected a matched region around a prompt, got none around 1" in none.output
+
+
+def test_labels_are_carried_through_pairs(tmp_path: Path, flood: Flood) -> None:
+    save(scene(), tmp_path / "a.png")
+    save(scene((4, -6)), tmp_path / "b.png")
+    drawn = np.zeros((120, 160), np.uint8)
+    drawn[44:84, 84:119] = 3
+    labels = save(drawn, tmp_path / "labels.nii.gz")
+    assert run(tmp_path, "--no-fit").exit_code == ExitCode.OK
+    out = tmp_path / "carried.nii.gz"
+    words = [
+        "samreg",
+        "propagate",
+        "--roi-pairs",
+        tmp_path / "out" / "roi_pairs.json",
+        "--labels",
+        labels,
+        "--out",
+        out,
+    ]
+    told = CliRunner().invoke(command, [str(w) for w in words])
+    assert told.exit_code == ExitCode.OK, told.output
+    carried = iterreg.read_label_map(out)
+    truth = scene() == GREY[2]
+    assert int((carried.data.numpy().astype(bool) & truth).sum()) > 0.9 * truth.sum()
+    assert int((carried.data.numpy().astype(bool) & ~truth).sum()) < 0.1 * truth.sum()
+    assert set(carried.values) == {3} and "3" in told.output
+    again = CliRunner().invoke(command, [str(w) for w in words])
+    assert again.exit_code == ExitCode.OUTPUT and "exists already" in again.output
+
+
+def test_without_pairs_nothing_is_carried(tmp_path: Path, flood: Flood) -> None:
+    save(scene(), tmp_path / "a.png")
+    save(np.where(scene() > 0, 255 - scene(), 0).astype(np.uint8), tmp_path / "b.png")
+    labels = save(scene(), tmp_path / "labels.nii.gz")
+    run(tmp_path, "--no-fit", "--threshold", "1")
+    pairs = tmp_path / "out" / "roi_pairs.json"
+    assert read_roi_pairs(pairs) == []
+    with pytest.raises(NoRoiPairsError, match=r"roi_pairs.json: expected at least one ROI pair"):
+        iterreg.propagate_labels(labels, pairs)

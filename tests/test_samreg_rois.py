@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from iterreg.errors import ConfigError, GeometryError, ImageContentError, ImageReadError
+from iterreg.errors import (
+    ConfigError,
+    GeometryError,
+    ImageContentError,
+    ImageReadError,
+    NoRoiPairsError,
+)
 from iterreg.geometry import Grid, apply_affine
 from iterreg.image import Image, LabelMap, RoiPair
 from iterreg.samreg.align import align
@@ -20,8 +25,10 @@ from iterreg.samreg.filters import RoiFilter, filter_rois
 from iterreg.samreg.linking import fill_gaps, link
 from iterreg.samreg.matching import Match, MatchSettings, assign, cosine_similarities
 from iterreg.samreg.pictures import CT_WINDOW_HU, cut_axis, cut_pictures
+from iterreg.samreg.propagating import propagate_labels
 from iterreg.samreg.rle import RunLengthMask, decode_mask, encode_mask
 from iterreg.samreg.roi_files import label_views, read_roi_pairs, write_roi_pairs
+from iterreg.samreg.slices import in_threads
 
 
 def grid(*shape: int, spacing: tuple[float, ...] | None = None, z_mm: float = 0.0) -> Grid:
@@ -368,10 +375,7 @@ def test_the_view_has_the_smallest_roi_on_top() -> None:
     assert int(view[1, 5, 7]) == 2 and int(view[1, 12, 14]) == 1
 
 
-def test_the_benchmark_propagates_labels_by_pairs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-    from _propagate import propagate_labels
-
+def test_labels_are_propagated_by_pairs_alone() -> None:
     pair = two_pairs()[0]
     labels = torch.zeros(pair.moving.grid.shape_zyx, dtype=torch.int32)
     labels[1:3, 4:14, 6:11], labels[1:3, 4:14, 11:16] = 3, 5
@@ -380,7 +384,30 @@ def test_the_benchmark_propagates_labels_by_pairs_alone(monkeypatch: pytest.Monk
     assert torch.equal(carried.data != 0, pair.fixed.data != 0)
     assert torch.unique(carried.data[1:3, 4:14, 6:11]).tolist() == [3]
     assert torch.unique(carried.data[1:3, 4:14, 11:16]).tolist() == [5]
-    with pytest.raises(GeometryError, match="at least one ROI pair"):
+    with pytest.raises(NoRoiPairsError, match="at least one ROI pair"):
         propagate_labels(LabelMap(labels, pair.moving.grid), [])
     with pytest.raises(GeometryError):
-        propagate_labels(replace(pair.fixed), [pair])
+        propagate_labels(LabelMap(pair.fixed.data.int(), pair.fixed.grid), [pair])
+
+
+# Slices in threads ------------------------------------------------------------------------------
+
+
+def test_slices_in_threads_give_the_same_in_order() -> None:
+    def work(number: int, on_share: object) -> tuple[int, int]:
+        return number, torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    told: list[float] = []
+    found = list(in_threads(work, [5, 2, 9, 4], 2, told.append))
+    assert found == [(5, 1), (2, 1), (9, 1), (4, 1)]
+    assert told == [0.0, 0.25, 0.5, 0.75] and torch.get_num_threads() == before
+    assert [n for n, _ in in_threads(work, [5, 2, 9, 4], 1)] == [5, 2, 9, 4]
+
+
+def test_an_error_in_a_thread_reaches_the_caller() -> None:
+    def work(number: int, on_share: object) -> int:
+        return 1 // number
+
+    with pytest.raises(ZeroDivisionError):
+        list(in_threads(work, [1, 0, 2], 2))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from iterreg.cli.options import PATH, together
+from iterreg.cli.options import PATH, POINT_FILES, together
 from iterreg.cli.setting import Finite
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class MatchRequest:
     nested: str
     window: tuple[float, float] | None
     mirrored: bool
+    prompts: Path | None
     cache: Path | None
     no_cache: bool
 
@@ -172,6 +173,12 @@ def matching_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--mirrored",
             is_flag=True,
             help="The moving picture may be a mirror image of the fixed one.",
+        ),
+        click.option(
+            "--prompts",
+            type=PATH,
+            help="Match only the smallest region around each of these points of the fixed image: "
+            f"{POINT_FILES}",
         ),
         click.option(
             "--cache",

@@ -13,6 +13,7 @@ import click
 from iterreg.cli.match_options import MatchRequest, matching_options, with_weights_of
 from iterreg.cli.options import pair_options, run_options
 from iterreg.cli.pair_request import PairRequest
+from iterreg.cli.propagate import WithPropagate
 
 if TYPE_CHECKING:
     from iterreg.atomic import OutputFolder
@@ -31,6 +32,8 @@ RESULTS = """
 
     Labels, masks, landmarks, --rigid, --set, --fill, --save-jacobian and --save-inverse concern
     the fit alone.
+
+    iterreg samreg propagate carries a label map through the pairs, without a field.
 """
 
 MATCHING_FRACTION = 0.7
@@ -45,6 +48,7 @@ MATCHING_ALONE_FRACTION = 0.95
 
 @click.command(
     "samreg",
+    cls=WithPropagate,
     help=f"Match regions with a Segment Anything model, and fit a field to them.\n{RESULTS}",
     short_help="Match regions with a Segment Anything model; needs no labels.",
 )
@@ -87,6 +91,7 @@ def _match_and_write(
     from iterreg.cli.register import read_arguments, register_and_write
     from iterreg.devices import threads_used
     from iterreg.figures.roi_overlay import draw_roi_pairs
+    from iterreg.io import read_points
     from iterreg.landmarks import check_landmarks, read_landmarks
     from iterreg.memory import limit_memory
     from iterreg.pair import plan
@@ -102,6 +107,7 @@ def _match_and_write(
     images: tuple[Image, Image] = arguments["fixed"], arguments["moving"]
     landmarks = read_landmarks(arguments["fixed_landmarks"], arguments["moving_landmarks"])
     check_landmarks(landmarks, (images[0].grid, images[1].grid))
+    prompts = None if matching.prompts is None else read_points(matching.prompts)
     config = with_weights_of(matching, request.config(fit_preset(*images)), request.overrides)
     plan(config, *images, request.memory_gb)
     matched = MATCHING_FRACTION if fit else MATCHING_ALONE_FRACTION
@@ -112,12 +118,13 @@ def _match_and_write(
             matching.settings(),
             matching.cache or not matching.no_cache,
             portion(report, 0.0, matched),
+            prompts,
         )
     report(Progress("write pairs", matched, "writing the ROI pairs"))
     write_roi_files(folder, found.pairs, (images[0].grid, images[1].grid), found.about)
     draw_roi_pairs(found, images, folder.path("roi_pairs.png"))
     summary = None
-    if fit and (found.pairs or found.is_supported):
+    if fit and found.is_usable:
         arguments |= {"roi_pairs": found.guidance, "initial_transform": found.start}
         if found.is_supported and request.preset is None and not request.overrides:
             # It is refined already, by more evidence than the fit's coarse level has.
@@ -194,7 +201,7 @@ def _print(
             ("look at", f"{request.out / 'roi_pairs.png'}"),
         ]
     )
-    if not found.pairs and not found.is_supported:
+    if not found.is_usable:
         raise NoRoiPairsError(found.reason_for_none)
     if summary is not None:
         exit_by_verdict(summary.registration.status)

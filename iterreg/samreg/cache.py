@@ -176,6 +176,8 @@ def cache_key(
     """
     values = dataclasses.asdict(settings)
     del values["batch"]
+    if not values["more"]:
+        del values["more"]
     header = [CACHE_VERSION, fingerprint, list(picture.shape), list(shape), values]
     digest = hashlib.sha256(json.dumps(header).encode())
     digest.update(picture.contiguous().numpy().tobytes())

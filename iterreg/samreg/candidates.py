@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,8 +16,10 @@ from iterreg.samreg.everything import EverythingSettings, Rois, segment_everythi
 from iterreg.samreg.filters import RoiFilter, body_voxels, filter_rois
 from iterreg.samreg.matching import MatchSettings
 from iterreg.samreg.pictures import PictureStack
+from iterreg.samreg.prompts import Place, pixels_of
 from iterreg.samreg.rle import RunLengthMask, decode_mask
 from iterreg.samreg.segmenter import Segmenter
+from iterreg.samreg.slices import in_threads
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def find_candidates(
     settings: RoiSettings,
     cache: RoiCache,
     on_fraction: Callable[[float], None] = lambda fraction: None,
+    places: Sequence[Place] = (),
 ) -> Candidates:
     """Find the regions of interest of an image; each slice that is not blank is encoded once.
 
@@ -90,32 +93,29 @@ def find_candidates(
         settings: which masks to keep; those of the matching play no part.
         cache: of results by slice.
         on_fraction: called with the fraction of the work that is done.
+        places: of the user's prompts, decoded beside the grid.
     """
-    per_slice: list[tuple[int, Rois]] = []
     counts = dict.fromkeys(COUNT_NAMES, 0)
     seconds = dict.fromkeys(("encode", "decode", "filter"), 0.0)
-    unit_voxels = {
-        "picture": float(np.prod(stack.slice_shape)),
-        "mm2": 1 / float(np.prod(stack.pixel_mm)),
-    }
-    for number, picture in enumerate(stack.pixels):
-        counts["slices"] += 1
-        done = number / len(stack.pixels)
-        if picture is None:
-            counts["blank"] += 1
-            continue
+    counts["slices"] = len(stack.pixels)
+    shown = [number for number, picture in enumerate(stack.pixels) if picture is not None]
+    counts["blank"] = len(stack.pixels) - len(shown)
 
-        def within_slice(fraction: float, done: float = done) -> None:
-            on_fraction(done + fraction / len(stack.pixels))
+    def segment(number: int, on_share: Callable[[float], None]) -> Rois:
+        picture = stack.pixels[number]
+        assert picture is not None, "blank slices are left out"
+        everything = replace(settings.everything, more=pixels_of(places, number, stack))
+        return _segment(picture, stack.slice_shape, segmenter, everything, cache, on_share)
 
-        rois = _segment(picture, stack.slice_shape, segmenter, settings, cache, within_slice)
+    workers = min(torch.get_num_threads(), len(shown)) if segmenter.device.type == "cpu" else 1
+    per_slice = []
+    for number, found in zip(shown, in_threads(segment, shown, workers, on_fraction), strict=True):
         begun = time.perf_counter()
-        counts["survivors"] += len(rois)
-        unit = unit_voxels.get(settings.rois.area_of) or body_voxels(picture, stack.slice_shape)
-        rois = filter_rois(rois, settings.rois, unit)
+        rois = _filtered(found, stack, number, settings.rois)
         seconds["filter"] += time.perf_counter() - begun
         for name, value in rois.seconds.items():
             seconds[name] += value
+        counts["survivors"] += len(found)
         counts["encoded" if rois.seconds else "cached"] += 1
         counts["points"] += rois.points
         counts["candidates"] += rois.candidates
@@ -124,17 +124,30 @@ def find_candidates(
     return _join(stack, per_slice, counts, seconds)
 
 
+def _filtered(rois: Rois, stack: PictureStack, number: int, limits: RoiFilter) -> Rois:
+    """The masks of a slice that pass the limits."""
+    picture = stack.pixels[number]
+    assert picture is not None, "blank slices are left out"
+    if limits.area_of == "picture":
+        unit = float(np.prod(stack.slice_shape))
+    elif limits.area_of == "mm2":
+        unit = 1 / float(np.prod(stack.pixel_mm))
+    else:
+        unit = body_voxels(picture, stack.slice_shape)
+    return filter_rois(rois, limits, unit)
+
+
 def _segment(
     picture: torch.Tensor,
     shape: tuple[int, int],
     segmenter: Segmenter,
-    settings: RoiSettings,
+    settings: EverythingSettings,
     cache: RoiCache,
     on_fraction: Callable[[float], None],
 ) -> Rois:
     """Return the masks of one slice, from the cache if they are there."""
     on_fraction(0.0)
-    key = cache_key(picture, shape, segmenter.fingerprint, settings.everything)
+    key = cache_key(picture, shape, segmenter.fingerprint, settings)
     cached = cache.find(key, shape)
     if cached is not None:
         return cached
@@ -142,9 +155,7 @@ def _segment(
     with torch.inference_mode():
         embedding = segmenter.encode([picture])[0]
         encoded = time.perf_counter()
-        rois = segment_everything(
-            segmenter, embedding, picture, shape, settings.everything, on_fraction
-        )
+        rois = segment_everything(segmenter, embedding, picture, shape, settings, on_fraction)
     ended = time.perf_counter()
     cache.store(key, rois)
     rois.seconds.update(encode=encoded - begun, decode=ended - encoded)

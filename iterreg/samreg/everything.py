@@ -39,6 +39,7 @@ class EverythingSettings:
         nms: if the boxes of two masks overlap more than this, the one with the lower predicted IoU
             is dropped (non-maximum suppression).
         batch: points decoded at once.
+        more: further points (x, y), pixels of the picture.
     """
 
     points: int = 16
@@ -47,6 +48,7 @@ class EverythingSettings:
     stability_offset: float = 1.0
     nms: float = 0.7
     batch: int = 64
+    more: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def segment_everything(
     Returns:
         The masks, highest predicted IoU first, with their prototypes.
     """
-    points = grid_points(picture, settings.points)
+    asked = torch.tensor(settings.more, dtype=torch.float32).reshape(-1, 2)
+    points = torch.cat((asked, grid_points(picture, settings.points)))
     all_logits, all_iou, candidates, decoded_hw = [], [], 0, (0, 0)
     for begin, batch in _batches(points, settings.batch):
         masks = segmenter.decode(embedding, batch.to(segmenter.device))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from iterreg.samreg.candidates import Candidates, RoiSettings
 from iterreg.samreg.hypotheses import Choice
 from iterreg.samreg.linking import chain_similarity, fill_gaps, link
 from iterreg.samreg.matching import Match, MatchSettings, assign, cosine_similarities
+from iterreg.samreg.prompts import Place, smallest_around
 from iterreg.samreg.rle import decode_mask
 from iterreg.samreg.verifying import verified
 
@@ -41,6 +42,7 @@ class RoiMatching:
         about: the section on matching of ``run.json``: variant, settings, counts, seconds.
         choice: the hypotheses for the alignment, and the one that is supported; None if the
             centroids of the regions alone decided.
+        prompts: how many points the user set.
     """
 
     pairs: tuple[RoiPair, ...]
@@ -53,6 +55,7 @@ class RoiMatching:
     seconds: dict[str, float]
     about: dict[str, Any] = field(default_factory=dict)
     choice: Choice | None = None
+    prompts: int = 0
 
     def __repr__(self) -> str:
         return (
@@ -64,6 +67,14 @@ class RoiMatching:
     def is_supported(self) -> bool:
         """Whether patches of the images support the alignment: see :class:`Choice`."""
         return self.choice is not None and self.choice.best is not None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether there is something to fit to: pairs, or a supported alignment of whole pictures.
+
+        If the user asked for regions around prompts, an alignment is no answer.
+        """
+        return bool(self.pairs) or (self.is_supported and not self.prompts)
 
     @property
     def start(self) -> Transform | None:
@@ -97,6 +108,8 @@ class RoiMatching:
                     f"{segmented} slices segmented, {found.counts['survivors']} masks, "
                     "none of an allowed area"
                 )
+        if self.prompts and self.best_similarity >= self.threshold:
+            return f"expected a matched region around a prompt, got none around {self.prompts}"
         return (
             f"expected two regions of interest with a similarity of at least {self.threshold:g}, "
             f"got {self.best_similarity:.3f} at best (of {len(self.fixed)} fixed and "
@@ -110,6 +123,7 @@ def match_candidates(
     images: tuple[Image, Image],
     settings: RoiSettings,
     choose: Callable[[Alignment], Choice] | None = None,
+    places: Sequence[Place] = (),
 ) -> RoiMatching:
     """Match, align, match again close to the alignment, and link slices into volumes.
 
@@ -118,6 +132,7 @@ def match_candidates(
         images: the two images.
         settings: only those of the matching play a part.
         choose: compares the alignment by the regions' centroids with others; None takes it.
+        places: of the user's prompts: only the smallest matched region around each is kept.
     """
     from scipy.spatial.distance import cdist
 
@@ -150,7 +165,11 @@ def match_candidates(
     if best is not None and fixed.stack.axis is None:
         matches = verified(matches, fixed, moving, alignment.affine_lps)
     matched = time.perf_counter()
-    chains = _chains(matches, fixed, moving)[: rules.pairs]
+    chains = _chains(matches, fixed, moving)
+    if places:
+        groups = [[(int(fixed.slices[m.fixed]), fixed.masks[m.fixed]) for m in c] for c in chains]
+        chains = [chains[k] for k in smallest_around(places, groups)]
+    chains = chains[: rules.pairs]
     pairs = tuple(
         _roi_pair(number, chain, fixed, moving, images) for number, chain in enumerate(chains, 1)
     )
@@ -166,6 +185,7 @@ def match_candidates(
         rules.threshold,
         seconds,
         choice=choice,
+        prompts=len(places),
     )
 
 

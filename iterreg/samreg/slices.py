@@ -1,0 +1,66 @@
+"""Work on the slices of an image in threads: one slice each, one thread a slice.
+
+Two threads that share one small picture wait for each other most of the time; two threads with a
+picture each do not. So the result of a slice does not depend on the number of threads either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+OnFraction = Callable[[float], None]
+
+
+def in_threads(
+    work: Callable[[int, OnFraction], Result],
+    slices: Sequence[int],
+    workers: int,
+    on_fraction: OnFraction = lambda fraction: None,
+) -> Iterator[Result]:
+    """The results of all slices, in order.
+
+    Args:
+        work: called with a slice's number, and a function that takes the fraction of it that is
+            done.
+        slices: their numbers.
+        workers: threads; with 1 everything happens in the caller's, with all of torch's threads.
+        on_fraction: called with the fraction of the whole work that is done.
+
+    Example:
+        >>> list(in_threads(lambda number, on_fraction: number * number, [3, 1, 2], 2))
+        [9, 1, 4]
+    """
+    count = len(slices)
+    if workers <= 1:
+        for done, number in enumerate(slices):
+            yield work(number, partial(_within, on_fraction, done, count))
+        return
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, "slice", _alone)
+    try:
+        jobs = [pool.submit(work, number, _ignore) for number in slices]
+        for done, job in enumerate(jobs):
+            on_fraction(done / count)
+            yield job.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        # The number that torch gives to threads that come later.
+        torch.set_num_threads(threads)
+
+
+def _alone() -> None:
+    torch.set_num_threads(1)
+
+
+def _within(on_fraction: OnFraction, done: int, count: int, share: float) -> None:
+    on_fraction((done + share) / count)
+
+
+def _ignore(share: float) -> None:
+    """The share of a slice, when several are worked on at once."""
