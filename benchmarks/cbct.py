@@ -2,8 +2,7 @@
 
     python benchmarks/cbct.py [--simulator PYTHON] [--cases GLOB ...] [--methods NAME ...]
                               [--envs DIR] [--scans DIR] [--pictures DIR]
-    python benchmarks/cbct.py --list
-    python benchmarks/cbct.py --table
+    python benchmarks/cbct.py --list | --table
 
 The fixed image is a cone-beam scan that ``_cone_beam.py`` simulates from a breathing state of a
 real 4D-CT, the moving one is the CT of another state. No scan here is real. ``--simulator`` names
@@ -13,7 +12,8 @@ Every method gets the two images and no labels, in a process of its own with two
 elastix, ANTs and convexAdam as ``peers.py`` runs them, with an affine start where the patient lies
 elsewhere. Figures count where every projection sees the patient, which the simulation knows:
 landmark error (automatic landmarks of the CT pair, ``landmarks.py``, moved along), Dice and HD95 of
-lung and bone (both cut at the view's edge), folds in the interior of the regions, share of the
+lung and bone (cut at the view's edge; at the voxels of the CT that the scan was made of, since a
+label map that is resampled loses what is thin), folds in the interior of the regions, share of the
 view's volume that folds (NDV), and the process's CPU seconds. ``regions`` is the Dice of iterreg's
 own segmentation of the scan with the truth. Rows are kept in results/cbct.json.
 """
@@ -111,8 +111,8 @@ def command_line() -> argparse.Namespace:
     parser.add_argument("--pictures", type=Path, help="leave iterreg's overlay.png here")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=float, default=1800, help="seconds for a run")
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--table", action="store_true")
+    for flag in ("--list", "--table"):
+        parser.add_argument(flag, action="store_true")
     return parser.parse_args()
 
 
@@ -144,7 +144,7 @@ def run_case(name: str, folder: Path, asked: argparse.Namespace) -> None:
         return
     folder.mkdir()
     make(name, scan, folder)
-    aligned = not {"--shift", "--turn"} & set(CASES[name])
+    about = {"preset": "thorax", "aligned": not {"--shift", "--turn"} & set(CASES[name])}
     keep(judged(folder, None) | {"case": name, "method": "before"})
     keep(regions(folder) | {"case": name, "method": "regions"})
     for method in asked.methods:
@@ -152,7 +152,6 @@ def run_case(name: str, folder: Path, asked: argparse.Namespace) -> None:
         job = Job(name, method, "preset" if method == "iterreg" else "recommended", "images")
         row: dict[str, Any] = {"case": name, "method": method}
         if python is not None:
-            about = {"preset": "thorax", "aligned": aligned}
             command = command_of(job, python, folder, about, asked.threads)
             cost, note = timed(command, environment(asked.threads), asked.limit)
             row |= cost
@@ -178,8 +177,12 @@ def make(name: str, scan: Path, folder: Path) -> None:
     transform.SetMatrix(back[:3, :3].ravel().tolist())
     transform.SetTranslation(back[:3, 3].tolist())
     labels = sitk.ReadImage(str(SOURCE / f"{fixed_state}_labels.nii.gz"))
-    labels = sitk.Resample(labels, image, transform, sitk.sitkNearestNeighbor, 0)
-    sitk.WriteImage(labels, str(folder / "fixed_labels.nii.gz"))
+    coarse = sitk.Resample(labels, image, transform, sitk.sitkNearestNeighbor, 0)
+    sitk.WriteImage(coarse, str(folder / "fixed_labels.nii.gz"))
+    axes = truth[:3, :3] @ np.array(labels.GetDirection()).reshape(3, 3)
+    labels.SetDirection(axes.ravel().tolist())
+    labels.SetOrigin((truth[:3, :3] @ labels.GetOrigin() + truth[:3, 3]).tolist())
+    sitk.WriteImage(labels, str(folder / "truth.nii.gz"))
     points, _ = landmarks_of(SOURCE)
     if fixed_state == "moving":
         points = np.hstack([points[:, 3:], points[:, :3]])
@@ -193,32 +196,45 @@ def make(name: str, scan: Path, folder: Path) -> None:
 
 def judged(folder: Path, field: Path | None) -> dict[str, Any]:
     """Figures inside the view."""
-    image = sitk.ReadImage(str(folder / "fixed.nii.gz"))
-    fixed = Lattice.of(image)
-    moving = Lattice.of(sitk.ReadImage(str(folder / "moving.nii.gz")))
-    field_mm = (
-        np.zeros((3, *fixed.shape), np.float32) if field is None else read_field(field, image)
+    image, view, coarse, truth, labels = (
+        sitk.ReadImage(str(folder / f"{name}.nii.gz"))
+        for name in ("fixed", "view", "fixed_labels", "truth", "moving_labels")
     )
-    view, truth, labels = (
-        sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{name}.nii.gz"))).astype(np.int32)
-        for name in ("view", "fixed_labels", "moving_labels")
-    )
+    fixed, moving, own = (Lattice.of(each) for each in (image, labels, truth))
+    still = np.zeros((3, *fixed.shape), np.float32)
+    field_mm = still if field is None else read_field(field, image)
     figures = landmark_errors(folder / "landmarks.csv", fixed, field_mm)
-    warped, _ = nearest(labels, moving_index(field_mm, fixed, moving))
-    for title, value in (("lung", LUNG), ("bone", BONE)):
-        a, b = (truth == value) & (view > 0), (warped == value) & (view > 0)
-        figures[f"{title}_dice"] = 2 * int((a & b).sum()) / int(a.sum() + b.sum())
-        surfaces = surface_distance.compute_surface_distances(a, b, fixed.spacing_mm.tolist())
-        figures[f"{title}_hd95_mm"] = surface_distance.compute_robust_hausdorff(surfaces, 95)
-    inside = whole_simplices(np.where(view > 0, truth, 0)) & (truth > 0) & (view > 0)
-    folds, volume = np.zeros(view.shape, bool), 0.0
-    for where, determinants in simplex_slabs(total_in_voxels(field_mm, fixed)):
+    carried = sitk.GetImageFromArray(np.moveaxis(field_mm, 0, -1), isVector=True)
+    carried.CopyInformation(image)
+    carried = sitk.GetArrayFromImage(sitk.Resample(carried, truth, sitk.Transform()))
+    index = moving_index(np.moveaxis(carried, -1, 0), own, moving)
+    warped, _ = nearest(sitk.GetArrayFromImage(labels).astype(np.int32), index)
+    figures |= overlaps(folder, warped)
+    seen, where = sitk.GetArrayFromImage(view) > 0, sitk.GetArrayFromImage(coarse)
+    inside = whole_simplices(np.where(seen, where, 0)) & (where > 0) & seen
+    folds, volume = np.zeros(seen.shape, bool), 0.0
+    for part, determinants in simplex_slabs(total_in_voxels(field_mm, fixed)):
         for det in determinants:
-            folds[where] |= ~(det > 0)
+            folds[part] |= ~(det > 0)
             # A sixth of a determinant is a volume, and a cell is cut in two ways.
-            volume += float((np.maximum(-det, 0) / 12)[view[where] > 0].sum())
+            volume += float((np.maximum(-det, 0) / 12)[seen[part]].sum())
     figures["folds"] = int((folds & inside).sum())
-    figures["ndv_percent"] = 100 * volume / int(view.sum())
+    figures["ndv_percent"] = 100 * volume / int(seen.sum())
+    return figures
+
+
+def overlaps(folder: Path, found: np.ndarray) -> dict[str, Any]:
+    """Dice and HD95 in the view, at the voxels of the truth: resampled, it would be another."""
+    truth = sitk.ReadImage(str(folder / "truth.nii.gz"))
+    view = sitk.ReadImage(str(folder / "view.nii.gz"))
+    view = sitk.Resample(view, truth, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+    seen, labels = sitk.GetArrayFromImage(view) > 0, sitk.GetArrayFromImage(truth)
+    figures: dict[str, Any] = {}
+    for title, value in (("lung", LUNG), ("bone", BONE)):
+        a, b = (labels == value) & seen, (found == value) & seen
+        figures[f"{title}_dice"] = 2 * int((a & b).sum()) / int(a.sum() + b.sum())
+        surfaces = surface_distance.compute_surface_distances(a, b, truth.GetSpacing()[::-1])
+        figures[f"{title}_hd95_mm"] = surface_distance.compute_robust_hausdorff(surfaces, 95)
     return figures
 
 
@@ -229,20 +245,19 @@ def regions(folder: Path) -> dict[str, Any]:
     from iterreg.regions.thorax_ct import segment_thorax_ct
 
     image = iterreg.read_image(folder / "fixed.nii.gz")
-    view, truth = (
-        sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{name}.nii.gz")))
-        for name in ("view", "fixed_labels")
-    )
-    seen = field_of_view(image)
-    figures: dict[str, Any] = {"view_agreement": float((seen.mask.numpy() == (view > 0)).mean())}
+    view = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "view.nii.gz"))) > 0
+    right = float((field_of_view(image).mask.numpy() == view).mean())
+    figures: dict[str, Any] = {"view_agreement": right}
     try:
         found = segment_thorax_ct(image).data.numpy()
     except iterreg.IterregError as error:
         return figures | {"note": str(error)}
-    for title, value, own in (("lung", LUNG, (2, 3, 4)), ("bone", BONE, (5,))):
-        a, b = (truth == value) & (view > 0), np.isin(found, own) & (view > 0)
-        figures[f"{title}_dice"] = 2 * int((a & b).sum()) / int(a.sum() + b.sum())
-    return figures
+    ours = np.select([np.isin(found, (2, 3, 4)), found == 5], [LUNG, BONE])
+    labels = sitk.GetImageFromArray(ours.astype(np.int32))
+    labels.CopyInformation(sitk.ReadImage(str(folder / "fixed.nii.gz")))
+    truth = sitk.ReadImage(str(folder / "truth.nii.gz"))
+    labels = sitk.Resample(labels, truth, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+    return figures | overlaps(folder, sitk.GetArrayFromImage(labels))
 
 
 def picture(name: str, folder: Path, out: Path) -> None:

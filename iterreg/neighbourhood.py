@@ -5,6 +5,7 @@ Everything here takes tensors of rank 3, (Z, Y, X), on any device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -216,3 +217,33 @@ def _zero_mean(volume: Tensor, axis: int, reach: int) -> Tensor:
     size, padding = [1, 1, 1], [0, 0, 0]
     size[axis], padding[axis] = 2 * reach + 1, reach
     return torch.nn.functional.avg_pool3d(volume[None], size, 1, padding)[0]
+
+
+def continued(volume: Tensor, known: Tensor, radii: Sequence[Sequence[int]]) -> Tensor:
+    """A volume whose unknown voxels take the mean of the known voxels around them.
+
+    Args:
+        volume: (C, Z, Y, X) float.
+        known: (Z, Y, X) bool.
+        radii: of each pass, (z, y, x), half-width of its box in voxels. What a pass fills is known
+            to the next; what no pass reaches keeps its value.
+
+    Returns:
+        (C, Z, Y, X); known voxels are as they were.
+
+    Example:
+        >>> volume = torch.tensor([[[[1.0, 2.0, 9.0, 9.0, 9.0]]]])
+        >>> known = torch.tensor([[[True, True, False, False, False]]])
+        >>> continued(volume, known, [(0, 0, 1), (0, 0, 1)])
+        tensor([[[[1., 2., 2., 2., 9.]]]])
+    """
+    filled = volume.clone()
+    for radius in radii:
+        share = box_mean(known.float(), radius, "zero")
+        # A sum of ones is at least one voxel's share, but for rounding.
+        reached = ~known & (share > 0.5 / math.prod(2 * r + 1 for r in radius))
+        for channel in filled:
+            mean = box_mean(torch.where(known, channel, 0.0), radius, "zero") / share
+            channel[reached] = mean[reached]
+        known = known | reached
+    return filled

@@ -18,6 +18,7 @@ from iterreg.inputs import FieldsOfView, Inputs
 from iterreg.optimize.pair import Guidance, Pair
 from iterreg.optimize.side import Side
 from iterreg.partition import Regions, interfaces_of, values_named
+from iterreg.regions.field_of_view import field_of_view
 
 
 def pair_of(
@@ -54,7 +55,9 @@ def _side(config: Config, image: Image, labels: Tensor, fov: Tensor, device: tor
     intensities = normalise_intensities(data, config.similarity.intensity_range)
     if grid.rank == 2:
         intensities, labels, fov = (t.unsqueeze(-3) for t in (intensities, labels, fov))
-    return Side(intensities, labels, fov, grid)
+    side = Side(intensities, labels, fov, grid)
+    measured = order.apply(field_of_view(image).mask.to(device)).reshape(side.shape)
+    return side if bool(measured.all()) else side.continued_beyond(measured)
 
 
 def _roi_regions(pairs: Sequence[RoiPair], device: torch.device) -> tuple[RegionPair, ...]:

@@ -7,7 +7,7 @@ no gradient and no motion.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -19,11 +19,16 @@ from iterreg.features import FeatureMaps
 from iterreg.geometry import TOUCHING, Grid, block_count, thinnest_mm
 from iterreg.kernels import block_majority
 from iterreg.labels import label_counts
-from iterreg.neighbourhood import Box, label_boxes, pooled
+from iterreg.neighbourhood import Box, continued, label_boxes, pooled
 
 TOO_FINE = 0.8
 """Whole-voxel blocks shorter than this share of the wanted spacing are not used: a 1.5 mm volume at
 a level of 2 mm would cost 2.4 times what that level should."""
+
+CONTINUED_MM = 12.0
+"""A feature of a voxel at the edge of the view looks no farther beyond it."""
+
+MOST_DOUBLINGS = 6
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,28 @@ class Side:
             at_edge = near | at_edge.narrow(axis, 1, n)
         cut = label_counts(self.labels[at_edge]).keys()
         return {value for value in self.boxes if value != 0 and value not in cut}
+
+    def continued_beyond(self, measured: Tensor) -> Side:
+        """This side with the image carried on beyond what the scanner measured.
+
+        Features and block averages near the edge of the view look beyond it. What is there, be it
+        padding or the dark of a cone beam, is no structure of the body.
+
+        Args:
+            measured: (Z, Y, X) bool.
+        """
+        radii: list[list[int]] = []
+        reach_mm = 0.0
+        while reach_mm < CONTINUED_MM and len(radii) < MOST_DOUBLINGS:
+            wide_mm = self.least_spacing_mm * 2 ** len(radii)
+            radii.append(
+                [
+                    0 if n == 1 else min(round(wide_mm / s), n - 1)
+                    for n, s in zip(self.shape, self.spacing_mm, strict=True)
+                ]
+            )
+            reach_mm += wide_mm
+        return replace(self, image=continued(self.image, measured, radii))
 
     def at(self, spacing_mm: float) -> Side:
         """This side at a coarser resolution: means over blocks of ``spacing_mm``.
