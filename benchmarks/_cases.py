@@ -112,8 +112,8 @@ def cases() -> dict[str, Case]:
         for name in ("thorax4dct", "thorax4dct_mini")
     }
     for patient, diastole, systole in (("067", "01", "10"), ("068", "01", "12")):
-        for suffix in ("", "-back", "-128x128x16"):
-            frames = (systole, diastole) if suffix == "-back" else (diastole, systole)
+        for suffix in ("", "-back", "-128x128x16", "-128x128x16-back"):
+            frames = (systole, diastole) if suffix.endswith("-back") else (diastole, systole)
             stems = [f"patient{patient}_frame{frame}" for frame in frames]
             found[f"acdc-{patient}{suffix}"] = Case(
                 f"acdc{suffix or '-native'}",
@@ -123,7 +123,7 @@ def cases() -> dict[str, Case]:
                 "cardiac",
                 True,
                 LeftOut("myocardium", 2, 0),
-                suffix == "-128x128x16",
+                suffix.startswith("-128x128x16"),
             )
     for number in range(1, HIPPOCAMPI + 1):
         found[f"hippocampus-{number}"] = Case(

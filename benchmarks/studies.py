@@ -1,6 +1,7 @@
 """The studies of the SegReg paper, with the optimiser alone, on the real pairs at hand.
 
     python benchmarks/studies.py quality classes regionwise [--cases GLOB ...] [--seeds N]
+    python benchmarks/studies.py losses [--steps N]
     python benchmarks/studies.py --plot
 
 - ``quality``: how accuracy depends on the segmentation. The label maps of both images are spoiled
@@ -11,6 +12,9 @@
 - ``regionwise``: one dense field with every interface glued, the same with every interface
   sliding, and sub-fields: one smooth field per region, fitted to the evidence in it and just around
   it, composed by the fixed label map. Guidance and preset are otherwise the same.
+- ``losses``: the paper's mask losses (Dice, EDT, both) at its weights in this optimiser, and the
+  preset, on ACDC at 128 x 128 x 16 both ways; and the paper's backbone, a UNet whose weights are
+  optimised for the pair (``_losses.py``). The table has the layout of the paper's Tables 1 and 3.
 
 Everything is judged by ``_evaluator.py``. Results are kept by study, case and setting in
 results/studies.json, so that parts can be run apart; the plots are results/study_*.png.
@@ -47,6 +51,7 @@ FEWER = {
     "thorax": {"foreground": {1: 1, 2: 1, 3: 1}, "two": {1: 1, 2: 2, 3: 1}},
 }
 """Classes that are merged, by the kind of pair: the ventricle with its wall, bone with tissue."""
+HEARTS = tuple(f"acdc-{n}-128x128x16{way}" for n in ("067", "068") for way in ("", "-back"))
 FIGURES = (
     "dice",
     "hd95_mm",
@@ -69,17 +74,20 @@ def main() -> None:
     parser.add_argument("studies", nargs="*", choices=[*STUDIES, []])
     parser.add_argument("--cases", nargs="+", metavar="GLOB", default=["*"])
     parser.add_argument("--seeds", type=int, default=1, help="spoilt label maps for each quality")
+    parser.add_argument(
+        "--steps", type=int, default=120, help="of the backbone of losses; 0: without it"
+    )
     parser.add_argument("--plot", action="store_true", help="plot the kept rows, and stop")
     asked = parser.parse_args()
-    if not asked.plot:
-        names = [name for name in CASES if any(fnmatch.fnmatch(name, g) for g in asked.cases)]
-        for study in asked.studies or list(STUDIES):
-            for name in names:
-                with tempfile.TemporaryDirectory() as scratch:
-                    folder = Path(scratch) / "case"
-                    prepare(name, folder)
-                    for row in STUDIES[study](Pair(name, folder), asked.seeds):
-                        keep(row | {"study": study, "case": name})
+    for study in () if asked.plot else asked.studies or list(STUDIES):
+        known = HEARTS if study == "losses" else CASES
+        for name in (n for n in known if any(fnmatch.fnmatch(n, g) for g in asked.cases)):
+            with tempfile.TemporaryDirectory() as scratch:
+                folder = Path(scratch) / "case"
+                prepare(name, folder)
+                amount = asked.steps if study == "losses" else asked.seeds
+                for row in STUDIES[study](Pair(name, folder), amount):
+                    keep(row | {"study": study, "case": name})
     plot(load_rows())
 
 
@@ -136,6 +144,7 @@ class Pair:
         write_displacement_mm(transform, field)
         figures = judge(self.folder, field)
         row: Row = {name: figures[name] for name in FIGURES if figures.get(name) is not None}
+        row["dice_by_label"] = figures.get("dice_by_label", {})
         row |= {"seconds": seconds, "preset": self.preset}
         print(f"{self.name}: Dice {row['dice']:.4f}, {row['interior_folds']} folds", flush=True)
         return row
@@ -271,10 +280,31 @@ def subfields(pair: Pair) -> Row:
     return pair.scored(Transform(np.eye(4), field), seconds)
 
 
+def losses(pair: Pair, steps: int) -> Iterator[Row]:
+    """The paper's losses and its backbone, and the preset."""
+    import _losses
+    import torch
+
+    from iterreg.displacement import DisplacementField, Transform
+
+    still = DisplacementField(torch.zeros(3, *pair.labels[0].data.shape), pair.images[0].grid)
+    yield pair.scored(Transform(np.eye(4), still), 0.0) | {"setting": "initial"}
+    for kind in _losses.WEIGHTS:
+        yield pair.judged(pair.labels, _losses.settings(kind)) | {"setting": kind}
+    yield pair.judged(pair.labels) | {"setting": "cardiac"}
+    yield pair.judged(None) | {"setting": "cardiac, images alone"}
+    for kind in _losses.WEIGHTS if steps else ():
+        yield pair.scored(*_losses.by_backbone(pair, kind, steps)) | {
+            "setting": f"backbone, {kind}",
+            "steps": steps,
+        }
+
+
 STUDIES: dict[str, Callable[[Pair, int], Iterator[Row]]] = {
     "quality": quality,
     "classes": classes,
     "regionwise": regionwise,
+    "losses": losses,
 }
 
 
@@ -295,7 +325,7 @@ def keep(new: Row) -> None:
         return row["study"], row["case"], row["setting"]
 
     rows = [row for row in load_rows() if key(row) != key(new)] + [new]
-    rows.sort(key=lambda row: (row["study"], CASES.index(row["case"])))
+    rows.sort(key=lambda row: (row["study"], (*CASES, *HEARTS).index(row["case"])))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "studies.json").write_text(json.dumps(rows, indent=1) + "\n")
 
@@ -315,6 +345,24 @@ def plot(rows: list[Row]) -> None:
         mine = [row for row in rows if row["study"] == study]
         if mine:
             function(mine)
+    tell_losses([row for row in rows if row["study"] == "losses"])
+
+
+def tell_losses(rows: list[Row]) -> None:
+    """Print the study of losses: means over the pairs, and the worst HD95."""
+    titles = ("Dice %", "RV", "Myo", "LV", "HD95 mm", "worst", "SDlogJ", "folds", "CPU s")
+    if rows:
+        print(f"{'':24}" + "".join(f"{title:>9}" for title in titles))
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        own = [row for row in rows if row["setting"] == setting]
+        labels = [np.mean([row["dice_by_label"][v] for row in own]) for v in "123"]
+        hd95 = [row["hd95_mm"] for row in own]
+        cells = [f"{100 * v:9.2f}" for v in (np.mean([row["dice"] for row in own]), *labels)]
+        cells += [f"{v:9.2f}" for v in (np.mean(hd95), max(hd95))]
+        cells.append(f"{np.mean([row['sdlogj'] for row in own]):9.3f}")
+        folds = [row["interior_folds"] + row["interface_folds"] for row in own]
+        cells += [f"{np.mean(folds):9.1f}", f"{np.mean([row['seconds'] for row in own]):9.1f}"]
+        print(f"{setting:24}" + "".join(cells))
 
 
 def plot_quality(rows: list[Row]) -> None:

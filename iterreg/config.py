@@ -57,6 +57,9 @@ class Similarity:
     radius_mm: tuple[float, ...] = (4.0,)
     """Half-width of the local window. MIND takes each one as a patch distance with channels of its
     own; NCC takes the first for its statistics; the others take none."""
+    changed_at: float = _number(0.0, 0, 1)
+    """``mse`` alone: where nearly all of a neighbourhood differs by more than this share of the
+    intensity range, tissue has changed, and its differences count less; 0: never."""
     intensity_range: tuple[float, ...] = ()
     """Clip to (low, high) first. If empty: the 1st and 99th percentile of each image."""
 

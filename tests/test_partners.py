@@ -111,6 +111,17 @@ def test_a_wrong_affine_dissolves_nothing() -> None:
     assert run.dissolved == {} and run.fixed_labels.values == [1, 2]
 
 
+def test_what_is_large_is_not_found_in_the_wrong_place() -> None:
+    """A lung that cannot correspond means that the images do not lie on each other."""
+    fixed, moving = scan(slice(10, 40)), scan(slice(10, 40))
+    data = moving[1].data.clone()
+    data[data == 2] = 1
+    data[:4, 2:-2, 2:-2] = 2
+    assert float((fixed[1].data == 2).float().mean()) > 0.05
+    run = register(fixed, (moving[0], LabelMap(data, moving[1].grid, dict(NAMES))))
+    assert run.dissolved == {} and not run.status.is_ok
+
+
 def test_a_rigid_region_stays() -> None:
     run = register(scan(slice(32, 40)), scan(slice(0, 8)), overrides={"rigid": ["airways"]})
     assert run.dissolved == {}

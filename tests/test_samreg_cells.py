@@ -268,6 +268,17 @@ def test_a_field_that_spoils_a_supported_start_is_dropped() -> None:
     assert not bool(spoilt.transform.field.vox.any())
 
 
+def test_a_field_that_shifts_details_alone_is_dropped() -> None:
+    """Ripples of 4 of 900 pixels: about one pixel where whole structures are compared."""
+    pair = stacks(texture(900), texture(900))
+    grid = pair[0].grid
+    waves = torch.zeros(2, 900, 900)
+    waves[1] = 4 * torch.sin(torch.arange(900) / 25)[:, None]
+    spoilt = check_fit(pair, Transform(np.eye(3), DisplacementField(waves, grid)))
+    assert spoilt is not None and spoilt.is_start
+    assert spoilt.support.is_enough and not bool(spoilt.transform.field.vox.any())
+
+
 def test_a_large_photograph_is_fitted_at_coarser_levels() -> None:
     config = load_config("photograph")
     axes = ((1.0, 0.0), (0.0, 1.0))

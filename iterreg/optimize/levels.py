@@ -9,6 +9,7 @@ import torch
 
 from iterreg.config import Config
 from iterreg.energy.breaks import edge_shares
+from iterreg.energy.changed import without_changed_tissue
 from iterreg.optimize.correction import correct_boundaries
 from iterreg.optimize.field import Field
 from iterreg.optimize.history import LevelHistory
@@ -78,21 +79,30 @@ def coarse_to_fine(pair: Pair, config: Config, start: StartingPoint, timer: Stag
 
 @dataclass(frozen=True)
 class Breaking:
-    """How edges give way.
+    """How edges give way, and changed tissue is spared.
 
     Args:
-        scale: gradient at which they do, mm per mm; 0: never.
-        stages: how often their weights are found anew in a level.
+        scale: gradient at which edges do, mm per mm; 0: never.
+        changed: difference of the intensities of changed tissue; 0: none is.
     """
 
     scale: float = 0.0
-    stages: int = 3
+    changed: float = 0.0
+
+    @property
+    def stages(self) -> int:
+        """How often weights are found anew in a level."""
+        return 3 if self.scale else 2 if self.changed else 1
 
     @classmethod
     def of(cls, config: Config, level: Pair) -> Breaking:
-        """As configured for a pair without regions; regions say themselves where tissue slides."""
+        """As configured; regions say themselves where tissue slides."""
         alone = level.interfaces.label_count == 1
-        return cls(config.smoothness.break_at if alone else 0.0)
+        is_mse = config.similarity.kind == "mse"
+        return cls(
+            config.smoothness.break_at if alone else 0.0,
+            config.similarity.changed_at if is_mse else 0.0,
+        )
 
 
 def minimise(
@@ -116,6 +126,11 @@ def minimise(
         if breaking.scale:
             shares = edge_shares(u_mm, spacing_mm, breaking.scale)
             problem = replace(whole, edges=whole.edges * shares)
+        if breaking.changed:
+            spared = without_changed_tissue(
+                whole.similarity, u_mm, whole.mapping, spacing_mm, breaking.changed
+            )
+            problem = replace(problem, similarity=spared)
         state = solve(problem, u_mm, part, tolerance)
         u_mm = state.u_mm
     assert state is not None, "there is at least one part"
@@ -127,6 +142,6 @@ def minimise(
 
 def _parts(steps: int, breaking: Breaking) -> list[int]:
     """The steps between two times that the weights of the edges are found."""
-    count = breaking.stages if breaking.scale else 1
+    count = breaking.stages
     ends = [steps * k // count for k in range(count + 1)]
     return [last - first for first, last in itertools.pairwise(ends)]

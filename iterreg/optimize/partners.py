@@ -34,6 +34,10 @@ MOST_GROWTH = 27.0
 """Three times as long along each axis."""
 
 
+LARGEST_SHARE = 0.1
+"""Of the volume of all regions. A piece of a trachea is found in the wrong place, a lung is not."""
+
+
 @dataclass(frozen=True)
 class Mismatch:
     """A region whose two pieces cannot be the same anatomy.
@@ -63,7 +67,7 @@ def check_partners(
 
     Returns:
         The pair that is left, and the regions that went. None goes if more than half of them
-        would: then the affine is wrong.
+        would, or more than a tenth of their volume: then the affine is wrong.
     """
     if not pair.guidance.by_labels:
         return pair, ()
@@ -74,7 +78,9 @@ def check_partners(
         why = _Check(pair, affine_lps, regions[value]).why(reach_mm)
         if why is not None:
             found.append(Mismatch(value, why))
-    if not found or 2 * len(found) > len(regions):
+    size = {value: int(both.fixed.mask.sum()) for value, both in regions.items()}
+    share = sum(size[mismatch.value] for mismatch in found) / max(1, sum(size.values()))
+    if not found or 2 * len(found) > len(regions) or share > LARGEST_SHARE:
         return pair, ()
     rois = [r for r in pair.guidance.rois if _Check(pair, affine_lps, r).why(reach_mm) is None]
     gone = [mismatch.value for mismatch in found]

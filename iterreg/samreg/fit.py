@@ -13,9 +13,17 @@ import numpy as np
 from iterreg.config import Config
 from iterreg.displacement import DisplacementField, Transform
 from iterreg.geometry import Grid, Points, apply_affine
-from iterreg.samreg.patches import Support, support_of
+from iterreg.samreg.patches import FINE_PATCH_CELLS, FINE_REACH_CELLS, Support, support_of
 from iterreg.samreg.pictures import PictureStack
-from iterreg.samreg.planes import COARSE_PX, LOCAL_SHARE, Plane, pick_channel, plane_of
+from iterreg.samreg.planes import (
+    COARSE_PX,
+    FINE_LOCAL_SHARE,
+    FINE_PX,
+    LOCAL_SHARE,
+    Plane,
+    pick_channel,
+    plane_of,
+)
 from iterreg.verdict import Kind, Reason, Status, Verdict
 
 USUAL_PX = 1024
@@ -31,7 +39,10 @@ TOO_LARGE = 1.25
 """A picture so many times larger is fitted at coarser levels."""
 
 LEAST_KEPT = 0.97
-"""A field stays if at least this share of the patches that agree with its start agrees with it."""
+"""A field stays if at least this share of the patches that agree with its start agrees with it: of
+whole structures, and of details at the fine size, where the start is supported there. Of a retina
+whose field ended 5.3 of 1024 pixels off, from a start 3.6 off, structures agreed more with the
+field (99 to 125 of 250), details less (137 to 81)."""
 
 
 @dataclass(frozen=True)
@@ -134,12 +145,25 @@ def check_fit(stacks: tuple[PictureStack, PictureStack], transform: Transform) -
     if first is None or second is None:
         return None
     channel = pick_channel((first, second))
-    fixed, moving = (plane_of(stack, channel, COARSE_PX, LOCAL_SHARE) for stack in stacks)
     start = replace(transform, field=DisplacementField.zero(transform.grid))
-    before, after = (support_of(fixed, _warped(fixed, moving, t)) for t in (start, transform))
-    if before.is_enough and after.agree < LEAST_KEPT * before.agree:
+
+    def both(side_px: int, local_share: float, *sizes: float) -> tuple[Support, Support]:
+        fixed, moving = (plane_of(stack, channel, side_px, local_share) for stack in stacks)
+        return (
+            support_of(fixed, _warped(fixed, moving, start), *sizes),
+            support_of(fixed, _warped(fixed, moving, transform), *sizes),
+        )
+
+    before, after = both(COARSE_PX, LOCAL_SHARE)
+    fine = both(FINE_PX, FINE_LOCAL_SHARE, FINE_PATCH_CELLS, FINE_REACH_CELLS)
+    if _is_worse(before, after) or _is_worse(*fine):
         return CheckedFit(start, before, before, True)
     return CheckedFit(transform, after, before, False)
+
+
+def _is_worse(before: Support, after: Support) -> bool:
+    """Whether a field loses patches that agree with its start, if that is supported at all."""
+    return before.is_enough and after.agree < LEAST_KEPT * before.agree
 
 
 def _warped(fixed: Plane, moving: Plane, transform: Transform) -> Plane:
