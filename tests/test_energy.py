@@ -24,6 +24,7 @@ from iterreg.energy.similarity.nmi import MutualInformation, nmi_term
 from iterreg.energy.similarity.types import ComparedImages
 from iterreg.energy.smoothness import edge_weights
 from iterreg.energy.terms import NormalEquations, SquaredDifference, Term
+from iterreg.features import FeatureMaps
 from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap
 from iterreg.kernels import IndexMap, add_normal_jump, reference
@@ -164,13 +165,20 @@ def test_the_gradient_of_local_ncc_points_downhill():
         assert points_downhill(term, (scale * some_u(shape)).float())
 
 
+def compared_with_itself(image: Tensor) -> ComparedImages:
+    """An image (1, Z, Y, X) and itself; their features are cells of a voxel, for kinds that ask."""
+    shape = tuple(image.shape[1:])
+    cells = FeatureMaps.covering(image, shape)
+    fov = torch.ones(shape, dtype=torch.bool)
+    return ComparedImages(image, image, (1.0,) * 3, (1.0,) * 3, fov, cells, cells)
+
+
 @pytest.mark.parametrize("kind", SIMILARITIES)
 def test_each_similarity_has_its_least_at_the_match(kind):
     shape = (14, 15, 16)
     image = (torch.from_numpy(blobs(shape, 4)).float() * 0.2 + 0.5).unsqueeze(0)
-    fov = torch.ones(shape, dtype=torch.bool)
     config = Similarity(kind=kind, radius_mm=(2.0,))
-    term = similarity_term(config, ComparedImages(image, image, (1.0,) * 3, (1.0,) * 3, fov))
+    term = similarity_term(config, compared_with_itself(image))
     energies = []
     for shift in (0.0, -0.5, 0.5):
         u = torch.full((3, *shape), shift)
@@ -184,10 +192,7 @@ def test_each_similarity_has_its_least_at_the_match(kind):
 def test_leaving_the_moving_image_never_pays(kind):
     shape = (10, 11, 12)
     image = (torch.from_numpy(blobs(shape, 4)).float() * 0.2 + 0.5).unsqueeze(0)
-    fov = torch.ones(shape, dtype=torch.bool)
-    term = similarity_term(
-        Similarity(kind=kind), ComparedImages(image, image, (1.0,) * 3, (1.0,) * 3, fov)
-    )
+    term = similarity_term(Similarity(kind=kind), compared_with_itself(image))
     energies = []
     for shift in (30.0, 40.0, 60.0):
         u = torch.zeros(3, *shape)
@@ -202,10 +207,7 @@ def test_leaving_the_moving_image_never_pays(kind):
 def test_without_outside_cost_a_place_outside_costs_what_the_border_costs(kind):
     shape = (10, 11, 12)
     image = (torch.from_numpy(blobs(shape, 4)).float() * 0.2 + 0.5).unsqueeze(0)
-    fov = torch.ones(shape, dtype=torch.bool)
-    term = similarity_term(
-        Similarity(kind=kind), ComparedImages(image, image, (1.0,) * 3, (1.0,) * 3, fov)
-    )
+    term = similarity_term(Similarity(kind=kind), compared_with_itself(image))
     term = term.without_outside_cost()
     energies = []
     for shift in (30.0, 60.0):
