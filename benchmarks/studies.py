@@ -350,7 +350,7 @@ def plot(rows: list[Row]) -> None:
 
 def tell_losses(rows: list[Row]) -> None:
     """Print the study of losses: means over the pairs, and the worst HD95."""
-    titles = ("Dice %", "RV", "Myo", "LV", "HD95 mm", "worst", "SDlogJ", "folds", "CPU s")
+    titles = ("Dice %", "RV", "Myo", "LV", "HD95 mm", "worst", "SDlogJ", "folds", "s")
     if rows:
         print(f"{'':24}" + "".join(f"{title:>9}" for title in titles))
     for setting in dict.fromkeys(row["setting"] for row in rows):

@@ -49,11 +49,11 @@ def propagate_labels(labels: LabelsLike, roi_pairs: str | Path | Sequence[RoiPai
 
     Example:
         >>> from iterreg.geometry import Grid
-        >>> def strip(*values):
+        >>> def strip(values):
         ...     grid = Grid((1, 6), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
         ...     return LabelMap(torch.tensor([values], dtype=torch.int32), grid)
-        >>> pair = RoiPair(strip(1, 1, 1, 0, 0, 0), strip(0, 0, 1, 1, 1, 0), 0.9)
-        >>> propagate_labels(strip(9, 9, 5, 5, 7, 9), [pair]).data.tolist()
+        >>> pair = RoiPair(strip([1, 1, 1, 0, 0, 0]), strip([0, 0, 1, 1, 1, 0]), 0.9)
+        >>> propagate_labels(strip([9, 9, 5, 5, 7, 9]), [pair]).data.tolist()
         [[5, 5, 7, 0, 0, 0]]
     """
     given = as_label_map(labels, "labels")
