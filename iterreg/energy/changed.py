@@ -59,6 +59,8 @@ def _spared(
     shape = tuple(u_mm.shape[1:])
     differ = squared_residuals(SampleGroup((term,), shape), u_mm, mapping) > scale**2
     near = changed_tissue(differ, term.voxels, shape, spacing_mm)
+    if not bool(near.any()):
+        return term
     robust = reweighted([term], u_mm, mapping, scale)[0]
     return replace(term, weights=torch.where(near, robust.weights, term.weights))
 

@@ -122,15 +122,17 @@ def minimise(
     """
     whole, state = problem, None
     u_mm, spacing_mm = field.u_mm, field.side.spacing_mm
+    spares = breaking.changed > 0
     for part in _parts(steps, breaking):
         if breaking.scale:
             shares = edge_shares(u_mm, spacing_mm, breaking.scale)
             problem = replace(whole, edges=whole.edges * shares)
-        if breaking.changed:
-            spared = without_changed_tissue(
-                whole.similarity, u_mm, whole.mapping, spacing_mm, breaking.changed
-            )
+        if spares:
+            own = whole.similarity
+            spared = without_changed_tissue(own, u_mm, whole.mapping, spacing_mm, breaking.changed)
             problem = replace(problem, similarity=spared)
+            # What does not differ now will differ less when the images lie closer.
+            spares = any(new is not old for new, old in zip(spared, own, strict=True))
         state = solve(problem, u_mm, part, tolerance)
         u_mm = state.u_mm
     assert state is not None, "there is at least one part"
