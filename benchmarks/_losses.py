@@ -166,10 +166,13 @@ def by_backbone(pair: Any, kind: str, steps: int, rate: float = 2e-3) -> tuple[A
         The transform, and the CPU seconds.
     """
     from iterreg.displacement import DisplacementField, Transform
+    from iterreg.energy.region import Region
 
     torch.manual_seed(0)
     labels = [m.data for m in pair.labels]
-    box = around((labels[0] > 0) | (labels[1] > 0))
+    foreground = Region.of((labels[0] > 0) | (labels[1] > 0))
+    assert foreground is not None, "the hearts are labelled"
+    box = foreground.grown_box(MARGIN_VOX)
     regions = Regions.of([i.data[0][box] for i in pair.images], [m[box] for m in labels])
     network, begun = Backbone(), time.process_time()
     adam = torch.optim.Adam(network.parameters(), lr=rate)
@@ -186,13 +189,3 @@ def by_backbone(pair: Any, kind: str, steps: int, rate: float = 2e-3) -> tuple[A
     composed[(slice(None), *box)] = (fields * regions.fixed_masks).sum(0)
     field = DisplacementField(composed, pair.images[0].grid)
     return Transform(np.eye(4), field), time.process_time() - begun
-
-
-def around(mask: Tensor) -> tuple[slice, ...]:
-    """The box of a mask with a margin, inside the image."""
-    box = []
-    for axis, margin in enumerate(MARGIN_VOX):
-        hit = mask.movedim(axis, 0).flatten(1).any(1).nonzero()
-        first, last = int(hit[0]) - margin, int(hit[-1]) + 1 + margin
-        box.append(slice(max(0, first), min(mask.shape[axis], last)))
-    return tuple(box)

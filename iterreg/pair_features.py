@@ -11,7 +11,7 @@ from torch import Tensor
 
 from iterreg.config import Config
 from iterreg.errors import ConfigError, PluginError
-from iterreg.features import FeatureMaps, reduce_jointly
+from iterreg.features import FeatureMaps, extent_of, reduce_jointly
 from iterreg.geometry import canonical
 from iterreg.image import Image
 from iterreg.optimize.pair import Pair
@@ -131,7 +131,7 @@ def _of_function(
         )
     reduced = reduce_jointly(fixed, moving, config.features.channels)
     first, second = (
-        FeatureMaps.covering(cells, _extent(image))
+        FeatureMaps.covering(cells, extent_of(image.grid))
         for cells, image in zip(reduced, images, strict=True)
     )
     return first, second
@@ -154,8 +154,3 @@ def _cells(label: str, values: Any, image: Image) -> Tensor:
         raise PluginError(f"{label}: expected finite numbers for {image.name}, got NaN or infinity")
     cells = canonical(image.grid)[1].apply(cells)
     return cells.unsqueeze(1) if rank == 2 else cells
-
-
-def _extent(image: Image) -> tuple[float, ...]:
-    shape = canonical(image.grid)[0].shape_zyx
-    return tuple(float(n) for n in (*(1,) * (3 - len(shape)), *shape))

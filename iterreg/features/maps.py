@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from iterreg.geometry import Grid, canonical
+
 
 @dataclass(frozen=True)
 class FeatureMaps:
@@ -75,6 +77,20 @@ class FeatureMaps:
     def to(self, device: torch.device) -> FeatureMaps:
         """The same maps on another device."""
         return replace(self, maps=tuple(m.to(device) for m in self.maps))
+
+
+def extent_of(grid: Grid) -> tuple[float, ...]:
+    """Voxels of an image along z, y and x in canonical order; a picture is one slice.
+
+    Args:
+        grid: of the image.
+
+    Example:
+        >>> extent_of(Grid((3, 4), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0))))
+        (1.0, 3.0, 4.0)
+    """
+    shape = canonical(grid)[0].shape_zyx
+    return tuple(float(n) for n in (*(1,) * (3 - len(shape)), *shape))
 
 
 def _shares(cells: int, span: float, voxels: int, extent: float) -> Tensor:

@@ -7,7 +7,7 @@ All but the overlap of the regions is measured on a coarse level. See
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -63,8 +63,7 @@ def gather_evidence(
     back = coarse_way_back(pair, config, spacing_mm, initial)
     median_mm, p95_mm = _percentiles(inconsistency_mm(ours, back))
     volume, stretch, shear_deg = shape_of(_affine_part(ours))
-    overlap, distance_mm = _regions(pair, solution, names)
-    overlap_before, _ = _regions(pair, None, names)
+    seen = _SeenRegions.of(pair, solution, names)
     return Evidence(
         before=still.similarity(),
         after=ours.similarity(),
@@ -74,9 +73,9 @@ def gather_evidence(
         affine_stretch=stretch,
         affine_shear_deg=shear_deg,
         common_view=float(ours.common_fov.sum() / anatomy(level).sum().clamp(min=1)),
-        region_dice=overlap,
-        region_dice_before=overlap_before,
-        region_distance_mm=distance_mm,
+        region_dice=seen.dice(names),
+        region_dice_before=_SeenRegions.of(pair, None, names).dice(names),
+        region_distance_mm=seen.distance_mm(pair, names),
         region_volume=_volumes(pair, solution, names),
         landmarks_mm=_landmarks_mm(pair, solution),
         interior_folds=solution.folds,
@@ -178,23 +177,43 @@ def _affine_part(ours: Mapped) -> Matrix:
     return np.asarray(cross @ np.linalg.inv(source.T @ source + ridge), np.float64)
 
 
-def _regions(
-    pair: Pair, solution: Solution | None, names: Sequence[str]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Dice and distance of the centres (mm) of each region that both sides hold, by name.
+@dataclass(frozen=True)
+class _SeenRegions:
+    """The labels where both images see.
 
-    Without a solution, as the headers place the images.
+    Args:
+        fixed, warped: (Z, Y, X), 0 elsewhere.
+        values: of the regions that both sides hold, and that are large enough to judge.
     """
-    values = [v for v in pair.region_pairs() if 0 < v <= len(names)]
-    if not values:
-        return {}, {}
-    fixed, warped = _seen_labels(pair, solution)
-    counts = torch.bincount(fixed.flatten().long(), minlength=len(names) + 1)
-    values = [v for v in values if int(counts[v]) >= LEAST_REGION_VOXELS]
-    overlap = {names[v - 1]: value for v, value in dice(fixed, warped, values).items()}
-    apart = _centres_mm(fixed, pair, values), _centres_mm(warped, pair, values)
-    distance = (apart[0] - apart[1]).norm(dim=1).tolist()
-    return overlap, {names[v - 1]: d for v, d in zip(values, distance, strict=True)}
+
+    fixed: Tensor
+    warped: Tensor
+    values: tuple[int, ...]
+
+    @classmethod
+    def of(cls, pair: Pair, solution: Solution | None, names: Sequence[str]) -> _SeenRegions:
+        """Without a solution, as the headers place the images."""
+        values = [v for v in pair.region_pairs() if 0 < v <= len(names)]
+        if not values:
+            return cls(pair.fixed.labels, pair.moving.labels, ())
+        fixed, warped = _seen_labels(pair, solution)
+        counts = torch.bincount(fixed.flatten().long(), minlength=len(names) + 1)
+        kept = tuple(v for v in values if int(counts[v]) >= LEAST_REGION_VOXELS)
+        return cls(fixed, warped, kept)
+
+    def dice(self, names: Sequence[str]) -> dict[str, float]:
+        """Dice of each region, by name."""
+        if not self.values:
+            return {}
+        return {names[v - 1]: d for v, d in dice(self.fixed, self.warped, self.values).items()}
+
+    def distance_mm(self, pair: Pair, names: Sequence[str]) -> dict[str, float]:
+        """Distance of the centres of each region, by name."""
+        if not self.values:
+            return {}
+        ours, theirs = (_centres_mm(m, pair, self.values) for m in (self.fixed, self.warped))
+        apart_mm = (ours - theirs).norm(dim=1).tolist()
+        return {names[v - 1]: d for v, d in zip(self.values, apart_mm, strict=True)}
 
 
 def _volumes(pair: Pair, solution: Solution, names: Sequence[str]) -> dict[str, float]:

@@ -78,9 +78,11 @@ def check_partners(
         why = _Check(pair, affine_lps, regions[value]).why(reach_mm)
         if why is not None:
             found.append(Mismatch(value, why))
+    if not found:
+        return pair, ()
     size = {value: int(both.fixed.mask.sum()) for value, both in regions.items()}
     share = sum(size[mismatch.value] for mismatch in found) / max(1, sum(size.values()))
-    if not found or 2 * len(found) > len(regions) or share > LARGEST_SHARE:
+    if 2 * len(found) > len(regions) or share > LARGEST_SHARE:
         return pair, ()
     rois = [r for r in pair.guidance.rois if _Check(pair, affine_lps, r).why(reach_mm) is None]
     gone = [mismatch.value for mismatch in found]

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from iterreg.errors import IterregError
-from iterreg.image import Image, LabelMap, require_same_space
+from iterreg.image import Image
 from iterreg.report.source import Source
 from iterreg.report.words import NOT_MEASURED, number
 
@@ -56,12 +55,8 @@ def expected_error_rows(source: Source) -> list[ErrorRow]:
 
 def _regions(source: Source, error: Image) -> list[tuple[str, Tensor]]:
     """Names and masks of the fixed regions that lie on the error's grid."""
-    if source.labels is None:
-        return []
-    fixed = source.labels[0]
-    try:
-        require_same_space(fixed, LabelMap(fixed.data, error.grid))
-    except IterregError:
+    fixed = source.fixed_regions_on(error.grid)
+    if fixed is None:
         return []
     data = fixed.data.cpu()
     return [(fixed.title(v).replace("_", " "), data == v) for v in fixed.values]

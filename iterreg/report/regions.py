@@ -9,9 +9,7 @@ from typing import Any
 import torch
 
 from iterreg.displacement import moving_index, total_displacement_vox
-from iterreg.errors import IterregError
 from iterreg.evaluation import identity
-from iterreg.image import LabelMap, require_same_space
 from iterreg.labels import label_counts
 from iterreg.metrics import coverage, surface_distance_by_label, volume_change
 from iterreg.report.source import Source
@@ -71,13 +69,10 @@ class _Measured:
     def of(
         cls, source: Source, rows: list[Mapping[str, Any]], values: list[int]
     ) -> _Measured | None:
-        if source.labels is None:
+        fixed = source.fixed_regions_on(source.transform.grid)
+        if source.labels is None or fixed is None:
             return None
-        fixed, moving = source.labels
-        try:
-            require_same_space(fixed, LabelMap(fixed.data, source.transform.grid))
-        except IterregError:
-            return None
+        moving = source.labels[1]
         ours, theirs = fixed.data.cpu(), moving.data.cpu()
         mapped = moving_index(source.transform, moving.grid)
         warped = sample_nearest(theirs, mapped)

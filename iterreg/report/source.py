@@ -14,7 +14,8 @@ from torch import Tensor
 from iterreg.displacement import Transform, resample_transform
 from iterreg.errors import ImageReadError, IterregError
 from iterreg.formats.reading import read_transform
-from iterreg.image import Image, LabelMap, require_same_space
+from iterreg.geometry import Grid
+from iterreg.image import Image, LabelMap
 from iterreg.io import read_channels, read_image, read_label_map, series_of
 from iterreg.regions.field_of_view import field_of_view
 from iterreg.report.words import table
@@ -57,6 +58,12 @@ class Source:
             return None
         fixed, moving = (field_of_view(image).mask for image in self.images)
         return fixed, moving
+
+    def fixed_regions_on(self, grid: Grid) -> LabelMap | None:
+        """The fixed regions if they lie on a grid, else None."""
+        if self.labels is None or not self.labels[0].grid.same_space(grid):
+            return None
+        return self.labels[0]
 
 
 def read_folder(
@@ -170,10 +177,4 @@ def read_expected_error(folder: Path, notes: list[str] | None = None) -> Image |
 
 def outlines(source: Source) -> LabelMap | None:
     """The fixed regions if they lie on the fixed image, else None."""
-    if source.labels is None or source.images is None:
-        return None
-    try:
-        require_same_space(source.labels[0], source.images[0])
-    except IterregError:
-        return None
-    return source.labels[0]
+    return None if source.images is None else source.fixed_regions_on(source.images[0].grid)

@@ -174,14 +174,20 @@ def _comparable(fixed: Cells, moving: Cells, removed: Removed) -> tuple[Tensor, 
         terms = torch.from_numpy(
             np.concatenate([position_terms(c.positions) for c in (fixed, moving)])
         )
-        ridge = 1e-6 * len(both) * torch.eye(terms.shape[1], dtype=terms.dtype)
-        both = both - terms @ torch.linalg.solve(terms.T @ terms + ridge, terms.T @ both)
+        both = both - terms @ explained(terms, both)
     if removed.whiten:
         variance, axes = torch.linalg.eigh(both.T @ both / len(both))
         ridge_variance = RIDGE * variance.mean().clamp(min=1e-12)
         both = both @ (axes / (variance.clamp(min=0) + ridge_variance).sqrt())
     unit = torch.nn.functional.normalize(both.float(), dim=1)
     return unit[: len(first)], unit[len(first) :]
+
+
+def explained(terms: Tensor, values: Tensor) -> Tensor:
+    """Slopes (P, C) of values (N, C) on terms (N, P) by least squares, with a small ridge."""
+    ridge = 1e-6 * max(1, len(values)) * torch.eye(terms.shape[1], dtype=terms.dtype)
+    slopes: Tensor = torch.linalg.solve(terms.T @ terms + ridge, terms.T @ values)
+    return slopes
 
 
 def position_terms(positions: Floats) -> Floats:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,14 @@ import torch
 from torch import Tensor
 
 from iterreg.config import Features
-from iterreg.features import FeatureMaps, reduce_jointly
+from iterreg.features import FeatureMaps, extent_of, reduce_jointly
 from iterreg.image import Image
 from iterreg.samreg.cache import RoiCache
-from iterreg.samreg.cells import encode, position_terms
+from iterreg.samreg.cells import encode, explained, position_terms
 from iterreg.samreg.match import load
 from iterreg.samreg.pictures import AXES, PictureStack, cut_axis, cut_pictures
 from iterreg.samreg.segmenter import Segmenter
+from iterreg.samreg.slices import on_share
 
 GRID_CELLS = 64
 """Cells along a side of the encoder's grid, of which slices take their distance."""
@@ -83,11 +85,7 @@ def sam_features(
     for number, axis in enumerate(axes):
         sides = []
         for side, image in enumerate(images):
-            done = (2 * number + side) / (2 * len(axes))
-
-            def within(fraction: float, done: float = done) -> None:
-                on_fraction(done + fraction / (2 * len(axes)))
-
+            within = partial(on_share, on_fraction, 2 * number + side, 2 * len(axes))
             sides.append(_cells_along(cut_pictures(image, axis), segmenter, cache, within))
         fixed, moving = _without_position(sides[0].values, sides[1].values)
         reduced = reduce_jointly(fixed, moving, share + (number < rest))
@@ -96,8 +94,8 @@ def sam_features(
         first, second = ([side.span[k - 1] for k in order] for side in sides)
         spans.append((tuple(first), tuple(second)))
     return (
-        FeatureMaps(*_side(maps, spans, 0), _extent(images[0])),
-        FeatureMaps(*_side(maps, spans, 1), _extent(images[1])),
+        FeatureMaps(*_side(maps, spans, 0), extent_of(images[0].grid)),
+        FeatureMaps(*_side(maps, spans, 1), extent_of(images[1].grid)),
     )
 
 
@@ -119,12 +117,6 @@ def _axes(images: tuple[Image, Image], settings: Features) -> list[int | None]:
 def _order(axis: int | None) -> tuple[int, int, int]:
     """Which of (slices, rows, columns), counted from 1, lie along z, y and x."""
     return {None: (1, 2, 3), 0: (1, 2, 3), 1: (2, 1, 3), 2: (2, 3, 1)}[axis]
-
-
-def _extent(image: Image) -> tuple[float, ...]:
-    """Voxels along z, y and x in canonical order; a picture is one slice."""
-    shape = image.to_canonical()[0].grid.shape_zyx
-    return tuple(float(n) for n in (*(1,) * (3 - len(shape)), *shape))
 
 
 def _cells_along(
@@ -182,7 +174,6 @@ def _without_position(fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
     basis, both = (
         torch.cat([part[s] for part, s in zip(parts, seen, strict=True)]) for parts in (terms, flat)
     )
-    ridge = 1e-6 * max(1, len(both)) * torch.eye(basis.shape[1], dtype=basis.dtype)
-    slopes = torch.linalg.solve(basis.T @ basis + ridge, basis.T @ both)
+    slopes = explained(basis, both)
     kept = [(f - t @ slopes).T.float() for f, t in zip(flat, terms, strict=True)]
     return kept[0].view_as(fixed), kept[1].view_as(moving)

@@ -39,7 +39,7 @@ def in_threads(
     count = len(slices)
     if workers <= 1:
         for done, number in enumerate(slices):
-            yield work(number, partial(_within, on_fraction, done, count))
+            yield work(number, partial(on_share, on_fraction, done, count))
         return
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(workers, "slice", _alone)
@@ -58,7 +58,14 @@ def _alone() -> None:
     torch.set_num_threads(1)
 
 
-def _within(on_fraction: OnFraction, done: int, count: int, share: float) -> None:
+def on_share(on_fraction: OnFraction, done: int, count: int, share: float) -> None:
+    """Tell the fraction of a whole that is done.
+
+    Args:
+        on_fraction: called with it.
+        done, count: parts that are done, and all parts.
+        share: of the part in work that is done.
+    """
     on_fraction((done + share) / count)
 
 
