@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,7 +91,7 @@ def read_prompts(path: str | Path) -> tuple[Points | None, list[NDArray[np.float
     """
     path = Path(path)
     require_exists(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ImageReadError(f"{path}: expected a file of points or boxes, got a folder")
     if path.suffix.lower() == ".json" and (region := read_region(path)) is not None:
         return None, [region]
