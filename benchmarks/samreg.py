@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,18 @@ import numpy as np
 import torch
 
 import iterreg
+from iterreg.config import load_config
 from iterreg.displacement import DisplacementField, Transform, total_displacement_vox, warp_labels
 from iterreg.formats.reading import as_transform
 from iterreg.geometry import apply_affine
 from iterreg.image import Image, LabelMap
 from iterreg.metrics import dice, folding
-from iterreg.samreg.cache import RoiCache, default_folder
-from iterreg.samreg.candidates import Candidates, RoiSettings, find_candidates
-from iterreg.samreg.match import fit_preset, load
+from iterreg.samreg.cache import default_folder
+from iterreg.samreg.candidates import RoiSettings
+from iterreg.samreg.fit import behind_alignment, check_fit, fitted_to_size
+from iterreg.samreg.match import find_rois, fit_preset, load
 from iterreg.samreg.matching import MatchSettings
-from iterreg.samreg.pairing import RoiMatching, match_candidates
-from iterreg.samreg.pictures import cut_axis, cut_pictures
+from iterreg.samreg.pairing import RoiMatching
 from iterreg.samreg.propagating import propagate_labels
 
 DATA = Path(os.environ.get("ITERREG_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -148,38 +149,32 @@ def read_labels(path: Path) -> LabelMap:
 class Bench:
     """One segmenter, one cache."""
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path | None) -> None:
         """Load the weights."""
         self.segmenter = load("mobile_sam", WEIGHTS, "auto")
-        self.cache = RoiCache(cache)
-        self._known: dict[str, Candidates] = {}
-
-    def candidates(self, image: Image, axis: int | None) -> Candidates:
-        """Of an image, found once."""
-        if image.name not in self._known:
-            stack = cut_pictures(image, axis)
-            found = find_candidates(stack, self.segmenter, RoiSettings(), self.cache)
-            self._known[image.name] = found
-        return self._known[image.name]
+        self.cache = cache or False
 
     def matching(self, images: tuple[Image, Image], rules: MatchSettings) -> RoiMatching:
         """ROI pairs by some rules."""
-        axis = cut_axis(*images, None)
-        found = [self.candidates(image, axis) for image in images]
-        return match_candidates(found[0], found[1], images, RoiSettings(matching=rules))
+        return find_rois(*images, self.segmenter, RoiSettings(matching=rules), self.cache)
 
     def fitted(self, images: tuple[Image, Image], found: RoiMatching, **changes: Any) -> Transform:
-        """A field fitted to the pairs; the alignment, or nothing, where there are none."""
-        if not found.pairs:
+        """A field fitted as ``iterreg samreg`` does; nothing where it finds nothing to fit to."""
+        if not found.is_usable:
             return still(images[0])
+        config = load_config(fit_preset(*images))
+        config = behind_alignment(config) if found.is_supported else config
         run = iterreg.optimize_pair(
             *images,
             roi_pairs=found.guidance,
             initial_transform=found.start,
-            preset=fit_preset(*images),
+            preset=fitted_to_size(config, images[0].grid),
             overrides={key.replace("__", "."): value for key, value in changes.items()},
         )
-        return run.transform
+        if found.choice is None:
+            return run.transform
+        checked = check_fit((found.fixed.stack, found.moving.stack), run.transform)
+        return run.transform if checked is None else checked.transform
 
     def judged(self, case: Case) -> Iterable[Row]:
         """A pair before, after, and by others."""
@@ -198,28 +193,35 @@ class Bench:
                 yield scores(case, f"{name} + RANSAC", keypoints(case.images, name))
 
     def retina(self) -> Iterable[Row]:
-        """Control points of fundus photographs, in pixels."""
+        """Control points of fundus photographs, in pixels of a picture of 1024."""
         for name in ("A01", "A02", "P12"):
             folder = DATA / "samreg2d" / "retina"
-            images = tuple(iterreg.read_image(folder / f"{name}_{k}.jpg") for k in (1, 2))
+            images = [iterreg.read_image(folder / f"{name}_{k}.jpg") for k in (1, 2)]
+            pair = images[0], images[1]
             points = np.loadtxt(folder / f"control_points_{name}_1_2.txt")
-            pair = (images[0], images[1])
             found = self.matching(pair, MatchSettings())
             start = found.start or still(pair[0])
-            ways: dict[str, Callable[[], Transform]] = {
-                "before": lambda pair=pair: still(pair[0]),
-                "samreg, alignment alone": lambda start=start: start,
-                "samreg": lambda pair=pair, found=found: self.fitted(pair, found),
-                "SIFT + RANSAC": lambda pair=pair: keypoints(pair, "SIFT"),
-                "ORB + RANSAC": lambda pair=pair: keypoints(pair, "ORB"),
+            tried = () if found.choice is None else found.choice.tried
+            evened = [h.affine_lps for h in tried if h.source == "keypoints"]
+            ways = {
+                "before": still(pair[0]),
+                "samreg, alignment alone": start,
+                "samreg": self.fitted(pair, found),
+                "SIFT, illumination removed": (
+                    replace(still(pair[0]), affine_lps=evened[0]) if evened else still(pair[0])
+                ),
+                "SIFT + RANSAC": keypoints(pair, "SIFT"),
+                "ORB + RANSAC": keypoints(pair, "ORB"),
             }
-            for how, way in ways.items():
-                moved = way().map_points(iterreg.Points(points[:, :2])).lps
-                error = np.linalg.norm(moved - points[:, 2:], axis=1)
+            to_1024 = 1024 / max(pair[0].grid.shape_zyx)
+            for how, transform in ways.items():
+                moved = transform.map_points(iterreg.Points(points[:, :2])).lps
+                error = np.linalg.norm(moved - points[:, 2:], axis=1) * to_1024
                 yield {
                     "pair": f"retina {name}",
                     "method": how,
-                    "tre_px": float(error.mean()),
+                    "mean_px": float(error.mean()),
+                    "worst_px": float(error.max()),
                     "pairs": len(found.pairs),
                 }
 

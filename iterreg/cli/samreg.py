@@ -91,13 +91,13 @@ def _match_and_write(
     from iterreg.cli.register import read_arguments, register_and_write
     from iterreg.devices import threads_used
     from iterreg.figures.roi_overlay import draw_roi_pairs
-    from iterreg.io import read_points
     from iterreg.landmarks import check_landmarks, read_landmarks
     from iterreg.memory import limit_memory
     from iterreg.pair import plan
     from iterreg.progress import Progress
     from iterreg.samreg.fit import behind_alignment, fitted_to_size
     from iterreg.samreg.match import find_rois, fit_preset, load
+    from iterreg.samreg.prompts import as_prompts
     from iterreg.samreg.roi_files import write_roi_files
 
     report(Progress("read", 0.0, "reading"))
@@ -107,7 +107,7 @@ def _match_and_write(
     images: tuple[Image, Image] = arguments["fixed"], arguments["moving"]
     landmarks = read_landmarks(arguments["fixed_landmarks"], arguments["moving_landmarks"])
     check_landmarks(landmarks, (images[0].grid, images[1].grid))
-    prompts = None if matching.prompts is None else read_points(matching.prompts)
+    prompts = None if matching.prompts is None else as_prompts(matching.prompts, "prompts")
     config = with_weights_of(matching, request.config(fit_preset(*images)), request.overrides)
     plan(config, *images, request.memory_gb)
     matched = MATCHING_FRACTION if fit else MATCHING_ALONE_FRACTION

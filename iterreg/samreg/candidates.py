@@ -104,7 +104,8 @@ def find_candidates(
     def segment(number: int, on_share: Callable[[float], None]) -> Rois:
         picture = stack.pixels[number]
         assert picture is not None, "blank slices are left out"
-        everything = replace(settings.everything, more=pixels_of(places, number, stack))
+        more, boxes = (pixels_of(places, number, stack, boxes) for boxes in (False, True))
+        everything = replace(settings.everything, more=more, boxes=boxes)
         return _segment(picture, stack.slice_shape, segmenter, everything, cache, on_share)
 
     workers = min(torch.get_num_threads(), len(shown)) if segmenter.device.type == "cpu" else 1

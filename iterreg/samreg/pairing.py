@@ -19,7 +19,7 @@ from iterreg.samreg.candidates import Candidates, RoiSettings
 from iterreg.samreg.hypotheses import Choice
 from iterreg.samreg.linking import chain_similarity, fill_gaps, link
 from iterreg.samreg.matching import Match, MatchSettings, assign, cosine_similarities
-from iterreg.samreg.prompts import Place, smallest_around
+from iterreg.samreg.prompts import Place, chosen_by
 from iterreg.samreg.rle import decode_mask
 from iterreg.samreg.verifying import verified
 
@@ -42,7 +42,7 @@ class RoiMatching:
         about: the section on matching of ``run.json``: variant, settings, counts, seconds.
         choice: the hypotheses for the alignment, and the one that is supported; None if the
             centroids of the regions alone decided.
-        prompts: how many points the user set.
+        prompts: how many points and boxes the user set.
     """
 
     pairs: tuple[RoiPair, ...]
@@ -109,7 +109,7 @@ class RoiMatching:
                     "none of an allowed area"
                 )
         if self.prompts and self.best_similarity >= self.threshold:
-            return f"expected a matched region around a prompt, got none around {self.prompts}"
+            return f"expected a matched region at a prompt, got none at any of {self.prompts}"
         return (
             f"expected two regions of interest with a similarity of at least {self.threshold:g}, "
             f"got {self.best_similarity:.3f} at best (of {len(self.fixed)} fixed and "
@@ -132,7 +132,7 @@ def match_candidates(
         images: the two images.
         settings: only those of the matching play a part.
         choose: compares the alignment by the regions' centroids with others; None takes it.
-        places: of the user's prompts: only the smallest matched region around each is kept.
+        places: of the user's prompts: only the matched region of each is kept.
     """
     from scipy.spatial.distance import cdist
 
@@ -168,7 +168,7 @@ def match_candidates(
     chains = _chains(matches, fixed, moving)
     if places:
         groups = [[(int(fixed.slices[m.fixed]), fixed.masks[m.fixed]) for m in c] for c in chains]
-        chains = [chains[k] for k in smallest_around(places, groups)]
+        chains = [chains[k] for k in chosen_by(places, groups)]
     chains = chains[: rules.pairs]
     pairs = tuple(
         _roi_pair(number, chain, fixed, moving, images) for number, chain in enumerate(chains, 1)
