@@ -113,9 +113,7 @@ def test_a_turned_heart_is_aligned_with_real_weights(tmp_path: Path) -> None:
     middle, shift = np.array([107.5, 127.5]), np.array([9, -7])
     offset = middle - turn @ (middle + shift)
     slices = sitk.GetArrayFromImage(other)
-    turned = [
-        affine_transform(s, turn, middle - turn @ (middle + (9, -7)), order=1) for s in slices
-    ]
+    turned = [affine_transform(s, turn, offset, order=1) for s in slices]
     moving = sitk.GetImageFromArray(np.stack(turned))
     moving.SetSpacing(fixed.GetSpacing())
     for name, image in (("a", fixed), ("b", moving)):
