@@ -154,6 +154,25 @@ def test_a_mirrored_chest_is_not_ok_and_named(chest):
     assert "mirrored left to right" in found.verdict.headline
 
 
+def slices(image: Image, first: int, last: int) -> Image:
+    """Some slices of a volume, where they are in the patient."""
+    data = image.data[:, first:last]
+    origin = tuple((image.grid.index_to_lps @ [float(first), 0.0, 0.0, 1.0])[:3])
+    shape = tuple(data.shape[1:])
+    return Image(data, replace(image.grid, shape_zyx=shape, origin_lps_mm=origin))
+
+
+def test_views_that_overlap_little_are_not_called_mirrored(chest):
+    fixed, moving = chest
+    count = fixed.data.shape[1]
+    for shared in (0.2, 0.35):
+        stop, start = round(count * (1 + shared) / 2), round(count * (1 - shared) / 2)
+        low, high = slices(fixed, 0, stop), slices(moving, start, count)
+        found = optimize_pair(low, high, preset="thorax", overrides=COARSE)
+        assert found.verdict.evidence.better_flip == ""
+        assert Kind.ORIENTATION not in {reason.kind for reason in found.verdict.reasons}
+
+
 def test_noise_is_not_ok(chest):
     fixed, moving = chest
     values = np.random.default_rng(0).normal(-500, 300, tuple(moving.data.shape))
