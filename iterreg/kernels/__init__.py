@@ -24,6 +24,7 @@ from iterreg.errors import DeviceError
 from iterreg.kernels import reference
 from iterreg.kernels._fork import use_threads
 from iterreg.kernels.lattice import Lattice
+from iterreg.kernels.reach import padded_index
 from iterreg.kernels.samples import SampleGroup, Samples
 from iterreg.kernels.types import (
     PAIRS,
@@ -45,6 +46,7 @@ __all__ = [
     "SampleGroup",
     "Samples",
     "Workspace",
+    "padded_index",
     "set_threads",
 ]
 
@@ -119,6 +121,7 @@ edge_degree = _dispatched(reference.edge_degree)
 folding_voxels = _dispatched(reference.folding_voxels)
 folds_among = _dispatched(reference.folds_among)
 laplacian = _dispatched(reference.laplacian)
+mark_reached = _dispatched(reference.mark_reached)
 nearest_along = _dispatched(reference.nearest_along)
 normal_equations = _dispatched(reference.normal_equations)
 outside_equations = _dispatched(reference.outside_equations)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from iterreg.kernels.blocks import correct_at_interfaces, preconditioner_diagonal
-from iterreg.kernels.cpu import features, linear_algebra, sampling
+from iterreg.kernels.cpu import features, linear_algebra, reach, sampling
 from iterreg.kernels.reference import (
     apply_blocks,
     edge_degree,
@@ -49,6 +49,7 @@ __all__ = [
     "folding_voxels",
     "folds_among",
     "laplacian",
+    "mark_reached",
     "nearest_along",
     "normal_equations",
     "outside_equations",
@@ -230,6 +231,16 @@ def region_slope(
     arrays = (labels.contiguous(), voxels, shares, torch.tensor(spacing_zyx_mm), out)
     features.region_slope(*[t.numpy() for t in arrays])
     return out
+
+
+def mark_reached(
+    region: Tensor, mapped: Tensor, goal: Tensor, sources: Tensor, parts: int, reached: Tensor
+) -> None:
+    """See :func:`iterreg.kernels.reference.mark_reached`."""
+    far = reach.NOWHERE_VOX
+    numbers = torch.nan_to_num(mapped.float(), nan=far, posinf=far, neginf=-far).contiguous()
+    arrays = (region.int(), numbers, goal.int(), sources)
+    reach.mark_reached(*[t.numpy() for t in arrays], parts, reached.numpy())
 
 
 def nearest_along(

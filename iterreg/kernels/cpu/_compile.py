@@ -14,6 +14,7 @@ from iterreg.kernels.cpu._cache import KernelCache
 Array = NDArray[np.float32]
 Rows = NDArray[np.int32]
 Indices = NDArray[np.int64]
+Places = NDArray[np.uint64]
 Sums = NDArray[np.float64]
 
 FAST_MATH = {"nnan", "ninf", "nsz", "arcp", "reassoc"}
