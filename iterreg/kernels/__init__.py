@@ -13,7 +13,6 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import cache, wraps
 from types import ModuleType
 from typing import ParamSpec, TypeVar
@@ -103,9 +102,8 @@ def _dispatched(kernel: Callable[P, R]) -> Callable[P, R]:
         if backend is reference:
             return kernel(*args, **kwargs)
         use_threads()
-        with getattr(backend, "launching", nullcontext)():
-            answer: R = getattr(backend, kernel.__name__)(*args, **kwargs)
-            return answer
+        answer: R = getattr(backend, kernel.__name__)(*args, **kwargs)
+        return answer
 
     return call
 
@@ -146,6 +144,5 @@ def set_threads(threads: int) -> None:
     use_threads()
     backend = _backend(torch.device("cpu"))
     if backend is not reference:
-        # On its first use numba sets OpenMP's number of threads, so torch has the last word.
-        backend.set_numba_threads(threads)
+        backend.set_threads(threads)
     torch.set_num_threads(threads)

@@ -13,6 +13,10 @@ SEAM_VOX = 1e-3
 LONGEST_STEP_VOX = 2.0
 """A voxel whose region has no neighbour there borrows a step, but not a jump with it."""
 
+NOWHERE_VOX, LONGEST_REACH_VOX = 1e6, 1e5
+"""Stands for a place that is not a number, and what no step to such a place falls below. Compiled
+loops are made for numbers alone."""
+
 CHUNK_VOXELS = 1 << 15
 """Fixed voxels mapped at once, few enough for temporaries to stay in the cache."""
 
@@ -28,15 +32,22 @@ def mark_reached(
 
     Args:
         region: (Z, Y, X) int64, the fixed regions.
-        mapped: (3, Z, Y, X), index in the moving grid that each fixed voxel maps to.
+        mapped: (3, Z, Y, X), index in the moving grid that each fixed voxel maps to; a voxel next
+            to one that is not finite reaches nothing.
         goal: (moving shape + 2) int64, the moving regions with a border of one voxel.
         sources: (N,) int64, flat indices of the fixed voxels to map.
         parts: along each axis of more than one voxel; along the others a voxel's extent is
             unknown, and it reaches the nearest moving voxel.
         reached: as ``goal``, bool; marked.
     """
+    flat = numbers(mapped).reshape(3, -1)
     for chunk in torch.split(sources, CHUNK_VOXELS):
-        _mark(region, mapped.reshape(3, -1), goal, chunk, parts, reached)
+        _mark(region, flat, goal, chunk, parts, reached)
+
+
+def numbers(mapped: Tensor) -> Tensor:
+    """The same places, float32; what is not finite lies far outside."""
+    return torch.nan_to_num(mapped.float(), NOWHERE_VOX, NOWHERE_VOX, -NOWHERE_VOX)
 
 
 def padded_index(goal: Tensor, position: Tensor) -> Tensor:
@@ -44,14 +55,14 @@ def padded_index(goal: Tensor, position: Tensor) -> Tensor:
 
     Args:
         goal: the array with its border.
-        position: (3, N), in voxels of the array without it; NaN lies in the border.
+        position: (3, N), in voxels of the array without it.
 
     Returns:
         (N,) int64.
     """
     index = torch.zeros(position.shape[1], dtype=torch.int64, device=position.device)
     for axis, size in enumerate(goal.shape):
-        nearest = torch.nan_to_num(position[axis], nan=-1.0).round_().clamp_(-1, size - 2)
+        nearest = position[axis].round().clamp_(-1, size - 2)
         index.mul_(size).add_(nearest.to(torch.int64) + 1)
     return index
 
@@ -71,10 +82,11 @@ def _mark(
     reach = torch.tensor(least, dtype=flat.dtype, device=flat.device)
     for forward, backward in steps:
         reach = reach + torch.maximum(forward.abs(), backward.abs()) / (2 * parts)
+    within = torch.where(reach.amax(0) > LONGEST_REACH_VOX, -1, reach)
     goal_flat, reached_flat = goal.view(-1), reached.view(-1)
     for position in positions:
         target = padded_index(goal, position)
-        hit = (goal_flat[target] == own) & ((position - position.round()).abs() <= reach).all(0)
+        hit = (goal_flat[target] == own) & ((position - position.round()).abs() <= within).all(0)
         reached_flat[target[hit]] = True
 
 

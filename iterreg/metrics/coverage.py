@@ -83,4 +83,4 @@ def _near_unreached(goal: Tensor, reached: Tensor, mapped: Tensor, sources: Tens
     Stretched twofold, a fixed voxel reaches sqrt(3) from its centre: two voxels, once rounded.
     """
     near = dilate((goal > 0) & ~reached, 2).view(-1)
-    return sources[near[padded_index(goal, mapped.view(3, -1)[:, sources])]]
+    return sources[near[padded_index(goal, mapped.view(3, -1)[:, sources].nan_to_num())]]

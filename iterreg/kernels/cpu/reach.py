@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from iterreg.kernels.cpu._compile import Array, Indices, Rows, compiled, inlined
-from iterreg.kernels.reach import LONGEST_STEP_VOX, SEAM_VOX
+from iterreg.kernels.reach import LONGEST_REACH_VOX, LONGEST_STEP_VOX, SEAM_VOX
 
 Mask = NDArray[np.bool_]
-
-CHUNK_SOURCES = 4096
-"""One thread takes so many voxels at a time."""
-
-NOWHERE_VOX, LONGEST_REACH_VOX = 1e6, 1e5
-"""Stands for a place that is not a number, and what no step to such a place falls below: the loop
-is compiled for numbers alone."""
 
 
 @inlined
@@ -44,7 +36,14 @@ def _differences(
 
 @compiled
 def mark_reached(
-    region: Rows, mapped: Array, goal: Rows, sources: Indices, parts: int, reached: Mask
+    begin: int,
+    end: int,
+    region: Rows,
+    mapped: Array,
+    goal: Rows,
+    sources: Indices,
+    parts: int,
+    reached: Mask,
 ) -> None:
     """See :func:`iterreg.kernels.reach.mark_reached`: the same voxel by voxel.
 
@@ -53,31 +52,29 @@ def mark_reached(
     ny, nx = region.shape[1:]
     cut_z = parts if region.shape[0] > 1 else 1
     cut_y, cut_x = parts if ny > 1 else 1, parts if nx > 1 else 1
-    chunks = (len(sources) + CHUNK_SOURCES - 1) // CHUNK_SOURCES
-    for chunk in numba.prange(chunks):
-        at = np.empty(3, np.int64)
-        forward, backward = np.empty((3, 3), np.float32), np.empty((3, 3), np.float32)
-        reach, position = np.empty(3, np.float32), np.empty(3, np.float32)
-        slab, row = np.empty(3, np.float32), np.empty(3, np.float32)
-        for n in range(chunk * CHUNK_SOURCES, min((chunk + 1) * CHUNK_SOURCES, len(sources))):
-            at[0], at[1], at[2] = sources[n] // (ny * nx), sources[n] // nx % ny, sources[n] % nx
+    at = np.empty(3, np.int64)
+    forward, backward = np.empty((3, 3), np.float32), np.empty((3, 3), np.float32)
+    reach, position = np.empty(3, np.float32), np.empty(3, np.float32)
+    slab, row = np.empty(3, np.float32), np.empty(3, np.float32)
+    for n in range(begin, end):
+        at[0], at[1], at[2] = sources[n] // (ny * nx), sources[n] // nx % ny, sources[n] % nx
+        for axis in range(3):
+            _differences(region, mapped, at, axis, forward, backward)
+        for c in range(3):
+            reach[c] = np.float32(0.5 if region.shape[c] == 1 else SEAM_VOX)
             for axis in range(3):
-                _differences(region, mapped, at, axis, forward, backward)
-            for c in range(3):
-                reach[c] = np.float32(0.5 if region.shape[c] == 1 else SEAM_VOX)
-                for axis in range(3):
-                    longest = max(abs(forward[axis, c]), abs(backward[axis, c]))
-                    reach[c] += longest / np.float32(2 * parts)
-            if max(reach[0], reach[1], reach[2]) > LONGEST_REACH_VOX:
-                continue
-            own = region[at[0], at[1], at[2]]
-            for i in range(cut_z):
-                _move(mapped[:, at[0], at[1], at[2]], forward[0], backward[0], i, cut_z, slab)
-                for j in range(cut_y):
-                    _move(slab, forward[1], backward[1], j, cut_y, row)
-                    for k in range(cut_x):
-                        _move(row, forward[2], backward[2], k, cut_x, position)
-                        _mark(position, reach, goal, own, reached)
+                longest = max(abs(forward[axis, c]), abs(backward[axis, c]))
+                reach[c] += longest / np.float32(2 * parts)
+        if max(reach[0], reach[1], reach[2]) > LONGEST_REACH_VOX:
+            continue
+        own = region[at[0], at[1], at[2]]
+        for i in range(cut_z):
+            _move(mapped[:, at[0], at[1], at[2]], forward[0], backward[0], i, cut_z, slab)
+            for j in range(cut_y):
+                _move(slab, forward[1], backward[1], j, cut_y, row)
+                for k in range(cut_x):
+                    _move(row, forward[2], backward[2], k, cut_x, position)
+                    _mark(position, reach, goal, own, reached)
 
 
 @inlined

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from iterreg.kernels.cpu._compile import Array, Places, Rows, Sums, compiled, inlined
@@ -196,6 +195,8 @@ def _add_equations(
 
 @compiled
 def squared_difference(
+    begin: int,
+    end: int,
     fixed: Array,
     moving: Array,
     voxels: Rows,
@@ -223,7 +224,7 @@ def squared_difference(
         np.uint64(1 if mx > 1 else 0),
     )
     gradients, curvatures = gradient.reshape(3, -1), curvature.reshape(6, -1)
-    for chunk in numba.prange(len(chunk_energy)):
+    for chunk in range(begin, end):
         place, base = np.empty(BLOCK_SAMPLES, np.uint64), np.empty(BLOCK_SAMPLES, np.uint64)
         inside = np.empty((3, BLOCK_SAMPLES), np.float32)
         beyond = np.empty((3, BLOCK_SAMPLES), np.float32)
@@ -260,6 +261,8 @@ def squared_difference(
 
 @compiled
 def upsample(
+    begin: int,
+    end: int,
     coarse: Array,
     coarse_labels: Array,
     fine_labels: Array,
@@ -271,8 +274,8 @@ def upsample(
     """See :func:`iterreg.kernels.reference.upsample`: the same, row by row."""
     components = coarse.shape[0]
     cz, cy, cx = coarse.shape[1], coarse.shape[2], coarse.shape[3]
-    nz, ny, nx = fine_labels.shape
-    for row in numba.prange(nz * ny):
+    ny, nx = fine_labels.shape[1:]
+    for row in range(begin, end):
         z = row // ny
         y = row % ny
         qz = min(max(scale[0] * z + shift[0], np.float32(0)), np.float32(cz - 1))
