@@ -1,9 +1,8 @@
 """The kernels on the CPU: loops that numba compiles, and plain torch if there is no loop.
 
 Names and signatures are those of :mod:`iterreg.kernels.reference`, which defines them. The loops
-stand in modules by what they do: linear algebra, sampling, features, and what a map reaches. A
-compiled loop takes C-contiguous NumPy views of torch tensors one by one, because numba compiles
-for arrays and not for dataclasses; this module unpacks them.
+stand in modules by what they do. A compiled loop takes C-contiguous NumPy views of torch tensors
+one by one, because numba compiles for arrays and not for dataclasses; this module unpacks them.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from iterreg.kernels.blocks import correct_at_interfaces, preconditioner_diagonal
-from iterreg.kernels.cpu import features, linear_algebra, reach, sampling
+from iterreg.kernels.cpu import features, linear_algebra, reach, sampling, upsampling
 from iterreg.kernels.cpu._threads import set_threads as set_threads
 from iterreg.kernels.reach import numbers
 from iterreg.kernels.reference import (
@@ -169,7 +168,7 @@ def upsample(
     """See :func:`iterreg.kernels.reference.upsample`."""
     out = coarse.new_empty(coarse.shape[0], *fine_labels.shape)
     arrays = (coarse, coarse_labels, fine_labels, scale, shift, affinity, out)
-    sampling.upsample(math.prod(fine_labels.shape[:2]), *[t.contiguous().numpy() for t in arrays])
+    upsampling.upsample(math.prod(fine_labels.shape[:2]), *[t.contiguous().numpy() for t in arrays])
     return out
 
 
