@@ -198,3 +198,27 @@ def is_out_of_memory(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether an error is Ctrl-C, or was made of it on its way.
+
+    Python before 3.12 turns Ctrl-C into a RuntimeError while it makes a class, and a reader that
+    answers any error of its library turns it into an error of the file.
+
+    Example:
+        >>> try:
+        ...     raise KeyboardInterrupt
+        ... except KeyboardInterrupt as pressed:
+        ...     error = RuntimeError("Error calling __set_name__")
+        ...     error.__cause__ = pressed
+        >>> was_interrupted(error)
+        True
+        >>> was_interrupted(ValueError("out of range"))
+        False
+    """
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

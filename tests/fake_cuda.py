@@ -1,185 +1,198 @@
 """A CUDA device that is not there: the project's real code runs on it, and is counted.
 
-A :class:`Device` tensor says that it is on ``cuda:0`` and keeps its values on the CPU. Every
-operator is run on those values; launches, host synchronisations and operators that mix devices are
-counted by the caller's line. Triton's programs run in its interpreter, in one block each.
+Triton's programs run in its interpreter, in one block each; or else they are counted and the
+kernels of the CPU find the values, a hundred times as fast.
 """
 
 from __future__ import annotations
 
-import traceback
-from collections import Counter
-from collections.abc import Iterator
+import ast
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
+from fake_device import Counts, Device, Mode, bare, bytes_of
+from torch.utils._pytree import tree_map
 
-CUDA = torch.device("cuda", 0)
-ONE_BLOCK = 1 << 15
+ONE_BLOCK, ONE_TILE = 1 << 12, 1 << 15
 
-NO_LAUNCH = {
-    "_reshape_alias", "_unsafe_view", "alias", "as_strided", "chunk", "detach", "diagonal", "empty",
-    "empty_like", "empty_strided", "expand", "lift_fresh", "new_empty", "new_empty_strided",
-    "permute", "reshape", "select", "slice", "split", "split_with_sizes", "squeeze", "t",
-    "transpose", "unbind", "unflatten", "unfold", "unsqueeze", "view",
-}  # fmt: skip
-"""Operators that make a view or take memory."""
-
-WAITS = {
-    "_local_scalar_dense", "_unique2", "bincount", "equal", "is_nonzero", "masked_select",
-    "nonzero", "unique_consecutive", "unique_dim",
-}  # fmt: skip
-"""Operators whose answer, or its size, the host has to wait for."""
-
-
-@dataclass
-class Counts:
-    """What was counted.
-
-    Args:
-        launches, waits, mixes: by the line of the project that asked for them.
-    """
-
-    launches: Counter[str] = field(default_factory=Counter)
-    waits: Counter[str] = field(default_factory=Counter)
-    mixes: Counter[str] = field(default_factory=Counter)
-
-    def clear(self) -> None:
-        """Start again."""
-        for counter in (self.launches, self.waits, self.mixes):
-            counter.clear()
-
-
-class Device(torch.Tensor):
-    """A tensor that says it is on the device.
-
-    Args:
-        values: on the CPU.
-    """
-
-    values: torch.Tensor
-    counts = Counts()
-
-    @staticmethod
-    def __new__(cls, values: torch.Tensor) -> Device:
-        made = torch.Tensor._make_wrapper_subclass(
-            cls,
-            values.shape,
-            strides=values.stride(),
-            storage_offset=values.storage_offset(),
-            dtype=values.dtype,
-            device=CUDA,
-        )
-        made.values = values
-        return made
-
-    __torch_function__ = torch._C._disabled_torch_function_impl
-
-    @classmethod
-    def __torch_dispatch__(cls, operator: Any, types: Any, args: Any = (), kwargs: Any = None):
-        return run(operator, args, kwargs or {})
-
-    def tolist(self) -> Any:
-        """Wait for the values."""
-        Device.counts.waits[caller()] += 1
-        return self.values.tolist()
-
-    def numpy(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuse, as torch does."""
-        raise TypeError("can't convert a CUDA tensor to NumPy")
-
-    __array__ = numpy
-
-
-class Mode(TorchDispatchMode):
-    """Sends what is made on the device to :func:`run`."""
-
-    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None):
-        return run(operator, args, kwargs or {})
-
-
-def caller() -> str:
-    """The line of the project that is running."""
-    for frame in reversed(traceback.extract_stack(limit=40)):
-        if "/iterreg/" in frame.filename and "site-packages" not in frame.filename:
-            return f"{frame.filename.rsplit('/iterreg/', 1)[1]}:{frame.lineno}"
-    return "the test"
-
-
-def bare(value: Any) -> Any:
-    """The values of a device tensor; anything else as it is."""
-    return value.values if isinstance(value, Device) else value
-
-
-def run(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run an operator on the values, and count it."""
-    flat, _ = tree_flatten((args, kwargs))
-    ours = [x for x in flat if isinstance(x, Device)]
-    others = [x for x in flat if isinstance(x, torch.Tensor) and not isinstance(x, Device)]
-    wanted = kwargs.get("device")
-    wanted = None if wanted is None else torch.device(wanted)
-    if not ours and (wanted is None or wanted.type != "cuda"):
-        return operator(*args, **kwargs)
-    name, counts = operator._schema.name.split("::")[1], Device.counts
-    copies = name in ("copy_", "_to_copy")
-    inputs, named = tree_map(bare, args), tree_map(bare, dict(kwargs))
-    if wanted is not None:
-        named["device"] = "cpu"
-    leaves = name == "_to_copy" and wanted is not None and wanted.type == "cpu"
-    if not copies and any(x.dim() > 0 for x in others):
-        counts.mixes[f"{name} at {caller()}"] += 1
-    if name in WAITS or leaves or _has_mask(name, args):
-        counts.waits[caller()] += 1
-    if name not in NO_LAUNCH:
-        counts.launches[caller()] += 1
-    found = operator(*inputs, **named)
-    if leaves or name == "_local_scalar_dense":
-        return found
-    if name.endswith("_") and isinstance(args[0], Device):
-        return args[0]
-    if "out" in kwargs:
-        return kwargs["out"]
-    return tree_map(lambda x: Device(x) if isinstance(x, torch.Tensor) else x, found)
-
-
-def _has_mask(name: str, args: tuple[Any, ...]) -> bool:
-    """Whether an index is a mask, whose size the host has to wait for."""
-    if name not in ("index", "index_put", "index_put_", "_index_put_impl_"):
-        return False
-    return any(isinstance(x, torch.Tensor) and x.dtype == torch.bool for x in args[1])
+PROGRAMS = tuple(f"iterreg.kernels.cuda{name}" for name in ("", ".solving", ".unfolding"))
+"""The modules that launch programs."""
 
 
 @contextmanager
-def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
-    """A device ``cuda`` while the block runs; what happens on it."""
-    from iterreg.kernels import cuda
-    from iterreg.kernels.cuda import solving, unfolding
+def fake_cuda(
+    monkeypatch: pytest.MonkeyPatch, interpreted: bool = True, counts: Counts | None = None
+) -> Iterator[Counts]:
+    """A device ``cuda`` while the block runs; what happens on it.
 
-    def launch(program: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
-        Device.counts.launches[caller()] += 1
-        constants.pop("num_warps", None)
-        program[grid](*[bare(x) for x in args], **constants)
-
-    for module in (cuda, solving, unfolding):
-        monkeypatch.setattr(module, "launch", launch)
-        monkeypatch.setattr(module, "BLOCK", ONE_BLOCK)
-        monkeypatch.setattr(
-            module, "grid_of", lambda count, block=ONE_BLOCK: (max(1, -(-count // block)),)
-        )
-    monkeypatch.setattr(cuda, "TILE", ONE_BLOCK)
+    Args:
+        monkeypatch: undone by the caller.
+        interpreted: whether Triton's interpreter runs the programs.
+        counts: where to count.
+    """
+    for module in map(importlib.import_module, PROGRAMS):
+        monkeypatch.setattr(module, "launch", _interpreted if interpreted else _counted)
+        if interpreted:
+            monkeypatch.setattr(module, "BLOCK", ONE_BLOCK)
+            monkeypatch.setattr(
+                module, "grid_of", lambda count, block=ONE_BLOCK: (max(1, -(-count // block)),)
+            )
+    if interpreted:
+        monkeypatch.setattr(PROGRAMS[0] + ".TILE", ONE_TILE)
+    else:
+        monkeypatch.setattr("iterreg.kernels._backend", _backend)
     monkeypatch.setattr(torch, "tensor", _made(torch.tensor))
     monkeypatch.setattr(torch.Tensor, "new_tensor", _new_tensor)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda *args: None)
+    monkeypatch.setattr(torch.autograd, "grad", _gradient)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *args: Device.counts.waited())
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    monkeypatch.setattr(Device, "counts", counts or Counts())
     torch._C._ensureCUDADeviceGuardSet()
-    Device.counts.clear()
     with Mode():
         yield Device.counts
+
+
+def _interpreted(program: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
+    """Count a program, and run it."""
+    _counted(program, grid, *args)
+    constants.pop("num_warps", None)
+    program[grid](*[bare(x) for x in args], **constants)
+
+
+def _counted(program: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
+    """Count a program."""
+    given = dict(zip(program.arg_names, args, strict=False))
+    tensors = {name: x for name, x in given.items() if isinstance(x, torch.Tensor)}
+    if any(not isinstance(x, Device) for x in tensors.values()):
+        Device.counts.mixed(program.fn.__name__)
+    passes = _passes(program)
+    Device.counts.launched(sum(passes[name] * bytes_of(x) for name, x in tensors.items()))
+
+
+@cache
+def _passes(program: Any) -> dict[str, int]:
+    """How often a program goes through each argument: 2 for one that it reads and writes."""
+    read, written = _uses(program)
+    return {name: (name in read) + (name in written) for name in program.arg_names}
+
+
+def _uses(program: Any) -> tuple[set[str], set[str]]:
+    """The arguments that a program reads, and those that it writes."""
+    tree = ast.parse(inspect.getsource(program.fn))
+    behind: dict[str, set[str]] = {name: {name} for name in program.arg_names}
+
+    def arguments(*parts: ast.AST) -> set[str]:
+        names = {n.id for part in parts for n in ast.walk(part) if isinstance(n, ast.Name)}
+        return set().union(*(behind.get(name, set()) for name in names))
+
+    for node in ast.walk(tree):  # such as: own = curvature + n
+        for name, made in _assigned(node):
+            if isinstance(name, ast.Name) and not isinstance(made, ast.Call):
+                behind.setdefault(name.id, set()).update(arguments(made))
+    read: set[str] = set()
+    written: set[str] = set()
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        called = program.fn.__globals__.get(ast.unparse(call.func))
+        if hasattr(called, "arg_names"):
+            uses = _uses(called)
+            for name, given in zip(called.arg_names, call.args, strict=False):
+                read |= arguments(given) if name in uses[0] else set()
+                written |= arguments(given) if name in uses[1] else set()
+        elif ast.unparse(call.func) == "tl.store":
+            written |= arguments(call.args[0])
+        else:
+            read |= arguments(*call.args)
+    return read, written
+
+
+def _assigned(node: ast.AST) -> list[tuple[ast.expr, ast.expr]]:
+    """The names that a statement gives values, with those values."""
+    if not isinstance(node, ast.Assign):
+        return []
+    target, value = node.targets[0], node.value
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        return list(zip(target.elts, value.elts, strict=True))
+    return [(target, value)]
+
+
+def _backend(device: torch.device) -> Any:
+    """The kernels of a device; those of the GPU are counted, and the CPU finds the values."""
+    from iterreg.kernels import cpu, cuda, reference
+
+    if device.type != "cuda":
+        return cpu
+    kernels = {name: getattr(cuda, name) for name in reference.__all__}
+    for name, kernel in kernels.items():
+        if kernel is not getattr(reference, name):
+            kernels[name] = _both(kernel, getattr(cpu, name))
+    return SimpleNamespace(**kernels)
+
+
+def _both(counted: Callable[..., Any], finds: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel that launches as the first one does, and returns what the second one finds."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = [_spare(x) for x in args]
+        counted(*given, **{k: _spare(v) for k, v in kwargs.items()})
+        found = finds(*[_on_cpu(x) for x in args], **{k: _on_cpu(v) for k, v in kwargs.items()})
+        return tree_map(lambda x: Device(x) if isinstance(x, torch.Tensor) else x, found)
+
+    return call
+
+
+def _spare(value: Any) -> Any:
+    """What a kernel may overwrite while it is counted."""
+    from iterreg.kernels import Workspace
+
+    return Workspace() if isinstance(value, Workspace) else value
+
+
+def _on_cpu(value: Any) -> Any:
+    """A value with all tensors in it on the CPU, where they share their memory."""
+    if isinstance(value, Device):
+        return value.values.float() if value.dtype == torch.float16 else value.values
+    if isinstance(value, tuple | list):
+        return type(value)(map(_on_cpu, value))
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    if "_on_cpu" not in vars(value):  # made once: samples are joined on first use, and kept
+        fields = {f.name: _on_cpu(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        object.__setattr__(value, "_on_cpu", dataclasses.replace(value, **fields))
+    return vars(value)["_on_cpu"]
+
+
+def _gradient(output: torch.Tensor, leaf: torch.Tensor) -> tuple[torch.Tensor]:
+    """``torch.autograd.grad``, node by node: torch's own engine asks the device's driver."""
+    order: dict[Any, None] = {}
+
+    def visit(node: Any) -> None:
+        if node is not None and node not in order:
+            for following, _ in node.next_functions:
+                visit(following)
+            order[node] = None
+
+    visit(output.grad_fn)
+    given: dict[Any, dict[int, torch.Tensor]] = {output.grad_fn: {0: torch.ones_like(output)}}
+    for node in reversed(order):
+        slopes = given.get(node, {})
+        if hasattr(node, "variable"):
+            assert node.variable is leaf
+            return (slopes[0],)
+        found = node(*[slopes.get(k) for k in range(len(node._input_metadata))])
+        found = found if isinstance(found, tuple) else (found,)
+        for (following, place), slope in zip(node.next_functions, found, strict=True):
+            if following is not None and slope is not None:
+                sums = given.setdefault(following, {})
+                sums[place] = sums[place] + slope if place in sums else slope
+    raise RuntimeError("the output does not depend on the leaf")
 
 
 def _made(real: Any) -> Any:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fake_cuda import Device, fake_cuda
+from fake_cuda import fake_cuda
+from fake_device import Device
 from scipy.ndimage import gaussian_filter
 
 from iterreg.config import load_config

@@ -21,7 +21,7 @@ from torch import Tensor
 import iterreg
 from iterreg.cli import iterreg as command
 from iterreg.cli.samreg import samreg
-from iterreg.errors import ExitCode, GeometryError, NoRoiPairsError, OutputError
+from iterreg.errors import ExitCode, GeometryError, ImageReadError, NoRoiPairsError, OutputError
 from iterreg.image import LabelMap
 from iterreg.samreg.candidates import RoiSettings
 from iterreg.samreg.everything import EverythingSettings
@@ -29,6 +29,7 @@ from iterreg.samreg.filters import AREA_OF, NESTED
 from iterreg.samreg.match import find_rois, fit_preset
 from iterreg.samreg.matching import MATCHING_RULES, MatchSettings
 from iterreg.samreg.pictures import AXES
+from iterreg.samreg.prompts import as_prompts
 from iterreg.samreg.roi_files import read_roi_pairs
 from iterreg.samreg.segmenter import Embedding, Masks
 
@@ -82,6 +83,10 @@ class Flood:
             judged.append(0.95)
         stacked = torch.from_numpy(np.stack(logits)).float()[:, None]
         return Masks(stacked, torch.tensor(judged)[:, None])
+
+    def decode_boxes(self, embedding: Embedding, boxes_xyxy: Tensor) -> Masks:
+        """What touches the middle of each box."""
+        return self.decode(embedding, boxes_xyxy.reshape(-1, 2, 2).mean(1))
 
 
 def scene(shift: tuple[int, int] = (0, 0), shape: tuple[int, int] = (120, 160)) -> np.ndarray:
@@ -459,7 +464,96 @@ def test_prompts_on_the_command_line(tmp_path: Path, flood: Flood) -> None:
     assert len(read_roi_pairs(tmp_path / "out" / "roi_pairs.json")) == 1
     none = run(tmp_path, "--no-fit", "--overwrite", "--prompts", tmp_path / "nowhere.csv")
     assert none.exit_code == ExitCode.NO_ROI_PAIRS
-    assert "expected a matched region around a prompt, got none around 1" in none.output
+    assert "expected a matched region at a prompt, got none at any of 1" in none.output
+
+
+def test_a_box_picks_the_region_that_fills_it(tmp_path: Path) -> None:
+    fixed, moving = save(scene(), tmp_path / "a.png"), save(scene((4, -6)), tmp_path / "b.png")
+    (tmp_path / "box.csv").write_text("x,y,x2,y2\n128,84,88,37\n22,22,,\n")
+    box = tmp_path / "box.csv"
+    pairs = iterreg.match_rois(fixed, moving, segmenter=Flood(), cache=False, prompts=box)
+    assert sorted(boxes(pair)[0] for pair in pairs) == [[20, 20], [40, 90]]
+
+
+def test_a_box_in_an_oblique_volume(tmp_path: Path) -> None:
+    fixed = save(volume((1, 2, 3, 4)), tmp_path / "a.nii.gz")
+    turned = sitk.ReadImage(str(fixed))
+    turn = sitk.VersorTransform((0.0, 0.0, 1.0), 0.2).GetMatrix()
+    turned.SetDirection(turn)
+    sitk.WriteImage(turned, str(fixed))
+    ends = (89, 39, 1), (126, 81, 4)
+    corners = [turned.TransformContinuousIndexToPhysicalPoint(end) for end in ends]
+    (tmp_path / "box.csv").write_text(
+        "x_mm,y_mm,z_mm,x2_mm,y2_mm,z2_mm\n" + ",".join(f"{v:.6f}" for c in corners for v in c)
+    )
+    box = tmp_path / "box.csv"
+    pairs = iterreg.match_rois(fixed, fixed, segmenter=Flood(), cache=False, prompts=box)
+    assert len(pairs) == 1 and boxes(pairs[0])[0] == [1, 40, 90]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ("x,y,x2,y2\n300,10,400,50\n", "boxes inside {a}, got (300, 10) to (400, 50)"),
+        ("x,y,x2,y2\n20,20,20,50\n", "boxes of at least a voxel inside {a}, along both axes"),
+        ("x,y,z,x2,y2,z2\n1,1,1,9,9,9\n", "boxes of rank 2, got rank 3"),
+        ("x,y,x2,y2\n20,20,40,\n", "prompts.csv, line 2: expected finite numbers in mm"),
+        ("x,y,x2\n20,20,40\n", "expected the columns x2,y2 for a box's other corner, got 1 of"),
+        ("x,y,x2,y2\n", "expected at least one point"),
+        ("x,y,x2,y2\n20,70,80,118\n", "a matched region at a prompt, got none at any of 1"),
+    ],
+)
+def test_a_bad_box_is_told_in_one_line(rows: str, says: str, tmp_path: Path, flood: Flood) -> None:
+    picture = save(scene(), tmp_path / "a.png")
+    save(scene((4, -6)), tmp_path / "b.png")
+    (tmp_path / "prompts.csv").write_text(rows)
+    told = run(tmp_path, "--no-fit", "--prompts", tmp_path / "prompts.csv")
+    assert told.exit_code not in (ExitCode.OK, ExitCode.ERROR), told.output
+    last = told.output.strip().splitlines()[-1]
+    assert says.format(a=picture) in last, told.output
+
+
+def test_a_region_of_3d_slicer_is_a_box(tmp_path: Path) -> None:
+    markup = {
+        "type": "ROI",
+        "coordinateSystem": "RAS",
+        "center": [-10, -20, 30],
+        "orientation": [0, 1, 0, -1, 0, 0, 0, 0, 1],
+        "size": [4, 8, 2],
+    }
+    path = tmp_path / "R.mrk.json"
+    path.write_text(json.dumps({"markups": [markup]}))
+    (corners,) = as_prompts(path, "prompts").boxes
+    assert corners.shape == (8, 3)
+    assert corners.min(0).tolist() == [6, 18, 29] and corners.max(0).tolist() == [14, 22, 31]
+    path.write_text(json.dumps({"markups": [markup | {"size": [4, 0, 2]}]}))
+    with pytest.raises(ImageReadError, match="expected an ROI of a size above 0 mm"):
+        as_prompts(path, "prompts")
+
+
+def test_a_box_around_a_ventricle_with_real_weights(tmp_path: Path) -> None:
+    stem = DATA / "acdc" / "patient067_frame01"
+    if not (WEIGHTS.is_file() and Path(f"{stem}.nii.gz").is_file()):
+        pytest.skip(f"no weights at {WEIGHTS} or no hearts; set ITERREG_DATA")
+    turn = sitk.VersorTransform((0.0, 0.6, 0.8), 0.3).GetMatrix()
+    part = np.s_[70:210, 40:170, 3:5]
+    for name, frame in (("a", "01"), ("b", "10")):
+        heart = sitk.ReadImage(str(DATA / "acdc" / f"patient067_frame{frame}.nii.gz"))[part]
+        heart.SetDirection(turn)
+        sitk.WriteImage(heart, str(tmp_path / f"{name}.nii.gz"))
+    truth = sitk.GetArrayFromImage(sitk.ReadImage(f"{stem}_gt.nii.gz")[part]) == 3
+    (z, y, x), shown = np.nonzero(truth), sitk.ReadImage(str(tmp_path / "a.nii.gz"))
+    ends = [[float(f(v)) for v in (x, y, z)] for f in (np.min, np.max)]
+    corners = [shown.TransformContinuousIndexToPhysicalPoint(end) for end in ends]
+    (tmp_path / "box.csv").write_text(
+        "x,y,z,x2,y2,z2\n" + ",".join(f"{v:.4f}" for c in corners for v in c)
+    )
+    options = ("--points", "10", "--no-fit", "--no-cache", "--checkpoint", WEIGHTS)
+    done = run(tmp_path, "--prompts", tmp_path / "box.csv", *options)
+    assert done.exit_code == ExitCode.OK, done.output
+    (pair,) = read_roi_pairs(tmp_path / "out" / "roi_pairs.json")
+    mask = pair.fixed.data.numpy() != 0
+    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.85
 
 
 def test_labels_are_carried_through_pairs(tmp_path: Path, flood: Flood) -> None:

@@ -15,7 +15,14 @@ import click
 
 from iterreg.cli.single_values import refuse_seconds
 from iterreg.cli.streams import complain, hint
-from iterreg.errors import NO_ROOM, ExitCode, IterregError, OutOfMemoryError, is_out_of_memory
+from iterreg.errors import (
+    NO_ROOM,
+    ExitCode,
+    IterregError,
+    OutOfMemoryError,
+    is_out_of_memory,
+    was_interrupted,
+)
 from iterreg.texts import one_line
 
 DEBUG = "iterreg.debug"
@@ -104,7 +111,7 @@ def describe(error: BaseException) -> tuple[str, int]:
     Returns:
         The message, without a line break, and the exit code.
     """
-    if isinstance(error, KeyboardInterrupt):
+    if was_interrupted(error):
         return "interrupted; nothing was written", ExitCode.INTERRUPTED
     if is_out_of_memory(error) and not isinstance(error, OutOfMemoryError):
         return f"error: {MEMORY_ADVICE}", ExitCode.OUT_OF_MEMORY

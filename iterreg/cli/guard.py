@@ -25,6 +25,9 @@ from iterreg.texts import one_line
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that end a command as Ctrl-C does."""
 
+A_MOMENT_S = 0.05
+"""How long an object has to end before a signal that it dropped is given again."""
+
 ORDERLY = b"\0iterreg ended by itself\0"
 """What the child writes last."""
 
@@ -82,6 +85,22 @@ def end_on_signals() -> None:
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, end)
+    _end_where_python_cannot(end)
+
+
+def _end_where_python_cannot(end: Callable[[int, FrameType | None], None]) -> None:
+    """End a moment later where Python drops Ctrl-C, as in the last act of an object."""
+    told = sys.unraisablehook
+
+    def again(dropped: sys.UnraisableHookArgs) -> None:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            told(dropped)
+            return
+        signal.signal(signal.SIGALRM, end)
+        signal.setitimer(signal.ITIMER_REAL, A_MOMENT_S)
+
+    if hasattr(signal, "setitimer"):
+        sys.unraisablehook = again
 
 
 def _shared_file() -> int | None:

@@ -177,8 +177,9 @@ def matching_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--prompts",
             type=PATH,
-            help="Match only the smallest region around each of these points of the fixed image: "
-            f"{POINT_FILES}",
+            help="Match only the smallest region around each of these points, and the one that "
+            f"fills each of these boxes, of the fixed image: {POINT_FILES} Columns x2,y2,z2 hold "
+            "the opposite corner of a box; 3D Slicer's ROI is a box too.",
         ),
         click.option(
             "--cache",

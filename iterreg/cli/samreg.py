@@ -91,13 +91,13 @@ def _match_and_write(
     from iterreg.cli.register import read_arguments, register_and_write
     from iterreg.devices import threads_used
     from iterreg.figures.roi_overlay import draw_roi_pairs
-    from iterreg.io import read_points
     from iterreg.landmarks import check_landmarks, read_landmarks
     from iterreg.memory import limit_memory
     from iterreg.pair import plan
     from iterreg.progress import Progress
     from iterreg.samreg.fit import behind_alignment, fitted_to_size
     from iterreg.samreg.match import find_rois, fit_preset, load
+    from iterreg.samreg.prompts import as_prompts
     from iterreg.samreg.roi_files import write_roi_files
 
     report(Progress("read", 0.0, "reading"))
@@ -107,7 +107,7 @@ def _match_and_write(
     images: tuple[Image, Image] = arguments["fixed"], arguments["moving"]
     landmarks = read_landmarks(arguments["fixed_landmarks"], arguments["moving_landmarks"])
     check_landmarks(landmarks, (images[0].grid, images[1].grid))
-    prompts = None if matching.prompts is None else read_points(matching.prompts)
+    prompts = None if matching.prompts is None else as_prompts(matching.prompts, "prompts")
     config = with_weights_of(matching, request.config(fit_preset(*images)), request.overrides)
     plan(config, *images, request.memory_gb)
     matched = MATCHING_FRACTION if fit else MATCHING_ALONE_FRACTION
@@ -126,7 +126,7 @@ def _match_and_write(
     summary = None
     if fit and found.is_usable:
         arguments |= {"roi_pairs": found.guidance, "initial_transform": found.start}
-        if found.is_supported and request.preset is None and not request.overrides:
+        if found.is_refined and request.preset is None and not request.overrides:
             # It is refined already, by more evidence than the fit's coarse level has.
             config = behind_alignment(config)
         if request.preset is None and not any(k.startswith("levels.") for k in request.overrides):
@@ -145,7 +145,7 @@ def _checked(found: RoiMatching, registration: Registration) -> Registration:
     from iterreg.samreg.patches import LEAST_PATCHES, LEAST_SHARE
     from iterreg.verdict import judge
 
-    if found.choice is None:
+    if found.choice is None or found.fixed.stack.axis is not None:
         return registration
     fit = check_fit((found.fixed.stack, found.moving.stack), registration.transform)
     if fit is None:

@@ -23,7 +23,14 @@ from iterreg.cohort.records import (
     record_of,
     write_failure,
 )
-from iterreg.errors import ExitCode, ImageReadError, IterregError, OutputError, is_out_of_memory
+from iterreg.errors import (
+    ExitCode,
+    ImageReadError,
+    IterregError,
+    OutputError,
+    is_out_of_memory,
+    was_interrupted,
+)
 from iterreg.processes import peak_mb, reset_peak
 from iterreg.texts import one_line
 
@@ -61,6 +68,8 @@ def do_case(settings: Settings, case: Case) -> Outcome:
             write_json(record_of(new, facts), new / RECORD)
         forget_failure(settings.folder, case.id)
     except Exception as error:  # one bad case must not stop the others
+        if was_interrupted(error):
+            raise KeyboardInterrupt from error
         if isinstance(error, OutputError) and error.is_busy:
             return Outcome(case.id, State.BUSY, "another run is working on it")
         reason, code = _describe(error)

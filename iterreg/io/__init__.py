@@ -23,7 +23,14 @@ from iterreg.io.itk import GZIP_LEVEL, grid_of, require_exists, silent_itk, to_i
 from iterreg.io.label_reading import as_label_map, as_mask, read_label_map, read_mask
 from iterreg.io.nifti import PIECE_BYTES
 from iterreg.io.packing import gzip_file, in_steps, shuffled_and_deflated
-from iterreg.io.points import AXES, as_points, read_points, require_point_suffix, write_points
+from iterreg.io.points import (
+    AXES,
+    as_points,
+    read_points,
+    read_prompts,
+    require_point_suffix,
+    write_points,
+)
 from iterreg.io.reading import as_image, grid_of_file, read_channels, read_image, read_vector_image
 from iterreg.io.segments import on_lattice_of
 from iterreg.io.writing import write_displacement_mm, write_image, write_label_map, write_scalar
@@ -52,6 +59,7 @@ __all__ = [
     "read_label_map",
     "read_mask",
     "read_points",
+    "read_prompts",
     "read_vector_image",
     "reading_choices",
     "reading_with",

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iterreg.errors import ImageReadError
-from iterreg.io.point_tables import FARTHEST_MM, number_of, numbered_lines, shown
+from iterreg.io.point_lines import number_of, numbered_lines, shown
+from iterreg.io.point_tables import FARTHEST_MM
 
 KINDS = ("point", "index")
 OUTPUT = "point\t0\t;"

@@ -6,21 +6,19 @@ A header names the columns. x, y, z may carry a unit and a coordinate system (``
 
 from __future__ import annotations
 
-import codecs
 import csv
 import re
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iterreg.errors import ImageReadError
-
-LONGEST_LINE = 100_000
-"""Letters in a line; a longer one is no table of points."""
+from iterreg.io.point_lines import number_of, numbered_lines, shown
 
 FARTHEST_MM = 1e9
 """A larger coordinate is no place in a scanner."""
@@ -38,25 +36,8 @@ AXIS_NAMES = (("xyz", ""), ("lps", "LPS"), ("ras", "RAS"))
 IDLE_WORDS = ("pos", "position", "coord", "coordinate", "coordinates", "point")
 """Words in the name of a column that say nothing about its unit or system."""
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _SYSTEM = re.compile(r"#\s*coordinate\s*system\s*[=:]\s*(\S*)", re.IGNORECASE)
 _COLUMNS = re.compile(r"#\s*columns\s*=\s*(.*)", re.IGNORECASE)
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-
-
-def shown(text: str) -> str:
-    """Return foreign text fit for a message: short, without control characters.
-
-    Example:
-        >>> shown("1,2,\\x1b[2J")
-        "'1,2,\\\\x1b[2J'"
-    """
-    return ascii(text if len(text) <= 80 else text[:77] + "...")
-
-
-def number_of(word: str) -> float:
-    """A number written with ASCII digits; NaN for any other word."""
-    return float(word) if _NUMBER.fullmatch(word) else float("nan")
 
 
 @dataclass(frozen=True)
@@ -68,12 +49,14 @@ class Columns:
         system: LPS or RAS; empty if the header does not say.
         delimiter: between the columns.
         defined: the column that says whether a point was placed, or None.
+        second: the columns of x2, y2 and z2, the opposite corner of a box; -1 for a missing one.
     """
 
     numbers: tuple[int, ...]
     system: str
     delimiter: str
     defined: int | None
+    second: tuple[int, ...] = ()
 
 
 def read_table(path: Path) -> NDArray[np.float64]:
@@ -92,6 +75,35 @@ def read_table(path: Path) -> NDArray[np.float64]:
         raise ImageReadError(f"{path}: expected at least one point, got a header alone")
     rank = len(columns.numbers)
     return np.frombuffer(flat, np.float64).reshape(-1, rank) * SYSTEMS[system][:rank] + 0.0
+
+
+def read_corners(path: Path) -> NDArray[np.float64]:
+    """Read two corners in each row of a text table as (n, 2, rank) LPS mm.
+
+    Columns x2, y2 and z2 hold the second corner. It is NaN in rows, or tables, without one.
+
+    Raises:
+        ImageReadError: as :func:`read_table`, or a second corner that is not complete.
+    """
+    lines = numbered_lines(path)
+    columns, system = _find_columns(path, lines)
+    rank, axes = len(columns.numbers), [n for n in columns.second if n >= 0]
+    if axes and len(axes) != rank:
+        wanted = ("x2,y2", "x2,y2,z2")[rank - 2]
+        raise ImageReadError(
+            f"{path}: expected the columns {wanted} for a box's other corner, got {len(axes)} of "
+            f"the {rank}"
+        )
+    opposite = replace(columns, numbers=tuple(axes))
+    rows: list[list[float]] = []
+    for number, row in _rows(path, lines, columns.delimiter):
+        given = any(row[n].strip() for n in axes if n < len(row))
+        second = _values(path, number, row, opposite) if given else [float("nan")] * rank
+        rows.append(_values(path, number, row, columns) + second)
+    if not rows:
+        raise ImageReadError(f"{path}: expected at least one point or box, got a header alone")
+    signs = SYSTEMS[columns.system or system or "LPS"][:rank]
+    return np.asarray(rows, np.float64).reshape(-1, 2, rank) * signs + 0.0
 
 
 def read_fcsv(path: Path) -> NDArray[np.float64]:
@@ -139,26 +151,6 @@ def is_fcsv(path: Path) -> bool:
     return "fiducial file version" in line.lower()
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a text file with their numbers, without those that are empty."""
-    with path.open("rb") as binary:
-        start = binary.read(4096)
-    coding = "utf-16" if start.startswith(_UTF16) else "utf-8-sig"
-    if coding == "utf-8-sig" and b"\0" in start:
-        raise ImageReadError(f"{path}: expected a text file of points, got a binary one")
-    with path.open(newline=None, encoding=coding, errors="replace") as file:
-        number = 0
-        while line := file.readline(LONGEST_LINE):
-            number += 1
-            if len(line) == LONGEST_LINE:
-                raise ImageReadError(
-                    f"{path}, line {number}: expected a row of points, got a line of more than "
-                    f"{LONGEST_LINE} letters"
-                )
-            if line.strip():
-                yield number, line
-
-
 def _find_columns(path: Path, lines: Iterator[tuple[int, str]]) -> tuple[Columns, str]:
     """Read up to the header; a comment may hold it, or the coordinate system."""
     system, delimiter = "", ""
@@ -175,7 +167,8 @@ def _find_columns(path: Path, lines: Iterator[tuple[int, str]]) -> tuple[Columns
             return found, system
         if not is_comment:
             hint = ""
-            if all(_NUMBER.fullmatch(cell.strip()) for cell in re.split(r"[,;\s]+", text.strip())):
+            cells = re.split(r"[,;\s]+", text.strip())
+            if all(isfinite(number_of(cell)) for cell in cells):
                 hint = (
                     "; iterreg takes positions in LPS mm: if these are, add the header, and if "
                     "they are voxel indices, convert them"
@@ -204,7 +197,8 @@ def _columns_of(text: str, delimiter: str) -> Columns | None:
             axes = [n for n in (_place(names, axis, words) for axis in letters) if n is not None]
             if len(axes) == 3 or (len(axes) == 2 and _place(names, letters[2], words) is None):
                 own = {"lps": "LPS", "ras": "RAS"}.get(words[0] if words else "", system)
-                return Columns(tuple(axes), own, delimiter, defined)
+                second = tuple(_second(names, axis, words) for axis in letters[: len(axes)])
+                return Columns(tuple(axes), own, delimiter, defined, second)
     return None
 
 
@@ -222,6 +216,12 @@ def _place(names: Sequence[tuple[str, ...]], axis: str, words: tuple[str, ...]) 
         if head == axis and sorted(rest) == sorted(words)
     ]
     return found[0] if len(found) == 1 else None
+
+
+def _second(names: Sequence[tuple[str, ...]], axis: str, words: tuple[str, ...]) -> int:
+    """The column of a box's other corner, such as ``x2``; -1 if there is none."""
+    found = (_place(names, f"{axis}2", w) for w in (words, ()))
+    return next((n for n in found if n is not None), -1)
 
 
 def _slicer_system(path: Path, line: str) -> str:

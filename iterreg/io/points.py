@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from iterreg.atomic import write_aside
 from iterreg.errors import GeometryError, ImageReadError, OutputError
 from iterreg.geometry import Points
 from iterreg.io.elastix_points import is_elastix, is_transformix_output, read_elastix, write_elastix
 from iterreg.io.itk import require_exists
-from iterreg.io.point_tables import is_fcsv, read_fcsv, read_table
-from iterreg.io.slicer_points import read_markups, write_fcsv, write_markups
+from iterreg.io.point_tables import is_fcsv, read_corners, read_fcsv, read_table
+from iterreg.io.slicer_points import read_markups, read_region, write_fcsv, write_markups
 
 if TYPE_CHECKING:
     from iterreg.image.kinds import PointsLike
@@ -64,6 +68,41 @@ def read_points(path: str | Path) -> Points:
     except (OSError, UnicodeError) as error:
         raise ImageReadError(f"{path}: expected a file of points ({error})") from error
     return Points(lps, str(path))
+
+
+def read_prompts(path: str | Path) -> tuple[Points | None, list[NDArray[np.float64]]]:
+    """Read the points and the boxes of a user.
+
+    Files of points are read as :func:`read_points` does. In a text table the further columns x2,
+    y2 and z2 hold the opposite corner of a box along the image's axes; a row where they are empty
+    is a point. An ROI in a ``.mrk.json`` file of 3D Slicer is a box.
+
+    Returns:
+        The points, None without any, and the corners of each box, (2 or 8, rank) LPS mm.
+
+    Raises:
+        ImageReadError: as :func:`read_points`, or a box without all numbers of its second corner.
+
+    Example:
+        >>> _ = Path("prompts.csv").write_text("x,y,x2,y2\\n1,2,5,9\\n3,4,,\\n")
+        >>> points, boxes = read_prompts("prompts.csv")
+        >>> points.lps.tolist(), boxes[0].tolist()
+        ([[3.0, 4.0]], [[1.0, 2.0], [5.0, 9.0]])
+    """
+    path = Path(path)
+    require_exists(path)
+    if os.path.isdir(path):
+        raise ImageReadError(f"{path}: expected a file of points or boxes, got a folder")
+    if path.suffix.lower() == ".json" and (region := read_region(path)) is not None:
+        return None, [region]
+    points: Points | None = read_points(path)
+    if path.suffix.lower() == ".json" or is_elastix(path) or is_fcsv(path):
+        return points, []
+    corners = read_corners(path)
+    is_box = np.isfinite(corners[:, 1, 0])
+    if is_box.any():
+        points = None if is_box.all() else Points(corners[~is_box, 0], str(path))
+    return points, list(corners[is_box])
 
 
 def as_points(value: PointsLike, name: str) -> Points:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iterreg.errors import ImageReadError
-from iterreg.io.point_tables import FARTHEST_MM, SLICER_SYSTEMS, SYSTEMS, shown
+from iterreg.io.point_lines import shown
+from iterreg.io.point_tables import FARTHEST_MM, SLICER_SYSTEMS, SYSTEMS
 from iterreg.texts import parse_json
 
 LARGEST_BYTES = 200_000_000
@@ -35,6 +36,51 @@ def read_markups(path: Path) -> NDArray[np.float64]:
         ImageReadError: no JSON, not one list of points, or a point without a position.
     """
     markup = _only_markup(path)
+    kind = markup.get("type", "Fiducial")
+    if kind not in POINT_LISTS:
+        raise ImageReadError(
+            f"{path}: expected a list of points ({', '.join(POINT_LISTS)}), got {shown(str(kind))}"
+        )
+    signs = _signs(path, markup)
+    controls = markup.get("controlPoints")
+    if not isinstance(controls, list) or not controls:
+        raise ImageReadError(f"{path}: expected at least one control point, got none")
+    points = [_position(path, number, control) for number, control in enumerate(controls, 1)]
+    return np.asarray(points, np.float64) * signs + 0.0
+
+
+def read_region(path: Path) -> NDArray[np.float64] | None:
+    """Read a box that 3D Slicer calls an ROI as its corners, (8, 3) LPS mm.
+
+    Returns:
+        None for other markups.
+
+    Raises:
+        ImageReadError: as :func:`read_markups`, or a box without a size.
+    """
+    markup = _only_markup(path)
+    if markup.get("type") != "ROI":
+        return None
+    signs = _signs(path, markup)
+    turn = markup.get("orientation", np.eye(3).ravel().tolist())
+    centre, size = (_numbers(path, name, markup.get(name), 3) for name in ("center", "size"))
+    axes = np.reshape(_numbers(path, "orientation", turn, 9), (3, 3))
+    if min(size) <= 0:
+        raise ImageReadError(f"{path}: expected an ROI of a size above 0 mm, got {size}")
+    halves = np.stack(np.meshgrid(*[(-s / 2, s / 2) for s in size]), -1).reshape(-1, 3)
+    return np.asarray((np.asarray(centre) + halves @ axes.T) * signs + 0.0, np.float64)
+
+
+def _numbers(path: Path, name: str, values: Any, count: int) -> list[float]:
+    numbers = isinstance(values, list) and all(type(v) in (int, float) for v in values)
+    if not numbers or len(values) != count or not all(abs(v) <= FARTHEST_MM for v in values):
+        got = shown(str(values)[:99])
+        raise ImageReadError(f"{path}: {name}: expected {count} finite numbers, got {got}")
+    return [float(v) for v in values]
+
+
+def _signs(path: Path, markup: dict[str, Any]) -> tuple[float, float, float]:
+    """Signs that take the markup's coordinates to LPS mm."""
     system = SLICER_SYSTEMS.get(str(markup.get("coordinateSystem", "LPS")).upper())
     if system is None:
         got = shown(str(markup["coordinateSystem"]))
@@ -42,11 +88,7 @@ def read_markups(path: Path) -> NDArray[np.float64]:
     unit = markup.get("coordinateUnits", "mm")
     if (unit[1:2] if isinstance(unit, list) else [unit]) != ["mm"]:
         raise ImageReadError(f"{path}: expected coordinates in mm, got {shown(str(unit))}")
-    controls = markup.get("controlPoints")
-    if not isinstance(controls, list) or not controls:
-        raise ImageReadError(f"{path}: expected at least one control point, got none")
-    points = [_position(path, number, control) for number, control in enumerate(controls, 1)]
-    return np.asarray(points, np.float64) * SYSTEMS[system] + 0.0
+    return SYSTEMS[system]
 
 
 def _only_markup(path: Path) -> dict[str, Any]:
@@ -66,11 +108,6 @@ def _only_markup(path: Path) -> dict[str, Any]:
     if len(markups) != 1:
         raise ImageReadError(f"{path}: expected one list of points, got {len(markups)}")
     markup: dict[str, Any] = markups[0]
-    kind = markup.get("type", "Fiducial")
-    if kind not in POINT_LISTS:
-        raise ImageReadError(
-            f"{path}: expected a list of points ({', '.join(POINT_LISTS)}), got {shown(str(kind))}"
-        )
     return markup
 
 

@@ -13,7 +13,14 @@ from pathlib import Path
 from iterreg.cohort.engine import Lost, Place, do_each, in_turn, require_place
 from iterreg.cohort.remaining import FINISHING, RemainingTime
 from iterreg.devices import pick_device
-from iterreg.errors import DeviceError, ExitCode, IterregError, OutputError, is_out_of_memory
+from iterreg.errors import (
+    DeviceError,
+    ExitCode,
+    IterregError,
+    OutputError,
+    is_out_of_memory,
+    was_interrupted,
+)
 from iterreg.formats.learn2reg_files import check_format
 from iterreg.io.choices import ReadingChoices, read_with, reading_choices
 from iterreg.learn2reg.archive import write_zip
@@ -138,6 +145,8 @@ def _attempt(
     except IterregError as error:
         reason, code = str(error), error.exit_code
     except Exception as error:  # one bad case must not stop the others
+        if was_interrupted(error):
+            raise KeyboardInterrupt from error
         reason = f"this is a bug in iterreg: {type(error).__name__}: {error}"[:300]
         code = ExitCode.ERROR
         if is_out_of_memory(error):

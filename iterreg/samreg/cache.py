@@ -176,8 +176,9 @@ def cache_key(
     """
     values = dataclasses.asdict(settings)
     del values["batch"]
-    if not values["more"]:
-        del values["more"]
+    for prompts in ("more", "boxes"):
+        if not values[prompts]:
+            del values[prompts]
     header = [CACHE_VERSION, fingerprint, list(picture.shape), list(shape), values]
     digest = hashlib.sha256(json.dumps(header).encode())
     digest.update(picture.contiguous().numpy().tobytes())

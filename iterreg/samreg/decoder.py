@@ -69,7 +69,11 @@ def high_quality_features(decoder: Any, features: Tensor, early: Tensor) -> Tens
 
 
 def decode(
-    decoder: Any, image: ImageTerms, prompts: Tensor, hq_features: Sequence[Tensor]
+    decoder: Any,
+    image: ImageTerms,
+    prompts: Tensor,
+    hq_features: Sequence[Tensor],
+    single: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Decode masks for the prompts of one picture.
 
@@ -78,11 +82,12 @@ def decode(
         image: the picture's terms.
         prompts: (N, P, C).
         hq_features: empty, or one picture's :func:`high_quality_features`.
+        single: decode the one mask for prompts without ambiguity, such as boxes.
 
     Returns:
         Logits (N, M, 4 side, 4 side) and predicted IoU (N, M), float32. M is 3: a part, a
-        structure, the whole. With HQ-SAM M is 1: the mask of the three with the highest predicted
-        IoU, refined.
+        structure, the whole; or 1 if ``single``. With HQ-SAM M is 1: the mask with the highest
+        predicted IoU, refined.
     """
     side = int(len(image.features) ** 0.5)
     output_tokens = [decoder.iou_token.weight, decoder.mask_tokens.weight]
@@ -90,12 +95,12 @@ def decode(
     own = torch.cat(output_tokens)
     tokens = torch.cat([own.expand(len(prompts), -1, -1), prompts], 1)
     tokens, keys = two_way_transformer(decoder.transformer, image, tokens)
-    iou = decoder.iou_prediction_head(tokens[:, 0])[:, 1:]
-    upscaled = upscale(decoder.output_upscaling, keys)
     # The first mask token is for prompts without ambiguity.
-    weights = [
-        mlp(tokens[:, 1 + k]) for k, mlp in enumerate(decoder.output_hypernetworks_mlps) if k > 0
-    ]
+    chosen = slice(0, 1) if single else slice(1, None)
+    iou = decoder.iou_prediction_head(tokens[:, 0])[:, chosen]
+    upscaled = upscale(decoder.output_upscaling, keys)
+    heads = list(enumerate(decoder.output_hypernetworks_mlps))[chosen]
+    weights = [mlp(tokens[:, 1 + k]) for k, mlp in heads]
     masks = torch.bmm(upscaled.flatten(1, 3), torch.stack(weights, -1).to(upscaled.dtype))
     masks = to_pictures(masks.float().unflatten(1, upscaled.shape[1:4]), (side, side))
     if not hq_features:

@@ -40,6 +40,8 @@ class EverythingSettings:
             is dropped (non-maximum suppression).
         batch: points decoded at once.
         more: further points (x, y), pixels of the picture.
+        boxes: boxes (x, y, x2, y2), pixels of the picture. Their masks are kept whatever the
+            decoder thinks of them.
     """
 
     points: int = 16
@@ -48,7 +50,8 @@ class EverythingSettings:
     stability_offset: float = 1.0
     nms: float = 0.7
     batch: int = 64
-    more: tuple[tuple[float, float], ...] = ()
+    more: tuple[tuple[float, ...], ...] = ()
+    boxes: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,10 +114,16 @@ def segment_everything(
     asked = torch.tensor(settings.more, dtype=torch.float32).reshape(-1, 2)
     points = torch.cat((asked, grid_points(picture, settings.points)))
     all_logits, all_iou, candidates, decoded_hw = [], [], 0, (0, 0)
+    if settings.boxes:
+        masks = segmenter.decode_boxes(embedding, torch.tensor(settings.boxes))
+        candidates, decoded_hw = len(settings.boxes), _size_hw(masks.logits)
+        asked_for = replace(settings, predicted_iou=-1.0, stability=0.0)
+        logits, iou = _reliable(masks.logits, masks.predicted_iou, embedding, asked_for)
+        all_logits, all_iou = [logits], [iou]
     for begin, batch in _batches(points, settings.batch):
         masks = segmenter.decode(embedding, batch.to(segmenter.device))
         candidates += masks.predicted_iou.numel()
-        decoded_hw = (masks.logits.shape[-2], masks.logits.shape[-1])
+        decoded_hw = _size_hw(masks.logits)
         logits, iou = _reliable(masks.logits, masks.predicted_iou, embedding, settings)
         all_logits.append(logits)
         all_iou.append(iou)
@@ -136,6 +145,10 @@ def segment_everything(
         len(points),
         candidates,
     )
+
+
+def _size_hw(maps: Tensor) -> tuple[int, int]:
+    return maps.shape[-2], maps.shape[-1]
 
 
 def grid_points(picture: Tensor, side: int) -> Tensor:

@@ -14,9 +14,8 @@ import numpy as np
 
 from iterreg.devices import memory_errors_named, pick_device
 from iterreg.errors import GeometryError, OutputError
-from iterreg.geometry import Points
 from iterreg.image import Image, RoiPair
-from iterreg.io import as_image, as_points
+from iterreg.io import as_image
 from iterreg.progress import Progress, ProgressCallback, as_callback
 from iterreg.samreg.align import Alignment
 from iterreg.samreg.cache import RoiCache, default_folder
@@ -26,8 +25,9 @@ from iterreg.samreg.hypotheses import Choice, choose_alignment
 from iterreg.samreg.matching import MatchSettings
 from iterreg.samreg.pairing import RoiMatching, match_candidates
 from iterreg.samreg.pictures import AXES, cut_axis, cut_pictures
-from iterreg.samreg.prompts import places_of
+from iterreg.samreg.prompts import Prompts, as_prompts, places_of
 from iterreg.samreg.segmenter import Segmenter
+from iterreg.samreg.volumes import choose_volume_alignment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +52,7 @@ def match_rois(
     pairs: int | None = None,
     prior: float = 0.1,
     points: int = 16,
-    prompts: PointsLike | None = None,
+    prompts: PointsLike | Prompts | None = None,
     device: str = "auto",
     cache: str | Path | bool = True,
     progress: ProgressCallback | bool | None = None,
@@ -76,8 +76,9 @@ def match_rois(
         prior: how far apart partners may lie after a rough alignment (standard deviation), as a
             fraction of the picture's diagonal; 0 compares by appearance alone.
         points: points of the grid along each side of a picture.
-        prompts: points in the fixed image, LPS mm, or their file: only the smallest matched region
-            around each is returned. None returns all.
+        prompts: points in the fixed image, LPS mm, or a file of points and boxes, or
+            :class:`~iterreg.samreg.prompts.Prompts`: only the smallest matched region around each
+            point, and the one that fills each box, are returned. None returns all.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         cache: True or a folder stores the masks of each slice, so that a second run encodes
             nothing; False stores nothing.
@@ -135,7 +136,7 @@ def match_rois(
         matching=MatchSettings(threshold, match, pairs, slice_range, prior=prior),
         axis=axis,
     )
-    asked = None if prompts is None else as_points(prompts, "prompts")
+    asked = None if prompts is None else as_prompts(prompts, "prompts")
     segmenter = segmenter or load(variant, checkpoint, device)
     found = find_rois(fixed, moving, segmenter, settings, cache, progress, asked)
     return list(found.pairs)
@@ -156,14 +157,14 @@ def find_rois(
     settings: RoiSettings | None = None,
     cache: str | Path | bool = True,
     progress: ProgressCallback | bool | None = None,
-    prompts: Points | None = None,
+    prompts: Prompts | None = None,
 ) -> RoiMatching:
     """Find pairs as :func:`match_rois` does, and return all intermediate results too.
 
     Args:
         fixed, moving, segmenter, cache, progress: as for :func:`match_rois`.
         settings: of all steps; None takes the defaults.
-        prompts: points in the fixed image.
+        prompts: in the fixed image.
     """
     settings, progress = settings or RoiSettings(), as_callback(progress)
     images = (as_image(fixed, "fixed").checked(), as_image(moving, "moving").checked())
@@ -183,12 +184,13 @@ def find_rois(
             here = places if side == "fixed" else []
             found.append(find_candidates(stack, segmenter, settings, store, on_fraction, here))
     progress(Progress("match", SEGMENTING_FRACTION, "matching regions"))
-    choose: Callable[[Alignment], Choice] | None = None
-    if axis is None:
 
-        def choose(regions: Alignment) -> Choice:
-            pair = stacks[0], stacks[1]
-            return choose_alignment(pair, segmenter, regions, store, settings.mirrored)
+    def choose(regions: Alignment) -> Choice:
+        pair = stacks[0], stacks[1]
+        if axis is not None:
+            features = found[0].features, found[1].features
+            return choose_volume_alignment(pair, features, regions)
+        return choose_alignment(pair, segmenter, regions, store, settings.mirrored)
 
     matching = match_candidates(found[0], found[1], images, settings, choose, places)
     return dataclasses.replace(matching, about=_about(matching, segmenter, settings))

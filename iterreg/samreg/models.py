@@ -131,6 +131,22 @@ class SamSegmenter:
         points = input_points(points_xy.to(self._device), embedding, self._spec)
         labels = torch.ones(len(points), 1, device=self._device)
         prompts, _ = self._model.prompt_encoder((points[:, None], labels), None, None)
+        return self._decode(embedding, prompts, single=False)
+
+    @torch.no_grad()
+    def decode_boxes(self, embedding: Embedding, boxes_xyxy: Tensor) -> Masks:
+        """Decode one mask for each box.
+
+        Args:
+            embedding: of the picture, by this segmenter.
+            boxes_xyxy: (N, 4) two opposite corners, as the points of :meth:`decode`.
+        """
+        corners = boxes_xyxy.to(self._device).reshape(-1, 2)
+        boxes = input_points(corners, embedding, self._spec).reshape(-1, 4)
+        prompts, _ = self._model.prompt_encoder(None, boxes, None)
+        return self._decode(embedding, prompts, single=True)
+
+    def _decode(self, embedding: Embedding, prompts: Tensor, single: bool) -> Masks:
         features = embedding.features.to(self._device)
         no_mask = self._model.prompt_encoder.no_mask_embed.weight
         positions = features.flatten(1).T + no_mask
@@ -139,7 +155,7 @@ class SamSegmenter:
         encoding = self._positional_encoding
         image = image_terms(decoder.transformer, positions, encoding, self._precision)
         batches = [
-            decode(decoder, image, batch, hq_features)
+            decode(decoder, image, batch, hq_features, single)
             for batch in prompts.split(POINTS_AT_ONCE.get(self._device.type, 16))
         ]
         return Masks(torch.cat([m for m, _ in batches]), torch.cat([iou for _, iou in batches]))

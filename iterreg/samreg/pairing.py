@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from iterreg.displacement import DisplacementField, Transform
-from iterreg.geometry import apply_affine
+from iterreg.geometry import Matrix, apply_affine
 from iterreg.image import Image, LabelMap, RoiPair
 from iterreg.samreg.align import Alignment, align
 from iterreg.samreg.candidates import Candidates, RoiSettings
 from iterreg.samreg.hypotheses import Choice
 from iterreg.samreg.linking import chain_similarity, fill_gaps, link
 from iterreg.samreg.matching import Match, MatchSettings, assign, cosine_similarities
-from iterreg.samreg.prompts import Place, smallest_around
+from iterreg.samreg.prompts import Place, chosen_by
 from iterreg.samreg.rle import decode_mask
 from iterreg.samreg.verifying import verified
 
@@ -42,7 +42,7 @@ class RoiMatching:
         about: the section on matching of ``run.json``: variant, settings, counts, seconds.
         choice: the hypotheses for the alignment, and the one that is supported; None if the
             centroids of the regions alone decided.
-        prompts: how many points the user set.
+        prompts: how many points and boxes the user set.
     """
 
     pairs: tuple[RoiPair, ...]
@@ -67,6 +67,11 @@ class RoiMatching:
     def is_supported(self) -> bool:
         """Whether patches of the images support the alignment: see :class:`Choice`."""
         return self.choice is not None and self.choice.best is not None
+
+    @property
+    def is_refined(self) -> bool:
+        """Whether the alignment was also refined by patches, as that of pictures is."""
+        return self.is_supported and self.fixed.stack.axis is None
 
     @property
     def is_usable(self) -> bool:
@@ -109,7 +114,7 @@ class RoiMatching:
                     "none of an allowed area"
                 )
         if self.prompts and self.best_similarity >= self.threshold:
-            return f"expected a matched region around a prompt, got none around {self.prompts}"
+            return f"expected a matched region at a prompt, got none at any of {self.prompts}"
         return (
             f"expected two regions of interest with a similarity of at least {self.threshold:g}, "
             f"got {self.best_similarity:.3f} at best (of {len(self.fixed)} fixed and "
@@ -132,7 +137,7 @@ def match_candidates(
         images: the two images.
         settings: only those of the matching play a part.
         choose: compares the alignment by the regions' centroids with others; None takes it.
-        places: of the user's prompts: only the smallest matched region around each is kept.
+        places: of the user's prompts: only the matched region of each is kept.
     """
     from scipy.spatial.distance import cdist
 
@@ -151,6 +156,7 @@ def match_candidates(
     best = None if choice is None else choice.best
     if best is not None:
         alignment = replace(alignment, affine_lps=best.affine_lps, kind=best.kind)
+        allowed = _within_range(fixed, moving, rules.slice_range, best.affine_lps)
     weight = None
     if rules.prior:
         aligned_lps = apply_affine(alignment.affine_lps, fixed.centroids_lps)
@@ -168,7 +174,7 @@ def match_candidates(
     chains = _chains(matches, fixed, moving)
     if places:
         groups = [[(int(fixed.slices[m.fixed]), fixed.masks[m.fixed]) for m in c] for c in chains]
-        chains = [chains[k] for k in smallest_around(places, groups)]
+        chains = [chains[k] for k in chosen_by(places, groups)]
     chains = chains[: rules.pairs]
     pairs = tuple(
         _roi_pair(number, chain, fixed, moving, images) for number, chain in enumerate(chains, 1)
@@ -189,12 +195,17 @@ def match_candidates(
     )
 
 
-def _within_range(fixed: Candidates, moving: Candidates, slice_range: int) -> NDArray[np.bool_]:
+def _within_range(
+    fixed: Candidates, moving: Candidates, slice_range: int, affine_lps: Matrix | None = None
+) -> NDArray[np.bool_]:
     """(N, M), whether the moving ROI lies in a slice close to the physically nearest one."""
     if fixed.stack.axis is None:
         return np.ones((len(fixed), len(moving)), bool)
     normal = fixed.stack.normal_lps
-    fixed_mm = fixed.stack.positions_lps_mm @ normal
+    aligned_lps = fixed.stack.positions_lps_mm
+    if affine_lps is not None:
+        aligned_lps = apply_affine(affine_lps, aligned_lps)
+    fixed_mm = aligned_lps @ normal
     moving_mm = moving.stack.positions_lps_mm @ normal
     nearest = np.abs(fixed_mm[:, None] - moving_mm[None]).argmin(1)
     steps = np.abs(nearest[fixed.slices][:, None] - moving.slices[None])

@@ -63,3 +63,7 @@ class Segmenter(Protocol):
     def decode(self, embedding: Embedding, points_xy: Tensor) -> Masks:
         """Decode masks, each from one foreground point: (N, 2) pixels of the picture, x before y,
         the centre of the first pixel at (0.5, 0.5)."""
+
+    def decode_boxes(self, embedding: Embedding, boxes_xyxy: Tensor) -> Masks:
+        """Decode one mask for each box: (N, 4), two opposite corners as the points above. It is
+        called only where a user sets boxes."""
