@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from iterreg.neighbourhood import bounding_box, grow_box
+from iterreg.to_device import on_device
 
 TABLE_RANGE = 1 << 20
 """Labels that span more than this are found by binary search instead of a lookup table."""
@@ -57,9 +58,9 @@ def relabel(data: Tensor, numbers: Mapping[int, int]) -> Tensor:
         table = torch.zeros(high - low + 3, dtype=torch.int32)
         for value, number in numbers.items():
             table[value - low + 1] = number
-        return table.to(data.device)[data.clamp(low - 1, high + 1) - (low - 1)]
-    keys = torch.tensor(known, dtype=torch.int32, device=data.device)
-    targets = torch.tensor([numbers[k] for k in known], dtype=torch.int32, device=data.device)
+        return on_device(table, data.device)[data.clamp(low - 1, high + 1) - (low - 1)]
+    keys = on_device(known, data.device, torch.int32)
+    targets = on_device([numbers[k] for k in known], data.device, torch.int32)
     position = torch.searchsorted(keys, data).clamp_(max=len(known) - 1)
     return torch.where(keys[position] == data, targets[position], 0).to(torch.int32)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from iterreg.kernels import self_similarity
+from iterreg.to_device import on_device
 
 CHANNELS = 12
 """Number of channels of each distance."""
@@ -67,7 +68,7 @@ def _context(volume: Tensor, spacing_zyx_mm: tuple[float, ...], distance_mm: flo
             shift[axis] = sign
             neighbours.append((axis, shift))
     pairs = [(a, b) for (i, a), (j, b) in itertools.combinations(neighbours, 2) if i != j]
-    first = torch.tensor([a for a, _ in pairs], device=volume.device)
-    second = torch.tensor([b for _, b in pairs], device=volume.device)
+    first = on_device([a for a, _ in pairs], volume.device)
+    second = on_device([b for _, b in pairs], volume.device)
     radius = torch.tensor([min(PATCH_RADIUS_VOXELS, n - 1) for n in volume.shape])
     return self_similarity(volume, first, second, radius, VARIANCE_CLAMP)

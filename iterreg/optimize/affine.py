@@ -22,6 +22,7 @@ from iterreg.optimize.mapped import Mapped
 from iterreg.optimize.pair import Pair
 from iterreg.optimize.problem import Problem
 from iterreg.optimize.side import Side
+from iterreg.to_device import on_device
 
 REFINE_STEPS = 12
 HALVINGS = 4
@@ -255,7 +256,7 @@ def _generators(kind: str, fixed: Side) -> list[Tensor]:
 def _motions(kind: str, fixed: Side) -> Tensor:
     """Displacement in mm of each generator, (K, 3, Z, Y, X)."""
     place = [*_centred_mm(fixed), torch.ones(fixed.shape, device=fixed.device)]
-    generators = torch.stack(_generators(kind, fixed)).float().to(fixed.device)
+    generators = on_device(torch.stack(_generators(kind, fixed)).float(), fixed.device)
     return torch.einsum("kij,jzyx->kizyx", generators, torch.stack(place))
 
 

@@ -24,6 +24,7 @@ from iterreg.optimize.pair import Guidance, Pair
 from iterreg.optimize.register import Solution
 from iterreg.optimize.volumes import volume_ratio
 from iterreg.sampling import sample, sample_nearest
+from iterreg.to_device import on_device
 from iterreg.verdict import Evidence
 
 STRUCTURED = 0.5
@@ -124,7 +125,7 @@ def inconsistency_mm(ours: Mapped, back: Mapped) -> Tensor:
     there = ours.moving_index[:, z, y, x]
     u_back = sample(back.u_mm, there)
     landed = back.level.index_map(back.affine_lps).apply(there, u_back)
-    spacing = landed.new_tensor(fixed.spacing_mm).view(3, 1)
+    spacing = on_device(fixed.spacing_mm, landed.device, landed.dtype).view(3, 1)
     distance_mm: Tensor = ((landed - voxels) * spacing).norm(dim=0)
     return distance_mm
 
@@ -269,5 +270,5 @@ def _landmarks_mm(pair: Pair, solution: Solution) -> float:
     fixed, moving = indices
     u = sample(solution.field.u_mm, fixed)
     landed = pair.index_map(solution.affine_lps).apply(fixed, u)
-    spacing = landed.new_tensor(pair.moving.spacing_mm).view(3, 1)
+    spacing = on_device(pair.moving.spacing_mm, landed.device, landed.dtype).view(3, 1)
     return float(((landed - moving) * spacing).norm(dim=0).mean())

@@ -20,6 +20,7 @@ from iterreg.geometry import Matrix
 from iterreg.labels import dissolve
 from iterreg.optimize.pair import Pair
 from iterreg.optimize.problem import LARGEST_MOTION_MM
+from iterreg.to_device import on_device
 
 MOST_POINTS = 1500
 """A region is checked at so many of its voxels, spread evenly."""
@@ -123,7 +124,7 @@ class _Check:
 
     def _near(self, first: Tensor, second: Tensor, reach_mm: float) -> float:
         """Share of each set of moving indices within reach of the other one; the lesser of both."""
-        spacing = first.new_tensor(self.pair.moving.spacing_mm)
+        spacing = on_device(self.pair.moving.spacing_mm, first.device, first.dtype)
         apart_mm = torch.cdist(first.T * spacing, second.T * spacing)
         shares = [(apart_mm.amin(axis) <= reach_mm).float().mean() for axis in (1, 0)]
         return float(torch.stack(shares).min())
@@ -141,5 +142,5 @@ def _points(region: Region) -> Tensor:
     """(3, N) float: voxel indices of a region, spread evenly."""
     voxels = region.mask.nonzero()
     voxels = voxels[:: -(-len(voxels) // MOST_POINTS)]
-    start = voxels.new_tensor([part.start for part in region.box])
+    start = on_device([part.start for part in region.box], voxels.device)
     return (voxels + start).T.float().contiguous()

@@ -30,6 +30,7 @@ from iterreg.kernels.reference import (
 )
 from iterreg.kernels.samples import SampleGroup, Samples
 from iterreg.kernels.types import IndexMap, NormalEquations
+from iterreg.to_device import on_device
 
 __all__ = [
     "add_laplacian",
@@ -213,7 +214,7 @@ def nearest_along(
     starts = itertools.accumulate((math.prod(shape) for shape in shapes), initial=0)
     strides = [math.prod(shape[axis + 1 :]) for shape in shapes]
     rows = [(n[axis], s, first) for n, s, first in zip(shapes, strides, starts, strict=False)]
-    boxes = torch.tensor(rows).T.contiguous().to(squared.device)
+    boxes = on_device(torch.tensor(rows).T.contiguous(), squared.device)
     step = float(costs[1]), len(costs) - 1
     operands = (squared.contiguous(), out, boxes, len(rows), *step, squared.numel())
     launch(features.nearest_along, grid_of(squared.numel()), *operands, B=BLOCK)
@@ -259,7 +260,7 @@ def region_slope(
 ) -> Tensor:
     """See :func:`iterreg.kernels.reference.region_slope`."""
     out = torch.empty(3, len(voxels), device=labels.device)
-    spacing = out.new_tensor(spacing_zyx_mm)
+    spacing = on_device(spacing_zyx_mm, out.device, out.dtype)
     operands = (labels.contiguous(), voxels, spacing, out, len(voxels), *labels.shape)
     decay = -1 / (2 * sigma**2)
     # An axis of one voxel has no neighbours along it.
