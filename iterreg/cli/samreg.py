@@ -126,7 +126,7 @@ def _match_and_write(
     summary = None
     if fit and found.is_usable:
         arguments |= {"roi_pairs": found.guidance, "initial_transform": found.start}
-        if found.is_supported and request.preset is None and not request.overrides:
+        if found.is_refined and request.preset is None and not request.overrides:
             # It is refined already, by more evidence than the fit's coarse level has.
             config = behind_alignment(config)
         if request.preset is None and not any(k.startswith("levels.") for k in request.overrides):
@@ -145,7 +145,7 @@ def _checked(found: RoiMatching, registration: Registration) -> Registration:
     from iterreg.samreg.patches import LEAST_PATCHES, LEAST_SHARE
     from iterreg.verdict import judge
 
-    if found.choice is None:
+    if found.choice is None or found.fixed.stack.axis is not None:
         return registration
     fit = check_fit((found.fixed.stack, found.moving.stack), registration.transform)
     if fit is None:

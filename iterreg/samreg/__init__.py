@@ -6,6 +6,7 @@ The method, from the top down::
     candidates   the regions of one image         matching   prototypes and their assignment
     everything   all masks of one slice           align      RANSAC on centroids
     filters      which masks are regions          linking    slices into volumes
+    volumes      the alignment of two volumes hypotheses that of two pictures
     pictures     slices as 8-bit pictures         cache, rle, roi_files    storage
 
 The model::

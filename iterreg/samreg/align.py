@@ -21,9 +21,6 @@ from iterreg.geometry import Matrix, apply_affine
 
 Floats = NDArray[np.float64]
 
-SAMPLE_SIZE = {"translation": 1, "similarity": 2, "affine": 3}
-"""Matches that define a transform of each kind."""
-
 MIN_EXTRA_INLIERS = 3
 """A transform needs this many inliers in addition to the matches that define it."""
 
@@ -89,8 +86,7 @@ def align(
     Args:
         fixed_lps, moving_lps: (N, rank), centroids of matched regions.
         inlier_distance_mm: a match is an inlier if its two ends land this close.
-        kind: ``translation``, ``similarity`` (rotation, one scale, shift; rank 2 only) or
-            ``affine``.
+        kind: ``translation``, ``similarity`` (rotation, one scale, shift) or ``affine``.
         seed: of the random samples.
         min_extra_inliers: inliers that a transform needs in addition to the matches that define
             it. With 0 the identity gets no preference either: use it if there is no other
@@ -107,13 +103,24 @@ def align(
     """
     rank = fixed_lps.shape[1]
     best = _score(np.eye(rank + 1), "identity", fixed_lps, moving_lps, inlier_distance_mm)
-    required = SAMPLE_SIZE[kind] + min_extra_inliers
-    samples = _samples(len(fixed_lps), SAMPLE_SIZE[kind], seed)
+    size = sample_size(kind, rank)
+    required = size + min_extra_inliers
+    samples = _samples(len(fixed_lps), size, seed)
     for affine_lps in _most_inliers(samples, kind, (fixed_lps, moving_lps), inlier_distance_mm):
         candidate = _score(affine_lps, kind, fixed_lps, moving_lps, inlier_distance_mm)
         if candidate.inlier_count >= required and _is_better(candidate, best, min_extra_inliers):
             best = candidate
     return _refit_on_inliers(best, fixed_lps, moving_lps, inlier_distance_mm)
+
+
+def sample_size(kind: str, rank: int) -> int:
+    """How many matches define a transform.
+
+    Example:
+        >>> [sample_size(kind, 3) for kind in ("translation", "similarity", "affine")]
+        [1, 3, 4]
+    """
+    return {"translation": 1, "similarity": rank, "affine": rank + 1}[kind]
 
 
 def _most_inliers(
@@ -136,7 +143,8 @@ def _most_inliers(
 def _is_better(candidate: Alignment, best: Alignment, min_extra_inliers: int) -> bool:
     """More inliers win. The identity is replaced only if the gain exceeds the sample size."""
     if best.kind == "identity" and min_extra_inliers:
-        return candidate.inlier_count > best.inlier_count + SAMPLE_SIZE[candidate.kind]
+        size = sample_size(candidate.kind, len(candidate.affine_lps) - 1)
+        return candidate.inlier_count > best.inlier_count + size
     return (candidate.inlier_count, -candidate.residual_mm) > (best.inlier_count, -best.residual_mm)
 
 
@@ -147,7 +155,7 @@ def _refit_on_inliers(
     if best.kind == "identity":
         return best
     for _ in range(REFITS):
-        affine_lps = _fit(fixed[best.inliers], moving[best.inliers], best.kind)
+        affine_lps = fit(fixed[best.inliers], moving[best.inliers], best.kind)
         if affine_lps is None:
             break
         refit = _score(affine_lps, best.kind, fixed, moving, inlier_distance_mm)
@@ -185,31 +193,58 @@ def _fit_samples(fixed: Floats, moving: Floats, kind: str) -> NDArray[np.float64
         is impossible.
     """
     count, _, rank = fixed.shape
-    transforms = np.tile(np.eye(rank + 1), (count, 1, 1))
-    a, b = (p[:, 1:] - p[:, :1] for p in (fixed, moving))
+    linear: NDArray[np.float64] = np.tile(np.eye(rank), (count, 1, 1))
+    good = np.ones(count, bool)
     if kind == "similarity":
-        spread = np.maximum((a[:, 0] ** 2).sum(1), 1e-12)
-        cosine = (a[:, 0] * b[:, 0]).sum(1) / spread
-        sine = (a[:, 0, 0] * b[:, 0, 1] - a[:, 0, 1] * b[:, 0, 0]) / spread
-        transforms[:, 0, 0] = transforms[:, 1, 1] = cosine
-        transforms[:, 1, 0], transforms[:, 0, 1] = sine, -sine
-        good = (a[:, 0] ** 2).sum(1) >= 1e-9
+        linear, good = _turned_and_scaled(fixed, moving)
     elif kind == "affine":
-        # Points nearly on one line determine nothing across it.
+        a, b = (p[:, 1:] - p[:, :1] for p in (fixed, moving))
+        # Points nearly on one line or plane determine nothing across it.
         good = np.abs(np.linalg.det(a)) > 1e-3 * (a**2).sum((1, 2)) ** (rank / 2)
         a = np.where(good[:, None, None], a, np.eye(rank))
-        transforms[:, :rank, :rank] = np.linalg.solve(a, b).transpose(0, 2, 1)
-    else:
-        good = np.ones(count, bool)
-    linear = transforms[:, :rank, :rank]
+        linear = np.asarray(np.linalg.solve(a, b).transpose(0, 2, 1), np.float64)
     scales = np.linalg.svd(linear, compute_uv=False)
     good &= (scales.min(1) >= SCALE_RANGE[0]) & (scales.max(1) <= SCALE_RANGE[1])
-    transforms[:, :rank, rank] = moving[:, 0] - np.einsum("sij,sj->si", linear, fixed[:, 0])
+    transforms = np.tile(np.eye(rank + 1), (count, 1, 1))
+    transforms[:, :rank, :rank] = linear
+    transforms[:, :rank, rank] = moving.mean(1) - np.einsum("sij,sj->si", linear, fixed.mean(1))
     return np.asarray(transforms[good], np.float64)
 
 
-def _fit(fixed: Floats, moving: Floats, kind: str) -> Matrix | None:
-    """Fit by least squares; None if the points do not determine it or its scale is impossible."""
+def _turned_and_scaled(
+    fixed: Floats, moving: Floats
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """A rotation times a scale for each sample by least squares, and whether it is determined.
+
+    Source:
+        Umeyama, Least-squares estimation of transformation parameters between two point patterns,
+        IEEE TPAMI 13 (4), 1991.
+    """
+    rank = fixed.shape[2]
+    a, b = (p - p.mean(1, keepdims=True) for p in (fixed, moving))
+    spread = (a**2).sum((1, 2))
+    left, stretch, right = np.linalg.svd(np.einsum("sni,snj->sij", b, a))
+    sign = np.ones_like(stretch)
+    sign[:, -1] = np.sign(np.linalg.det(left @ right))
+    scale = (stretch * sign).sum(1) / np.maximum(spread, 1e-12)
+    linear = scale[:, None, None] * ((left * sign[:, None]) @ right)
+    good = (spread >= 1e-9) & (stretch[:, rank - 2] > 1e-3 * stretch[:, 0])
+    return linear, good
+
+
+def fit(fixed: Floats, moving: Floats, kind: str) -> Matrix | None:
+    """Fit by least squares; None if the points do not determine it or its scale is impossible.
+
+    Args:
+        fixed, moving: (N, rank) points.
+        kind: ``translation``, ``similarity`` or ``affine``.
+
+    Example:
+        >>> square = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 2.0]])
+        >>> turned = square[:, ::-1] * [-1.0, 1.0]
+        >>> fit(square, turned, "similarity").round(6).tolist()[0]
+        [0.0, -1.0, 0.0]
+    """
     rank = fixed.shape[1]
     affine_lps = np.eye(rank + 1)
     if kind == "translation":
@@ -220,9 +255,10 @@ def _fit(fixed: Floats, moving: Floats, kind: str) -> Matrix | None:
     if spread < 1e-9:
         return None
     if kind == "similarity":
-        cosine = (a * b).sum() / spread
-        sine = (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum() / spread
-        affine_lps[:2, :2] = [[cosine, -sine], [sine, cosine]]
+        linear, good = _turned_and_scaled(fixed[None], moving[None])
+        if not good[0]:
+            return None
+        affine_lps[:rank, :rank] = linear[0]
     else:
         if np.linalg.matrix_rank(a, tol=1e-3 * spread**0.5) < rank:
             return None

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from iterreg.geometry import apply_affine
-from iterreg.samreg.cache import RoiCache, cache_key
+from iterreg.samreg.cache import RoiCache, cache_key, features_key
+from iterreg.samreg.cells import Features, pooled
 from iterreg.samreg.everything import EverythingSettings, Rois, segment_everything
 from iterreg.samreg.filters import RoiFilter, body_voxels, filter_rois
 from iterreg.samreg.matching import MatchSettings
@@ -44,6 +45,10 @@ class RoiSettings:
     mirrored: bool = False
 
 
+MOST_SLICES = 24
+"""Features of so many slices of a volume are kept: memory stays flat, and they are enough to align
+it."""
+
 COUNT_NAMES = ("slices", "blank", "cached", "encoded", "points", "candidates", "survivors", "rois")
 
 
@@ -62,6 +67,7 @@ class Candidates:
             points were decoded, and how many masks there were before any filter (candidates),
             after everything mode's (survivors) and after the ROI filter (rois).
         seconds: spent on encode, decode and filter.
+        features: of some slices of a volume, at half the resolution; None for the others.
     """
 
     stack: PictureStack
@@ -72,6 +78,7 @@ class Candidates:
     centroids_lps: NDArray[np.float64]
     counts: dict[str, int]
     seconds: dict[str, float]
+    features: tuple[Features | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -101,16 +108,21 @@ def find_candidates(
     shown = [number for number, picture in enumerate(stack.pixels) if picture is not None]
     counts["blank"] = len(stack.pixels) - len(shown)
 
-    def segment(number: int, on_share: Callable[[float], None]) -> Rois:
+    kept = set(_with_features(stack, shown))
+
+    def segment(number: int, on_share: Callable[[float], None]) -> tuple[Rois, Features | None]:
         picture = stack.pixels[number]
         assert picture is not None, "blank slices are left out"
         more, boxes = (pixels_of(places, number, stack, boxes) for boxes in (False, True))
         everything = replace(settings.everything, more=more, boxes=boxes)
-        return _segment(picture, stack.slice_shape, segmenter, everything, cache, on_share)
+        asked = _Asked(picture, stack.slice_shape, everything, number in kept)
+        return _segment(asked, segmenter, cache, on_share)
 
     workers = min(torch.get_num_threads(), len(shown)) if segmenter.device.type == "cpu" else 1
     per_slice = []
-    for number, found in zip(shown, in_threads(segment, shown, workers, on_fraction), strict=True):
+    features: list[Features | None] = [None] * len(stack.pixels)
+    results = in_threads(segment, shown, workers, on_fraction)
+    for number, (found, features[number]) in zip(shown, results, strict=True):
         begun = time.perf_counter()
         rois = _filtered(found, stack, number, settings.rois)
         seconds["filter"] += time.perf_counter() - begun
@@ -122,7 +134,13 @@ def find_candidates(
         counts["candidates"] += rois.candidates
         counts["rois"] += len(rois)
         per_slice.append((number, rois))
-    return _join(stack, per_slice, counts, seconds)
+    return replace(_join(stack, per_slice, counts, seconds), features=tuple(features))
+
+
+def _with_features(stack: PictureStack, shown: Sequence[int]) -> Sequence[int]:
+    """The slices whose features align the volume: evenly spaced, none of a picture."""
+    step = max(1, -(-len(shown) // MOST_SLICES))
+    return [] if stack.axis is None else shown[step // 2 :: step]
 
 
 def _filtered(rois: Rois, stack: PictureStack, number: int, limits: RoiFilter) -> Rois:
@@ -138,29 +156,43 @@ def _filtered(rois: Rois, stack: PictureStack, number: int, limits: RoiFilter) -
     return filter_rois(rois, limits, unit)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of a slice: masks of a shape and, if wanted, features."""
+
+    picture: torch.Tensor
+    shape: tuple[int, int]
+    settings: EverythingSettings
+    features: bool
+
+
 def _segment(
-    picture: torch.Tensor,
-    shape: tuple[int, int],
-    segmenter: Segmenter,
-    settings: EverythingSettings,
-    cache: RoiCache,
-    on_fraction: Callable[[float], None],
-) -> Rois:
-    """Return the masks of one slice, from the cache if they are there."""
+    asked: _Asked, segmenter: Segmenter, cache: RoiCache, on_fraction: Callable[[float], None]
+) -> tuple[Rois, Features | None]:
+    """Return the masks and features of one slice, from the cache if they are there."""
     on_fraction(0.0)
-    key = cache_key(picture, shape, segmenter.fingerprint, settings)
-    cached = cache.find(key, shape)
-    if cached is not None:
-        return cached
+    picture, shape = asked.picture, asked.shape
+    key = cache_key(picture, shape, segmenter.fingerprint, asked.settings)
+    cells_key = features_key(picture, f"{segmenter.fingerprint} pooled")
+    rois = cache.find(key, shape)
+    features = cache.find_features(cells_key) if asked.features else None
+    if rois is not None and (features is not None or not asked.features):
+        return rois, features
     begun = time.perf_counter()
     with torch.inference_mode():
         embedding = segmenter.encode([picture])[0]
         encoded = time.perf_counter()
-        rois = segment_everything(segmenter, embedding, picture, shape, settings, on_fraction)
+        if rois is None:
+            rois = segment_everything(
+                segmenter, embedding, picture, shape, asked.settings, on_fraction
+            )
+            cache.store(key, rois)
     ended = time.perf_counter()
-    cache.store(key, rois)
+    if asked.features:
+        features = pooled(embedding)
+        cache.store_features(cells_key, *features)
     rois.seconds.update(encode=encoded - begun, decode=ended - encoded)
-    return rois
+    return rois, features
 
 
 def _join(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from iterreg.geometry import Matrix, apply_affine
 from iterreg.samreg.cache import RoiCache, features_key
-from iterreg.samreg.segmenter import Segmenter
+from iterreg.samreg.segmenter import Embedding, Segmenter
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -32,6 +32,9 @@ FLAT_LEVELS = 4
 RIDGE = 0.01
 """Added to the variance of every direction of the embedding, as a share of their mean."""
 
+COMPARED_AT_ONCE = 2048
+"""Cells of one image that are compared with all of the other: some tens of MB."""
+
 POSITION_DEGREE = 2
 """Degree of the polynomial of the position that is removed from the embedding."""
 
@@ -42,7 +45,7 @@ class Cells:
 
     Args:
         features: (N, C) float32, the embedding at each.
-        places_lps: (N, 2), the centre of each, LPS mm.
+        places_lps: (N, rank), the centre of each, LPS mm.
         positions: (N, 2), the same from -1 to 1 along the encoder's input.
         size_mm: side of a cell.
     """
@@ -61,7 +64,7 @@ class CellMatches:
     """Cells of two pictures that are each other's most similar ones.
 
     Args:
-        fixed_lps, moving_lps: (N, 2) their centres.
+        fixed_lps, moving_lps: (N, rank) their centres.
         similarity: (N,) their cosine.
     """
 
@@ -104,6 +107,16 @@ def encode(picture: Tensor, segmenter: Segmenter, cache: RoiCache) -> Features:
     return known
 
 
+def pooled(embedding: Embedding) -> Features:
+    """The features of a slice at half the resolution, in half precision.
+
+    Args:
+        embedding: of the slice.
+    """
+    halved = torch.nn.functional.avg_pool2d(embedding.features[None].float(), 2)[0]
+    return halved.half().float().cpu(), embedding.valid_hw
+
+
 def cells_of(features: Features, picture: Tensor, inside: Bools, px_to_lps: Matrix) -> Cells:
     """Take the cells that show something.
 
@@ -140,7 +153,7 @@ def match_cells(fixed: Cells, moving: Cells, removed: Removed | None = None) -> 
     """Match cells that are each other's most similar ones.
 
     Args:
-        fixed, moving: the cells of two pictures.
+        fixed, moving: the cells of two pictures, or of all slices of two volumes.
         removed: what the comparison should not see; None removes everything.
 
     Example:
@@ -151,16 +164,18 @@ def match_cells(fixed: Cells, moving: Cells, removed: Removed | None = None) -> 
         [[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]
     """
     if not len(fixed) or not len(moving):
-        return CellMatches(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0))
+        nothing = np.zeros((0, fixed.places_lps.shape[1]))
+        return CellMatches(nothing, nothing, np.zeros(0))
     first, second = _comparable(fixed, moving, removed or Removed())
-    cosine = first @ second.T
-    best, back = cosine.argmax(1), cosine.argmax(0)
+    best = torch.cat([(part @ second.T).argmax(1) for part in first.split(COMPARED_AT_ONCE)])
+    back = torch.cat([(part @ first.T).argmax(1) for part in second.split(COMPARED_AT_ONCE)])
     mutual = (back[best] == torch.arange(len(best))).nonzero().squeeze(1)
     partner = best[mutual]
+    cosine = (first[mutual] * second[partner]).sum(1)
     return CellMatches(
         fixed.places_lps[mutual.numpy()],
         moving.places_lps[partner.numpy()],
-        np.asarray(cosine[mutual, partner].double().numpy(), np.float64),
+        np.asarray(cosine.double().numpy(), np.float64),
     )
 
 

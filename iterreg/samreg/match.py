@@ -27,6 +27,7 @@ from iterreg.samreg.pairing import RoiMatching, match_candidates
 from iterreg.samreg.pictures import AXES, cut_axis, cut_pictures
 from iterreg.samreg.prompts import Prompts, as_prompts, places_of
 from iterreg.samreg.segmenter import Segmenter
+from iterreg.samreg.volumes import choose_volume_alignment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -183,12 +184,13 @@ def find_rois(
             here = places if side == "fixed" else []
             found.append(find_candidates(stack, segmenter, settings, store, on_fraction, here))
     progress(Progress("match", SEGMENTING_FRACTION, "matching regions"))
-    choose: Callable[[Alignment], Choice] | None = None
-    if axis is None:
 
-        def choose(regions: Alignment) -> Choice:
-            pair = stacks[0], stacks[1]
-            return choose_alignment(pair, segmenter, regions, store, settings.mirrored)
+    def choose(regions: Alignment) -> Choice:
+        pair = stacks[0], stacks[1]
+        if axis is not None:
+            features = found[0].features, found[1].features
+            return choose_volume_alignment(pair, features, regions)
+        return choose_alignment(pair, segmenter, regions, store, settings.mirrored)
 
     matching = match_candidates(found[0], found[1], images, settings, choose, places)
     return dataclasses.replace(matching, about=_about(matching, segmenter, settings))

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from iterreg.displacement import DisplacementField, Transform
-from iterreg.geometry import apply_affine
+from iterreg.geometry import Matrix, apply_affine
 from iterreg.image import Image, LabelMap, RoiPair
 from iterreg.samreg.align import Alignment, align
 from iterreg.samreg.candidates import Candidates, RoiSettings
@@ -67,6 +67,11 @@ class RoiMatching:
     def is_supported(self) -> bool:
         """Whether patches of the images support the alignment: see :class:`Choice`."""
         return self.choice is not None and self.choice.best is not None
+
+    @property
+    def is_refined(self) -> bool:
+        """Whether the alignment was also refined by patches, as that of pictures is."""
+        return self.is_supported and self.fixed.stack.axis is None
 
     @property
     def is_usable(self) -> bool:
@@ -151,6 +156,7 @@ def match_candidates(
     best = None if choice is None else choice.best
     if best is not None:
         alignment = replace(alignment, affine_lps=best.affine_lps, kind=best.kind)
+        allowed = _within_range(fixed, moving, rules.slice_range, best.affine_lps)
     weight = None
     if rules.prior:
         aligned_lps = apply_affine(alignment.affine_lps, fixed.centroids_lps)
@@ -189,12 +195,17 @@ def match_candidates(
     )
 
 
-def _within_range(fixed: Candidates, moving: Candidates, slice_range: int) -> NDArray[np.bool_]:
+def _within_range(
+    fixed: Candidates, moving: Candidates, slice_range: int, affine_lps: Matrix | None = None
+) -> NDArray[np.bool_]:
     """(N, M), whether the moving ROI lies in a slice close to the physically nearest one."""
     if fixed.stack.axis is None:
         return np.ones((len(fixed), len(moving)), bool)
     normal = fixed.stack.normal_lps
-    fixed_mm = fixed.stack.positions_lps_mm @ normal
+    aligned_lps = fixed.stack.positions_lps_mm
+    if affine_lps is not None:
+        aligned_lps = apply_affine(affine_lps, aligned_lps)
+    fixed_mm = aligned_lps @ normal
     moving_mm = moving.stack.positions_lps_mm @ normal
     nearest = np.abs(fixed_mm[:, None] - moving_mm[None]).argmin(1)
     steps = np.abs(nearest[fixed.slices][:, None] - moving.slices[None])
