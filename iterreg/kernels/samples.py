@@ -143,10 +143,17 @@ class JoinedSamples:
         return _kept(self, mapping, lambda: self._maps_of(mapping))
 
     def _maps_of(self, mapping: IndexMap) -> Tensor:
-        times = self.repeats.unsqueeze(2)
-        shift = (mapping.shift - self.corners) * self.repeats + (self.repeats - 1) / 2
-        linear, from_mm = mapping.linear * times, mapping.from_mm * times
-        return torch.cat((linear.flatten(1), shift, from_mm.flatten(1)), 1).contiguous()
+        whole = torch.cat((mapping.linear.flatten(), mapping.shift, mapping.from_mm.flatten()))
+        less, more, times = self._crops
+        return torch.addcmul(more, whole - less, times)
+
+    @cached_property
+    def _crops(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(T, 21) each: the corner, what is added, and the repeats, where they belong in a map."""
+        rows = self.repeats.repeat_interleave(3, 1)
+        less, more = rows.new_zeros(2, len(rows), 21)
+        less[:, 9:12], more[:, 9:12] = self.corners, (self.repeats - 1) / 2
+        return less, more, torch.cat((rows, self.repeats, rows), 1)
 
 
 def _kept(owner: object, mapping: IndexMap, make: Callable[[], Made]) -> Made:

@@ -21,7 +21,6 @@ from iterreg.kernels.cuda.programs import features, fields, sampling
 from iterreg.kernels.cuda.solving import add_laplacian, add_normal_jump, conjugate_gradient
 from iterreg.kernels.cuda.unfolding import folding_voxels, folds_among, surroundings, unfold
 from iterreg.kernels.reference import (
-    apply_blocks,
     edge_degree,
     laplacian,
     normal_equations,
@@ -58,6 +57,9 @@ __all__ = [
     "upsample",
 ]
 
+WHOLE_BLOCK = (0, 1, 2, 1, 3, 4, 2, 4, 5)
+"""The nine entries of a symmetric block among its six."""
+
 
 def trouble_on(device: torch.device) -> str:
     """Why no program can be compiled and run on a device; empty if one can.
@@ -73,6 +75,13 @@ def trouble_on(device: torch.device) -> str:
     except Exception as error:  # Triton, its assembler and the driver raise errors of any kind
         return " ".join(f"{type(error).__name__}: {error}".split())[:200]
     return "" if energy == 3 else f"expected an energy of 3, got {energy}"
+
+
+def apply_blocks(blocks: Tensor, v: Tensor) -> Tensor:
+    """See :func:`iterreg.kernels.reference.apply_blocks`."""
+    whole = torch.stack([blocks[k] for k in WHOLE_BLOCK])
+    between = [1] * (v.ndim - blocks.ndim)
+    return (whole.view(3, 3, *between, *blocks.shape[1:]) * v).sum(1)
 
 
 def squared_difference(
