@@ -36,6 +36,28 @@ def label_counts(data: Tensor) -> dict[int, int]:
     return dict(zip(found.tolist(), sizes.tolist(), strict=True))
 
 
+def centroids(labels: Tensor, count: int) -> Tensor:
+    """Mean index of the voxels of each label, (count, rank) float64; NaN for one without voxels.
+
+    Args:
+        labels: (*shape), from 0 to count - 1.
+        count: how many labels there are.
+
+    Example:
+        >>> centroids(torch.tensor([[0, 2, 2], [0, 2, 2]]), 3).tolist()
+        [[0.5, 0.0], [nan, nan], [0.5, 1.5]]
+    """
+    flat = labels.flatten().long()
+    sizes = torch.bincount(flat, minlength=count).double()
+    means = []
+    for axis, n in enumerate(labels.shape):
+        along = [n if k == axis else 1 for k in range(labels.ndim)]
+        place = torch.arange(n, device=labels.device, dtype=torch.float64).view(along)
+        total = torch.bincount(flat, place.expand(labels.shape).flatten(), count)
+        means.append(total / sizes)
+    return torch.stack(means, 1)
+
+
 def relabel(data: Tensor, numbers: Mapping[int, int]) -> Tensor:
     """Renumber labels; those without a new number become background.
 

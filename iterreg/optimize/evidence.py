@@ -16,6 +16,7 @@ from torch import Tensor
 from iterreg.config import Config
 from iterreg.displacement import Transform
 from iterreg.geometry import Matrix, apply_affine
+from iterreg.labels import centroids
 from iterreg.metrics import dice
 from iterreg.optimize.affine import shape_of
 from iterreg.optimize.coarse import level_to_check, register_coarse
@@ -251,15 +252,8 @@ def _seen_labels(pair: Pair, solution: Solution | None) -> tuple[Tensor, Tensor]
 
 def _centres_mm(labels: Tensor, pair: Pair, values: Sequence[int]) -> Tensor:
     """(N, 3): centre of each region in mm along the fixed axes; NaN for one without voxels."""
-    flat = labels.flatten().long()
-    count = torch.bincount(flat, minlength=max(values, default=0) + 1).double()
-    centres = []
-    for axis, s in enumerate(pair.fixed.spacing_mm):
-        shape = [n if k == axis else 1 for k, n in enumerate(labels.shape)]
-        place = torch.arange(labels.shape[axis], device=labels.device).double().view(shape)
-        total = torch.bincount(flat, place.expand(labels.shape).flatten(), len(count))
-        centres.append(total * s / count)
-    return torch.stack(centres, 1)[list(values)]
+    spacing = on_device(pair.fixed.spacing_mm, labels.device, torch.float64)
+    return centroids(labels, 1 + max(values))[list(values)] * spacing
 
 
 def _landmarks_mm(pair: Pair, solution: Solution) -> float:
