@@ -494,10 +494,8 @@ def test_block_majority(backend, factor, count):
     axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
     grid = Grid(shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), axes)
     side = Side(torch.zeros(1, *shape), labels, torch.ones(shape, dtype=torch.bool), grid)
-    tables = [_compact(table) for table in side._block_shares(factor)]
-    winner = backend.kernels.block_majority(
-        labels.to(backend.device), [[t.to(backend.device) for t in axis] for axis in tables]
-    ).cpu()
+    tables = [_compact(table, backend.device) for table in side._block_shares(factor)]
+    winner = backend.kernels.block_majority(labels.to(backend.device), tables).cpu()
     shares = torch.stack(
         [pooled((labels == v).float()[None], side._block_shares(factor))[0] for v in range(count)]
     )
