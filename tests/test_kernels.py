@@ -470,16 +470,15 @@ def test_cost_volume_and_cheapest(backend, shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("reach", [1, 4])
-def test_self_similarity(backend, shape, reach):
-    volume = torch.randn(shape, generator=torch.Generator().manual_seed(6))
-    first = reach * torch.tensor([[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, -1, 0]])
-    second = reach * torch.tensor([[0, 1, 0], [0, 0, -1], [0, -1, 0], [0, 0, 1]])
-    radius = torch.tensor([min(1, n - 1) for n in shape])
-    exact = reference.self_similarity(volume.double(), first, second, radius, (1e-3, 1e3))
-    arguments = (volume, first, second)
+@pytest.mark.parametrize("ends", [1.0, 0.4], ids=str)
+def test_self_similarity(backend, shape, ends):
+    copies = torch.randn(5, *shape, generator=torch.Generator().manual_seed(6))
+    first, second = torch.tensor([0, 0, 2, 4]), torch.tensor([1, 3, 4, 1])
+    patch = [torch.tensor([ends, 1.0, ends]), torch.ones(1), torch.tensor([ends, 1, 1, 1, ends])]
+    exact = reference.self_similarity(copies.double(), first, second, patch, (1e-3, 1e3))
+    arguments = (copies, first, second)
     mine = backend.kernels.self_similarity(
-        *[t.to(backend.device) for t in arguments], radius, (1e-3, 1e3)
+        *[t.to(backend.device) for t in arguments], patch, (1e-3, 1e3)
     )
     # D less its least one is a small difference of large numbers.
     agree(mine, exact, 5e-4)
@@ -589,6 +588,29 @@ def test_nearest_along(backend, reach, axis):
         exact.append(nearest.flatten())
     flat = torch.cat([box.flatten() for box in boxes]).to(backend.device)
     agree(backend.kernels.nearest_along(flat, shapes, axis, costs), torch.cat(exact))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+@pytest.mark.parametrize("shape", [(6, 7, 8), (1, 9, 8), (5, 1, 7)])
+def test_mark_reached(backend, shape, parts):
+    random = torch.Generator().manual_seed(parts)
+    region = torch.randint(0, 3, shape, generator=random).repeat_interleave(2, -1)
+    places = torch.meshgrid(*[torch.arange(float(n)) for n in region.shape], indexing="ij")
+    mapped = 1.3 * torch.stack(places) + 0.4 * torch.rand(3, *region.shape, generator=random)
+    mapped[:, 0, 0, 3] = torch.nan
+    mapped[1, 0, 0, 5] = torch.inf
+    inner = torch.randint(0, 3, [n + 1 for n in region.shape], generator=random)
+    goal = torch.nn.functional.pad(inner, (1, 1) * 3)
+    sources = region.flatten().nonzero().squeeze(1)
+    marks = []
+    for module in (backend.kernels, reference):
+        where = torch.device("cpu") if module is reference else backend.device
+        moved = [t.to(where) for t in (region, mapped, goal, sources)]
+        reached = torch.zeros_like(moved[2], dtype=torch.bool)
+        module.mark_reached(*moved, parts, reached)
+        marks.append(reached.cpu())
+    assert marks[0].any()
+    assert torch.equal(*marks)
 
 
 def test_outside_equations_are_the_derivative(backend):

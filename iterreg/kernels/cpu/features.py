@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from iterreg.geometry import TOUCHING
@@ -11,11 +10,18 @@ from iterreg.kernels.cpu._compile import Array, Indices, Rows, Sums, compiled, i
 
 @compiled
 def cost_volume(
-    fixed: Array, moving: Array, nodes: Array, centre: Array, offsets: Array, out: Array
+    begin: int,
+    end: int,
+    fixed: Array,
+    moving: Array,
+    nodes: Array,
+    centre: Array,
+    offsets: Array,
+    out: Array,
 ) -> None:
     """See :func:`iterreg.kernels.reference.cost_volume`: the same, node by node."""
     nz, ny, nx, channels = moving.shape
-    for n in numba.prange(nodes.shape[0]):
+    for n in range(begin, end):
         here = fixed[nodes[n, 0], nodes[n, 1], nodes[n, 2]]
         for k in range(offsets.shape[0]):
             z = min(max(centre[n, 0] + offsets[k, 0], 0), nz - 1)
@@ -30,9 +36,11 @@ def cost_volume(
 
 
 @compiled
-def cheapest(cost: Array, offsets_mm: Array, at_mm: Array, coupling: float, out: Array) -> None:
+def cheapest(
+    begin: int, end: int, cost: Array, offsets_mm: Array, at_mm: Array, coupling: float, out: Array
+) -> None:
     """See :func:`iterreg.kernels.reference.cheapest`: the same, node by node."""
-    for n in numba.prange(cost.shape[0]):
+    for n in range(begin, end):
         best = np.float32(np.inf)
         chosen = 0
         for k in range(cost.shape[1]):
@@ -44,25 +52,6 @@ def cheapest(cost: Array, offsets_mm: Array, at_mm: Array, coupling: float, out:
                 best = value
                 chosen = k
         out[n] = chosen
-
-
-@inlined
-def _add_squares(total: Array, a: Array, b: Array, shift_a: int, shift_b: int) -> None:
-    """Add ``(a[x + shift_a] - b[x + shift_b])^2`` to ``total[x]``, the rows' ends repeated."""
-    last = len(total) - 1
-    reach = min(max(abs(shift_a), abs(shift_b)), len(total))
-    stop = max(len(total) - reach, reach)
-    middle = total[reach:stop]
-    near, far = a[reach + shift_a : stop + shift_a], b[reach + shift_b : stop + shift_b]
-    for x in range(len(middle)):
-        d = near[x] - far[x]
-        middle[x] += d * d
-    for x in range(reach):
-        d = a[min(max(x + shift_a, 0), last)] - b[min(max(x + shift_b, 0), last)]
-        total[x] += d * d
-    for x in range(stop, len(total)):
-        d = a[min(max(x + shift_a, 0), last)] - b[min(max(x + shift_b, 0), last)]
-        total[x] += d * d
 
 
 @inlined
@@ -84,44 +73,56 @@ def _subtract_least(distances: Array) -> float:
 
 @compiled
 def patch_distances(
-    volume: Array, first: Array, second: Array, radius: Array, out: Array, row_sum: Sums
+    begin: int,
+    end: int,
+    copies: Array,
+    first: Indices,
+    second: Indices,
+    weights_z: Array,
+    weights_y: Array,
+    weights_x: Array,
+    out: Array,
+    row_sum: Sums,
 ) -> None:
-    """Squared patch differences of pairs of shifted copies, less the least; channels last.
+    """Squared patch differences of pairs of copies, less the least; channels last.
 
     The sum over a patch is taken axis by axis. ``row_sum`` gets the sum of the mean channel over
     each row.
     """
-    nz, ny, nx = volume.shape
+    nz, ny, nx = copies.shape[1:]
     pairs = first.shape[0]
-    rz, ry, rx = radius[0], radius[1], radius[2]
-    for z in numba.prange(nz):
+    rz, ry, rx = len(weights_z) // 2, len(weights_y) // 2, len(weights_x) // 2
+    for z in range(begin, end):
         plane = np.empty((ny, nx), np.float32)
         line = np.empty(nx + 2 * rx, np.float32)
         patch = np.empty(nx, np.float32)
         for pair in range(pairs):
-            az, ay, ax = first[pair, 0], first[pair, 1], first[pair, 2]
-            bz, by, bx = second[pair, 0], second[pair, 1], second[pair, 2]
+            one, other = copies[first[pair]], copies[second[pair]]
             plane[:] = 0
-            for kz in range(-rz, rz + 1):
-                pz = min(max(z + kz, 0), nz - 1)
-                za, zb = min(max(pz + az, 0), nz - 1), min(max(pz + bz, 0), nz - 1)
+            for kz in range(len(weights_z)):
+                weight = weights_z[kz]
+                pz = min(max(z + kz - rz, 0), nz - 1)
                 for y in range(ny):
-                    ya, yb = min(max(y + ay, 0), ny - 1), min(max(y + by, 0), ny - 1)
-                    _add_squares(plane[y], volume[za, ya], volume[zb, yb], ax, bx)
+                    a, b, total = one[pz, y], other[pz, y], plane[y]
+                    for x in range(nx):
+                        d = a[x] - b[x]
+                        total[x] += weight * (d * d)
             for y in range(ny):
                 middle = line[rx : rx + nx]
                 middle[:] = 0
-                for ky in range(-ry, ry + 1):
-                    row = plane[min(max(y + ky, 0), ny - 1)]
+                for ky in range(len(weights_y)):
+                    weight = weights_y[ky]
+                    row = plane[min(max(y + ky - ry, 0), ny - 1)]
                     for x in range(nx):
-                        middle[x] += row[x]
+                        middle[x] += weight * row[x]
                 line[:rx] = middle[0]
                 line[rx + nx :] = middle[nx - 1]
                 patch[:] = 0
-                for kx in range(2 * rx + 1):
+                for kx in range(len(weights_x)):
+                    weight = weights_x[kx]
                     beside = line[kx : kx + nx]
                     for x in range(nx):
-                        patch[x] += beside[x]
+                        patch[x] += weight * beside[x]
                 for x in range(nx):
                     out[z, y, x, pair] = patch[x]
         for y in range(ny):
@@ -148,10 +149,12 @@ def _exp(value: np.float32) -> np.float32:
 
 
 @compiled
-def nearest_along(squared: Array, axis: int, costs: Array, out: Array) -> None:
+def nearest_along(
+    begin: int, end: int, squared: Array, axis: int, costs: Array, out: Array
+) -> None:
     """See :func:`iterreg.kernels.reference.nearest_along`: the same, row by row."""
     nz, ny, nx = squared.shape
-    for row in numba.prange(nz * ny):
+    for row in range(begin, end):
         z = row // ny
         y = row % ny
         least, here = out[z, y], squared[z, y]
@@ -177,10 +180,10 @@ def nearest_along(squared: Array, axis: int, costs: Array, out: Array) -> None:
 
 
 @compiled
-def exponentiate(distances: Array, low: float, high: float) -> None:
+def exponentiate(begin: int, end: int, distances: Array, low: float, high: float) -> None:
     """Set D to ``exp(-D / V)``, V being the mean channel clamped to (low, high)."""
-    nz, ny, nx, pairs = distances.shape
-    for row in numba.prange(nz * ny):
+    ny, nx, pairs = distances.shape[1:]
+    for row in range(begin, end):
         z = row // ny
         y = row % ny
         for x in range(nx):
@@ -195,6 +198,8 @@ def exponentiate(distances: Array, low: float, high: float) -> None:
 
 @compiled
 def block_majority(
+    begin: int,
+    end: int,
     labels: Rows,
     count: int,
     first_z: Rows,
@@ -206,8 +211,8 @@ def block_majority(
     out: Rows,
 ) -> None:
     """See :func:`iterreg.kernels.reference.block_majority`: a histogram a block."""
-    nz, ny, nx = out.shape
-    for row in numba.prange(nz * ny):
+    ny, nx = out.shape[1:]
+    for row in range(begin, end):
         z = row // ny
         y = row % ny
         filled = np.zeros(count, np.float32)
@@ -242,13 +247,15 @@ def block_majority(
 
 
 @compiled
-def region_slope(labels: Rows, voxels: Indices, shares: Array, spacing: Array, out: Array) -> None:
+def region_slope(
+    begin: int, end: int, labels: Rows, voxels: Indices, shares: Array, spacing: Array, out: Array
+) -> None:
     """See :func:`iterreg.kernels.reference.region_slope`; ``shares`` is the Gaussian, a cube."""
     nz, ny, nx = labels.shape
     reach = shares.shape[0] // 2
     rz, ry, rx = min(reach, nz - 1), min(reach, ny - 1), min(reach, nx - 1)
     rz, ry, rx = reach if rz else 0, reach if ry else 0, reach if rx else 0
-    for e in numba.prange(len(voxels)):
+    for e in range(begin, end):
         z = voxels[e] // (ny * nx)
         y = voxels[e] // nx % ny
         x = voxels[e] % nx
