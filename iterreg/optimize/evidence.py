@@ -195,7 +195,7 @@ class _SeenRegions:
     @classmethod
     def of(cls, pair: Pair, solution: Solution | None, names: Sequence[str]) -> _SeenRegions:
         """Without a solution, as the headers place the images."""
-        values = [v for v in pair.region_pairs() if 0 < v <= len(names)]
+        values = [v for v in pair.shared_labels() if v <= len(names)]
         if not values:
             return cls(pair.fixed.labels, pair.moving.labels, ())
         fixed, warped = _seen_labels(pair, solution)

@@ -133,8 +133,13 @@ class Pair:
 
     def region_pairs(self) -> dict[int, RegionPair]:
         """The regions that both sides hold, by label."""
-        fixed, moving = self.fixed.regions(), self.moving.regions()
-        return {v: RegionPair(fixed[v], moving[v]) for v in sorted(fixed) if v in moving}
+        return {
+            v: RegionPair(self.fixed.region(v), self.moving.region(v)) for v in self.shared_labels()
+        }
+
+    def shared_labels(self) -> list[int]:
+        """The labels of the regions that both sides hold, ascending."""
+        return sorted((self.fixed.boxes.keys() & self.moving.boxes.keys()) - {0})
 
     def common_fov(self, mapping: IndexMap, u_mm: Tensor | None) -> Tensor:
         """(Z, Y, X) bool: fixed voxels in the field of view that land in the moving one.

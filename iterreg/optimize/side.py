@@ -75,13 +75,10 @@ class Side:
         """Bounding box of every label that occurs."""
         return label_boxes(self.labels)
 
-    def regions(self) -> dict[int, Region]:
-        """The regions by label, without the background."""
-        return {
-            value: Region(self.labels[box] == value, box, self.shape)
-            for value, box in self.boxes.items()
-            if value
-        }
+    def region(self, value: int) -> Region:
+        """The region of a label that occurs."""
+        box = self.boxes[value]
+        return Region(self.labels[box] == value, box, self.shape)
 
     def uncut_regions(self) -> set[int]:
         """Labels of the regions that do not touch the edge of the field of view."""
