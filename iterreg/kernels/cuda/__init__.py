@@ -262,7 +262,7 @@ def self_similarity(
     partial = torch.empty(programs, dtype=torch.float64, device=copies.device)
     constants = {"P": pairs, "PP": padded, "B": block}
     widths = dict(zip(("WZ", "WY", "WX"), map(len, patch), strict=True))
-    weights = torch.cat([w.float() for w in patch]).to(copies.device)
+    weights = on_device(torch.cat([w.float() for w in patch]), copies.device)
     operands = (copies.contiguous(), first, second, weights, distances, partial)
     sizes = (count, *shape)
     launch(features.patch_distances, programs, *operands, *sizes, **widths, **constants)
