@@ -42,6 +42,9 @@ MATCHING_FRACTION = 0.7
 FITTED_FRACTION = 0.9
 """Fraction of the progress bar at the end of the fit; measuring and writing get the rest."""
 
+SURE = 0.9
+"""Pairs that are surer are counted."""
+
 MATCHING_ALONE_FRACTION = 0.95
 """Fraction of the progress bar for the matching, if no field is fitted."""
 
@@ -196,6 +199,7 @@ def _print(
     console.print_facts(
         [
             ("pairs", f"{len(found.pairs)} ROI pairs, of {regions}"),
+            ("confidence", f"{sum((p.confidence or 0) > SURE for p in found.pairs)} above {SURE}"),
             ("slices", f"{encoded} encoded, {cached} from the cache, {seconds:.1f} s"),
             ("aligned", found.alignment.summary if found.choice is None else found.choice.summary),
             ("look at", f"{request.out / 'roi_pairs.png'}"),
