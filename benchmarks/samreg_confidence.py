@@ -6,8 +6,8 @@ Pairs of images whose true alignment is known: aerial pictures, upright and turn
 similarity fitted to their control points); a lung section in two stains (an affine fitted to its
 landmarks); slices of prostates, hearts, lungs and abdomens with a copy that is turned, scaled,
 shifted, of another contrast and noisy; hearts at both ends of their beat. A pair of regions is
-right if its masks overlap by half (IoU) behind the true alignment. Every second pair of images fits
-the weights; the other half is counted.
+right if its masks overlap by half (IoU) behind the true alignment. Every second scene or person
+fits the weights; the others are counted.
 """
 
 from __future__ import annotations
@@ -39,9 +39,13 @@ ALTERED = ((25.0, 1.1, 0.7), (-60.0, 0.9, 1.5))
 
 @dataclass(frozen=True)
 class Known:
-    """Two images, and their true alignment from fixed to moving points."""
+    """Two images, and their true alignment from fixed to moving points.
+
+    Pairs of one group share images, so they belong to the same half.
+    """
 
     name: str
+    group: str
     images: tuple[Image, Image]
     truth: np.ndarray
 
@@ -52,17 +56,21 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=default_folder())
     cache = parser.parse_args().cache or False
     segmenter = load("mobile_sam", WEIGHTS, "auto")
-    parts: list[list[tuple[Evidence, bool]]] = []
+    halves: tuple[list[tuple[Evidence, bool]], list[tuple[Evidence, bool]]] = ([], [])
+    groups: list[str] = []
     for pair in known():
         found = find_rois(*pair.images, segmenter, cache=cache)
-        parts.append(list(judged(found, pair.truth)))
-        right = sum(is_right for _, is_right in parts[-1])
-        print(f"{pair.name}: {right} of {len(parts[-1])} pairs right", flush=True)
-    fitted = logistic([row for part in parts[::2] for row in part])
+        groups += [pair.group] * (pair.group not in groups)
+        part = list(judged(found, pair.truth))
+        half = groups.index(pair.group) % 2
+        halves[half].extend(part)
+        right = sum(is_right for _, is_right in part)
+        print(f"{pair.name}: {right} of {len(part)} pairs right, half {half}", flush=True)
+    fitted = logistic(halves[0])
     rows = []
     for what, weights in (("present weights", PRESENT), ("fitted on the other half", fitted)):
-        kept = [row for part in parts[1::2] for row in part]
-        rows.append({"weights": list(map(float, weights)), "of": what} | counted(kept, weights))
+        row = {"weights": [round(float(w), 2) for w in weights], "of": what}
+        rows.append(row | counted(halves[1], weights))
         print(rows[-1], flush=True)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "samreg_confidence.json").write_text(json.dumps(rows, indent=2) + "\n")
@@ -76,14 +84,16 @@ def known() -> Iterator[Known]:
         kind = "affine" if "section" in name else "similarity"
         truth = fit(np.float64(here), np.float64(there), kind)
         if truth is not None:
-            yield Known(name, (as_image(fixed), as_image(moving)), truth)
+            group = name.split(" turned")[0]
+            yield Known(name, group, (as_image(fixed), as_image(moving)), truth)
     for folder in FOLDERS:
         files = [f for f in sorted((DATA / "samreg2d" / folder).glob("*.png")) if is_slice(f)]
         for number, file in enumerate(files[:2]):
             yield altered(file, *ALTERED[number % 2], seed=number)
     for case in labelled():
         if case.kind == "cardiac":
-            yield Known(case.name, case.images, np.eye(4))
+            patient = Path(case.images[0].name).name.split("_")[0]
+            yield Known(case.name, patient, case.images, np.eye(4))
 
 
 def is_slice(file: Path) -> bool:
@@ -102,7 +112,8 @@ def altered(file: Path, degrees: float, scale: float, gamma: float, seed: int) -
     noise = np.random.default_rng(seed).normal(0, 6, copy.shape[:2])[..., None]
     copy = np.clip(levels + noise * (copy > 0), 0, 255).astype(np.uint8)
     images = as_image(picture), as_image(copy)
-    return Known(f"{file.stem} altered", images, np.vstack((turn, [0, 0, 1])))
+    name = f"{file.parent.name} {file.stem}"
+    return Known(f"{name} altered", name, images, np.vstack((turn, [0, 0, 1])))
 
 
 def judged(found: RoiMatching, truth: np.ndarray) -> Iterable[tuple[Evidence, bool]]:

@@ -184,7 +184,7 @@ def test_a_pair_that_does_not_lie_on_its_partner_is_less_sure(tmp_path: Path) ->
     by_looks = RoiSettings(matching=MatchSettings(prior=0))
     found = find_rois(*pair, Flood(), by_looks, cache=False)
     sure = {boxes(p)[0][1]: p.confidence for p in found.guidance}
-    assert set(sure) == {20, 40, 70} and sure[70] < 0.5 < min(sure[20], sure[40])
+    assert set(sure) == {20, 40, 70} and sure[70] < 0.7 < min(sure[20], sure[40])
 
 
 def test_slices_of_a_volume_become_its_structures(tmp_path: Path) -> None:
