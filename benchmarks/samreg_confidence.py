@@ -60,6 +60,9 @@ def main() -> None:
     groups: list[str] = []
     for pair in known():
         found = find_rois(*pair.images, segmenter, cache=cache)
+        if not found.is_supported:
+            print(f"{pair.name}: no alignment is supported", flush=True)
+            continue
         groups += [pair.group] * (pair.group not in groups)
         part = list(judged(found, pair.truth))
         half = groups.index(pair.group) % 2
@@ -122,7 +125,7 @@ def judged(found: RoiMatching, truth: np.ndarray) -> Iterable[tuple[Evidence, bo
         evidence = [found.evidence(match) for match in chain]
         overlaps = [overlap_of(match, found.fixed, found.moving, truth) for match in chain]
         right = float(np.mean(overlaps)) >= RIGHT_IOU
-        values = np.mean([(e.overlap, e.similarity, e.support) for e in evidence], axis=0)
+        values = np.mean([(e.overlap, e.similarity) for e in evidence], axis=0)
         yield Evidence(*values.tolist()), right
 
 

@@ -199,7 +199,7 @@ def _print(
     console.print_facts(
         [
             ("pairs", f"{len(found.pairs)} ROI pairs, of {regions}"),
-            ("confidence", f"{sum((p.confidence or 0) > SURE for p in found.pairs)} above {SURE}"),
+            ("confidence", _confidence(found)),
             ("slices", f"{encoded} encoded, {cached} from the cache, {seconds:.1f} s"),
             ("aligned", found.alignment.summary if found.choice is None else found.choice.summary),
             ("look at", f"{request.out / 'roi_pairs.png'}"),
@@ -209,3 +209,11 @@ def _print(
         raise NoRoiPairsError(found.reason_for_none)
     if summary is not None:
         exit_by_verdict(summary.registration.status)
+
+
+def _confidence(found: RoiMatching) -> str:
+    """How many pairs are sure."""
+    known = [pair.confidence for pair in found.pairs if pair.confidence is not None]
+    if found.pairs and not known:
+        return "not known: no alignment is supported"
+    return f"{sum(value > SURE for value in known)} pairs above {SURE}"

@@ -1,9 +1,9 @@
 """How sure it is that two matched regions show the same structure.
 
 A pair is right if its masks overlap by half (intersection over union) behind the true alignment.
-How often that holds was measured on pairs whose true alignment is known, from three things: the
-overlap behind the alignment that was found, the similarity of the regions, and how many patches
-support the alignment.
+How often that holds was measured on pairs whose true alignment is known, from the overlap behind
+the alignment that was found and the similarity of the regions. Without a supported alignment
+nothing is known.
 
 Source: ``benchmarks/samreg_confidence.py``, which fits the weights on one half of the pairs of
 images and counts on the other.
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 RIGHT_IOU = 0.5
 """Overlap behind the true alignment that makes a pair right."""
 
-WEIGHTS = (-3.0, 8.0, 2.0, 1.0)
-"""Of the constant, the overlap, the similarity and the support, in a logistic regression."""
+WEIGHTS = (-2.14, 7.95, 1.05)
+"""Of the constant, the overlap and the similarity, in a logistic regression."""
 
 USUAL_SIMILARITY, SIMILARITY_STEP = 0.95, 0.05
 """Similarities of matched regions lie between 0.8 and 1."""
@@ -32,25 +32,23 @@ class Evidence:
     Args:
         overlap: intersection over union behind the alignment that was found, 0 to 1.
         similarity: cosine of their prototypes.
-        support: share of the patches that agree with the alignment; 0 if it has no support.
     """
 
     overlap: float
     similarity: float
-    support: float
 
     @property
-    def values(self) -> tuple[float, float, float, float]:
+    def values(self) -> tuple[float, float, float]:
         """What the weights are multiplied with."""
         similarity = (self.similarity - USUAL_SIMILARITY) / SIMILARITY_STEP
-        return 1.0, self.overlap, similarity, self.support
+        return 1.0, self.overlap, similarity
 
     @property
     def confidence(self) -> float:
         """Probability that the pair is right.
 
         Example:
-            >>> Evidence(0.9, 0.99, 0.6).confidence > 0.9 > Evidence(0.1, 0.85, 0.0).confidence
+            >>> Evidence(0.9, 0.99).confidence > 0.9 > 0.5 > Evidence(0.1, 0.85).confidence
             True
         """
         score = sum(w * v for w, v in zip(WEIGHTS, self.values, strict=True))

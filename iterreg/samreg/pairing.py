@@ -76,9 +76,8 @@ class RoiMatching:
 
     def evidence(self, match: Match) -> Evidence:
         """What is known of two matched regions, for the confidence that they show the same."""
-        support = self.choice.best.support.share if self.choice and self.choice.best else 0.0
         overlap = overlap_of(match, self.fixed, self.moving, self.alignment.affine_lps)
-        return Evidence(overlap, match.similarity, support)
+        return Evidence(overlap, match.similarity)
 
     @property
     def is_usable(self) -> bool:
@@ -200,6 +199,8 @@ def match_candidates(
         choice=choice,
         prompts=len(places),
     )
+    if not matching.is_supported:
+        return matching
     return replace(matching, pairs=tuple(_with_confidence(matching)))
 
 
