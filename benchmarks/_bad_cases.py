@@ -256,7 +256,6 @@ ENVIRONMENTS: tuple[dict[str, str | None], ...] = (
     *({"OMP_NUM_THREADS": value} for value in ("0", "x", "-5")),
     *({"HOME": value} for value in (None, "/nonexistent", "/dev/null", "")),
     *({"TMPDIR": "/nonexistent"}, {"PATH": None}, {"LC_ALL": "C"}, {"TERM": "dumb"}),
-    *({"NUMBA_THREADING_LAYER": value} for value in ("workqueue", "nonsense")),
     *({"ITERREG_CACHE": value} for value in ("/dev/null", "/proc/x", "\x1b[2J")),
 )
 REDIRECTS = (">&-", "2>&-", ">&- 2>&-", "<&-", ">/dev/full", "2>/dev/full", "| true")

@@ -169,7 +169,7 @@ def counted(self, *words):
 _cache.KernelCache.load_overload = counted
 from iterreg.kernels.cpu.features import exponentiate
 values = np.linspace(0, 3, 4096, dtype=np.float32).reshape(4, 8, 8, 16)
-exponentiate(values, np.float32(0.1), np.float32(2))
+exponentiate(4 * 8, values, np.float32(0.1), np.float32(2))
 print(*found, hashlib.sha256(values).hexdigest())
 """
 

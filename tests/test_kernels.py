@@ -582,6 +582,29 @@ def test_nearest_along(backend, reach, axis):
     agree(backend.kernels.nearest_along(flat, shapes, axis, costs), torch.cat(exact))
 
 
+@pytest.mark.parametrize("parts", [1, 2, 4])
+@pytest.mark.parametrize("shape", [(6, 7, 8), (1, 9, 8), (5, 1, 7)])
+def test_mark_reached(backend, shape, parts):
+    random = torch.Generator().manual_seed(parts)
+    region = torch.randint(0, 3, shape, generator=random).repeat_interleave(2, -1)
+    places = torch.meshgrid(*[torch.arange(float(n)) for n in region.shape], indexing="ij")
+    mapped = 1.3 * torch.stack(places) + 0.4 * torch.rand(3, *region.shape, generator=random)
+    mapped[:, 0, 0, 3] = torch.nan
+    mapped[1, 0, 0, 5] = torch.inf
+    inner = torch.randint(0, 3, [n + 1 for n in region.shape], generator=random)
+    goal = torch.nn.functional.pad(inner, (1, 1) * 3)
+    sources = region.flatten().nonzero().squeeze(1)
+    marks = []
+    for module in (backend.kernels, reference):
+        where = torch.device("cpu") if module is reference else backend.device
+        moved = [t.to(where) for t in (region, mapped, goal, sources)]
+        reached = torch.zeros_like(moved[2], dtype=torch.bool)
+        module.mark_reached(*moved, parts, reached)
+        marks.append(reached.cpu())
+    assert marks[0].any()
+    assert torch.equal(*marks)
+
+
 def test_outside_equations_are_the_derivative(backend):
     outside = torch.tensor([[0.0, 2.0], [-1.0, 0.0], [0.0, 3.0]], device=backend.device)
     from_mm = torch.randn(3, 3, generator=torch.Generator().manual_seed(8)).to(backend.device)

@@ -13,7 +13,6 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import cache, wraps
 from types import ModuleType
 from typing import ParamSpec, TypeVar
@@ -24,6 +23,7 @@ from iterreg.errors import DeviceError
 from iterreg.kernels import reference
 from iterreg.kernels._fork import use_threads
 from iterreg.kernels.lattice import Lattice
+from iterreg.kernels.reach import padded_index
 from iterreg.kernels.samples import SampleGroup, Samples
 from iterreg.kernels.types import (
     PAIRS,
@@ -45,6 +45,7 @@ __all__ = [
     "SampleGroup",
     "Samples",
     "Workspace",
+    "padded_index",
     "set_threads",
 ]
 
@@ -101,9 +102,8 @@ def _dispatched(kernel: Callable[P, R]) -> Callable[P, R]:
         if backend is reference:
             return kernel(*args, **kwargs)
         use_threads()
-        with getattr(backend, "launching", nullcontext)():
-            answer: R = getattr(backend, kernel.__name__)(*args, **kwargs)
-            return answer
+        answer: R = getattr(backend, kernel.__name__)(*args, **kwargs)
+        return answer
 
     return call
 
@@ -119,6 +119,7 @@ edge_degree = _dispatched(reference.edge_degree)
 folding_voxels = _dispatched(reference.folding_voxels)
 folds_among = _dispatched(reference.folds_among)
 laplacian = _dispatched(reference.laplacian)
+mark_reached = _dispatched(reference.mark_reached)
 nearest_along = _dispatched(reference.nearest_along)
 normal_equations = _dispatched(reference.normal_equations)
 outside_equations = _dispatched(reference.outside_equations)
@@ -143,6 +144,5 @@ def set_threads(threads: int) -> None:
     use_threads()
     backend = _backend(torch.device("cpu"))
     if backend is not reference:
-        # On its first use numba sets OpenMP's number of threads, so torch has the last word.
-        backend.set_numba_threads(threads)
+        backend.set_threads(threads)
     torch.set_num_threads(threads)

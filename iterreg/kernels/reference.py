@@ -20,6 +20,7 @@ from iterreg.kernels.blocks import (
     preconditioner_diagonal,
 )
 from iterreg.kernels.lattice import folds_among, surroundings, unfold
+from iterreg.kernels.reach import mark_reached
 from iterreg.kernels.samples import SampleGroup, Samples
 from iterreg.kernels.types import (
     PAIRS,
@@ -51,6 +52,7 @@ __all__ = [
     "folding_voxels",
     "folds_among",
     "laplacian",
+    "mark_reached",
     "nearest_along",
     "normal_equations",
     "outside_equations",

@@ -7,12 +7,12 @@ reached if its centre lies in the bounding box of a mapped part.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
+from iterreg.kernels import mark_reached, padded_index
 from iterreg.labels import compact_labels, label_counts
 from iterreg.metrics._shared import ratio, require_shape
 from iterreg.neighbourhood import dilate
@@ -20,12 +20,6 @@ from iterreg.neighbourhood import dilate
 PARTS_PER_AXIS = (2, 4)
 """Parts of a fixed voxel along each axis: first for all voxels, then for those that map next to
 moving voxels not reached so far."""
-
-SEAM_VOX = 1e-3
-"""Overlap of neighbouring parts, in moving voxels, so that rounding opens no seam between them."""
-
-CHUNK_VOXELS = 1 << 15
-"""Fixed voxels mapped at once, few enough for temporaries to stay in the cache."""
 
 
 def coverage(
@@ -64,69 +58,23 @@ def coverage(
     require_shape("coverage", "mapped_index", mapped_index[0], fixed_labels.shape)
     found = [v for v in label_counts(moving_labels) if v != 0]
     wanted = sorted(set(found if values is None else values))
-    # A border of background stands for everything outside the moving image.
-    goal = torch.nn.functional.pad(
-        compact_labels(moving_labels, wanted), (1, 1) * moving_labels.ndim
+    # Every array has rank 3. A border of background stands for everything outside the moving image.
+    more = 3 - fixed_labels.ndim
+    moving, region = (
+        compact_labels(data, wanted)[(None,) * more] for data in (moving_labels, fixed_labels)
     )
-    region = compact_labels(fixed_labels, wanted)
+    goal = torch.nn.functional.pad(moving, (1, 1) * 3)
+    along_more = mapped_index.new_zeros(more, *fixed_labels.shape)
+    mapped = torch.cat((along_more, mapped_index)).view(3, *region.shape)
     reached = torch.zeros_like(goal, dtype=torch.bool)
     sources = region.flatten().nonzero().squeeze(1)
     for attempt, parts in enumerate(PARTS_PER_AXIS):
         if attempt > 0:
-            sources = _near_unreached(goal, reached, mapped_index, sources)
-        for chunk in torch.split(sources, CHUNK_VOXELS):
-            _mark_reached(goal, reached, region, mapped_index, chunk, parts)
+            sources = _near_unreached(goal, reached, mapped, sources)
+        mark_reached(region, mapped, goal, sources, parts, reached)
     size = torch.bincount(goal.flatten(), minlength=len(wanted) + 1).tolist()
     hit = torch.bincount(goal[reached], minlength=len(wanted) + 1).tolist()
     return {value: ratio(hit[k], size[k]) for k, value in enumerate(wanted, start=1)}
-
-
-def _mark_reached(
-    goal: Tensor, reached: Tensor, region: Tensor, mapped: Tensor, chunk: Tensor, parts: int
-) -> None:
-    """Mark the moving voxels that some fixed voxels (flat indices) reach."""
-    rank = mapped.shape[0]
-    flat = mapped.reshape(rank, -1)
-    own = region.flatten()[chunk]
-    steps = [_steps(region, flat, chunk, own, axis) for axis in range(rank)]
-    offsets = [(2 * k + 1 - parts) / (2 * parts) for k in range(parts)]
-    positions = [flat[:, chunk]]
-    for axis, (forward, backward) in enumerate(steps):
-        used = offsets if region.shape[axis] > 1 else [0.0]
-        shifts = [(forward if o > 0 else backward) * o for o in used]
-        positions = [position + shift for position in positions for shift in shifts]
-    # Along an axis of length 1 a voxel's extent is unknown: it reaches the nearest moving voxel.
-    least = [[0.5 if n == 1 else SEAM_VOX] for n in region.shape]
-    reach = torch.tensor(least, dtype=flat.dtype, device=flat.device)
-    for forward, backward in steps:
-        reach = reach + torch.maximum(forward.abs(), backward.abs()) / (2 * parts)
-    goal_flat, reached_flat = goal.view(-1), reached.view(-1)
-    for position in positions:
-        target = _padded_index(goal, position)
-        hit = (goal_flat[target] == own) & ((position - position.round()).abs() <= reach).all(0)
-        reached_flat[target[hit]] = True
-
-
-def _steps(
-    region: Tensor, flat: Tensor, chunk: Tensor, own: Tensor, axis: int
-) -> tuple[Tensor, Tensor]:
-    """The map's forward and backward differences, each (rank, n), within the voxel's own region."""
-    size = region.shape[axis]
-    stride = math.prod(region.shape[axis + 1 :])
-    index = chunk.div(stride, rounding_mode="floor").remainder(size)
-    region_flat = region.flatten()
-    here = flat[:, chunk]
-    ahead = torch.where(index < size - 1, chunk + stride, chunk)
-    behind = torch.where(index > 0, chunk - stride, chunk)
-    has_ahead = (ahead != chunk) & (region_flat[ahead] == own)
-    has_behind = (behind != chunk) & (region_flat[behind] == own)
-    forward, backward = flat[:, ahead] - here, here - flat[:, behind]
-    # A voxel without such a neighbour borrows the step to any neighbour, but not a jump with it.
-    lone = ~has_ahead & ~has_behind
-    forward, backward = (torch.where(lone, s.clamp(-2, 2), s) for s in (forward, backward))
-    use_ahead = has_ahead | (lone & (ahead != chunk))
-    use_behind = has_behind | (lone & (behind != chunk))
-    return (torch.where(use_ahead, forward, backward), torch.where(use_behind, backward, forward))
 
 
 def _near_unreached(goal: Tensor, reached: Tensor, mapped: Tensor, sources: Tensor) -> Tensor:
@@ -135,15 +83,4 @@ def _near_unreached(goal: Tensor, reached: Tensor, mapped: Tensor, sources: Tens
     Stretched twofold, a fixed voxel reaches sqrt(3) from its centre: two voxels, once rounded.
     """
     near = dilate((goal > 0) & ~reached, 2).view(-1)
-    flat = mapped.reshape(goal.ndim, -1)
-    chunks = torch.split(sources, CHUNK_VOXELS)
-    return torch.cat([chunk[near[_padded_index(goal, flat[:, chunk])]] for chunk in chunks])
-
-
-def _padded_index(goal: Tensor, position: Tensor) -> Tensor:
-    """Flat index, in an array with a border of one voxel, of positions in the array without it."""
-    index = torch.zeros(position.shape[1], dtype=torch.int64, device=position.device)
-    for axis, size in enumerate(goal.shape):
-        nearest = torch.nan_to_num(position[axis], nan=-1.0).round_().clamp_(-1, size - 2)
-        index.mul_(size).add_(nearest.to(torch.int64) + 1)
-    return index
+    return sources[near[padded_index(goal, mapped.view(3, -1)[:, sources].nan_to_num())]]

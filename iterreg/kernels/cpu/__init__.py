@@ -1,26 +1,23 @@
 """The kernels on the CPU: loops that numba compiles, and plain torch if there is no loop.
 
 Names and signatures are those of :mod:`iterreg.kernels.reference`, which defines them. The loops
-stand in three modules by what they do: linear algebra, sampling, and features. A compiled loop
-takes C-contiguous NumPy views of torch tensors one by one, because numba compiles for arrays and
-not for dataclasses; this module unpacks them.
+stand in modules by what they do. A compiled loop takes C-contiguous NumPy views of torch tensors
+one by one, because numba compiles for arrays and not for dataclasses; this module unpacks them.
 """
 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from iterreg.kernels.blocks import correct_at_interfaces, preconditioner_diagonal
-from iterreg.kernels.cpu import features, linear_algebra, sampling
+from iterreg.kernels.cpu import features, linear_algebra, reach, sampling, upsampling
+from iterreg.kernels.cpu._threads import set_threads as set_threads
+from iterreg.kernels.reach import numbers
 from iterreg.kernels.reference import (
     apply_blocks,
     edge_degree,
@@ -49,6 +46,7 @@ __all__ = [
     "folding_voxels",
     "folds_among",
     "laplacian",
+    "mark_reached",
     "nearest_along",
     "normal_equations",
     "outside_equations",
@@ -62,28 +60,6 @@ __all__ = [
     "unfold",
     "upsample",
 ]
-
-
-_one_at_a_time = threading.RLock()
-
-
-def launching() -> AbstractContextManager[Any]:
-    """A context in which loops may be launched.
-
-    numba has three ways to run threads. One of them, ``workqueue``, ends the process if two
-    threads launch loops at once, so they take turns. Which one it is, is known after the first
-    launch.
-    """
-    try:
-        takes_turns = numba.threading_layer() == "workqueue"  # type: ignore[attr-defined]
-    except ValueError:
-        takes_turns = True
-    return _one_at_a_time if takes_turns else nullcontext()
-
-
-def set_numba_threads(threads: int) -> None:
-    """Let the compiled loops use this many threads, or as many as there are."""
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
 
 
 def squared_difference(
@@ -101,6 +77,7 @@ def _squared_difference(
     what = (samples.fixed, samples.moving, samples.voxels, samples.weights, u_mm)
     where = (mapping.linear, mapping.shift, mapping.from_mm)
     sampling.squared_difference(
+        len(energy),
         *[t.numpy() for t in (*what, *where)],
         _float32(samples.outside_weight),
         *[t.numpy() for t in (into.gradient, into.curvature, energy)],
@@ -119,7 +96,7 @@ def squared_differences(
 def add_laplacian(v: Tensor, edges: Tensor, into: Tensor) -> Tensor:
     """See :func:`iterreg.kernels.reference.add_laplacian`."""
     row_dot = _one_per_row(v)
-    linear_algebra.add_laplacian(*[t.numpy() for t in (v, edges, into, row_dot)])
+    linear_algebra.add_laplacian(len(row_dot), *[t.numpy() for t in (v, edges, into, row_dot)])
     return row_dot.sum()
 
 
@@ -130,9 +107,10 @@ def add_normal_jump(v: Tensor, jump: NormalJump, into: Tensor) -> Tensor:
     for faces in zip(jump.low, jump.high, jump.across, strict=True):
         low, high, across = (t.numpy() for t in faces)
         normal = torch.empty(len(low))
-        linear_algebra.normal_jump(flat, low, high, across, normal.numpy())
-        linear_algebra.add_normal_force(out, low, across, normal.numpy(), _float32(-1))
-        linear_algebra.add_normal_force(out, high, across, normal.numpy(), _float32(1))
+        force = normal.numpy()
+        linear_algebra.normal_jump(len(low), flat, low, high, across, force)
+        linear_algebra.add_normal_force(len(low), out, low, across, force, _float32(-1))
+        linear_algebra.add_normal_force(len(low), out, high, across, force, _float32(1))
         total += torch.dot(normal, normal)
     return total
 
@@ -151,31 +129,32 @@ def conjugate_gradient(
         for name in ("step", "product", "preconditioned", "direction")
     )
     row_dot = _one_per_row(residual)
+    rows = len(row_dot)
     diagonal = preconditioner_diagonal(system, damping)
-    linear_algebra.invert_blocks(curvature.numpy(), diagonal.numpy(), blocks.numpy())
+    linear_algebra.invert_blocks(rows, curvature.numpy(), diagonal.numpy(), blocks.numpy())
     correct_at_interfaces(system, diagonal, blocks)
-    views = [t.numpy() for t in (step, residual, direction, product, blocks)]
+    along, rest = [t.numpy() for t in (step, direction, preconditioned)], preconditioned.numpy()
+    remaining = [t.numpy() for t in (residual, product, blocks)]
     operator = [t.numpy() for t in (direction, edges, curvature)]
 
     def update(alpha: float) -> float:
         linear_algebra.cg_update(
-            *views, active_rows, _float32(alpha), preconditioned.numpy(), row_dot.numpy()
+            rows, *remaining, active_rows, _float32(alpha), rest, row_dot.numpy()
         )
         return float(row_dot.sum())
 
-    old = update(0.0)
-    beta = 0.0
-    for _ in range(steps):
-        linear_algebra.cg_direction(
-            direction.numpy(), preconditioned.numpy(), active_rows, _float32(beta)
-        )
-        linear_algebra.edge_product(*operator, active_rows, product.numpy(), row_dot.numpy())
-        along = float(row_dot.sum())
+    alpha, beta, old = 0.0, 0.0, update(0.0)
+    for number in range(steps):
+        linear_algebra.cg_direction(rows, *along, active_rows, _float32(alpha), _float32(beta))
+        linear_algebra.edge_product(rows, *operator, active_rows, product.numpy(), row_dot.numpy())
+        length = float(row_dot.sum())
         if system.normal_jump is not None:
-            along += float(add_normal_jump(direction, system.normal_jump, product))
-        new = update(old / max(along, 1e-30))
-        beta, old = new / max(old, 1e-30), new
-    return step
+            length += float(add_normal_jump(direction, system.normal_jump, product))
+        alpha = old / max(length, 1e-30)
+        if number < steps - 1:
+            new = update(alpha)
+            beta, old = new / max(old, 1e-30), new
+    return step.add_(direction, alpha=alpha)
 
 
 def upsample(
@@ -189,7 +168,7 @@ def upsample(
     """See :func:`iterreg.kernels.reference.upsample`."""
     out = coarse.new_empty(coarse.shape[0], *fine_labels.shape)
     arrays = (coarse, coarse_labels, fine_labels, scale, shift, affinity, out)
-    sampling.upsample(*[t.contiguous().numpy() for t in arrays])
+    upsampling.upsample(math.prod(fine_labels.shape[:2]), *[t.contiguous().numpy() for t in arrays])
     return out
 
 
@@ -198,7 +177,9 @@ def cost_volume(
 ) -> Tensor:
     """See :func:`iterreg.kernels.reference.cost_volume`."""
     out = fixed.new_empty(len(nodes), len(offsets))
-    features.cost_volume(*[t.numpy() for t in (fixed, moving, nodes, centre, offsets, out)])
+    features.cost_volume(
+        len(nodes), *[t.numpy() for t in (fixed, moving, nodes, centre, offsets, out)]
+    )
     return out
 
 
@@ -206,7 +187,7 @@ def cheapest(cost: Tensor, offsets_mm: Tensor, at_mm: Tensor, coupling: float) -
     """See :func:`iterreg.kernels.reference.cheapest`."""
     out = torch.empty(len(cost), dtype=torch.int64)
     arrays = [t.numpy() for t in (cost, offsets_mm, at_mm)]
-    features.cheapest(*arrays, _float32(coupling), out.numpy())
+    features.cheapest(len(cost), *arrays, _float32(coupling), out.numpy())
     return out
 
 
@@ -214,8 +195,8 @@ def block_majority(labels: Tensor, axes: Sequence[tuple[Tensor, Tensor]]) -> Ten
     """See :func:`iterreg.kernels.reference.block_majority`."""
     out = torch.empty([len(first) for first, _ in axes], dtype=torch.int32)
     tables = [t.numpy() for axis in axes for t in axis]
-    count = int(labels.max()) + 1
-    features.block_majority(labels.contiguous().numpy(), count, *tables, out.numpy())
+    count, rows = int(labels.max()) + 1, math.prod(out.shape[:2])
+    features.block_majority(rows, labels.contiguous().numpy(), count, *tables, out.numpy())
     return out
 
 
@@ -228,8 +209,16 @@ def region_slope(
     shares = torch.exp(-squared / (2 * sigma**2))
     out = torch.empty(3, len(voxels))
     arrays = (labels.contiguous(), voxels, shares, torch.tensor(spacing_zyx_mm), out)
-    features.region_slope(*[t.numpy() for t in arrays])
+    features.region_slope(len(voxels), *[t.numpy() for t in arrays])
     return out
+
+
+def mark_reached(
+    region: Tensor, mapped: Tensor, goal: Tensor, sources: Tensor, parts: int, reached: Tensor
+) -> None:
+    """See :func:`iterreg.kernels.reference.mark_reached`."""
+    arrays = (region.int(), numbers(mapped).contiguous(), goal.int(), sources)
+    reach.mark_reached(len(sources), *[t.numpy() for t in arrays], parts, reached.numpy())
 
 
 def nearest_along(
@@ -240,7 +229,9 @@ def nearest_along(
     for shape in shapes:
         part = slice(first, first + math.prod(shape))
         boxes = [t[part].view(shape).numpy() for t in (squared, out)]
-        features.nearest_along(boxes[0], axis, costs[: shape[axis]].numpy(), boxes[1])
+        features.nearest_along(
+            math.prod(shape[:2]), boxes[0], axis, costs[: shape[axis]].numpy(), boxes[1]
+        )
         first = part.stop
     return out
 
@@ -252,9 +243,11 @@ def self_similarity(
     out = volume.new_empty(*volume.shape, len(first))
     row_sum = torch.empty(volume.shape[0] * volume.shape[1], dtype=torch.float64)
     arrays = (volume, first, second, radius, out, row_sum)
-    features.patch_distances(*[t.numpy() for t in arrays])
+    features.patch_distances(len(volume), *[t.numpy() for t in arrays])
     typical = max(float(row_sum.sum()) / volume.numel(), 1e-12)
-    features.exponentiate(out.numpy(), _float32(typical * clamp[0]), _float32(typical * clamp[1]))
+    features.exponentiate(
+        len(row_sum), out.numpy(), _float32(typical * clamp[0]), _float32(typical * clamp[1])
+    )
     return out
 
 

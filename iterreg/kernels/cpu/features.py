@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from iterreg.geometry import TOUCHING
@@ -11,11 +10,18 @@ from iterreg.kernels.cpu._compile import Array, Indices, Rows, Sums, compiled, i
 
 @compiled
 def cost_volume(
-    fixed: Array, moving: Array, nodes: Array, centre: Array, offsets: Array, out: Array
+    begin: int,
+    end: int,
+    fixed: Array,
+    moving: Array,
+    nodes: Array,
+    centre: Array,
+    offsets: Array,
+    out: Array,
 ) -> None:
     """See :func:`iterreg.kernels.reference.cost_volume`: the same, node by node."""
     nz, ny, nx, channels = moving.shape
-    for n in numba.prange(nodes.shape[0]):
+    for n in range(begin, end):
         here = fixed[nodes[n, 0], nodes[n, 1], nodes[n, 2]]
         for k in range(offsets.shape[0]):
             z = min(max(centre[n, 0] + offsets[k, 0], 0), nz - 1)
@@ -30,9 +36,11 @@ def cost_volume(
 
 
 @compiled
-def cheapest(cost: Array, offsets_mm: Array, at_mm: Array, coupling: float, out: Array) -> None:
+def cheapest(
+    begin: int, end: int, cost: Array, offsets_mm: Array, at_mm: Array, coupling: float, out: Array
+) -> None:
     """See :func:`iterreg.kernels.reference.cheapest`: the same, node by node."""
-    for n in numba.prange(cost.shape[0]):
+    for n in range(begin, end):
         best = np.float32(np.inf)
         chosen = 0
         for k in range(cost.shape[1]):
@@ -84,7 +92,14 @@ def _subtract_least(distances: Array) -> float:
 
 @compiled
 def patch_distances(
-    volume: Array, first: Array, second: Array, radius: Array, out: Array, row_sum: Sums
+    begin: int,
+    end: int,
+    volume: Array,
+    first: Array,
+    second: Array,
+    radius: Array,
+    out: Array,
+    row_sum: Sums,
 ) -> None:
     """Squared patch differences of pairs of shifted copies, less the least; channels last.
 
@@ -94,7 +109,7 @@ def patch_distances(
     nz, ny, nx = volume.shape
     pairs = first.shape[0]
     rz, ry, rx = radius[0], radius[1], radius[2]
-    for z in numba.prange(nz):
+    for z in range(begin, end):
         plane = np.empty((ny, nx), np.float32)
         line = np.empty(nx + 2 * rx, np.float32)
         patch = np.empty(nx, np.float32)
@@ -148,10 +163,12 @@ def _exp(value: np.float32) -> np.float32:
 
 
 @compiled
-def nearest_along(squared: Array, axis: int, costs: Array, out: Array) -> None:
+def nearest_along(
+    begin: int, end: int, squared: Array, axis: int, costs: Array, out: Array
+) -> None:
     """See :func:`iterreg.kernels.reference.nearest_along`: the same, row by row."""
     nz, ny, nx = squared.shape
-    for row in numba.prange(nz * ny):
+    for row in range(begin, end):
         z = row // ny
         y = row % ny
         least, here = out[z, y], squared[z, y]
@@ -177,10 +194,10 @@ def nearest_along(squared: Array, axis: int, costs: Array, out: Array) -> None:
 
 
 @compiled
-def exponentiate(distances: Array, low: float, high: float) -> None:
+def exponentiate(begin: int, end: int, distances: Array, low: float, high: float) -> None:
     """Set D to ``exp(-D / V)``, V being the mean channel clamped to (low, high)."""
-    nz, ny, nx, pairs = distances.shape
-    for row in numba.prange(nz * ny):
+    ny, nx, pairs = distances.shape[1:]
+    for row in range(begin, end):
         z = row // ny
         y = row % ny
         for x in range(nx):
@@ -195,6 +212,8 @@ def exponentiate(distances: Array, low: float, high: float) -> None:
 
 @compiled
 def block_majority(
+    begin: int,
+    end: int,
     labels: Rows,
     count: int,
     first_z: Rows,
@@ -206,8 +225,8 @@ def block_majority(
     out: Rows,
 ) -> None:
     """See :func:`iterreg.kernels.reference.block_majority`: a histogram a block."""
-    nz, ny, nx = out.shape
-    for row in numba.prange(nz * ny):
+    ny, nx = out.shape[1:]
+    for row in range(begin, end):
         z = row // ny
         y = row % ny
         filled = np.zeros(count, np.float32)
@@ -242,13 +261,15 @@ def block_majority(
 
 
 @compiled
-def region_slope(labels: Rows, voxels: Indices, shares: Array, spacing: Array, out: Array) -> None:
+def region_slope(
+    begin: int, end: int, labels: Rows, voxels: Indices, shares: Array, spacing: Array, out: Array
+) -> None:
     """See :func:`iterreg.kernels.reference.region_slope`; ``shares`` is the Gaussian, a cube."""
     nz, ny, nx = labels.shape
     reach = shares.shape[0] // 2
     rz, ry, rx = min(reach, nz - 1), min(reach, ny - 1), min(reach, nx - 1)
     rz, ry, rx = reach if rz else 0, reach if ry else 0, reach if rx else 0
-    for e in numba.prange(len(voxels)):
+    for e in range(begin, end):
         z = voxels[e] // (ny * nx)
         y = voxels[e] // nx % ny
         x = voxels[e] % nx

@@ -1,12 +1,11 @@
 """Compiled loops of the linear algebra: Laplacian, normal jumps, conjugate gradients.
 
-Every loop runs over rows in parallel. A row writes its own place in a list of partial sums, so the
-result does not depend on the order in which threads finish.
+Threads share the rows of every loop. A row writes its own place in a list of partial sums, so the
+result depends neither on the number of threads nor on the order in which they finish.
 """
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from iterreg.kernels.cpu._compile import Array, Indices, Rows, Sums, compiled, inlined
@@ -51,11 +50,18 @@ def _row_laplacian(
 
 @compiled
 def edge_product(
-    v: Array, edges: Array, curvature: Array, active_rows: Rows, out: Array, row_dot: Sums
+    begin: int,
+    end: int,
+    v: Array,
+    edges: Array,
+    curvature: Array,
+    active_rows: Rows,
+    out: Array,
+    row_dot: Sums,
 ) -> None:
     """Set ``out = curvature v + L v``, and each row's part of ``v . out``."""
-    nz, ny = v.shape[1], v.shape[2]
-    for row in numba.prange(nz * ny):
+    ny = v.shape[2]
+    for row in range(begin, end):
         z = row // ny
         y = row % ny
         first, last = active_rows[row, 0], active_rows[row, 1]
@@ -79,10 +85,10 @@ def edge_product(
 
 
 @compiled
-def add_laplacian(v: Array, edges: Array, out: Array, row_dot: Sums) -> None:
+def add_laplacian(begin: int, end: int, v: Array, edges: Array, out: Array, row_dot: Sums) -> None:
     """Add ``L v`` to ``out``, and set each row's part of ``v . L v``."""
-    nz, ny, nx = v.shape[1], v.shape[2], v.shape[3]
-    for row in numba.prange(nz * ny):
+    ny, nx = v.shape[2], v.shape[3]
+    for row in range(begin, end):
         z = row // ny
         y = row % ny
         total = np.empty(nx, np.float32)
@@ -97,9 +103,11 @@ def add_laplacian(v: Array, edges: Array, out: Array, row_dot: Sums) -> None:
 
 
 @compiled
-def normal_jump(v: Array, low: Indices, high: Indices, across: Array, jump: Array) -> None:
+def normal_jump(
+    begin: int, end: int, v: Array, low: Indices, high: Indices, across: Array, jump: Array
+) -> None:
     """Set ``jump = across . (v_high - v_low)``, face by face; ``v`` is (3, voxels)."""
-    for e in numba.prange(len(jump)):
+    for e in range(begin, end):
         a, b = low[e], high[e]
         jump[e] = (
             across[0, e] * (v[0, b] - v[0, a])
@@ -109,19 +117,21 @@ def normal_jump(v: Array, low: Indices, high: Indices, across: Array, jump: Arra
 
 
 @compiled
-def add_normal_force(out: Array, voxels: Indices, across: Array, jump: Array, sign: float) -> None:
+def add_normal_force(
+    begin: int, end: int, out: Array, voxels: Indices, across: Array, jump: Array, sign: float
+) -> None:
     """Add ``sign across jump`` to each face's voxel; no voxel is listed twice."""
-    for e in numba.prange(len(jump)):
+    for e in range(begin, end):
         force = sign * jump[e]
         for c in range(3):
             out[c, voxels[e]] += across[c, e] * force
 
 
 @compiled
-def invert_blocks(curvature: Array, diagonal: Array, out: Array) -> None:
+def invert_blocks(begin: int, end: int, curvature: Array, diagonal: Array, out: Array) -> None:
     """Set ``out = (curvature + diagonal I)^-1`` per voxel, symmetric 3 x 3 in six entries."""
-    nz, ny, nx = diagonal.shape
-    for row in numba.prange(nz * ny):
+    ny, nx = diagonal.shape[1:]
+    for row in range(begin, end):
         z = row // ny
         y = row % ny
         for x in range(nx):
@@ -144,9 +154,9 @@ def invert_blocks(curvature: Array, diagonal: Array, out: Array) -> None:
 
 @compiled
 def cg_update(
-    step: Array,
+    begin: int,
+    end: int,
     residual: Array,
-    direction: Array,
     product: Array,
     blocks: Array,
     active_rows: Rows,
@@ -154,17 +164,15 @@ def cg_update(
     preconditioned: Array,
     row_dot: Sums,
 ) -> None:
-    """Update step, residual and preconditioned residual; set each row's part of their product."""
-    nz, ny = step.shape[1], step.shape[2]
-    for row in numba.prange(nz * ny):
+    """Update residual and preconditioned residual; set each row's part of their product."""
+    ny = residual.shape[2]
+    for row in range(begin, end):
         z = row // ny
         y = row % ny
         first, last = active_rows[row, 0], active_rows[row, 1]
         for c in range(3):
-            moved, rest = step[c, z, y, first:last], residual[c, z, y, first:last]
-            along, change = direction[c, z, y, first:last], product[c, z, y, first:last]
-            for x in range(len(moved)):
-                moved[x] += alpha * along[x]
+            rest, change = residual[c, z, y, first:last], product[c, z, y, first:last]
+            for x in range(len(rest)):
                 rest[x] -= alpha * change[x]
         rz, ry = residual[0, z, y, first:last], residual[1, z, y, first:last]
         rx = residual[2, z, y, first:last]
@@ -185,14 +193,25 @@ def cg_update(
 
 
 @compiled
-def cg_direction(direction: Array, preconditioned: Array, active_rows: Rows, beta: float) -> None:
-    """Set ``direction = preconditioned + beta direction``."""
-    nz, ny = direction.shape[1], direction.shape[2]
-    for row in numba.prange(nz * ny):
+def cg_direction(
+    begin: int,
+    end: int,
+    step: Array,
+    direction: Array,
+    preconditioned: Array,
+    active_rows: Rows,
+    alpha: float,
+    beta: float,
+) -> None:
+    """Go ``alpha`` along the old direction; the new one is ``preconditioned + beta direction``."""
+    ny = direction.shape[2]
+    for row in range(begin, end):
         z = row // ny
         y = row % ny
         first, last = active_rows[row, 0], active_rows[row, 1]
         for c in range(3):
             along, change = direction[c, z, y, first:last], preconditioned[c, z, y, first:last]
+            moved = step[c, z, y, first:last]
             for x in range(len(along)):
+                moved[x] += alpha * along[x]
                 along[x] = change[x] + beta * along[x]
