@@ -479,8 +479,23 @@ def every_second(labels: iterreg.LabelMap, like: iterreg.Image) -> iterreg.Label
 
 
 def whole_chests() -> Iterator[Trial]:
-    """The 4D-CT itself."""
+    """The 4D-CT itself; and with one image in longer voxels than the other."""
     yield from chest("thorax4dct", "chest")
+    place = DATA / "thorax4dct"
+    first, second = (iterreg.read_image(place / f"{s}.nii.gz") for s in ("fixed", "moving"))
+    for name, pair in (
+        ("fixed", (longer_voxels(first), second)),
+        ("moving", (first, longer_voxels(second))),
+    ):
+        yield Trial("chest, unlike voxels", name, "thorax", *pair, landmarks=lung_points())
+
+
+def longer_voxels(image: iterreg.Image) -> iterreg.Image:
+    """The image in voxels that are about a third longer."""
+    shape = [round(n / 1.32) for n in image.grid.shape_zyx]
+    factor = tuple(n / m for n, m in zip(image.grid.shape_zyx, shape, strict=True))
+    data = torch.nn.functional.interpolate(image.data[None], shape, mode="trilinear")[0]
+    return replace(image, data=data, grid=image.grid.pooled(factor))
 
 
 def labels_of(path: Path, names: str) -> iterreg.LabelMap:

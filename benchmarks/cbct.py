@@ -11,10 +11,11 @@ a Python with itk-rtk and scipy; without it only the scans that lie in --scans a
 Every method gets the two images and no labels, in a process of its own with two threads; greedy,
 elastix, ANTs and convexAdam as ``peers.py`` runs them, with an affine start where the patient lies
 elsewhere. Figures count where every projection sees the patient, which the simulation knows:
-landmark error (automatic landmarks of the CT pair, ``landmarks.py``, moved along), Dice and HD95 of
-lung and bone (cut at the view's edge; at the voxels of the CT that the scan was made of, since a
-label map that is resampled loses what is thin), folds in the interior of the regions, share of the
-view's volume that folds (NDV), and the process's CPU seconds. ``regions`` is the Dice of iterreg's
+landmark error (automatic landmarks of the CT pair, ``landmarks.py``, moved along; ``of mean``: at
+the places where a blurred scan shows them on average over a breath), Dice and HD95 of lung and bone
+(cut at the view's edge; at the voxels of the CT that the scan was made of, since a label map that
+is resampled loses what is thin), folds in the interior of the regions, share of the view's volume
+that folds (NDV), and the process's CPU seconds. ``regions`` is the Dice of iterreg's
 own segmentation of the scan with the truth. Rows are kept in results/cbct.json.
 """
 
@@ -73,6 +74,7 @@ CASES = {
 COLUMNS = (
     ("TRE before", "tre_before_mm", "{:.2f}"),
     ("TRE", "tre_mm", "{:.3f}"),
+    ("of mean", "tre_mean_mm", "{:.3f}"),
     ("lung", "lung_dice", "{:.4f}"),
     ("HD95", "lung_hd95_mm", "{:.2f}"),
     ("bone", "bone_dice", "{:.4f}"),
@@ -186,12 +188,22 @@ def make(name: str, scan: Path, folder: Path) -> None:
     points, _ = landmarks_of(SOURCE)
     if fixed_state == "moving":
         points = np.hstack([points[:, 3:], points[:, :3]])
-    points[:, :3] = points[:, :3] @ truth[:3, :3].T + truth[:3, 3]
+    shares = {"landmarks": 0.0, "landmarks_mean": share_of(name)}
     seen = sitk.GetArrayFromImage(view) > 0
-    index = np.rint(Lattice.of(image).index(points[:, :3])).astype(int)
-    inside = ((index >= 0) & (index < seen.shape)).all(1)
-    inside[inside] = seen[tuple(index[inside].T)]
-    write_landmarks(points[inside], folder / "landmarks.csv")
+    for title, share in shares.items():
+        ends = points.copy()
+        ends[:, :3] += share * (points[:, 3:] - points[:, :3])
+        ends[:, :3] = ends[:, :3] @ truth[:3, :3].T + truth[:3, 3]
+        index = np.rint(Lattice.of(image).index(ends[:, :3])).astype(int)
+        inside = ((index >= 0) & (index < seen.shape)).all(1)
+        inside[inside] = seen[tuple(index[inside].T)]
+        write_landmarks(ends[inside], folder / f"{title}.csv")
+
+
+def share_of(name: str) -> float:
+    """The share of each breath that the scan sees in the other state."""
+    options = CASES[name]
+    return float(options[options.index("--share") + 1]) if "--share" in options else 0.0
 
 
 def judged(folder: Path, field: Path | None) -> dict[str, Any]:
@@ -204,6 +216,8 @@ def judged(folder: Path, field: Path | None) -> dict[str, Any]:
     still = np.zeros((3, *fixed.shape), np.float32)
     field_mm = still if field is None else read_field(field, image)
     figures = landmark_errors(folder / "landmarks.csv", fixed, field_mm)
+    mean = landmark_errors(folder / "landmarks_mean.csv", fixed, field_mm)
+    figures["tre_mean_mm"] = mean["tre_mm"]
     carried = sitk.GetImageFromArray(np.moveaxis(field_mm, 0, -1), isVector=True)
     carried.CopyInformation(image)
     carried = sitk.GetArrayFromImage(sitk.Resample(carried, truth, sitk.Transform()))

@@ -123,15 +123,24 @@ def shifted(volume: Tensor, offset: Sequence[int]) -> Tensor:
     return volume
 
 
-def box_sum(volume: Tensor, radius: Sequence[int]) -> Tensor:
-    """Sum over the box around each voxel, the border repeated outside.
+def weighted_sum(volume: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Weighted sum over the box around each voxel, the border repeated outside.
 
     Args:
-        volume: (Z, Y, X), or with more axes behind them.
-        radius: (z, y, x), half-width of the box in voxels.
+        volume: (Z, Y, X).
+        weights: per axis (z, y, x), of the voxels along it, the middle one being the voxel itself.
+
+    Example:
+        >>> one, three = torch.ones(1), torch.tensor([0.5, 1.0, 0.5])
+        >>> weighted_sum(torch.tensor([[[1.0, 2.0, 3.0]]]), (one, one, three))
+        tensor([[[2.5000, 4.0000, 5.5000]]])
     """
-    for axis, reach in enumerate(radius):
-        volume = _row_sum(volume, axis, reach)
+    for axis, along in enumerate(weights):
+        reach, parts = len(along) // 2, []
+        for k, weight in enumerate(along.tolist(), -reach):
+            offset = [k if a == axis else 0 for a in range(3)]
+            parts.append(weight * shifted(volume, offset))
+        volume = torch.stack(parts).sum(0)
     return volume
 
 

@@ -60,7 +60,7 @@ def programs() -> Iterator[Program]:
     block = {"B": BLOCK}
     table = {"HAS_TABLE": True, "B": BLOCK}
     pairs = {"P": 12, "PP": 16, "B": TILE // 16}
-    reach = {"RZ": 1, "RY": 1, "RX": 1}
+    widths = {"WZ": 3, "WY": 3, "WX": 3}
     yield Program(linear_algebra.add_laplacian, "fffdnnnn", block)
     yield Program(linear_algebra.add_normal_jump, "fllffdnn", block)
     yield Program(linear_algebra.invert_blocks, "ffifnnnnss", block)
@@ -75,7 +75,7 @@ def programs() -> Iterator[Program]:
     yield Program(sampling.squared_differences, "liiffflifffffdnnnn", block)
     yield Program(sampling.squared_residuals, "liifffliffflfnnnn", block)
     yield Program(fields.upsample, "fiiffffnnnnnnnn", {"C": 3, "B": BLOCK})
-    yield Program(features.patch_distances, "fllfdnnnn", pairs | reach)
+    yield Program(features.patch_distances, "fllffdnnnn", pairs | widths)
     yield Program(features.exponentiate, "ffdnss", pairs)
     yield Program(features.cost_volume, "fflllfnnnnnn", {"C": 12, "CP": 16, "B": TILE // 16})
     yield Program(features.cheapest, "ffflsn", {"B": TILE})

@@ -17,7 +17,7 @@ from iterreg.cli import iterreg as command
 from iterreg.config import Features, load_config
 from iterreg.displacement import total_displacement_mm
 from iterreg.errors import ConfigError, ExitCode, PluginError, WeightsError
-from iterreg.features import FeatureMaps, reduce_jointly
+from iterreg.features import FeatureMaps, mind_ssc, reduce_jointly
 from iterreg.features.joint import VARIANCE
 from iterreg.geometry import Grid
 from iterreg.image import Image
@@ -317,3 +317,41 @@ def test_sam_beside_mind_from_the_command_line(tmp_path: Path, monkeypatch: Any)
     assert run.exit_code in (ExitCode.OK, ExitCode.DOUBTFUL), run.output
     config = iterreg.load_run(tmp_path / "out").config
     assert config.beside is not None and config.beside.kind == "sam"
+
+
+# MIND ----------------------------------------------------------------------------------------
+
+
+def waves(spacing_mm: tuple[float, ...]) -> torch.Tensor:
+    """The same smooth anatomy of 48 mm a side, sampled at the centres of voxels (z, y, x)."""
+    axes = [(torch.arange(round(48 / s)) + 0.5) * s for s in spacing_mm]
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    random = torch.Generator().manual_seed(3)
+    total = torch.zeros(places.shape[1:])
+    for _ in range(20):
+        way = torch.nn.functional.normalize(torch.randn(3, generator=random), dim=0)
+        length, phase = 16 + 20 * torch.rand(2, generator=random)
+        total += (2 * torch.pi * torch.einsum("c,czyx->zyx", way, places) / length + phase).cos()
+    return total
+
+
+@pytest.mark.parametrize("spacing", [(3.0, 2.0, 2.0), (1.5, 1.6, 2.0), (2.0, 1.0, 3.0)], ids=str)
+def test_two_samplings_of_the_same_anatomy_have_the_same_features(spacing):
+    lattice = (2.0, 2.0, 2.0)
+    fixed = mind_ssc(waves(lattice), lattice, 4.0, 8.0)
+    errors = []
+    for asked in (None, lattice):
+        found = mind_ssc(waves(spacing), spacing, 4.0, 8.0, lattice_zyx_mm=asked).movedim(-1, 0)
+        on_fixed = torch.nn.functional.interpolate(found[None], fixed.shape[:3], mode="trilinear")
+        inner = (on_fixed[0].movedim(0, -1) - fixed)[6:-6, 6:-6, 6:-6]
+        errors.append(float(inner.square().mean().sqrt()))
+    without, with_lattice = errors
+    assert with_lattice < 0.06
+    assert with_lattice < 0.6 * without
+
+
+def test_the_own_lattice_is_that_of_the_voxels():
+    volume = torch.rand(6, 7, 8, generator=torch.Generator().manual_seed(0))
+    spacing = (2.5, 1.953, 1.953)
+    own = mind_ssc(volume, spacing, 4.0)
+    assert torch.equal(mind_ssc(volume, spacing, 4.0, lattice_zyx_mm=spacing), own)

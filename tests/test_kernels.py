@@ -459,16 +459,15 @@ def test_cost_volume_and_cheapest(backend, shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("reach", [1, 4])
-def test_self_similarity(backend, shape, reach):
-    volume = torch.randn(shape, generator=torch.Generator().manual_seed(6))
-    first = reach * torch.tensor([[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, -1, 0]])
-    second = reach * torch.tensor([[0, 1, 0], [0, 0, -1], [0, -1, 0], [0, 0, 1]])
-    radius = torch.tensor([min(1, n - 1) for n in shape])
-    exact = reference.self_similarity(volume.double(), first, second, radius, (1e-3, 1e3))
-    arguments = (volume, first, second)
+@pytest.mark.parametrize("ends", [1.0, 0.4], ids=str)
+def test_self_similarity(backend, shape, ends):
+    copies = torch.randn(5, *shape, generator=torch.Generator().manual_seed(6))
+    first, second = torch.tensor([0, 0, 2, 4]), torch.tensor([1, 3, 4, 1])
+    patch = [torch.tensor([ends, 1.0, ends]), torch.ones(1), torch.tensor([ends, 1, 1, 1, ends])]
+    exact = reference.self_similarity(copies.double(), first, second, patch, (1e-3, 1e3))
+    arguments = (copies, first, second)
     mine = backend.kernels.self_similarity(
-        *[t.to(backend.device) for t in arguments], radius, (1e-3, 1e3)
+        *[t.to(backend.device) for t in arguments], patch, (1e-3, 1e3)
     )
     # D less its least one is a small difference of large numbers.
     agree(mine, exact, 5e-4)

@@ -10,21 +10,31 @@ a and b are two neighbours of the voxel, and V is the mean of D over all pairs.
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from iterreg.kernels import self_similarity
+from iterreg.neighbourhood import shifted
 
 CHANNELS = 12
 """Number of channels of each distance."""
 
-PATCH_RADIUS_VOXELS = 1
+PATCH_STEPS = 3
+"""Width of a patch, in steps of the lattice."""
+
 VARIANCE_CLAMP = (1e-3, 1e3)
 """V stays within these multiples of its mean over the image. The values are the paper's."""
 
 
-def mind_ssc(volume: Tensor, spacing_zyx_mm: tuple[float, ...], *distances_mm: float) -> Tensor:
+def mind_ssc(
+    volume: Tensor,
+    spacing_zyx_mm: tuple[float, ...],
+    *distances_mm: float,
+    lattice_zyx_mm: tuple[float, ...] | None = None,
+) -> Tensor:
     """The self-similarity context of every voxel.
 
     The six neighbours at a distance are compared with each other, patch by patch. The twelve pairs
@@ -34,7 +44,10 @@ def mind_ssc(volume: Tensor, spacing_zyx_mm: tuple[float, ...], *distances_mm: f
     Args:
         volume: (Z, Y, X) intensities.
         spacing_zyx_mm: of the volume.
-        distances_mm: how far away the neighbours are; at least one voxel.
+        distances_mm: how far away the neighbours are, rounded to whole steps of the lattice, at
+            least one.
+        lattice_zyx_mm: spacing of the image that the features are compared with: offsets and
+            patches are as long as there; None: the volume's own.
 
     Returns:
         (Z, Y, X, 12 for each distance) float32, 0 ... 1.
@@ -47,27 +60,47 @@ def mind_ssc(volume: Tensor, spacing_zyx_mm: tuple[float, ...], *distances_mm: f
         >>> mind_ssc(torch.rand(4, 5, 6), (1.0, 1.0, 1.0), 2.0, 4.0).shape
         torch.Size([4, 5, 6, 24])
     """
-    if len(distances_mm) == 1:
-        return _context(volume, spacing_zyx_mm, distances_mm[0])
+    lattice = lattice_zyx_mm or spacing_zyx_mm
+    # Voxels of the volume in a step of the lattice; what rounding adds is no step.
+    steps = [round(step / s, 3) for step, s in zip(lattice, spacing_zyx_mm, strict=True)]
+    patch = [_box(PATCH_STEPS * step, n) for step, n in zip(steps, volume.shape, strict=True)]
     # Filled one by one: keeping all of them to join them would be the peak of a run's memory.
     features = volume.new_empty(*volume.shape, CHANNELS * len(distances_mm))
     for number, distance in enumerate(distances_mm):
+        reach = [max(1, round(distance / s)) * k for s, k in zip(lattice, steps, strict=True)]
         own = slice(number * CHANNELS, (number + 1) * CHANNELS)
-        features[..., own] = _context(volume, spacing_zyx_mm, distance)
+        found = _context(volume, reach, patch)
+        if len(distances_mm) == 1:
+            return found
+        features[..., own] = found
     return features
 
 
-def _context(volume: Tensor, spacing_zyx_mm: tuple[float, ...], distance_mm: float) -> Tensor:
-    """The twelve channels of one distance, (Z, Y, X, 12)."""
-    steps = [max(1, round(distance_mm / s)) for s in spacing_zyx_mm]
-    neighbours = []
-    for axis, step in enumerate(steps):
-        for sign in (-step, step):
-            shift = [0, 0, 0]
-            shift[axis] = sign
-            neighbours.append((axis, shift))
-    pairs = [(a, b) for (i, a), (j, b) in itertools.combinations(neighbours, 2) if i != j]
-    first = torch.tensor([a for a, _ in pairs], device=volume.device)
-    second = torch.tensor([b for _, b in pairs], device=volume.device)
-    radius = torch.tensor([min(PATCH_RADIUS_VOXELS, n - 1) for n in volume.shape])
-    return self_similarity(volume, first, second, radius, VARIANCE_CLAMP)
+def _context(volume: Tensor, reach: Sequence[float], patch: Sequence[Tensor]) -> Tensor:
+    """The twelve channels of one distance, (Z, Y, X, 12); ``reach`` in voxels (z, y, x)."""
+    copies = volume.new_empty(6, *volume.shape)
+    for axis, voxels in enumerate(reach):
+        for side, amount in enumerate((-voxels, voxels)):
+            copies[2 * axis + side] = _neighbour(volume, axis, amount)
+    pairs = [(a, b) for a, b in itertools.combinations(range(6), 2) if a // 2 != b // 2]
+    first, second = torch.tensor(pairs, device=volume.device).T.contiguous()
+    return self_similarity(copies, first, second, patch, VARIANCE_CLAMP)
+
+
+def _neighbour(volume: Tensor, axis: int, voxels: float) -> Tensor:
+    """Each voxel's neighbour along an axis, linear between two."""
+    whole = math.floor(voxels)
+    near, far = ([k if a == axis else 0 for a in range(3)] for k in (whole, whole + 1))
+    if voxels == whole:
+        return shifted(volume, near)
+    return torch.lerp(shifted(volume, near), shifted(volume, far), voxels - whole)
+
+
+def _box(width: float, voxels: int) -> Tensor:
+    """The share of each voxel in a box around the middle one, of a width in voxels."""
+    if voxels == 1 or width <= 1:
+        return torch.ones(1)
+    reach = math.ceil(round((width - 1) / 2, 3))
+    shares = torch.ones(2 * reach + 1)
+    shares[0] = shares[-1] = (width - 1) / 2 - (reach - 1)
+    return shares

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from iterreg.geometry import TOUCHING
 from iterreg.kernels.simplices import moving_axes, not_positive, simplex_slabs
 from iterreg.labels import label_counts
-from iterreg.neighbourhood import box_sum, pooled, shifted
+from iterreg.neighbourhood import pooled, weighted_sum
 
 
 def folding_voxels(total_vox: Tensor) -> Tensor:
@@ -172,16 +172,20 @@ def _nearest_along(squared: Tensor, axis: int, costs: Tensor) -> Tensor:
 
 
 def self_similarity(
-    volume: Tensor, first: Tensor, second: Tensor, radius: Tensor, clamp: tuple[float, float]
+    copies: Tensor,
+    first: Tensor,
+    second: Tensor,
+    patch: Sequence[Tensor],
+    clamp: tuple[float, float],
 ) -> Tensor:
     """``exp(-D / V)`` of the patch distances D between pairs of shifted copies of a volume.
 
     D is taken less the least of its voxel, so the largest entry of a voxel is 1.
 
     Args:
-        volume: (Z, Y, X).
-        first, second: (P, 3) integer shifts of each pair.
-        radius: (3,) half-width of the patch in voxels.
+        copies: (K, Z, Y, X).
+        first, second: (P,) int64, the copies of each pair.
+        patch: per axis (z, y, x), the weights of a patch's voxels; an odd number.
         clamp: V, the mean of D over the pairs, stays within these multiples of its image mean.
 
     Returns:
@@ -189,7 +193,7 @@ def self_similarity(
     """
     distances = torch.stack(
         [
-            box_sum((shifted(volume, a) - shifted(volume, b)).square(), radius.tolist())
+            weighted_sum((copies[a] - copies[b]).square(), patch)
             for a, b in zip(first.tolist(), second.tolist(), strict=True)
         ],
         -1,

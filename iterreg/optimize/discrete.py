@@ -106,8 +106,12 @@ def _costs(
     """The cost of every displacement of every node that both images see; None without such
     nodes."""
     fixed, moving = level.fixed, level.moving
-    fixed_features = _blurred(mind_ssc(fixed.image.mean(0), fixed.spacing_mm, MIND_DISTANCE_MM))
-    moving_features = _blurred(mind_ssc(moving.image.mean(0), moving.spacing_mm, MIND_DISTANCE_MM))
+    features = []
+    for side in (fixed, moving):
+        volume, lattice_mm = side.image.mean(0), fixed.spacing_mm
+        own = mind_ssc(volume, side.spacing_mm, MIND_DISTANCE_MM, lattice_zyx_mm=lattice_mm)
+        features.append(_blurred(own))
+    fixed_features, moving_features = features
     every = tuple(slice(None, None, s) for s in stride)
     labels = fixed.labels[every].contiguous()
     nodes = fixed.fov[every].nonzero()

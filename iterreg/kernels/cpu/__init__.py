@@ -237,14 +237,19 @@ def nearest_along(
 
 
 def self_similarity(
-    volume: Tensor, first: Tensor, second: Tensor, radius: Tensor, clamp: tuple[float, float]
+    copies: Tensor,
+    first: Tensor,
+    second: Tensor,
+    patch: Sequence[Tensor],
+    clamp: tuple[float, float],
 ) -> Tensor:
     """See :func:`iterreg.kernels.reference.self_similarity`."""
-    out = volume.new_empty(*volume.shape, len(first))
-    row_sum = torch.empty(volume.shape[0] * volume.shape[1], dtype=torch.float64)
-    arrays = (volume, first, second, radius, out, row_sum)
-    features.patch_distances(len(volume), *[t.numpy() for t in arrays])
-    typical = max(float(row_sum.sum()) / volume.numel(), 1e-12)
+    shape = copies.shape[1:]
+    out = copies.new_empty(*shape, len(first))
+    row_sum = torch.empty(shape[0] * shape[1], dtype=torch.float64)
+    arrays = (copies.contiguous(), first, second, *(w.float() for w in patch), out, row_sum)
+    features.patch_distances(shape[0], *[t.numpy() for t in arrays])
+    typical = max(float(row_sum.sum()) / shape.numel(), 1e-12)
     features.exponentiate(
         len(row_sum), out.numpy(), _float32(typical * clamp[0]), _float32(typical * clamp[1])
     )

@@ -55,25 +55,6 @@ def cheapest(
 
 
 @inlined
-def _add_squares(total: Array, a: Array, b: Array, shift_a: int, shift_b: int) -> None:
-    """Add ``(a[x + shift_a] - b[x + shift_b])^2`` to ``total[x]``, the rows' ends repeated."""
-    last = len(total) - 1
-    reach = min(max(abs(shift_a), abs(shift_b)), len(total))
-    stop = max(len(total) - reach, reach)
-    middle = total[reach:stop]
-    near, far = a[reach + shift_a : stop + shift_a], b[reach + shift_b : stop + shift_b]
-    for x in range(len(middle)):
-        d = near[x] - far[x]
-        middle[x] += d * d
-    for x in range(reach):
-        d = a[min(max(x + shift_a, 0), last)] - b[min(max(x + shift_b, 0), last)]
-        total[x] += d * d
-    for x in range(stop, len(total)):
-        d = a[min(max(x + shift_a, 0), last)] - b[min(max(x + shift_b, 0), last)]
-        total[x] += d * d
-
-
-@inlined
 def _subtract_least(distances: Array) -> float:
     """Subtract the least channel from each voxel of a row (X, pairs); return the sum of means."""
     nx, pairs = distances.shape
@@ -94,49 +75,54 @@ def _subtract_least(distances: Array) -> float:
 def patch_distances(
     begin: int,
     end: int,
-    volume: Array,
-    first: Array,
-    second: Array,
-    radius: Array,
+    copies: Array,
+    first: Indices,
+    second: Indices,
+    weights_z: Array,
+    weights_y: Array,
+    weights_x: Array,
     out: Array,
     row_sum: Sums,
 ) -> None:
-    """Squared patch differences of pairs of shifted copies, less the least; channels last.
+    """Squared patch differences of pairs of copies, less the least; channels last.
 
     The sum over a patch is taken axis by axis. ``row_sum`` gets the sum of the mean channel over
     each row.
     """
-    nz, ny, nx = volume.shape
+    nz, ny, nx = copies.shape[1:]
     pairs = first.shape[0]
-    rz, ry, rx = radius[0], radius[1], radius[2]
+    rz, ry, rx = len(weights_z) // 2, len(weights_y) // 2, len(weights_x) // 2
     for z in range(begin, end):
         plane = np.empty((ny, nx), np.float32)
         line = np.empty(nx + 2 * rx, np.float32)
         patch = np.empty(nx, np.float32)
         for pair in range(pairs):
-            az, ay, ax = first[pair, 0], first[pair, 1], first[pair, 2]
-            bz, by, bx = second[pair, 0], second[pair, 1], second[pair, 2]
+            one, other = copies[first[pair]], copies[second[pair]]
             plane[:] = 0
-            for kz in range(-rz, rz + 1):
-                pz = min(max(z + kz, 0), nz - 1)
-                za, zb = min(max(pz + az, 0), nz - 1), min(max(pz + bz, 0), nz - 1)
+            for kz in range(len(weights_z)):
+                weight = weights_z[kz]
+                pz = min(max(z + kz - rz, 0), nz - 1)
                 for y in range(ny):
-                    ya, yb = min(max(y + ay, 0), ny - 1), min(max(y + by, 0), ny - 1)
-                    _add_squares(plane[y], volume[za, ya], volume[zb, yb], ax, bx)
+                    a, b, total = one[pz, y], other[pz, y], plane[y]
+                    for x in range(nx):
+                        d = a[x] - b[x]
+                        total[x] += weight * (d * d)
             for y in range(ny):
                 middle = line[rx : rx + nx]
                 middle[:] = 0
-                for ky in range(-ry, ry + 1):
-                    row = plane[min(max(y + ky, 0), ny - 1)]
+                for ky in range(len(weights_y)):
+                    weight = weights_y[ky]
+                    row = plane[min(max(y + ky - ry, 0), ny - 1)]
                     for x in range(nx):
-                        middle[x] += row[x]
+                        middle[x] += weight * row[x]
                 line[:rx] = middle[0]
                 line[rx + nx :] = middle[nx - 1]
                 patch[:] = 0
-                for kx in range(2 * rx + 1):
+                for kx in range(len(weights_x)):
+                    weight = weights_x[kx]
                     beside = line[kx : kx + nx]
                     for x in range(nx):
-                        patch[x] += beside[x]
+                        patch[x] += weight * beside[x]
                 for x in range(nx):
                     out[z, y, x, pair] = patch[x]
         for y in range(ny):

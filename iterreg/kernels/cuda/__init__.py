@@ -236,20 +236,26 @@ def block_majority(labels: Tensor, axes: Sequence[tuple[Tensor, Tensor]]) -> Ten
 
 
 def self_similarity(
-    volume: Tensor, first: Tensor, second: Tensor, radius: Tensor, clamp: tuple[float, float]
+    copies: Tensor,
+    first: Tensor,
+    second: Tensor,
+    patch: Sequence[Tensor],
+    clamp: tuple[float, float],
 ) -> Tensor:
     """See :func:`iterreg.kernels.reference.self_similarity`."""
-    pairs, count = len(first), volume.numel()
+    shape = copies.shape[1:]
+    pairs, count = len(first), shape.numel()
     padded = triton.next_power_of_2(pairs)
     block = max(1, TILE // padded)
     programs = grid_of(count, block)
-    distances = volume.new_empty(*volume.shape, pairs)
-    partial = torch.empty(programs, dtype=torch.float64, device=volume.device)
+    distances = copies.new_empty(*shape, pairs)
+    partial = torch.empty(programs, dtype=torch.float64, device=copies.device)
     constants = {"P": pairs, "PP": padded, "B": block}
-    reach = dict(zip(("RZ", "RY", "RX"), radius.tolist(), strict=True))
-    operands = (volume.contiguous(), first.contiguous(), second.contiguous(), distances, partial)
-    sizes = (count, *volume.shape)
-    launch(features.patch_distances, programs, *operands, *sizes, **reach, **constants)
+    widths = dict(zip(("WZ", "WY", "WX"), map(len, patch), strict=True))
+    weights = torch.cat([w.float() for w in patch]).to(copies.device)
+    operands = (copies.contiguous(), first, second, weights, distances, partial)
+    sizes = (count, *shape)
+    launch(features.patch_distances, programs, *operands, *sizes, **widths, **constants)
     typical = partial.sum() / count
     ends = (distances, distances, typical, count, *clamp)
     launch(features.exponentiate, programs, *ends, **constants)

@@ -14,33 +14,33 @@ def _within(index, size):
 
 @triton.jit
 def patch_distances(
-    volume, first, second, out, partial, count, nz, ny, nx,
-    RZ: tl.constexpr, RY: tl.constexpr, RX: tl.constexpr,
+    copies, first, second, weights, out, partial, count, nz, ny, nx,
+    WZ: tl.constexpr, WY: tl.constexpr, WX: tl.constexpr,
     P: tl.constexpr, PP: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
-    """Patch distances of all pairs less the least of their voxel; partial sums of their means."""
+    """Patch distances of all pairs less the least of their voxel; partial sums of their means.
+
+    ``weights`` holds those of z, then of y, then of x.
+    """
     n = tl.program_id(0) * B + tl.arange(0, B)
     p = tl.arange(0, PP)
     real = p < P
     z, y, x = (n // (ny * nx))[:, None], (n // nx % ny)[:, None], (n % nx)[:, None]
     mask = (n < count)[:, None] & real[None, :]
-    az = tl.load(first + 3 * p, mask=real, other=0)[None, :].to(tl.int32)
-    ay = tl.load(first + 3 * p + 1, mask=real, other=0)[None, :].to(tl.int32)
-    ax = tl.load(first + 3 * p + 2, mask=real, other=0)[None, :].to(tl.int32)
-    bz = tl.load(second + 3 * p, mask=real, other=0)[None, :].to(tl.int32)
-    by = tl.load(second + 3 * p + 1, mask=real, other=0)[None, :].to(tl.int32)
-    bx = tl.load(second + 3 * p + 2, mask=real, other=0)[None, :].to(tl.int32)
+    one = tl.load(first + p, mask=real, other=0)[None, :].to(tl.int64) * count
+    other = tl.load(second + p, mask=real, other=0)[None, :].to(tl.int64) * count
     total = tl.zeros((B, PP), tl.float32)
-    for k in range((2 * RZ + 1) * (2 * RY + 1) * (2 * RX + 1)):
-        pz = _within(z + k // ((2 * RY + 1) * (2 * RX + 1)) - RZ, nz)
-        py = _within(y + k // (2 * RX + 1) % (2 * RY + 1) - RY, ny)
-        px = _within(x + k % (2 * RX + 1) - RX, nx)
-        a = (_within(pz + az, nz) * ny + _within(py + ay, ny)) * nx + _within(px + ax, nx)
-        b = (_within(pz + bz, nz) * ny + _within(py + by, ny)) * nx + _within(px + bx, nx)
-        apart = tl.load(volume + a, mask=mask, other=0.0) - tl.load(
-            volume + b, mask=mask, other=0.0
+    for k in range(WZ * WY * WX):
+        kz, ky, kx = k // (WY * WX), k // WX % WY, k % WX
+        pz = _within(z + kz - WZ // 2, nz)
+        py = _within(y + ky - WY // 2, ny)
+        px = _within(x + kx - WX // 2, nx)
+        at = (pz * ny + py) * nx + px
+        apart = tl.load(copies + one + at, mask=mask, other=0.0) - tl.load(
+            copies + other + at, mask=mask, other=0.0
         )
-        total += apart * apart
+        weight = tl.load(weights + kz) * tl.load(weights + WZ + ky)
+        total += weight * tl.load(weights + WZ + WY + kx) * apart * apart
     least = tl.min(tl.where(real[None, :], total, float("inf")), 1)
     total = tl.where(mask, total - least[:, None], 0.0)
     tl.store(out + n[:, None].to(tl.int64) * P + p[None, :], total, mask=mask)
