@@ -3,6 +3,7 @@
     python benchmarks/gpu.py [--regions 3 13 117] [--shape 300 280 390] [--runs 5] [--kernels]
     python benchmarks/gpu.py --pack pair.npz          (writes the pair as arrays, and stops)
     python benchmarks/gpu.py --arrays pair.npz        (for a machine without SimpleITK)
+    python benchmarks/gpu.py --model [--copies 3.02] [--launch 20] [--host]     (without a GPU)
 
 The pair is thorax4dct of ITERREG_DATA, interpolated to a volume of ``--shape`` voxels, with its
 label maps cut into as many regions as asked for. Two things are timed after a first run that
@@ -10,6 +11,11 @@ compiles: ``register``, the algorithm from tensors on the device to the field on
 ``optimize_pair``, from images in memory to the Registration. The table gives the median of the
 runs, stage by stage, the peak of the device's memory, and whether two runs gave the same bytes.
 Set ITERREG_COMPILED=0 to time the definitions of the kernels in plain torch instead.
+
+With ``--model`` nothing runs on a GPU: launches, bytes and waits are counted on tensors that say
+they do, and the time is predicted for a card of that copy bandwidth (TB/s) and that cost of a
+launch (us), stage by stage, beside the native rows in ``results/gpu.txt``. ``--host`` adds the CPU
+seconds of a command's stages that run on the host.
 
 With ``--kernels``, one run is traced: launches, host synchronisations, and the kernels that take
 most of the time. The copy bandwidth of the device stands beside them.
@@ -51,6 +57,9 @@ def main() -> None:
         return
     device = torch.device(asked.device)
     arrays = dict(np.load(asked.arrays)) if asked.arrays else arrays_of_files()
+    if asked.model:
+        model(arrays, asked)
+        return
     print(machine(device))
     rows = []
     for regions in asked.regions:
@@ -74,10 +83,30 @@ def command_line() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--arrays", help="the pair as arrays")
     parser.add_argument("--pack", help="write the pair as arrays, and stop")
+    parser.add_argument("--model", action="store_true", help="predict the time, without a GPU")
+    parser.add_argument("--copies", type=float, default=3.02, help="TB/s of the card's copies")
+    parser.add_argument("--launch", type=float, default=20.0, help="us of the host for a launch")
+    parser.add_argument("--host", action="store_true", help="with --model: the host's stages too")
     parser.add_argument("--kernels", action="store_true", help="trace one run")
     parser.add_argument("--algorithm", action="store_true", help="time register alone")
     parser.add_argument("--json", help="write the rows")
     return parser.parse_args()
+
+
+def model(arrays: dict[str, Any], asked: argparse.Namespace) -> None:
+    """Predict the time of each number of regions."""
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # where Triton finds no GPU
+    import _gpu_model
+
+    card = _gpu_model.Card(asked.copies, asked.launch)
+    title = "x".join(str(n) for n in reversed(asked.shape))
+    for regions in asked.regions:
+        pair = images(arrays, tuple(asked.shape), regions)
+        stages = _gpu_model.count(pair, asked.preset)
+        _gpu_model.print_model(stages, card, title, regions)
+        if asked.host:
+            on_device = sum(_gpu_model.milliseconds(events, card) for events in stages.values())
+            _gpu_model.print_host(_gpu_model.host_seconds(pair, asked.preset), on_device)
 
 
 def arrays_of_files() -> dict[str, Any]:

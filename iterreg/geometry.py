@@ -20,6 +20,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from iterreg.errors import GeometryError
+from iterreg.to_device import on_device
 
 Matrix = NDArray[np.float64]
 
@@ -298,14 +299,14 @@ class AxisOrder:
 
     def undo_vectors(self, vox: torch.Tensor) -> torch.Tensor:
         """Invert :meth:`apply_vectors`."""
-        signs = vox.new_tensor([-1.0 if f else 1.0 for f in self.flipped])
+        signs = on_device([-1.0 if f else 1.0 for f in self.flipped], vox.device, vox.dtype)
         signed = vox * signs.view(-1, *[1] * len(self.axes))
         order = [self.axes.index(k) for k in range(len(self.axes))]
         return self.undo(signed)[order].contiguous()
 
     def apply_vectors(self, vox: torch.Tensor) -> torch.Tensor:
         """Reorder a vector field, (rank, *shape), with its components in axis order."""
-        signs = vox.new_tensor([-1.0 if f else 1.0 for f in self.flipped])
+        signs = on_device([-1.0 if f else 1.0 for f in self.flipped], vox.device, vox.dtype)
         reordered = self.apply(vox)[list(self.axes)]
         return (reordered * signs.view(-1, *[1] * len(self.axes))).contiguous()
 

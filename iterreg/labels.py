@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from iterreg.neighbourhood import bounding_box, grow_box
+from iterreg.to_device import on_device
 
 TABLE_RANGE = 1 << 20
 """Labels that span more than this are found by binary search instead of a lookup table."""
@@ -35,6 +36,28 @@ def label_counts(data: Tensor) -> dict[int, int]:
     return dict(zip(found.tolist(), sizes.tolist(), strict=True))
 
 
+def centroids(labels: Tensor, count: int) -> Tensor:
+    """Mean index of the voxels of each label, (count, rank) float64; NaN for one without voxels.
+
+    Args:
+        labels: (*shape), from 0 to count - 1.
+        count: how many labels there are.
+
+    Example:
+        >>> centroids(torch.tensor([[0, 2, 2], [0, 2, 2]]), 3).tolist()
+        [[0.5, 0.0], [nan, nan], [0.5, 1.5]]
+    """
+    flat = labels.flatten().long()
+    sizes = torch.bincount(flat, minlength=count).double()
+    means = []
+    for axis, n in enumerate(labels.shape):
+        along = [n if k == axis else 1 for k in range(labels.ndim)]
+        place = torch.arange(n, device=labels.device, dtype=torch.float64).view(along)
+        total = torch.bincount(flat, place.expand(labels.shape).flatten(), count)
+        means.append(total / sizes)
+    return torch.stack(means, 1)
+
+
 def relabel(data: Tensor, numbers: Mapping[int, int]) -> Tensor:
     """Renumber labels; those without a new number become background.
 
@@ -57,9 +80,9 @@ def relabel(data: Tensor, numbers: Mapping[int, int]) -> Tensor:
         table = torch.zeros(high - low + 3, dtype=torch.int32)
         for value, number in numbers.items():
             table[value - low + 1] = number
-        return table.to(data.device)[data.clamp(low - 1, high + 1) - (low - 1)]
-    keys = torch.tensor(known, dtype=torch.int32, device=data.device)
-    targets = torch.tensor([numbers[k] for k in known], dtype=torch.int32, device=data.device)
+        return on_device(table, data.device)[data.clamp(low - 1, high + 1) - (low - 1)]
+    keys = on_device(known, data.device, torch.int32)
+    targets = on_device([numbers[k] for k in known], data.device, torch.int32)
     position = torch.searchsorted(keys, data).clamp_(max=len(known) - 1)
     return torch.where(keys[position] == data, targets[position], 0).to(torch.int32)
 

@@ -26,6 +26,21 @@ IMAGE_BYTES = 80
 LEVEL_BYTES = 450
 """Of each voxel of the finest level: features, equations and the field."""
 
+WITHOUT_MIND_BYTES = 200
+"""The same of ``similarity.kind = sam`` or ``features`` alone, apart from their channels."""
+
+CHANNEL_BYTES = 16
+"""Of each channel of theirs, of each voxel of the finest level."""
+
+ENCODER_GB = 0.6
+"""MobileSAM, with one picture."""
+
+ENCODER_CELLS, ENCODER_CHANNELS = 64, 256
+"""Of a picture, along its longer side."""
+
+CELL_BYTES = 36
+"""Of each channel of each cell of an image's slices, while both images' features are reduced."""
+
 COARSER = 1.25
 """Factor by which the finest level grows until it fits."""
 
@@ -54,7 +69,8 @@ def needed_gb(config: Config, fixed: Grid, moving: Grid) -> float:
     """
     voxels = level_voxels(fixed, min(config.levels.spacing_mm))
     images = IMAGE_BYTES * (fixed.voxel_count + moving.voxel_count)
-    return BASE_GB + (images + LEVEL_BYTES * voxels) / GB
+    registering = (images + _level_bytes(config) * voxels) / GB
+    return BASE_GB + max(registering, _encoder_gb(config, fixed, moving) + images / GB)
 
 
 def fit_to_memory(config: Config, fixed: Grid, moving: Grid, limit_gb: float) -> Config:
@@ -144,6 +160,39 @@ def level_voxels(grid: Grid, spacing_mm: float) -> int:
     """
     sizes = zip(grid.shape_zyx, grid.spacing_zyx_mm, strict=True)
     return math.prod(math.ceil(n * mm / max(mm, spacing_mm)) for n, mm in sizes)
+
+
+def _level_bytes(config: Config) -> int:
+    """Bytes of each voxel of the finest level."""
+    kinds = {similarity.kind for similarity in config.similarities}
+    if not kinds & {"sam", "features"}:
+        return LEVEL_BYTES
+    others = LEVEL_BYTES if "mind" in kinds else WITHOUT_MIND_BYTES
+    return others + CHANNEL_BYTES * config.features.channels
+
+
+def _encoder_gb(config: Config, *grids: Grid) -> float:
+    """What the encoder and its features take, before the registration starts; 0 without one."""
+    if "sam" not in {similarity.kind for similarity in config.similarities}:
+        return 0.0
+    cells = sum(map(_most_cells, grids))
+    return ENCODER_GB + CELL_BYTES * ENCODER_CHANNELS * cells / GB
+
+
+def _most_cells(grid: Grid) -> float:
+    """Cells of an image's slices, across the axis along which they are most."""
+    if grid.rank == 2:
+        return float(ENCODER_CELLS**2)
+    counts = []
+    for axis, (n, mm) in enumerate(zip(grid.shape_zyx, grid.spacing_zyx_mm, strict=True)):
+        sides = sorted(
+            k * s
+            for a, (k, s) in enumerate(zip(grid.shape_zyx, grid.spacing_zyx_mm, strict=True))
+            if a != axis
+        )
+        slices = min(n, ENCODER_CELLS * n * mm / sides[1])
+        counts.append(ENCODER_CELLS**2 * sides[0] / sides[1] * slices)
+    return max(counts)
 
 
 def _no_finer(levels: Levels, finest_mm: float) -> Levels:

@@ -48,8 +48,13 @@ class Counts:
     waits: Counter[str] = field(default_factory=Counter)
     mixes: Counter[str] = field(default_factory=Counter)
 
-    def launched(self, size: int) -> None:
-        """Something runs on the device, which reads and writes so many bytes."""
+    def launched(self, size: int, crosses: bool = False) -> None:
+        """Something runs on the device, which reads and writes so many bytes.
+
+        Args:
+            size: in bytes.
+            crosses: whether it is a copy between host and device.
+        """
         where = caller()
         self.launches[where] += 1
         self.bytes[where] += size
@@ -171,15 +176,17 @@ def run(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     leaves = name == "_to_copy" and wanted is not None and wanted.type == "cpu"
     hosts = any(x.dim() > 0 for x in others)
     crosses = leaves or (name in ("copy_", "_to_copy") and bool(others))
+    queued = bool(others) and (named.get("non_blocking", False) or True in args[2:3])
     if hosts and not crosses:
         counts.mixed(name)
-    if name in WAITS or crosses or _has_mask(name, args):
-        counts.waited()
     # Below autograd nothing looks at the mark of a conjugate, so it is made.
     found = inputs[0].conj_physical() if name == "_conj" else operator(*inputs, **named)
     if name not in NO_LAUNCH:
         made, _ = tree_flatten(found)
-        counts.launched(sum(bytes_of(x) for x in (*ours, *made) if isinstance(x, torch.Tensor)))
+        size = sum(bytes_of(x) for x in (*ours, *made) if isinstance(x, torch.Tensor))
+        counts.launched(size, crosses)
+    if name in WAITS or (crosses and not queued) or _has_mask(name, args):
+        counts.waited()
     if leaves or name == "_local_scalar_dense":
         return found
     if name.endswith("_") and isinstance(args[0], Device):

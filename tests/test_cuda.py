@@ -113,3 +113,20 @@ def test_a_step_waits_once_and_launches_little(monkeypatch, regions):
         assert not counts.mixes
     iteration = (launches - evaluation) / solver.CG_STEPS
     assert evaluation + iteration <= 40, (evaluation, iteration)
+
+
+@without_gpu
+def test_each_region_adds_few_launches_and_waits():
+    config = load_config("general", short()).resolve(
+        has_regions=True, labels_given=True, rois_given=False
+    )
+    launches, waits = [], []
+    for regions in (2, 6):
+        with pytest.MonkeyPatch.context() as patch, fake_cuda(patch, False) as counts:
+            with torch.no_grad():
+                register(on_device(some_pair(regions, (12, 24, 48))), config)
+            launches.append(sum(counts.launches.values()))
+            waits.append(sum(counts.waits.values()))
+    labels = 8  # 12 instead of 4
+    assert (launches[1] - launches[0]) / labels < 120
+    assert (waits[1] - waits[0]) / labels < 4

@@ -29,6 +29,7 @@ ROOMS = (
     "preset_folders",
     "progress",
     "config",
+    "to_device",
     "geometry",
     "neighbourhood",
     "labels",

@@ -437,6 +437,17 @@ def test_nothing_leaks_when_upsampling(backend):
     torch.testing.assert_close(up[0], torch.where(fine == 1, 5.0, -3.0), atol=1e-4, rtol=0)
 
 
+def test_blocks_times_vectors(backend):
+    random = torch.Generator().manual_seed(8)
+    blocks, vectors = (torch.randn(n, 4, 5, 6, generator=random) for n in (6, 3))
+    many = torch.randn(3, 7, 4, 5, 6, generator=random)
+    for v in (vectors, many):
+        mine = backend.kernels.apply_blocks(blocks.to(backend.device), v.to(backend.device))
+        full = blocks[[0, 1, 2, 1, 3, 4, 2, 4, 5]].double().view(3, 3, 4, 5, 6)
+        spoken = "abzyx,bzyx->azyx" if v.ndim == 4 else "abzyx,bkzyx->akzyx"
+        agree(mine.cpu(), torch.einsum(spoken, full, v.double()).float())
+
+
 @pytest.mark.parametrize("shape", [s for s in SHAPES if s[1] > 1], ids=str)
 def test_cost_volume_and_cheapest(backend, shape):
     samples = Samples(shape, tuple(n if n == 1 else n - 1 for n in shape), 5)
@@ -482,10 +493,8 @@ def test_block_majority(backend, factor, count):
     axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
     grid = Grid(shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), axes)
     side = Side(torch.zeros(1, *shape), labels, torch.ones(shape, dtype=torch.bool), grid)
-    tables = [_compact(table) for table in side._block_shares(factor)]
-    winner = backend.kernels.block_majority(
-        labels.to(backend.device), [[t.to(backend.device) for t in axis] for axis in tables]
-    ).cpu()
+    tables = [_compact(table, backend.device) for table in side._block_shares(factor)]
+    winner = backend.kernels.block_majority(labels.to(backend.device), tables).cpu()
     shares = torch.stack(
         [pooled((labels == v).float()[None], side._block_shares(factor))[0] for v in range(count)]
     )

@@ -183,3 +183,23 @@ def test_too_little_is_refused_before_the_work(limit: str, phrase: str, folder: 
     assert done.returncode == ExitCode.OUT_OF_MEMORY
     assert f"memory {limit} GB" in done.stderr and phrase in done.stderr
     assert sorted(folder.iterdir()) == before
+
+
+def test_features_of_a_network_need_memory_by_their_channels() -> None:
+    """Beside MIND, and alone; an encoder also needs room for its cells."""
+    need = {
+        (kind, channels): needed_gb(
+            load_config("general", {"similarity.kind": kind, "features.channels": channels}),
+            CHEST,
+            CHEST,
+        )
+        for kind in ("mind", "features", "sam")
+        for channels in (16, 128)
+    }
+    assert need["mind", 16] == need["mind", 128]
+    level_gb = level_voxels(CHEST, 2.0) / 1e9
+    grown = need["features", 128] - need["features", 16]
+    assert grown == pytest.approx(16 * 112 * level_gb)
+    assert need["features", 128] > need["mind", 16]
+    # 64 slices of 64 x 47 cells of both images, 256 channels.
+    assert need["sam", 16] > need["features", 16] + 1.0

@@ -348,7 +348,7 @@ def test_regions_of_a_side():
         1: (slice(0, 1), slice(0, 1), slice(0, 1)),
         3: (slice(2, 4), slice(1, 6), slice(5, 8)),
     }
-    found = side.regions()
+    found = {value: side.region(value) for value in side.boxes if value}
     assert sorted(found) == [1, 3] and bool(found[3].mask.all())
 
 

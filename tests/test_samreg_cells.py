@@ -20,6 +20,7 @@ from iterreg.samreg.align import Alignment, align
 from iterreg.samreg.cache import RoiCache
 from iterreg.samreg.candidates import Candidates
 from iterreg.samreg.cells import Cells, Removed, match_cells
+from iterreg.samreg.confidence import Evidence
 from iterreg.samreg.fit import check_fit, fitted_to_size
 from iterreg.samreg.hypotheses import Choice, choose_alignment
 from iterreg.samreg.match import load
@@ -306,3 +307,9 @@ def test_partners_that_do_not_lie_on_each_other_are_no_pair() -> None:
     shift = np.array([[1.0, 0, -15], [0, 1, 0], [0, 0, 1]])
     assert overlap_of(Match(1, 2, 1.0), fixed, moving, shift) > 0.9
     assert overlap_of(Match(1, 2, 1.0), fixed, moving, np.eye(3)) < 0.8
+
+
+def test_the_confidence_grows_with_each_evidence() -> None:
+    middle = Evidence(0.4, 0.95)
+    assert Evidence(0.6, 0.95).confidence > middle.confidence < Evidence(0.4, 0.99).confidence
+    assert Evidence(0.95, 0.99).confidence > 0.9 > 0.5 > Evidence(0.05, 0.85).confidence

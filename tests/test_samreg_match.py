@@ -174,6 +174,23 @@ def test_a_damaged_cache_is_as_good_as_none(tmp_path: Path) -> None:
     assert flood.encoded == 4 and len(again.pairs) == len(whole.pairs) == 3
 
 
+def test_a_pair_that_does_not_lie_on_its_partner_is_less_sure(tmp_path: Path) -> None:
+    grain = np.random.default_rng(0).integers(0, 8, (6, 120, 160)).astype(np.uint8)
+    shapes, moved = volume((1, 2, 3)), volume((1, 2, 3))
+    # One of three shapes is elsewhere, though it looks the same.
+    moved[:, 70:100, 30:55] = 0
+    moved[1:4, 85:115, 50:75] = GREY[1] + np.arange(1, 4, dtype=np.uint8)[:, None, None]
+    pair = [
+        save(np.where(v > 0, v, grain), tmp_path / f"{name}.nii.gz")
+        for name, v in (("a", shapes), ("b", moved))
+    ]
+    by_looks = RoiSettings(matching=MatchSettings(prior=0))
+    found = find_rois(pair[0], pair[1], Flood(), by_looks, cache=False)
+    assert found.is_supported
+    sure = {boxes(p)[0][1]: p.confidence or 0.0 for p in found.guidance}
+    assert {20, 40, 70} <= set(sure) and sure[70] < 0.7 < 0.9 < min(sure[20], sure[40])
+
+
 def test_slices_of_a_volume_become_its_structures(tmp_path: Path) -> None:
     fixed = save(volume((1, 2, 3)), tmp_path / "a.nii.gz")
     moving = save(volume((1, 3), shift=(3, 2)), tmp_path / "b.nii.gz")

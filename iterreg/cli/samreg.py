@@ -42,6 +42,9 @@ MATCHING_FRACTION = 0.7
 FITTED_FRACTION = 0.9
 """Fraction of the progress bar at the end of the fit; measuring and writing get the rest."""
 
+SURE = 0.9
+"""Pairs that are surer are counted."""
+
 MATCHING_ALONE_FRACTION = 0.95
 """Fraction of the progress bar for the matching, if no field is fitted."""
 
@@ -196,6 +199,7 @@ def _print(
     console.print_facts(
         [
             ("pairs", f"{len(found.pairs)} ROI pairs, of {regions}"),
+            ("confidence", _confidence(found)),
             ("slices", f"{encoded} encoded, {cached} from the cache, {seconds:.1f} s"),
             ("aligned", found.alignment.summary if found.choice is None else found.choice.summary),
             ("look at", f"{request.out / 'roi_pairs.png'}"),
@@ -205,3 +209,11 @@ def _print(
         raise NoRoiPairsError(found.reason_for_none)
     if summary is not None:
         exit_by_verdict(summary.registration.status)
+
+
+def _confidence(found: RoiMatching) -> str:
+    """How many pairs are sure."""
+    known = [pair.confidence for pair in found.pairs if pair.confidence is not None]
+    if found.pairs and not known:
+        return "not known: no alignment is supported"
+    return f"{sum(value > SURE for value in known)} pairs above {SURE}"

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from iterreg.kernels import self_similarity
 from iterreg.neighbourhood import shifted
+from iterreg.to_device import on_device
 
 CHANNELS = 12
 """Number of channels of each distance."""
@@ -83,7 +84,7 @@ def _context(volume: Tensor, reach: Sequence[float], patch: Sequence[Tensor]) ->
         for side, amount in enumerate((-voxels, voxels)):
             copies[2 * axis + side] = _neighbour(volume, axis, amount)
     pairs = [(a, b) for a, b in itertools.combinations(range(6), 2) if a // 2 != b // 2]
-    first, second = torch.tensor(pairs, device=volume.device).T.contiguous()
+    first, second = on_device(pairs, volume.device).T.contiguous()
     return self_similarity(copies, first, second, patch, VARIANCE_CLAMP)
 
 

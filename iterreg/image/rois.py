@@ -71,9 +71,11 @@ class RoiPair:
         fixed, moving: each on its image's grid. A label map is converted to the :class:`Mask` of
             its voxels that are not 0.
         similarity: of the two regions, 0 to 1; the pair's weight in the energy.
+        confidence: probability that both show the same structure; None if unknown. It changes no
+            fit.
 
     Raises:
-        ImageContentError: a ROI is empty, or the similarity is outside 0 to 1.
+        ImageContentError: a ROI is empty, or the similarity or confidence is outside 0 to 1.
 
     Example:
         >>> import torch
@@ -87,6 +89,7 @@ class RoiPair:
     fixed: Mask | LabelMap
     moving: Mask | LabelMap
     similarity: float = 1.0
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
         for side in ("fixed", "moving"):
@@ -96,6 +99,10 @@ class RoiPair:
         if not 0 <= self.similarity <= 1:
             raise ImageContentError(
                 f"{self.fixed.name}: expected a similarity of 0 to 1, got {self.similarity}"
+            )
+        if self.confidence is not None and not 0 <= self.confidence <= 1:
+            raise ImageContentError(
+                f"{self.fixed.name}: expected a confidence of 0 to 1, got {self.confidence}"
             )
 
     def __repr__(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from iterreg.kernels.types import IndexMap
+from iterreg.to_device import on_device
 
 Made = TypeVar("Made")
 
@@ -46,8 +47,8 @@ class Samples:
         """The same map, to indices of ``moving``."""
         if not any(self.corner) and all(times == 1 for times in self.repeats):
             return mapping
-        shift = mapping.shift - mapping.shift.new_tensor(self.corner)
-        times = shift.new_tensor(self.repeats)
+        shift = mapping.shift - on_device(self.corner, self.device, mapping.shift.dtype)
+        times = on_device(self.repeats, self.device, shift.dtype)
         shift = shift * times + (times - 1) / 2
         rows = times.unsqueeze(1)
         return IndexMap(mapping.linear * rows, shift, mapping.from_mm * rows)
@@ -119,7 +120,7 @@ class JoinedSamples:
         flat, order = ((at[:, 0] * ny + at[:, 1]) * nx + at[:, 2]).sort(stable=True)
         voxels, counts = torch.unique_consecutive(flat, return_counts=True)
         terms = torch.arange(len(parts), dtype=torch.int32, device=device)
-        sampled = _on(device, [len(part.voxels) for part in parts], torch.int64)
+        sampled = on_device([len(part.voxels) for part in parts], device, torch.int64)
         terms = terms.repeat_interleave(sampled, output_size=len(order))
         lengths = [0, *(part.moving.numel() for part in parts[:-1])]
         return cls(
@@ -129,11 +130,11 @@ class JoinedSamples:
             torch.cat([part.fixed.flatten() for part in parts])[order],
             torch.cat([part.weights for part in parts])[order],
             torch.cat([part.moving.flatten() for part in parts]),
-            _on(device, lengths, torch.int64).cumsum(0),
-            _on(device, [part.moving.shape[:3] for part in parts], torch.int32),
-            _on(device, [part.outside_weight for part in parts], torch.float32),
-            _on(device, [part.corner for part in parts], torch.float32),
-            _on(device, [part.repeats for part in parts], torch.float32),
+            on_device(lengths, device, torch.int64).cumsum(0),
+            on_device([part.moving.shape[:3] for part in parts], device, torch.int32),
+            on_device([part.outside_weight for part in parts], device, torch.float32),
+            on_device([part.corner for part in parts], device, torch.float32),
+            on_device([part.repeats for part in parts], device, torch.float32),
             order,
         )
 
@@ -142,10 +143,17 @@ class JoinedSamples:
         return _kept(self, mapping, lambda: self._maps_of(mapping))
 
     def _maps_of(self, mapping: IndexMap) -> Tensor:
-        times = self.repeats.unsqueeze(2)
-        shift = (mapping.shift - self.corners) * self.repeats + (self.repeats - 1) / 2
-        linear, from_mm = mapping.linear * times, mapping.from_mm * times
-        return torch.cat((linear.flatten(1), shift, from_mm.flatten(1)), 1).contiguous()
+        whole = torch.cat((mapping.linear.flatten(), mapping.shift, mapping.from_mm.flatten()))
+        less, more, times = self._crops
+        return torch.addcmul(more, whole - less, times)
+
+    @cached_property
+    def _crops(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(T, 21) each: the corner, what is added, and the repeats, where they belong in a map."""
+        rows = self.repeats.repeat_interleave(3, 1)
+        less, more = rows.new_zeros(2, len(rows), 21)
+        less[:, 9:12], more[:, 9:12] = self.corners, (self.repeats - 1) / 2
+        return less, more, torch.cat((rows, self.repeats, rows), 1)
 
 
 def _kept(owner: object, mapping: IndexMap, make: Callable[[], Made]) -> Made:
@@ -154,8 +162,3 @@ def _kept(owner: object, mapping: IndexMap, make: Callable[[], Made]) -> Made:
     if last is None or last[0] is not mapping:
         last = vars(owner)["_made"] = mapping, make()
     return last[1]
-
-
-def _on(device: torch.device, values: Sequence[object], kind: torch.dtype) -> Tensor:
-    """A small table on a device."""
-    return torch.tensor(values, dtype=kind).to(device)

@@ -18,10 +18,12 @@ from iterreg.config import Config
 from iterreg.energy.terms import NormalEquations
 from iterreg.geometry import Matrix, apply_affine
 from iterreg.kernels import apply_blocks
+from iterreg.labels import centroids
 from iterreg.optimize.mapped import Mapped
 from iterreg.optimize.pair import Pair
 from iterreg.optimize.problem import Problem
 from iterreg.optimize.side import Side
+from iterreg.to_device import on_device
 
 REFINE_STEPS = 12
 HALVINGS = 4
@@ -187,11 +189,10 @@ def _region_shifts(fixed: Side, moving: Side, base: Matrix) -> Matrix:
 
 def _centroids(side: Side) -> dict[int, Matrix]:
     """Centroid (array order) of each region that stays inside the field of view."""
-    rank = side.grid.rank
-    return {
-        value: (side.labels == value).nonzero().double().mean(0).cpu().numpy()[3 - rank :]
-        for value in side.uncut_regions()
-    }
+    first = 3 - side.grid.rank
+    # One transfer from the device for all.
+    table = centroids(side.labels, 1 + max(side.boxes, default=0)).cpu().numpy()
+    return {value: table[value, first:] for value in side.uncut_regions()}
 
 
 def _refine(kind: str, energies: _Energies, affine: Matrix) -> tuple[Matrix, float]:
@@ -255,7 +256,7 @@ def _generators(kind: str, fixed: Side) -> list[Tensor]:
 def _motions(kind: str, fixed: Side) -> Tensor:
     """Displacement in mm of each generator, (K, 3, Z, Y, X)."""
     place = [*_centred_mm(fixed), torch.ones(fixed.shape, device=fixed.device)]
-    generators = torch.stack(_generators(kind, fixed)).float().to(fixed.device)
+    generators = on_device(torch.stack(_generators(kind, fixed)).float(), fixed.device)
     return torch.einsum("kij,jzyx->kizyx", generators, torch.stack(place))
 
 

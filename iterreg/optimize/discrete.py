@@ -25,6 +25,7 @@ from iterreg.optimize.field import Field, Nodes, upsample_nodes
 from iterreg.optimize.pair import Guidance, Pair
 from iterreg.optimize.side import Side
 from iterreg.sampling import sample_nearest
+from iterreg.to_device import on_device
 
 FEATURE_SPACING_MM = 4.0
 """Resolution of the features that are compared, and so of the search."""
@@ -115,14 +116,14 @@ def _costs(
     every = tuple(slice(None, None, s) for s in stride)
     labels = fixed.labels[every].contiguous()
     nodes = fixed.fov[every].nonzero()
-    lattice = (nodes * nodes.new_tensor(stride)).T.float()
+    lattice = (nodes * on_device(stride, nodes.device)).T.float()
     places = mapping.apply(lattice, torch.zeros_like(lattice))
     in_view = sample_nearest(moving.fov, places)
     nodes, places = nodes[in_view], places[:, in_view]
     if len(nodes) == 0:
         return None
     centre = places.round().long().T.contiguous()
-    offsets = _offsets(moving, reach_mm, len(nodes)).to(nodes.device)
+    offsets = on_device(_offsets(moving, reach_mm, len(nodes)), nodes.device)
     to_mm = mapping.to_mm()
     node_features = fixed_features[every].contiguous()
     return _Search(

@@ -16,6 +16,7 @@ from torch import Tensor
 from iterreg.config import Config
 from iterreg.displacement import Transform
 from iterreg.geometry import Matrix, apply_affine
+from iterreg.labels import centroids
 from iterreg.metrics import dice
 from iterreg.optimize.affine import shape_of
 from iterreg.optimize.coarse import level_to_check, register_coarse
@@ -24,6 +25,7 @@ from iterreg.optimize.pair import Guidance, Pair
 from iterreg.optimize.register import Solution
 from iterreg.optimize.volumes import volume_ratio
 from iterreg.sampling import sample, sample_nearest
+from iterreg.to_device import on_device
 from iterreg.verdict import Evidence
 
 STRUCTURED = 0.5
@@ -124,7 +126,7 @@ def inconsistency_mm(ours: Mapped, back: Mapped) -> Tensor:
     there = ours.moving_index[:, z, y, x]
     u_back = sample(back.u_mm, there)
     landed = back.level.index_map(back.affine_lps).apply(there, u_back)
-    spacing = landed.new_tensor(fixed.spacing_mm).view(3, 1)
+    spacing = on_device(fixed.spacing_mm, landed.device, landed.dtype).view(3, 1)
     distance_mm: Tensor = ((landed - voxels) * spacing).norm(dim=0)
     return distance_mm
 
@@ -193,7 +195,7 @@ class _SeenRegions:
     @classmethod
     def of(cls, pair: Pair, solution: Solution | None, names: Sequence[str]) -> _SeenRegions:
         """Without a solution, as the headers place the images."""
-        values = [v for v in pair.region_pairs() if 0 < v <= len(names)]
+        values = [v for v in pair.shared_labels() if v <= len(names)]
         if not values:
             return cls(pair.fixed.labels, pair.moving.labels, ())
         fixed, warped = _seen_labels(pair, solution)
@@ -250,15 +252,8 @@ def _seen_labels(pair: Pair, solution: Solution | None) -> tuple[Tensor, Tensor]
 
 def _centres_mm(labels: Tensor, pair: Pair, values: Sequence[int]) -> Tensor:
     """(N, 3): centre of each region in mm along the fixed axes; NaN for one without voxels."""
-    flat = labels.flatten().long()
-    count = torch.bincount(flat, minlength=max(values, default=0) + 1).double()
-    centres = []
-    for axis, s in enumerate(pair.fixed.spacing_mm):
-        shape = [n if k == axis else 1 for k, n in enumerate(labels.shape)]
-        place = torch.arange(labels.shape[axis], device=labels.device).double().view(shape)
-        total = torch.bincount(flat, place.expand(labels.shape).flatten(), len(count))
-        centres.append(total * s / count)
-    return torch.stack(centres, 1)[list(values)]
+    spacing = on_device(pair.fixed.spacing_mm, labels.device, torch.float64)
+    return centroids(labels, 1 + max(values))[list(values)] * spacing
 
 
 def _landmarks_mm(pair: Pair, solution: Solution) -> float:
@@ -269,5 +264,5 @@ def _landmarks_mm(pair: Pair, solution: Solution) -> float:
     fixed, moving = indices
     u = sample(solution.field.u_mm, fixed)
     landed = pair.index_map(solution.affine_lps).apply(fixed, u)
-    spacing = landed.new_tensor(pair.moving.spacing_mm).view(3, 1)
+    spacing = on_device(pair.moving.spacing_mm, landed.device, landed.dtype).view(3, 1)
     return float(((landed - moving) * spacing).norm(dim=0).mean())

@@ -12,6 +12,7 @@ from iterreg.geometry import Grid, Matrix, canonical
 from iterreg.kernels import upsample
 from iterreg.optimize.pair import Interfaces
 from iterreg.optimize.side import Side
+from iterreg.to_device import on_device
 
 LEAST_AFFINITY = 1e-3
 """Of two labels, for upsampling: a voxel takes from other labels only if no corner of its cell has
@@ -41,7 +42,7 @@ class Field:
         vox = transform.field.vox.to(side.device)
         if side.grid.rank == 2:
             vox = torch.cat((torch.zeros_like(vox[:1]), vox)).unsqueeze(1)
-        return cls(vox * vox.new_tensor(side.spacing_mm).view(3, 1, 1, 1), side)
+        return cls(vox * on_device(side.spacing_mm, vox.device, vox.dtype).view(3, 1, 1, 1), side)
 
     def on(self, side: Side, interfaces: Interfaces) -> Field:
         """This field prolonged to another level, so that nothing leaks across interfaces.
@@ -65,7 +66,7 @@ class Field:
         """
         reordered, order = canonical(grid)
         vox = self.u_mm.squeeze(1)[1:] if grid.rank == 2 else self.u_mm
-        spacing = vox.new_tensor(reordered.spacing_zyx_mm)
+        spacing = on_device(reordered.spacing_zyx_mm, vox.device, vox.dtype)
         vox = vox.div_(spacing.view(-1, *[1] * grid.rank))
         return Transform(affine_lps, DisplacementField(_on_host(order.undo_vectors(vox)), grid))
 
@@ -99,7 +100,7 @@ def upsample_nodes(nodes: Nodes, side: Side, interfaces: Interfaces) -> Tensor:
         nodes.u_mm.contiguous(),
         nodes.labels,
         side.labels,
-        nodes.scale.float().to(side.device),
-        nodes.shift.float().to(side.device),
+        on_device(nodes.scale.float(), side.device),
+        on_device(nodes.shift.float(), side.device),
         interfaces.tangential.clamp(min=LEAST_AFFINITY),
     )

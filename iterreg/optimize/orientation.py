@@ -19,6 +19,7 @@ from iterreg.geometry import Matrix
 from iterreg.optimize.mapped import Mapped
 from iterreg.optimize.pair import Guidance, Pair
 from iterreg.sampling import sample
+from iterreg.to_device import on_device
 
 SCREENED_VOXELS = 24
 """Along the longest axis, for the comparison."""
@@ -168,11 +169,12 @@ def _indices(level: Pair, flips: Sequence[Flip]) -> Tensor:
     onto = np.eye(rank + 1)
     onto[:rank, rank] = moving.centre_lps_mm - fixed.centre_lps_mm
     start = Mapped.still(level, onto).moving_index
-    centre = start.new_tensor([(n - 1) / 2 for n in level.moving.shape]).view(3, 1, 1, 1)
+    middle = [(n - 1) / 2 for n in level.moving.shape]
+    centre = on_device(middle, start.device, start.dtype).view(3, 1, 1, 1)
     linear = np.tile(np.eye(3), (len(flips), 1, 1))
     linear[:, 3 - rank :, 3 - rank :] = [flip.matrix for flip in flips]
     spacing = np.asarray(level.moving.spacing_mm)
-    turns = start.new_tensor((linear * spacing / spacing[:, None]).tolist())
+    turns = on_device((linear * spacing / spacing[:, None]).tolist(), start.device, start.dtype)
     return torch.einsum("fij,jzyx->ifzyx", turns, start - centre) + centre.unsqueeze(1)
 
 

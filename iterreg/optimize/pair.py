@@ -12,6 +12,7 @@ from iterreg.energy.overlap import RegionPair
 from iterreg.geometry import Matrix, Points, apply_affine, fixed_to_moving_index
 from iterreg.kernels import IndexMap
 from iterreg.optimize.side import Side
+from iterreg.to_device import on_device
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,11 @@ class Interfaces:
 
     def to(self, device: torch.device) -> Interfaces:
         """The same tables on another device."""
-        return replace(self, tangential=self.tangential.to(device), normal=self.normal.to(device))
+        return replace(
+            self,
+            tangential=on_device(self.tangential, device),
+            normal=on_device(self.normal, device),
+        )
 
 
 @dataclass(frozen=True)
@@ -123,13 +128,18 @@ class Pair:
         from_mm = linear * (moves / torch.tensor(self.fixed.spacing_mm, dtype=torch.float64))
         # One transfer to the device for all three.
         parts = torch.cat((linear.flatten(), full[:3, 3], from_mm.flatten())).float()
-        parts = parts.to(self.fixed.device)
+        parts = on_device(parts, self.fixed.device)
         return IndexMap(parts[:9].view(3, 3), parts[9:12], parts[12:].view(3, 3))
 
     def region_pairs(self) -> dict[int, RegionPair]:
         """The regions that both sides hold, by label."""
-        fixed, moving = self.fixed.regions(), self.moving.regions()
-        return {v: RegionPair(fixed[v], moving[v]) for v in sorted(fixed) if v in moving}
+        return {
+            v: RegionPair(self.fixed.region(v), self.moving.region(v)) for v in self.shared_labels()
+        }
+
+    def shared_labels(self) -> list[int]:
+        """The labels of the regions that both sides hold, ascending."""
+        return sorted((self.fixed.boxes.keys() & self.moving.boxes.keys()) - {0})
 
     def common_fov(self, mapping: IndexMap, u_mm: Tensor | None) -> Tensor:
         """(Z, Y, X) bool: fixed voxels in the field of view that land in the moving one.
@@ -154,7 +164,7 @@ class Pair:
             (...) bool.
         """
         q = index.round().long()
-        last = torch.tensor(self.moving.shape, device=q.device).view(3, *[1] * (q.ndim - 1)) - 1
+        last = on_device(self.moving.shape, q.device).view(3, *[1] * (q.ndim - 1)) - 1
         inside = ((q >= 0) & (q <= last)).all(0)
         q = torch.minimum(q.clamp(min=0), last)
         return inside & self.moving.fov[q[0], q[1], q[2]]
@@ -170,4 +180,4 @@ class Pair:
 def _indices(points: Points, side: Side) -> Tensor:
     index = torch.from_numpy(apply_affine(side.grid.lps_to_index, np.asarray(points.lps)).T)
     flat = index.new_zeros(3 - side.grid.rank, index.shape[1])
-    return torch.cat((flat, index)).float().to(side.device)
+    return on_device(torch.cat((flat, index)).float(), side.device)

@@ -7,6 +7,7 @@ is dissolved into the regions around it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from iterreg.geometry import Matrix
 from iterreg.labels import dissolve
 from iterreg.optimize.pair import Pair
 from iterreg.optimize.problem import LARGEST_MOTION_MM
+from iterreg.to_device import on_device
 
 MOST_POINTS = 1500
 """A region is checked at so many of its voxels, spread evenly."""
@@ -73,18 +75,18 @@ def check_partners(
         return pair, ()
     reach_mm = max(config.start.search_mm, LARGEST_MOTION_MM)
     regions = pair.region_pairs()
-    found = []
-    for value in regions.keys() - {*pair.rigid, *pair.preserved}:
-        why = _Check(pair, affine_lps, regions[value]).why(reach_mm)
-        if why is not None:
-            found.append(Mismatch(value, why))
+    check = _Check(pair, affine_lps, reach_mm)
+    values = sorted(regions.keys() - {*pair.rigid, *pair.preserved})
+    reasons = check.why([regions[value] for value in values])
+    found = [Mismatch(v, why) for v, why in zip(values, reasons, strict=True) if why is not None]
     if not found:
         return pair, ()
     size = {value: int(both.fixed.mask.sum()) for value, both in regions.items()}
     share = sum(size[mismatch.value] for mismatch in found) / max(1, sum(size.values()))
     if 2 * len(found) > len(regions) or share > LARGEST_SHARE:
         return pair, ()
-    rois = [r for r in pair.guidance.rois if _Check(pair, affine_lps, r).why(reach_mm) is None]
+    kept = check.why(pair.guidance.rois)
+    rois = [roi for roi, why in zip(pair.guidance.rois, kept, strict=True) if why is None]
     gone = [mismatch.value for mismatch in found]
     fixed, moving = (
         replace(side, labels=dissolve(side.labels, gone)) for side in (pair.fixed, pair.moving)
@@ -94,52 +96,101 @@ def check_partners(
 
 
 @dataclass(frozen=True)
+class _Piece:
+    """A region of one image, through the affine in the other one.
+
+    Args:
+        voxels: of the whole region.
+        points: (3, N), some of them.
+        landed: (3, N), where those lie in the other image.
+        seen: (N,) bool, which of them it sees.
+    """
+
+    voxels: int
+    points: Tensor
+    landed: Tensor
+    seen: Tensor
+
+    @classmethod
+    def all_of(cls, regions: Sequence[Region], pair: Pair, affine_lps: Matrix) -> list[_Piece]:
+        """The pieces of regions of the fixed side, as one list: on a GPU each launch counts."""
+        sizes, points = zip(*map(_points, regions), strict=True)
+        at = torch.cat(points, 1)
+        landed = pair.index_map(affine_lps).apply(at, torch.zeros_like(at))
+        counts = [p.shape[1] for p in points]
+        seen = pair.seen_at(landed).split(counts)
+        return list(map(cls, sizes, points, landed.split(counts, 1), seen))
+
+
+@dataclass(frozen=True)
 class _Check:
-    """One region pair behind an affine."""
+    """Region pairs behind an affine.
+
+    Args:
+        pair: whose regions they are.
+        affine_lps: fixed to moving.
+        reach_mm: this near counts as near.
+    """
 
     pair: Pair
     affine_lps: Matrix
-    regions: RegionPair
+    reach_mm: float
 
-    def why(self, reach_mm: float) -> str | None:
-        """Why the two cannot correspond; None if they can."""
-        ours, theirs = _points(self.regions.fixed), _points(self.regions.moving)
+    def why(self, regions: Sequence[RegionPair]) -> list[str | None]:
+        """Why the two of each pair cannot correspond; None if they can."""
+        if not regions:
+            return []
         back = replace(self.pair, fixed=self.pair.moving, moving=self.pair.fixed)
-        landed = self.pair.index_map(self.affine_lps).apply(ours, torch.zeros_like(ours))
         inverse = np.asarray(np.linalg.inv(self.affine_lps))
-        landed_back = back.index_map(inverse).apply(theirs, torch.zeros_like(theirs))
-        seen, seen_back = self.pair.seen_at(landed), back.seen_at(landed_back)
-        is_seen = min(float(s.float().mean()) for s in (seen, seen_back)) >= LEAST_SEEN
-        if self._near(landed, theirs, reach_mm) < LEAST_NEAR:
+        ours = _Piece.all_of([r.fixed for r in regions], self.pair, self.affine_lps)
+        theirs = _Piece.all_of([r.moving for r in regions], back, inverse)
+        # One transfer from the device for all.
+        shares = [
+            torch.stack((a.seen.float().mean(), b.seen.float().mean(), self._near(a, b)))
+            for a, b in zip(ours, theirs, strict=True)
+        ]
+        rows = zip(ours, theirs, torch.stack(shares).tolist(), strict=True)
+        return [self._why(a, b, *row) for a, b, row in rows]
+
+    def _why(
+        self, ours: _Piece, theirs: _Piece, seen: float, seen_back: float, near: float
+    ) -> str | None:
+        is_seen = min(seen, seen_back) >= LEAST_SEEN
+        if near < LEAST_NEAR:
             if not is_seen:
                 return "the images show different pieces of it"
-            near = self._near(landed[:, seen], theirs[:, seen_back], reach_mm)
+            near = float(self._near(_seen_part(ours), _seen_part(theirs)))
             if near < LEAST_NEAR:
                 return f"only {100 * near:.0f} % of it lies within reach of its partner"
-        growth = self._growth(seen, seen_back) if is_seen else 1.0
+        growth = self._growth(ours.voxels * seen, theirs.voxels * seen_back) if is_seen else 1.0
         if growth > MOST_GROWTH:
             return f"its volume would change by a factor of {growth:.0f}"
         return None
 
-    def _near(self, first: Tensor, second: Tensor, reach_mm: float) -> float:
-        """Share of each set of moving indices within reach of the other one; the lesser of both."""
-        spacing = first.new_tensor(self.pair.moving.spacing_mm)
-        apart_mm = torch.cdist(first.T * spacing, second.T * spacing)
-        shares = [(apart_mm.amin(axis) <= reach_mm).float().mean() for axis in (1, 0)]
-        return float(torch.stack(shares).min())
+    def _near(self, ours: _Piece, theirs: _Piece) -> Tensor:
+        """Share of each piece within reach of the other one; the lesser of both."""
+        spacing = on_device(self.pair.moving.spacing_mm, ours.landed.device, ours.landed.dtype)
+        apart_mm = torch.cdist(ours.landed.T * spacing, theirs.points.T * spacing)
+        shares = [(apart_mm.amin(axis) <= self.reach_mm).float().mean() for axis in (1, 0)]
+        return torch.minimum(shares[0], shares[1])
 
-    def _growth(self, seen: Tensor, seen_back: Tensor) -> float:
-        """The larger over the smaller volume, of what both images see."""
-        ours, theirs = self.regions.fixed.mask.sum(), self.regions.moving.mask.sum()
+    def _growth(self, ours: float, theirs: float) -> float:
+        """The larger over the smaller volume, of the voxels that both images see."""
         voxel = [float(np.prod(s.spacing_mm)) for s in (self.pair.fixed, self.pair.moving)]
-        fixed = float(ours * seen.float().mean()) * voxel[0] * float(np.linalg.det(self.affine_lps))
-        moving = float(theirs * seen_back.float().mean()) * voxel[1]
+        fixed = ours * voxel[0] * float(np.linalg.det(self.affine_lps))
+        moving = theirs * voxel[1]
         return max(moving / fixed, fixed / moving)
 
 
-def _points(region: Region) -> Tensor:
-    """(3, N) float: voxel indices of a region, spread evenly."""
+def _seen_part(piece: _Piece) -> _Piece:
+    """What the other image sees of it."""
+    points, landed = piece.points[:, piece.seen], piece.landed[:, piece.seen]
+    return replace(piece, points=points, landed=landed)
+
+
+def _points(region: Region) -> tuple[int, Tensor]:
+    """Voxels of a region, and the indices (3, N) of some of them, spread evenly."""
     voxels = region.mask.nonzero()
-    voxels = voxels[:: -(-len(voxels) // MOST_POINTS)]
-    start = voxels.new_tensor([part.start for part in region.box])
-    return (voxels + start).T.float().contiguous()
+    some = voxels[:: -(-len(voxels) // MOST_POINTS)]
+    start = on_device([part.start for part in region.box], some.device)
+    return len(voxels), (some + start).T.float().contiguous()

@@ -24,6 +24,7 @@ from iterreg.neighbourhood import dilate
 from iterreg.optimize.field import Field
 from iterreg.optimize.pair import Pair
 from iterreg.optimize.side import Side
+from iterreg.to_device import on_device
 
 LARGEST_MOTION_MM = 20.0
 """Largest boundary motion expected within a level. Crops are padded by this; outside a crop the
@@ -198,7 +199,7 @@ def active_rows(moves: Tensor | None, like: Tensor) -> Tensor:
         like: a tensor (Z, Y, X) on the device.
     """
     nz, ny, nx = like.shape
-    rows = torch.tensor([0, nx], dtype=torch.int32, device=like.device).repeat(nz * ny, 1)
+    rows = on_device([0, nx], like.device, torch.int32).repeat(nz * ny, 1)
     if moves is not None:
         marks = moves.view(nz * ny, nx).byte()
         some = marks.bool().any(1)

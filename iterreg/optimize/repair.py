@@ -28,6 +28,7 @@ from iterreg.kernels import Lattice, folding_voxels, folds_among, surroundings, 
 from iterreg.kernels.lattice import FACES, LEAST_DET, Neighbourhoods
 from iterreg.optimize.field import Field
 from iterreg.optimize.pair import Interfaces
+from iterreg.to_device import on_device
 
 ROUNDS = 600
 """Most rounds of projecting the folds and looking again."""
@@ -135,7 +136,8 @@ class _Frame:
         for axis, n in enumerate(u_mm.shape[1:]):
             for first in {0, max(0, n - 2)} if n > 1 else ():
                 slab = self.total_mm(u_mm.narrow(axis + 1, first, 2))
-                folds = folding_voxels(slab / slab.new_tensor(self.spacing_mm).view(3, 1, 1, 1))
+                spacing_mm = on_device(self.spacing_mm, slab.device, slab.dtype)
+                folds = folding_voxels(slab / spacing_mm.view(3, 1, 1, 1))
                 if bool(folds.select(axis, 0 if first == 0 else 1).any()):
                     return True
         return False
@@ -169,7 +171,7 @@ def _lattice(field: Field, interfaces: Interfaces, still: Tensor | None) -> Latt
         tuple(u_mm.shape[1:]),
         field.side.labels.flatten(),
         None if bool(glued.all()) else glued,
-        u_mm.new_tensor([1 / s for s in field.side.spacing_mm]),
+        on_device([1 / s for s in field.side.spacing_mm], u_mm.device, u_mm.dtype),
         None if still is None else still.flatten(),
     )
 

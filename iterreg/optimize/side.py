@@ -20,6 +20,7 @@ from iterreg.geometry import TOUCHING, Grid, block_count, thinnest_mm
 from iterreg.kernels import block_majority
 from iterreg.labels import label_counts
 from iterreg.neighbourhood import Box, continued, label_boxes, pooled
+from iterreg.to_device import on_device
 
 TOO_FINE = 0.8
 """Whole-voxel blocks shorter than this share of the wanted spacing are not used: a 1.5 mm volume at
@@ -74,13 +75,10 @@ class Side:
         """Bounding box of every label that occurs."""
         return label_boxes(self.labels)
 
-    def regions(self) -> dict[int, Region]:
-        """The regions by label, without the background."""
-        return {
-            value: Region(self.labels[box] == value, box, self.shape)
-            for value, box in self.boxes.items()
-            if value
-        }
+    def region(self, value: int) -> Region:
+        """The region of a label that occurs."""
+        box = self.boxes[value]
+        return Region(self.labels[box] == value, box, self.shape)
 
     def uncut_regions(self) -> set[int]:
         """Labels of the regions that do not touch the edge of the field of view."""
@@ -132,10 +130,11 @@ class Side:
         if factor == (1.0, 1.0, 1.0):
             return self
         shares = self._block_shares(factor)
+        tables = [on_device(table, self.device) for table in shares]
         return Side(
-            pooled(self.image, shares),
-            block_majority(self.labels, [_compact(table) for table in shares]),
-            pooled(self.fov.float().unsqueeze(0), shares).squeeze(0) > 0.5,
+            pooled(self.image, tables),
+            block_majority(self.labels, [_compact(table, self.device) for table in shares]),
+            pooled(self.fov.float().unsqueeze(0), tables).squeeze(0) > 0.5,
             self.grid.pooled(factor[-self.grid.rank :]),
             None if self.features is None else self.features.pooled(factor),
         )
@@ -153,11 +152,12 @@ class Side:
         factor = tuple(c / s for c, s in zip(coarse.spacing_mm, self.spacing_mm, strict=True))
         box = _blocks(region.box, factor, coarse.shape)
         shares = _within(self._block_shares(factor), box, region.box)
-        mask = pooled(region.mask.float()[None], shares)[0] >= 0.5
+        tables = [on_device(table, self.device) for table in shares]
+        mask = pooled(region.mask.float()[None], tables)[0] >= 0.5
         return Region(mask, box, coarse.shape) if bool(mask.any()) else None
 
     def _block_shares(self, factor: Sequence[float]) -> list[Tensor]:
-        """Per axis (blocks, voxels): the share of each block that each voxel fills.
+        """Per axis (blocks, voxels): the share of each block that each voxel fills, on the CPU.
 
         The last voxel stands for the part of the last block that lies beyond the image.
         """
@@ -169,7 +169,7 @@ class Side:
             ends = voxels + 1
             ends[-1] = blocks * f
             overlap = torch.minimum(starts + f, ends) - torch.maximum(starts, voxels)
-            tables.append((overlap.clamp(min=0) / f).float().to(self.device))
+            tables.append((overlap.clamp(min=0) / f).float())
         return tables
 
 
@@ -187,14 +187,13 @@ def _blocks(box: Box, factor: Sequence[float], shape: Sequence[int]) -> Box:
     )
 
 
-def _compact(shares: Tensor) -> tuple[Tensor, Tensor]:
+def _compact(table: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """The first voxel of each block (blocks,), and the shares that it and the next ones fill."""
-    table = shares.cpu()
     first = (table > 0).byte().argmax(1)
     width = int((table > 0).sum(1).max())
     padded = torch.cat((table, table.new_zeros(len(table), width)), 1)
     at = first.unsqueeze(1) + torch.arange(width)
-    return first.int().to(shares.device), padded.gather(1, at).to(shares.device)
+    return on_device(first.int(), device), on_device(padded.gather(1, at), device)
 
 
 def _within(shares: Sequence[Tensor], blocks: Box, voxels: Box) -> list[Tensor]:

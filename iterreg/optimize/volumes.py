@@ -127,9 +127,9 @@ class _Patch:
     @classmethod
     def of(cls, labels: Tensor, pair: Pair, affine_lps: Matrix, value: int) -> _Patch | None:
         """The patch around a region; None if the fixed image lacks it."""
-        region = pair.fixed.regions().get(value)
-        if region is None:
+        if value not in pair.fixed.boxes:
             return None
+        region = pair.fixed.region(value)
         reach = [round(REACH_LENGTHS * FALLOFF_MM / s) for s in pair.fixed.spacing_mm]
         box = region.grown_box(reach)
         return cls(

@@ -24,9 +24,11 @@ stays in the caches, but with a smaller one the threads wait for each other."""
 
 
 def native_precision(device: torch.device) -> torch.dtype:
-    """Choose bfloat16 on CPUs that multiply it natively, which halves decoding; else float32.
+    """Choose bfloat16 on CPUs that multiply it natively, which halves the work; else float32.
 
-    With bfloat16 about one in thirty of the masks that pass the filters changes.
+    With bfloat16 about one in thirty of the masks that pass the filters changes: of 50 regions of
+    hearts that an encoder in float32 finds, one in bfloat16 finds 49, half of them with an
+    intersection over union of at least 0.995.
     """
     if device.type != "cpu":
         return torch.float32
@@ -61,8 +63,8 @@ class SamSegmenter:
         model: with its weights.
         device: where it runs.
         fingerprint: the variant and its weights' checksum.
-        precision: of the decoder's tensors with an entry per position and point; None takes
-            :func:`native_precision`. Everything else is float32.
+        precision: of the encoder's products, and of the decoder's tensors with an entry per
+            position and point; None takes :func:`native_precision`. Everything else is float32.
     """
 
     def __init__(
@@ -149,7 +151,8 @@ class SamSegmenter:
     def _decode(self, embedding: Embedding, prompts: Tensor, single: bool) -> Masks:
         features = embedding.features.to(self._device)
         no_mask = self._model.prompt_encoder.no_mask_embed.weight
-        positions = features.flatten(1).T + no_mask
+        # Row by row: otherwise every later sum and norm walks across the rows.
+        positions = (features.flatten(1).T + no_mask).contiguous()
         hq_features = tuple(f.to(self._device) for f in embedding.intermediate)
         decoder = self._model.mask_decoder
         encoding = self._positional_encoding
@@ -162,7 +165,11 @@ class SamSegmenter:
 
     def _encode(self, pictures: Sequence[Tensor]) -> list[Embedding]:
         prepared = [prepare(picture.to(self._device), self._spec) for picture in pictures]
-        features, early = self._model.image_encoder(torch.stack([x for x, _ in prepared]))
+        inputs = torch.stack([x for x, _ in prepared])
+        lower = self._precision is not torch.float32
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=lower):
+            features, early = self._model.image_encoder(inputs)
+        features, early = features.float(), early.float()
         hq_features: Sequence[tuple[Tensor, ...]] = [()] * len(prepared)
         if self._spec.high_quality:
             more = high_quality_features(self._model.mask_decoder, features, early)

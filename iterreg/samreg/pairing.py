@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,12 +16,13 @@ from iterreg.geometry import Matrix, apply_affine
 from iterreg.image import Image, LabelMap, RoiPair
 from iterreg.samreg.align import Alignment, align
 from iterreg.samreg.candidates import Candidates, RoiSettings
+from iterreg.samreg.confidence import Evidence, confidence_of
 from iterreg.samreg.hypotheses import Choice
 from iterreg.samreg.linking import chain_similarity, fill_gaps, link
 from iterreg.samreg.matching import Match, MatchSettings, assign, cosine_similarities
 from iterreg.samreg.prompts import Place, chosen_by
 from iterreg.samreg.rle import decode_mask
-from iterreg.samreg.verifying import verified
+from iterreg.samreg.verifying import overlap_of, verified
 
 INLIER_FRACTION = 0.05
 """A match is an inlier of an alignment within this fraction of the fixed picture's diagonal."""
@@ -72,6 +73,11 @@ class RoiMatching:
     def is_refined(self) -> bool:
         """Whether the alignment was also refined by patches, as that of pictures is."""
         return self.is_supported and self.fixed.stack.axis is None
+
+    def evidence(self, match: Match) -> Evidence:
+        """What is known of two matched regions, for the confidence that they show the same."""
+        overlap = overlap_of(match, self.fixed, self.moving, self.alignment.affine_lps)
+        return Evidence(overlap, match.similarity)
 
     @property
     def is_usable(self) -> bool:
@@ -181,7 +187,7 @@ def match_candidates(
     )
     seconds = {"match": matched - begun, "link": time.perf_counter() - matched}
     most = float(cosine[allowed].max()) if allowed.any() else float("nan")
-    return RoiMatching(
+    matching = RoiMatching(
         pairs,
         tuple(map(tuple, chains)),
         fixed,
@@ -193,6 +199,15 @@ def match_candidates(
         choice=choice,
         prompts=len(places),
     )
+    if not matching.is_supported:
+        return matching
+    return replace(matching, pairs=tuple(_with_confidence(matching)))
+
+
+def _with_confidence(found: RoiMatching) -> Iterator[RoiPair]:
+    for pair, chain in zip(found.pairs, found.chains, strict=True):
+        confidence = confidence_of([found.evidence(match) for match in chain])
+        yield replace(pair, confidence=round(confidence, 3))
 
 
 def _within_range(

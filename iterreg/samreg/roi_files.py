@@ -1,9 +1,9 @@
 """Write and read ROI pairs: lossless JSON, and label maps for any viewer.
 
 ``roi_pairs.json`` begins with the two grids, so that masks can be read without the images. For each
-pair it holds the similarity and both masks as runs over the whole image: alternately outside and
-inside, last array axis fastest, arrays in the order z, y, x. The area or volume, centroid and
-extent of each mask are added for people.
+pair it holds the similarity, the confidence and both masks as runs over the whole image:
+alternately outside and inside, last array axis fastest, arrays in the order z, y, x. The area or
+volume, centroid and extent of each mask are added for people.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def write_roi_pairs(
         "pairs": [
             {
                 "similarity": pair.similarity,
+                "confidence": pair.confidence,
                 "fixed": _mask_table(pair.fixed),
                 "moving": _mask_table(pair.moving),
             }
@@ -195,7 +196,9 @@ def _pair(entry: Mapping[str, Any], grids: tuple[Grid, Grid], name: str) -> RoiP
         LabelMap(_mask(entry[side]["runs"], grid), grid, name=f"{name}, {side}")
         for side, grid in zip(("fixed", "moving"), grids, strict=True)
     ]
-    return RoiPair(sides[0], sides[1], _real([entry["similarity"]])[0])
+    known = entry.get("confidence")
+    confidence = None if known is None else _real([known])[0]
+    return RoiPair(sides[0], sides[1], _real([entry["similarity"]])[0], confidence)
 
 
 def _mask(runs: Any, grid: Grid) -> torch.Tensor:

@@ -41,7 +41,7 @@ def overlap_of(match: Match, fixed: Candidates, moving: Candidates, affine_lps: 
 
     Args:
         match: its regions.
-        fixed, moving: the regions of two pictures.
+        fixed, moving: the regions of two pictures, or of the slices of two volumes.
         affine_lps: from fixed to moving points.
 
     Returns:
@@ -49,8 +49,8 @@ def overlap_of(match: Match, fixed: Candidates, moving: Candidates, affine_lps: 
     """
     ours = decode_mask(fixed.masks[match.fixed])
     theirs = decode_mask(moving.masks[match.moving])
-    to_fixed = np.linalg.inv(_to_lps(fixed)) @ np.linalg.inv(affine_lps) @ _to_lps(moving)
-    to_moving = np.asarray(np.linalg.inv(to_fixed), np.float64)
+    to_moving = _within_slices(fixed, moving, affine_lps, int(fixed.slices[match.fixed]))
+    to_fixed = np.linalg.inv(to_moving)
     warped = _warped(theirs, to_moving, ours.shape)
     seen_there = _warped(np.ones_like(theirs), to_moving, ours.shape)
     seen_here = _warped(np.ones_like(ours), np.asarray(to_fixed, np.float64), theirs.shape)
@@ -61,10 +61,21 @@ def overlap_of(match: Match, fixed: Candidates, moving: Candidates, affine_lps: 
     return float((ours & warped).sum() / union)
 
 
-def _to_lps(found: Candidates) -> Matrix:
-    """From pixels (x, y) of a mask to LPS mm, homogeneous."""
-    swap = np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]])
-    return np.asarray(found.stack.grid.index_to_lps @ swap, np.float64)
+def _within_slices(
+    fixed: Candidates, moving: Candidates, affine_lps: Matrix, number: int
+) -> Matrix:
+    """From pixels (x, y) of a fixed slice to those of a moving one, homogeneous.
+
+    How far the slices lie apart after the alignment plays no part.
+    """
+    grids, axis = (fixed.stack.grid, moving.stack.grid), fixed.stack.axis
+    whole = np.linalg.inv(grids[1].index_to_lps) @ affine_lps @ grids[0].index_to_lps
+    xy = [k for k in reversed(range(grids[0].rank)) if k != axis]
+    result = np.eye(3)
+    result[:2, :2], result[:2, 2] = whole[np.ix_(xy, xy)], whole[xy, -1]
+    if axis is not None:
+        result[:2, 2] += whole[xy, axis] * number
+    return result
 
 
 def _warped(mask: Bools, to_mask: Matrix, shape: tuple[int, ...]) -> Bools:

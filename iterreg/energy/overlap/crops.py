@@ -13,6 +13,7 @@ from torch import Tensor
 from iterreg.energy.overlap.types import Frame
 from iterreg.energy.terms import SquaredDifference
 from iterreg.neighbourhood import Box
+from iterreg.to_device import on_device
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,16 @@ def sampled_differences(
     device = frame.common_fov.device
     sizes = [c.numel() for c in chosen]
     at = torch.cat([c.flatten() for c in chosen]).nonzero().flatten()
-    starts = torch.tensor([0, *itertools.accumulate(sizes)]).to(device)
+    starts = on_device([0, *itertools.accumulate(sizes)], device)
     part = torch.bucketize(at, starts[1:], right=True)
     firsts = [[side.start for side in crop.box] for crop in fixed]
-    tables = torch.tensor([[*f, *c.shape] for f, c in zip(firsts, chosen, strict=True)])
-    first, shape = tables.to(device)[part].split(3, 1)
+    tables = [[*f, *c.shape] for f, c in zip(firsts, chosen, strict=True)]
+    first, shape = on_device(tables, device)[part].split(3, 1)
     local = at - starts[part]
     place = (local // (shape[:, 1] * shape[:, 2]), local // shape[:, 2] % shape[:, 1])
     voxels = (torch.stack((*place, local % shape[:, 2]), 1) + first).int()
     values = torch.cat([crop.values.flatten() for crop in fixed])[at].unsqueeze(1)
-    weight = torch.tensor(weights, dtype=torch.float32).to(device)[part]
+    weight = on_device(weights, device, torch.float32)[part]
     counts = torch.bincount(part, minlength=len(fixed)).tolist()
     parts = [tensor.split(counts) for tensor in (values, voxels, weight)]
     voxel_mm = sum(frame.moving_spacing_mm) / len(frame.moving_spacing_mm)
@@ -81,7 +82,7 @@ def sampled_differences(
 
 def voxels_of(chosen: Tensor, box: Box) -> Tensor:
     """(N, 3) int64, the grid's indices of the voxels that are chosen in a box."""
-    return chosen.nonzero() + torch.tensor([part.start for part in box], device=chosen.device)
+    return chosen.nonzero() + on_device([part.start for part in box], chosen.device)
 
 
 def margin_voxels(margin_mm: float, spacing_mm: Sequence[float]) -> list[int]:

@@ -21,7 +21,6 @@ from iterreg.kernels.cuda.programs import features, fields, sampling
 from iterreg.kernels.cuda.solving import add_laplacian, add_normal_jump, conjugate_gradient
 from iterreg.kernels.cuda.unfolding import folding_voxels, folds_among, surroundings, unfold
 from iterreg.kernels.reference import (
-    apply_blocks,
     edge_degree,
     laplacian,
     mark_reached,
@@ -31,6 +30,7 @@ from iterreg.kernels.reference import (
 )
 from iterreg.kernels.samples import SampleGroup, Samples
 from iterreg.kernels.types import IndexMap, NormalEquations
+from iterreg.to_device import on_device
 
 __all__ = [
     "add_laplacian",
@@ -59,6 +59,9 @@ __all__ = [
     "upsample",
 ]
 
+WHOLE_BLOCK = (0, 1, 2, 1, 3, 4, 2, 4, 5)
+"""The nine entries of a symmetric block among its six."""
+
 
 def trouble_on(device: torch.device) -> str:
     """Why no program can be compiled and run on a device; empty if one can.
@@ -74,6 +77,13 @@ def trouble_on(device: torch.device) -> str:
     except Exception as error:  # Triton, its assembler and the driver raise errors of any kind
         return " ".join(f"{type(error).__name__}: {error}".split())[:200]
     return "" if energy == 3 else f"expected an energy of 3, got {energy}"
+
+
+def apply_blocks(blocks: Tensor, v: Tensor) -> Tensor:
+    """See :func:`iterreg.kernels.reference.apply_blocks`."""
+    whole = torch.stack([blocks[k] for k in WHOLE_BLOCK])
+    between = [1] * (v.ndim - blocks.ndim)
+    return (whole.view(3, 3, *between, *blocks.shape[1:]) * v).sum(1)
 
 
 def squared_difference(
@@ -215,7 +225,7 @@ def nearest_along(
     starts = itertools.accumulate((math.prod(shape) for shape in shapes), initial=0)
     strides = [math.prod(shape[axis + 1 :]) for shape in shapes]
     rows = [(n[axis], s, first) for n, s, first in zip(shapes, strides, starts, strict=False)]
-    boxes = torch.tensor(rows).T.contiguous().to(squared.device)
+    boxes = on_device(torch.tensor(rows).T.contiguous(), squared.device)
     step = float(costs[1]), len(costs) - 1
     operands = (squared.contiguous(), out, boxes, len(rows), *step, squared.numel())
     launch(features.nearest_along, grid_of(squared.numel()), *operands, B=BLOCK)
@@ -252,7 +262,7 @@ def self_similarity(
     partial = torch.empty(programs, dtype=torch.float64, device=copies.device)
     constants = {"P": pairs, "PP": padded, "B": block}
     widths = dict(zip(("WZ", "WY", "WX"), map(len, patch), strict=True))
-    weights = torch.cat([w.float() for w in patch]).to(copies.device)
+    weights = on_device(torch.cat([w.float() for w in patch]), copies.device)
     operands = (copies.contiguous(), first, second, weights, distances, partial)
     sizes = (count, *shape)
     launch(features.patch_distances, programs, *operands, *sizes, **widths, **constants)
@@ -267,7 +277,7 @@ def region_slope(
 ) -> Tensor:
     """See :func:`iterreg.kernels.reference.region_slope`."""
     out = torch.empty(3, len(voxels), device=labels.device)
-    spacing = out.new_tensor(spacing_zyx_mm)
+    spacing = on_device(spacing_zyx_mm, out.device, out.dtype)
     operands = (labels.contiguous(), voxels, spacing, out, len(voxels), *labels.shape)
     decay = -1 / (2 * sigma**2)
     # An axis of one voxel has no neighbours along it.

@@ -15,6 +15,7 @@ from iterreg.kernels.lattice import (
     Lattice,
     rest_det,
 )
+from iterreg.to_device import on_device
 
 
 def folding_voxels(total_vox: Tensor) -> Tensor:
@@ -92,9 +93,9 @@ def _sizes(lattice: Lattice) -> tuple[int, ...]:
 def _offsets(lattice: Lattice, vertices: int) -> Tensor:
     """(simplices, vertices, 3) int32; the fourth vertex is the voxel itself."""
     rows = [[*simplex, (0, 0, 0)][:vertices] for simplex in lattice.simplices]
-    return torch.tensor(rows, dtype=torch.int32).to(lattice.device)
+    return on_device(rows, lattice.device, torch.int32)
 
 
 def _rest(lattice: Lattice) -> Tensor:
     """(simplices,) determinants if nothing moves."""
-    return torch.tensor([rest_det(simplex) for simplex in lattice.simplices]).to(lattice.device)
+    return on_device([rest_det(simplex) for simplex in lattice.simplices], lattice.device)
