@@ -217,6 +217,15 @@ def test_squared_differences_of_many_terms(backend, shape):
     agree(residuals[1], residuals[0])
 
 
+def test_a_place_that_is_no_number_ends_nothing(backend):
+    call = Samples((5, 6, 7), (4, 6, 8), 12).to(backend.device)
+    u_mm = torch.full_like(call.u_mm, torch.nan)
+    u_mm[:, :2] = 0
+    energy, gradient, _ = call.call(backend.kernels.squared_difference, u_mm)
+    assert not energy < 1e6
+    assert torch.isfinite(gradient[:, :2]).all()
+
+
 def test_squared_difference_adds_to_what_is_there(backend):
     samples = Samples((5, 6, 7), (6, 5, 7), 2).to(backend.device)
     _, gradient, curvature = samples.call(backend.kernels.squared_difference)

@@ -80,7 +80,8 @@ def sample_with_slope(volume: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Te
 
     Returns:
         values (N, C); slopes (3, N, C) per voxel, zero along an axis where the index is outside;
-        and how far outside each index is, (3, N). An axis of length 1 has coordinate 0.
+        and how far outside each index is, (3, N). An axis of length 1 has coordinate 0. An index
+        that is no number gives none.
 
     Example:
         >>> ramp = torch.arange(4.0).view(1, 1, 4, 1)
@@ -91,7 +92,7 @@ def sample_with_slope(volume: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Te
     size = index.new_tensor(volume.shape[:3]).unsqueeze(1)
     inside = torch.minimum(index.clamp(min=0), size - 1)
     outside = torch.where(size > 1, index - inside, torch.zeros_like(index))
-    first = torch.minimum(inside.floor(), (size - 2).clamp(min=0))
+    first = torch.minimum(inside.floor(), (size - 2).clamp(min=0)).nan_to_num()
     (tz, ty, tx) = (inside - first).unsqueeze(-1)
     (iz, iy, ix) = first.long()
     (jz, jy, jx) = torch.minimum(first + 1, size - 1).long()

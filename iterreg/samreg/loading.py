@@ -13,7 +13,7 @@ from iterreg.samreg.segmenter import Segmenter
 from iterreg.samreg.variants import VariantSpec, find_variant
 from iterreg.samreg.weights import cached_weights
 
-FINGERPRINT_VERSION = 2
+FINGERPRINT_VERSION = 1
 """Part of the fingerprint. Raise it when a change of code changes the masks of the same weights."""
 
 

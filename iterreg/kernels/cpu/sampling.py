@@ -38,9 +38,9 @@ def _locate(
     zero = np.float32(0)
     top_z, top_y, top_x = np.float32(mz - 1), np.float32(my - 1), np.float32(mx - 1)
     last_z, last_y, last_x = (
-        np.int32(max(mz - 2, 0)),
-        np.int32(max(my - 2, 0)),
-        np.int32(max(mx - 2, 0)),
+        np.uint32(max(mz - 2, 0)),
+        np.uint32(max(my - 2, 0)),
+        np.uint32(max(mx - 2, 0)),
     )
     a00, a01, a02 = linear[0, 0], linear[0, 1], linear[0, 2]
     a10, a11, a12 = linear[1, 0], linear[1, 1], linear[1, 2]
@@ -61,7 +61,10 @@ def _locate(
         beyond[0, k] = qz - cz if mz > 1 else zero
         beyond[1, k] = qy - cy if my > 1 else zero
         beyond[2, k] = qx - cx if mx > 1 else zero
-        iz, iy, ix = min(np.int32(cz), last_z), min(np.int32(cy), last_y), min(np.int32(cx), last_x)
+        # What is no number becomes a negative integer, and that a large unsigned one.
+        iz = min(np.uint32(np.int32(cz)), last_z)
+        iy = min(np.uint32(np.int32(cy)), last_y)
+        ix = min(np.uint32(np.int32(cx)), last_x)
         inside[0, k], inside[1, k] = cz - np.float32(iz), cy - np.float32(iy)
         inside[2, k] = cx - np.float32(ix)
         base[k] = np.uint64((iz * my + iy) * mx + ix)
