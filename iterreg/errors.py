@@ -26,6 +26,7 @@ one line that names the file or argument, what was expected, and what was found.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from enum import IntEnum
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -187,17 +188,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
         >>> is_out_of_memory(ValueError("out of range"))
         False
     """
-    while error is not None:
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-            return True
-        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-            return True
-        if isinstance(error, RuntimeError | ImportError | OSError) and any(
-            words in str(error).lower() for words in MEMORY_WORDS
-        ):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(map(_says_out_of_memory, _with_causes(error)))
 
 
 def was_interrupted(error: BaseException | None) -> bool:
@@ -217,8 +208,21 @@ def was_interrupted(error: BaseException | None) -> bool:
         >>> was_interrupted(ValueError("out of range"))
         False
     """
+    return any(isinstance(e, KeyboardInterrupt) for e in _with_causes(error))
+
+
+def _says_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return isinstance(error, RuntimeError | ImportError | OSError) and any(
+        words in str(error).lower() for words in MEMORY_WORDS
+    )
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what caused it, what caused that, and so on."""
     while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False
