@@ -47,6 +47,21 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def device_or_cpu(name: str) -> torch.device:
+    """The device that a result was made on, if this machine has it; else the CPU.
+
+    Args:
+        name: of the device, as a result records it.
+
+    Example:
+        >>> device_or_cpu("cpu")
+        device(type='cpu')
+    """
+    device = torch.device(name)
+    has_it = device.type == "cuda" and (device.index or 0) < torch.cuda.device_count()
+    return device if has_it else torch.device("cpu")
+
+
 @contextmanager
 def threads_used(count: int | None) -> Iterator[int]:
     """Run a block with this many CPU threads, then restore the previous number.

@@ -80,7 +80,12 @@ def relabel(data: Tensor, numbers: Mapping[int, int]) -> Tensor:
         table = torch.zeros(high - low + 3, dtype=torch.int32)
         for value, number in numbers.items():
             table[value - low + 1] = number
-        return on_device(table, data.device)[data.clamp(low - 1, high + 1) - (low - 1)]
+        # index_select takes 32-bit places as they are; indexing would make them 64-bit first.
+        whole = data if data.dtype in (torch.int32, torch.int64) else data.int()
+        places = whole.flatten().clamp(low - 1, high + 1)
+        if low != 1:
+            places.sub_(low - 1)
+        return on_device(table, data.device).index_select(0, places).view(data.shape)
     keys = on_device(known, data.device, torch.int32)
     targets = on_device([numbers[k] for k in known], data.device, torch.int32)
     position = torch.searchsorted(keys, data).clamp_(max=len(known) - 1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from iterreg.applying import grid_like
 from iterreg.atomic import OutputFolder
 from iterreg.config import Config
+from iterreg.devices import device_or_cpu
 from iterreg.displacement import Transform
 from iterreg.evaluation import Measures, measure
 from iterreg.evaluation.given import evaluate
@@ -194,11 +195,11 @@ class Registration:
         if all(value is None for value in given):
             return measure(
                 self.transform,
-                self.fixed_labels,
-                self.moving_labels,
+                *(self.fixed_labels, self.moving_labels),
                 start=self.initial_transform,
                 landmarks=self.landmarks,
                 fovs=partial_views(self.fixed, self.moving),
+                device=device_or_cpu(self.device),
             )
         return evaluate(
             self.transform,
@@ -259,8 +260,8 @@ class Registration:
             TransformError: the isocentre is no point of the images' rank.
         """
         centre = self.fixed.grid.centre_lps_mm if isocentre_lps_mm is None else isocentre_lps_mm
-        affine = self.transform.affine_lps
-        return RigidMotion.of(affine, centre) if is_rigid(affine) else None
+        matrix = self.transform.affine_lps
+        return RigidMotion.of(matrix, centre) if is_rigid(matrix) else None
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Draw before, after and the deformed lattice on three planes, as ``overlay.png``.
