@@ -230,16 +230,6 @@ def moving_index(transform: Transform, moving: Grid) -> torch.Tensor:
     return affine_of_index(matrix, matrix, transform.field.vox)
 
 
-def moving_displacement_vox(transform: Transform, moving: Grid) -> torch.Tensor:
-    """Return :func:`moving_index` minus the fixed index, of small numbers: Learn2Reg's values.
-
-    Returns:
-        (rank, *fixed shape) float32, components (z, y, x).
-    """
-    matrix = fixed_to_moving_index(transform.grid, transform.affine_lps, moving)
-    return affine_of_index(matrix - np.eye(len(matrix)), matrix, transform.field.vox)
-
-
 def resample_transform(transform: Transform, reference: Grid) -> Transform:
     """Return the same transform with its field on another grid.
 

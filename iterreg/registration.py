@@ -260,8 +260,8 @@ class Registration:
             TransformError: the isocentre is no point of the images' rank.
         """
         centre = self.fixed.grid.centre_lps_mm if isocentre_lps_mm is None else isocentre_lps_mm
-        matrix = self.transform.affine_lps
-        return RigidMotion.of(matrix, centre) if is_rigid(matrix) else None
+        affine = self.transform.affine_lps
+        return RigidMotion.of(affine, centre) if is_rigid(affine) else None
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Draw before, after and the deformed lattice on three planes, as ``overlay.png``.
@@ -289,8 +289,7 @@ class Registration:
 
     def _repr_html_(self) -> str:
         """The verdict, the notes and the picture, for notebooks."""
-        text: str = load("iterreg.report.notebook:registration_html")(self)
-        return text
+        return str(load("iterreg.report.notebook:registration_html")(self))
 
     def __repr__(self) -> str:
         seconds = sum(self.timings_s.values())

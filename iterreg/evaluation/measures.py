@@ -16,15 +16,15 @@ import torch
 from iterreg.displacement import (
     DisplacementField,
     Transform,
-    moving_displacement_vox,
     moving_index,
     resample_transform,
     total_displacement_vox,
     warp_labels,
 )
 from iterreg.evaluation.values import Measures, RegionMeasures
-from iterreg.geometry import Grid, Points
+from iterreg.geometry import Grid, Points, fixed_to_moving_index
 from iterreg.image import LabelMap
+from iterreg.index_maps import affine_of_index
 from iterreg.metrics import (
     TreSummary,
     coverage,
@@ -118,7 +118,7 @@ def measure(
         measures,
         regions=_measure_regions(fixed, values, compared, reached),
         without_partner=_without_partner(fixed, moving),
-        sdlogj_l2r=sdlogj_l2r_of(moving_displacement_vox(transform, moving.grid)),
+        sdlogj_l2r=sdlogj_l2r_of(_learn2reg_displacement(transform, moving.grid)),
     )
     return _measure_field(measures, total_displacement_vox(transform), fixed.data, values)
 
@@ -249,6 +249,12 @@ def _measure_regions(
         )
         for v in values
     )
+
+
+def _learn2reg_displacement(transform: Transform, moving: Grid) -> torch.Tensor:
+    """Moving index minus fixed index, (rank, *fixed shape), from small numbers alone."""
+    matrix = fixed_to_moving_index(transform.grid, transform.affine_lps, moving)
+    return affine_of_index(matrix - np.eye(len(matrix)), matrix, transform.field.vox)
 
 
 def _tre(landmarks: tuple[Points, Points] | None, transform: Transform) -> TreSummary | None:
