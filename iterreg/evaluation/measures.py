@@ -25,6 +25,7 @@ from iterreg.evaluation.values import Measures, RegionMeasures
 from iterreg.geometry import Grid, Points, fixed_to_moving_index
 from iterreg.image import LabelMap
 from iterreg.index_maps import affine_of_index
+from iterreg.labels import label_counts
 from iterreg.metrics import (
     TreSummary,
     coverage,
@@ -113,10 +114,11 @@ def measure(
     seen_after = _seen(seen, transform, moving.grid, mapped)
     compared.append(_Compared.of(fixed.data, after, seen_after))
     reached = coverage(moving.data, fixed.data, mapped, values)
+    sizes = [label_counts(data) for data in (fixed.data, moving.data, after)]
     del after, seen_after, mapped  # a volume each
     measures = replace(
         measures,
-        regions=_measure_regions(fixed, values, compared, reached),
+        regions=_measure_regions(fixed, values, compared, reached, sizes),
         without_partner=_without_partner(fixed, moving),
         sdlogj_l2r=sdlogj_l2r_of(_learn2reg_displacement(transform, moving.grid)),
     )
@@ -228,7 +230,11 @@ def _seen(
 
 
 def _measure_regions(
-    fixed: LabelMap, values: Sequence[int], compared: Sequence[_Compared], reached: dict[int, float]
+    fixed: LabelMap,
+    values: Sequence[int],
+    compared: Sequence[_Compared],
+    reached: dict[int, float],
+    sizes: Sequence[dict[int, int]],
 ) -> tuple[RegionMeasures, ...]:
     """The measures of each region; its change of volume is not known yet."""
     spacing = fixed.grid.spacing_zyx_mm
@@ -246,6 +252,7 @@ def _measure_regions(
             distances[1][v].mean_mm,
             reached[v],
             float("nan"),
+            *(counts.get(v, 0) for counts in sizes),
         )
         for v in values
     )
