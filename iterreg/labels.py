@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from iterreg.neighbourhood import bounding_box, grow_box
+from iterreg.neighbourhood import bounding_box, grow_box, label_profiles
 from iterreg.to_device import on_device
 
 TABLE_RANGE = 1 << 20
@@ -47,14 +47,10 @@ def centroids(labels: Tensor, count: int) -> Tensor:
         >>> centroids(torch.tensor([[0, 2, 2], [0, 2, 2]]), 3).tolist()
         [[0.5, 0.0], [nan, nan], [0.5, 1.5]]
     """
-    flat = labels.flatten().long()
-    sizes = torch.bincount(flat, minlength=count).double()
     means = []
-    for axis, n in enumerate(labels.shape):
-        along = [n if k == axis else 1 for k in range(labels.ndim)]
-        place = torch.arange(n, device=labels.device, dtype=torch.float64).view(along)
-        total = torch.bincount(flat, place.expand(labels.shape).flatten(), count)
-        means.append(total / sizes)
+    for profile in label_profiles(labels, count):
+        place = torch.arange(profile.shape[1], device=labels.device)
+        means.append((profile * place).sum(1).double() / profile.sum(1))
     return torch.stack(means, 1)
 
 

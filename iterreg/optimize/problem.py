@@ -122,7 +122,7 @@ class Problem:
             mapping = level.index_map(affine_lps)
             common_fov = level.common_fov(mapping, None)
         common_fov = _with_anatomy(level, common_fov)
-        uncut = level.fixed.uncut_regions() & level.moving.uncut_regions()
+        uncut = level.fixed.uncut_regions & level.moving.uncut_regions
         pairs = {value: pair for value, pair in level.region_pairs().items() if value in uncut}
         frame = overlap_frame(level, common_fov)
         overlap = overlap_terms(config.overlap, level.guidance.rois, frame)
@@ -188,7 +188,11 @@ def visible_boundaries(where: str, fixed: Side, label_count: int) -> Tensor:
     """
     if where == "everywhere":
         return torch.ones_like(fixed.fov)
-    return ~hidden_boundaries(fixed.image, fixed.labels, label_count, fixed.spacing_mm)
+    key = "visible boundaries", label_count
+    if key not in fixed.kept:
+        hidden = hidden_boundaries(fixed.image, fixed.labels, label_count, fixed.spacing_mm)
+        fixed.kept[key] = ~hidden
+    return fixed.kept[key]
 
 
 def active_rows(moves: Tensor | None, like: Tensor) -> Tensor:
@@ -225,6 +229,7 @@ def _similarity(config: Config, level: Pair, common_fov: Tensor) -> list[Term]:
         common_fov,
         fixed.features,
         moving.features,
+        (fixed.kept, moving.kept),
     )
     return [similarity_term(one, images) for one in config.similarities if one.weight]
 
