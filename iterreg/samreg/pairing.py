@@ -20,6 +20,7 @@ from iterreg.samreg.confidence import Evidence, confidence_of
 from iterreg.samreg.hypotheses import Choice
 from iterreg.samreg.linking import chain_similarity, fill_gaps, link
 from iterreg.samreg.matching import Match, MatchSettings, assign, cosine_similarities
+from iterreg.samreg.pictures import nearest_slices
 from iterreg.samreg.prompts import Place, chosen_by
 from iterreg.samreg.rle import decode_mask
 from iterreg.samreg.verifying import overlap_of, verified
@@ -216,13 +217,7 @@ def _within_range(
     """(N, M), whether the moving ROI lies in a slice close to the physically nearest one."""
     if fixed.stack.axis is None:
         return np.ones((len(fixed), len(moving)), bool)
-    normal = fixed.stack.normal_lps
-    aligned_lps = fixed.stack.positions_lps_mm
-    if affine_lps is not None:
-        aligned_lps = apply_affine(affine_lps, aligned_lps)
-    fixed_mm = aligned_lps @ normal
-    moving_mm = moving.stack.positions_lps_mm @ normal
-    nearest = np.abs(fixed_mm[:, None] - moving_mm[None]).argmin(1)
+    nearest = nearest_slices((fixed.stack, moving.stack), affine_lps)
     steps = np.abs(nearest[fixed.slices][:, None] - moving.slices[None])
     return np.asarray(steps <= slice_range)
 

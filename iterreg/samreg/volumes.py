@@ -133,7 +133,7 @@ def _hypotheses(
 def _slices_of(stack: PictureStack) -> _Slices:
     import cv2
 
-    shown = tuple(k for k, picture in enumerate(stack.pixels) if picture is not None)
+    shown = stack.shown
     pictures = [stack.pixels[k] for k in shown]
     height, width = pictures[0].shape[:2] if pictures and pictures[0] is not None else (1, 1)
     scale = min(1.0, COARSE_PX / max(height, width))
