@@ -161,16 +161,17 @@ def match_candidates(
     alignment = _alignment(cosine, allowed, fixed, moving, rules, inlier_distance_mm)
     choice = None if choose is None else choose(alignment)
     best = None if choice is None else choice.best
-    if best is not None:
-        alignment = replace(alignment, affine_lps=best.affine_lps, kind=best.kind)
-        allowed = _within_range(fixed, moving, rules.slice_range, best.affine_lps)
+    taken = None if choice is None else choice.taken
+    if taken is not None:
+        alignment = replace(alignment, affine_lps=taken.affine_lps, kind=taken.kind)
+        allowed = _within_range(fixed, moving, rules.slice_range, taken.affine_lps)
     weight = None
     if rules.prior:
         aligned_lps = apply_affine(alignment.affine_lps, fixed.centroids_lps)
         distance_mm = cdist(aligned_lps, moving.centroids_lps)
         weight = np.exp(-0.5 * (distance_mm / (rules.prior * diagonal)) ** 2)
     matches = assign(cosine, allowed, rules, weight)
-    if not matches and weight is not None and best is None:
+    if not matches and weight is not None and taken is None:
         # No similar region lies close to the alignment, so appearance alone has to decide.
         matches = assign(cosine, allowed, rules)
         centroids = _centroids(matches, fixed, moving)

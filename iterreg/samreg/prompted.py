@@ -76,8 +76,8 @@ class PromptedImage:
         features = self._features(partial(on_share, on_fraction, 0, 2))
         affine_lps = np.eye(self._stack.grid.rank + 1)
         choice = choose(features, Alignment(affine_lps, "identity", np.zeros(0, bool), 0.0))
-        if choice.best is not None:
-            affine_lps = choice.best.affine_lps
+        if choice.taken is not None:
+            affine_lps = choice.taken.affine_lps
         found = self._segmented(fixed, affine_lps, partial(on_share, on_fraction, 1, 2))
         return replace(found, features=features), choice
 
