@@ -85,9 +85,9 @@ def decode(
         single: decode the one mask for prompts without ambiguity, such as boxes.
 
     Returns:
-        Logits (N, M, 4 side, 4 side) in the precision of ``image``, and predicted IoU (N, M)
-        float32. M is 3: a part, a structure, the whole; or 1 if ``single``. With HQ-SAM M is 1:
-        the mask with the highest predicted IoU, refined.
+        Logits (N, M, 4 side, 4 side) and predicted IoU (N, M), float32. M is 3: a part, a
+        structure, the whole; or 1 if ``single``. With HQ-SAM M is 1: the mask with the highest
+        predicted IoU, refined.
     """
     side = int(len(image.features) ** 0.5)
     output_tokens = [decoder.iou_token.weight, decoder.mask_tokens.weight]
@@ -102,10 +102,9 @@ def decode(
     heads = list(enumerate(decoder.output_hypernetworks_mlps))[chosen]
     weights = [mlp(tokens[:, 1 + k]) for k, mlp in heads]
     masks = torch.bmm(upscaled.flatten(1, 3), torch.stack(weights, -1).to(upscaled.dtype))
-    masks = to_pictures(masks.unflatten(1, upscaled.shape[1:4]), (side, side))
+    masks = to_pictures(masks.unflatten(1, upscaled.shape[1:4]), (side, side)).float()
     if not hq_features:
         return masks, iou
-    masks = masks.float()
     iou, best = iou.max(1, keepdim=True)
     masks = masks.gather(1, best[:, :, None, None].expand(-1, -1, *masks.shape[2:]))
     detail = to_pictures(upscaled.float(), (side, side))
