@@ -166,8 +166,10 @@ class Problem:
         return (first, second, third), equations
 
     def _accumulated(self, terms: list[Term], u_mm: Tensor, into: NormalEquations) -> Tensor:
-        zero = torch.zeros((), dtype=torch.float64, device=u_mm.device)
-        return sum((term.accumulate(u_mm, self.mapping, into) for term in terms), zero)
+        parts = [term.accumulate(u_mm, self.mapping, into) for term in terms]
+        if not parts:
+            return torch.zeros((), dtype=torch.float64, device=u_mm.device)
+        return sum(parts[1:], parts[0].double())
 
 
 def overlap_frame(level: Pair, common_fov: Tensor) -> Frame:
