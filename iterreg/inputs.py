@@ -186,7 +186,7 @@ class FieldsOfView:
                 raise ImageContentError(
                     f"{image.name}: expected a mask that meets the field of view"
                 )
-            share = float(fov.float().mean())
+            share = int(fov.count_nonzero()) / fov.numel()
             kind = view.kind if mask is None else f"{view.kind}, mask"
             in_words[side] = f"{kind}: {100 * share:.0f} % of the image"
             found.append(fov)

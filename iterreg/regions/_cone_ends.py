@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
@@ -163,8 +164,8 @@ def _columns(
 
     def pooled(plane: NDArray[Any]) -> NDArray[Any]:
         cut = plane[..., : ny * factor[0], : nx * factor[1]]
-        blocks = cut.reshape(*plane.shape[:-2], ny, factor[0], nx, factor[1])
-        return np.asarray(blocks.mean((-3, -1), dtype=np.float32))
+        blocks = torch.from_numpy(cut).unflatten(-2, (ny, factor[0])).unflatten(-1, (nx, factor[1]))
+        return np.asarray(blocks.float().mean((-3, -1)).numpy())
 
     whole = np.flatnonzero(pooled(disc) == 1)
     whole = whole[:: -(-len(whole) // MOST_COLUMNS) or 1]

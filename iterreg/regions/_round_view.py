@@ -125,4 +125,5 @@ def _cuts(plane: Bools, circle: tuple[float, float, float]) -> bool:
 
 def content_of(data: NDArray[np.float32], value: NDArray[np.float32]) -> Bools:
     """Voxels that differ from a constant in some channel."""
-    return np.asarray((data != value.reshape(-1, *[1] * (data.ndim - 1))).any(0))
+    differs = data != value.reshape(-1, *[1] * (data.ndim - 1))
+    return np.asarray(differs[0] if len(differs) == 1 else differs.any(0))

@@ -71,7 +71,7 @@ class FieldOfView:
     @property
     def share(self) -> float:
         """Share of the image that was measured."""
-        return float(self.mask.float().mean())
+        return int(torch.count_nonzero(self.mask)) / self.mask.numel()
 
 
 def field_of_view(image: Image, scanner: ConeBeam | None = None) -> FieldOfView:
