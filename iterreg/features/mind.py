@@ -13,7 +13,9 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from iterreg.kernels import self_similarity
@@ -29,12 +31,20 @@ PATCH_STEPS = 3
 VARIANCE_CLAMP = (1e-3, 1e3)
 """V stays within these multiples of its mean over the image. The values are the paper's."""
 
+LEAST_TURN_VOXELS = 0.25
+"""What a turn adds to an offset is rounded to this: looking between voxels blurs and costs, so a
+slight turn changes nothing."""
+
+Turn = NDArray[np.float64]
+"""(3, 3) rotation: column a is where axis a of the other image points, components (z, y, x)."""
+
 
 def mind_ssc(
     volume: Tensor,
     spacing_zyx_mm: tuple[float, ...],
     *distances_mm: float,
     lattice_zyx_mm: tuple[float, ...] | None = None,
+    turn: Turn | None = None,
 ) -> Tensor:
     """The self-similarity context of every voxel.
 
@@ -49,6 +59,8 @@ def mind_ssc(
             least one.
         lattice_zyx_mm: spacing of the image that the features are compared with: offsets and
             patches are as long as there; None: the volume's own.
+        turn: how the axes of that image lie in this one: neighbours are looked for along them;
+            None: along the volume's own.
 
     Returns:
         (Z, Y, X, 12 for each distance) float32, 0 ... 1.
@@ -70,31 +82,53 @@ def mind_ssc(
     for number, distance in enumerate(distances_mm):
         reach = [max(1, round(distance / s)) * k for s, k in zip(lattice, steps, strict=True)]
         own = slice(number * CHANNELS, (number + 1) * CHANNELS)
-        found = _context(volume, reach, patch)
+        found = _context(volume, _offsets(reach, spacing_zyx_mm, turn), patch)
         if len(distances_mm) == 1:
             return found
         features[..., own] = found
     return features
 
 
-def _context(volume: Tensor, reach: Sequence[float], patch: Sequence[Tensor]) -> Tensor:
-    """The twelve channels of one distance, (Z, Y, X, 12); ``reach`` in voxels (z, y, x)."""
+def _offsets(
+    reach: Sequence[float], spacing_zyx_mm: Sequence[float], turn: Turn | None
+) -> list[list[float]]:
+    """The neighbour along each axis (z, y, x), as an offset in voxels (z, y, x).
+
+    Args:
+        reach: how many voxels away it is along each axis.
+        spacing_zyx_mm: of the volume.
+        turn: of the axes; None for none.
+    """
+    straight = np.diag(reach)
+    if turn is None:
+        return [list(along) for along in straight]
+    spacing = np.asarray(spacing_zyx_mm)
+    turned = turn * (spacing * np.asarray(reach)) / spacing[:, None]
+    change = np.round((turned - straight) / LEAST_TURN_VOXELS) * LEAST_TURN_VOXELS
+    return [[float(v) for v in along] for along in (straight + change).T]
+
+
+def _context(volume: Tensor, offsets: Sequence[Sequence[float]], patch: Sequence[Tensor]) -> Tensor:
+    """The twelve channels of one distance, (Z, Y, X, 12); ``offsets`` in voxels (z, y, x)."""
     copies = volume.new_empty(6, *volume.shape)
-    for axis, voxels in enumerate(reach):
-        for side, amount in enumerate((-voxels, voxels)):
-            copies[2 * axis + side] = _neighbour(volume, axis, amount)
+    for axis, offset in enumerate(offsets):
+        for side, sign in enumerate((-1, 1)):
+            copies[2 * axis + side] = _neighbour(volume, [sign * voxels for voxels in offset])
     pairs = [(a, b) for a, b in itertools.combinations(range(6), 2) if a // 2 != b // 2]
     first, second = on_device(pairs, volume.device).T.contiguous()
     return self_similarity(copies, first, second, patch, VARIANCE_CLAMP)
 
 
-def _neighbour(volume: Tensor, axis: int, voxels: float) -> Tensor:
-    """Each voxel's neighbour along an axis, linear between two."""
-    whole = math.floor(voxels)
-    near, far = ([k if a == axis else 0 for a in range(3)] for k in (whole, whole + 1))
-    if voxels == whole:
-        return shifted(volume, near)
-    return torch.lerp(shifted(volume, near), shifted(volume, far), voxels - whole)
+def _neighbour(volume: Tensor, offset: Sequence[float]) -> Tensor:
+    """Each voxel's neighbour at an offset (z, y, x), linear between voxels."""
+    for axis, voxels in enumerate(offset):
+        whole = math.floor(voxels)
+        near, far = ([k if a == axis else 0 for a in range(3)] for k in (whole, whole + 1))
+        if voxels == whole:
+            volume = shifted(volume, near)
+        else:
+            volume = torch.lerp(shifted(volume, near), shifted(volume, far), voxels - whole)
+    return volume
 
 
 def _box(width: float, voxels: int) -> Tensor:

@@ -28,8 +28,12 @@ def mind_term(config: Similarity, images: ComparedImages) -> SquaredDifference:
     kind = torch.float16 if seen.is_cuda else torch.float32
     samples = mind_ssc(images.fixed.mean(0), images.fixed_spacing_mm, *config.radius_mm)[seen]
     samples = samples.to(kind)
-    lattice_mm = images.fixed_spacing_mm
-    moving = images.moving.mean(0)
-    features = mind_ssc(moving, spacing_mm, *config.radius_mm, lattice_zyx_mm=lattice_mm).to(kind)
+    features = mind_ssc(
+        images.moving.mean(0),
+        spacing_mm,
+        *config.radius_mm,
+        lattice_zyx_mm=images.fixed_spacing_mm,
+        turn=images.turn,
+    ).to(kind)
     voxels = seen.nonzero().int()
     return SquaredDifference.of_features(samples, features, voxels, config.weight, OUTSIDE_WEIGHT)

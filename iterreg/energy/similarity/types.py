@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from iterreg.features import FeatureMaps
+from iterreg.features.mind import Turn
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class ComparedImages:
         common_fov: (Z, Y, X) bool, the fixed voxels that both images see; it stays the same for
             the whole level.
         fixed_features, moving_features: of a network; None unless a similarity asks for them.
+        turn: (3, 3) rotation, how the fixed axes (z, y, x) lie in the moving image; None: alike.
     """
 
     fixed: Tensor
@@ -28,3 +30,4 @@ class ComparedImages:
     common_fov: Tensor
     fixed_features: FeatureMaps | None = None
     moving_features: FeatureMaps | None = None
+    turn: Turn | None = None
