@@ -1,6 +1,6 @@
 """SAMReg with MobileSAM's real weights on real images: overlap, landmarks, ablations, cost, peers.
 
-    python benchmarks/samreg.py [--cache FOLDER] [--only pairs turned retina cost ablations]
+    python benchmarks/samreg.py [--cache FOLDER] [--only pairs turned matchers retina ...]
 
 Labels and control points are never shown to the method. Images are those of ITERREG_DATA (default:
 ../shared/data beside the project), the weights ``../weights/mobile_sam.pt`` beside them. What is
@@ -37,7 +37,7 @@ from iterreg.geometry import apply_affine
 from iterreg.image import Image, LabelMap
 from iterreg.metrics import dice, folding
 from iterreg.samreg.cache import default_folder
-from iterreg.samreg.candidates import RoiSettings
+from iterreg.samreg.candidates import MATCHERS, RoiSettings
 from iterreg.samreg.fit import behind_alignment, check_fit, fitted_to_size
 from iterreg.samreg.match import find_rois, fit_preset, load
 from iterreg.samreg.matching import MatchSettings
@@ -55,7 +55,7 @@ PAPER = {
 }
 """SAMReg with SAM, journal's Table 1: Dice (%), TRE."""
 
-TABLES = ("pairs", "turned", "retina", "cost", "ablations")
+TABLES = ("pairs", "turned", "matchers", "retina", "cost", "ablations")
 TURNS = ((0, 20, (12, -9), 0.0), (0, 45, (0, 0), 10.0), (1, -30, (-8, 14), -20.0))
 """Heart, degrees, shift within the slices (rows, columns), and along them (mm)."""
 
@@ -85,6 +85,7 @@ def main() -> None:
     ways: dict[str, Callable[[], Iterable[Row]]] = {
         "pairs": lambda: (row for case in labelled() for row in bench.judged(case)),
         "turned": lambda: (row for case, _ in turned() for row in bench.turned(case)),
+        "matchers": bench.matchers,
         "retina": bench.retina,
         "cost": cost,
         "ablations": bench.ablations,
@@ -252,6 +253,33 @@ class Bench:
             start = matching.start or still(case.images[0])
             yield scores(case, f"{what}, alignment", start)
             yield scores(case, what, self.fitted(case.images, matching))
+
+    def matchers(self) -> Iterable[Row]:
+        """Everything in both images, or prompts in the moving one: nothing is cached."""
+        from samreg_confidence import known, right_pairs
+
+        cases = {case.name: case for case in list(labelled())[::2]}
+        truths = {k.name: k for k in known() if "by 45" not in k.name}
+        pairs = [
+            (k.name, k.images, k.truth)
+            for k in truths.values()
+            if k.name in cases or not k.name.startswith("cardiac: ")
+        ]
+        pairs += [(c.name, c.images, None) for c in cases.values() if c.name not in truths]
+        for name, images, truth in pairs:
+            for matcher in MATCHERS:
+                begun = time.process_time()
+                settings = RoiSettings(matcher=matcher)
+                found = find_rois(*images, self.segmenter, settings, cache=False)
+                row: Row = {"pair": name, "matcher": matcher, "pairs": len(found.pairs)}
+                row["matches"] = sum(map(len, found.chains))
+                row["cpu_s"] = time.process_time() - begun
+                if truth is not None:
+                    row["right"] = right_pairs(found, truth)
+                if name in cases:
+                    fitted = scores(cases[name], matcher, self.fitted(images, found))
+                    row |= {key: fitted[key] for key in ("dice", "tre", "folds")}
+                yield row
 
     def retina(self) -> Iterable[Row]:
         """Control points of fundus photographs, in pixels of a picture of 1024."""

@@ -119,6 +119,15 @@ def altered(file: Path, degrees: float, scale: float, gamma: float, seed: int) -
     return Known(f"{name} altered", name, images, np.vstack((turn, [0, 0, 1])))
 
 
+def right_pairs(found: RoiMatching, truth: np.ndarray) -> int:
+    """How many pairs are right: their masks overlap by half behind the true alignment."""
+    overlaps = (
+        [overlap_of(match, found.fixed, found.moving, truth) for match in chain]
+        for chain in found.chains
+    )
+    return sum(float(np.mean(chain)) >= RIGHT_IOU for chain in overlaps)
+
+
 def judged(found: RoiMatching, truth: np.ndarray) -> Iterable[tuple[Evidence, bool]]:
     """What is known of each matched pair of regions, and whether it is right."""
     for chain in found.chains:

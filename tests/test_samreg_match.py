@@ -23,7 +23,7 @@ from iterreg.cli import iterreg as command
 from iterreg.cli.samreg import samreg
 from iterreg.errors import ExitCode, GeometryError, ImageReadError, NoRoiPairsError, OutputError
 from iterreg.image import LabelMap
-from iterreg.samreg.candidates import RoiSettings
+from iterreg.samreg.candidates import MATCHERS, RoiSettings
 from iterreg.samreg.everything import EverythingSettings
 from iterreg.samreg.filters import AREA_OF, NESTED
 from iterreg.samreg.match import find_rois, fit_preset
@@ -271,7 +271,13 @@ def run(folder: Path, *arguments: object) -> Result:
 
 @pytest.mark.parametrize(
     ("option", "choices"),
-    [("match", MATCHING_RULES), ("area_of", AREA_OF), ("nested", NESTED), ("axis", AXES)],
+    [
+        ("match", MATCHING_RULES),
+        ("matcher", MATCHERS),
+        ("area_of", AREA_OF),
+        ("nested", NESTED),
+        ("axis", AXES),
+    ],
 )
 def test_the_command_offers_the_choices_of_the_method(option: str, choices: Sequence[str]) -> None:
     (declared,) = (p for p in samreg.params if p.name == option)

@@ -89,6 +89,20 @@ def test_cells_find_a_shifted_volume_and_patches_agree() -> None:
     np.testing.assert_allclose(apply_affine(chosen.best.affine_lps, here), there, atol=0.5)
 
 
+def test_cells_far_ahead_are_taken_though_few_patches_agree() -> None:
+    made, changed = world(0), world(1)[0]
+    # Most of what the moving volume shows has changed; its features have not.
+    changed[:, : SIDE // 3] = made[0][:, : SIDE // 3]
+    fixed, moving = seen(made, (1, 0, 0)), seen((changed, made[1]), (1, 40, 24))
+    chosen = choose_volume_alignment((fixed[0], moving[0]), (fixed[1], moving[1]), NONE)
+    assert chosen.best is None and chosen.taken is not None and chosen.taken.source == "cells"
+    assert "by cells, hardly supported" in chosen.summary
+    assert chosen.to_dict()["source"] == "cells" and not chosen.to_dict()["supported"]
+    ends = [np.array([[2.0, 100.0, 100.0]]), np.array([[2.0, 60.0, 76.0]])]
+    here, there = (apply_affine(fixed[0].grid.index_to_lps, end) for end in ends)
+    np.testing.assert_allclose(apply_affine(chosen.taken.affine_lps, here), there, atol=0.5)
+
+
 def test_the_header_stays_where_cells_mislead() -> None:
     made = world(0)
     (stack, _), (_, wrong) = seen(made, (1, 0, 0)), seen(made, (1, 40, 24))
@@ -102,6 +116,7 @@ def test_unlike_volumes_have_no_supported_alignment() -> None:
     fixed, moving = seen(world(0), (0, 0, 0)), seen(world(1), (0, 0, 0))
     chosen = choose_volume_alignment((fixed[0], moving[0]), (fixed[1], moving[1]), NONE)
     assert chosen.best is None and "no alignment is supported" in chosen.summary
+    assert chosen.taken is None
 
 
 def test_a_turned_heart_is_aligned_with_real_weights(tmp_path: Path) -> None:

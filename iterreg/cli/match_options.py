@@ -30,6 +30,7 @@ class MatchRequest:
     pairs: int | None
     prior: float
     points: int
+    matcher: str
     area: tuple[float, float] | None
     area_of: str
     nested: str
@@ -60,6 +61,7 @@ class MatchRequest:
             axis=self.axis,
             window=self.window,
             mirrored=self.mirrored,
+            matcher=self.matcher,
         )
 
 
@@ -140,6 +142,14 @@ def matching_options(function: Callable[..., Any]) -> Callable[..., Any]:
             default=16,
             show_default=True,
             help="Segment a grid of this many points along each side.",
+        ),
+        click.option(
+            "--matcher",
+            type=click.Choice(["everything", "prompted"]),
+            default="everything",
+            show_default=True,
+            help="Segment everything in both images, or in the moving one only what regions of "
+            "the fixed one ask for, in about half the time.",
         ),
         click.option(
             "--area",

@@ -35,6 +35,8 @@ LEAST_TURN_VOXELS = 0.25
 """What a turn adds to an offset is rounded to this: looking between voxels blurs and costs, so a
 slight turn changes nothing."""
 
+Offsets = tuple[tuple[tuple[float, ...], ...], ...]
+
 Turn = NDArray[np.float64]
 """(3, 3) rotation: column a is where axis a of the other image points, components (z, y, x)."""
 
@@ -79,33 +81,48 @@ def mind_ssc(
     patch = [_box(PATCH_STEPS * step, n) for step, n in zip(steps, volume.shape, strict=True)]
     # Filled one by one: keeping all of them to join them would be the peak of a run's memory.
     features = volume.new_empty(*volume.shape, CHANNELS * len(distances_mm))
-    for number, distance in enumerate(distances_mm):
-        reach = [max(1, round(distance / s)) * k for s, k in zip(lattice, steps, strict=True)]
+    for number, offsets in enumerate(
+        neighbour_offsets(spacing_zyx_mm, distances_mm, lattice, turn)
+    ):
         own = slice(number * CHANNELS, (number + 1) * CHANNELS)
-        found = _context(volume, _offsets(reach, spacing_zyx_mm, turn), patch)
+        found = _context(volume, offsets, patch)
         if len(distances_mm) == 1:
             return found
         features[..., own] = found
     return features
 
 
-def _offsets(
-    reach: Sequence[float], spacing_zyx_mm: Sequence[float], turn: Turn | None
-) -> list[list[float]]:
-    """The neighbour along each axis (z, y, x), as an offset in voxels (z, y, x).
+def neighbour_offsets(
+    spacing_zyx_mm: Sequence[float],
+    distances_mm: Sequence[float],
+    lattice_zyx_mm: Sequence[float],
+    turn: Turn | None = None,
+) -> Offsets:
+    """The neighbour along each axis of the lattice, at each distance.
 
     Args:
-        reach: how many voxels away it is along each axis.
-        spacing_zyx_mm: of the volume.
-        turn: of the axes; None for none.
+        spacing_zyx_mm, distances_mm, lattice_zyx_mm, turn: see :func:`mind_ssc`.
+
+    Returns:
+        For each distance and axis (z, y, x) an offset in voxels (z, y, x).
+
+    Example:
+        >>> neighbour_offsets((1.0, 1.0, 1.0), (4.0,), (2.0, 2.0, 2.0))
+        (((4.0, 0.0, 0.0), (0.0, 4.0, 0.0), (0.0, 0.0, 4.0)),)
     """
-    straight = np.diag(reach)
-    if turn is None:
-        return [list(along) for along in straight]
-    spacing = np.asarray(spacing_zyx_mm)
-    turned = turn * (spacing * np.asarray(reach)) / spacing[:, None]
-    change = np.round((turned - straight) / LEAST_TURN_VOXELS) * LEAST_TURN_VOXELS
-    return [[float(v) for v in along] for along in (straight + change).T]
+    spacing, lattice = np.asarray(spacing_zyx_mm), np.asarray(lattice_zyx_mm)
+    # What rounding adds is no step.
+    steps = np.round(lattice / spacing, 3)
+    offsets = []
+    for distance in distances_mm:
+        reach = np.maximum(1, np.round(distance / lattice)) * steps
+        along = np.diag(reach)
+        if turn is not None:
+            turned = turn * (spacing * reach) / spacing[:, None]
+            change = (turned - along) / LEAST_TURN_VOXELS
+            along = along + np.round(change) * LEAST_TURN_VOXELS
+        offsets.append(tuple(tuple(map(float, offset)) for offset in along.T))
+    return tuple(offsets)
 
 
 def _context(volume: Tensor, offsets: Sequence[Sequence[float]], patch: Sequence[Tensor]) -> Tensor:

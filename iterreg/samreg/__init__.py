@@ -7,6 +7,7 @@ The method, from the top down::
     everything   all masks of one slice           align      RANSAC on centroids
     filters      which masks are regions          linking    slices into volumes
     volumes      the alignment of two volumes hypotheses that of two pictures
+    prompted     the moving image, asked for the regions of the fixed one by inverting prompts
     pictures     slices as 8-bit pictures         cache, rle, roi_files    storage
 
 The model::

@@ -176,7 +176,7 @@ def cache_key(
     """
     values = dataclasses.asdict(settings)
     del values["batch"]
-    for prompts in ("more", "boxes"):
+    for prompts in ("more", "boxes", "aimed"):
         if not values[prompts]:
             del values[prompts]
     header = [CACHE_VERSION, fingerprint, list(picture.shape), list(shape), values]

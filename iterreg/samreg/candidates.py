@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from iterreg.errors import ConfigError
 from iterreg.geometry import apply_affine
-from iterreg.samreg.cache import RoiCache, cache_key, features_key
-from iterreg.samreg.cells import Features, pooled
+from iterreg.samreg.cache import RoiCache, cache_key
+from iterreg.samreg.cells import Features, pooled, pooled_key
 from iterreg.samreg.everything import EverythingSettings, Rois, segment_everything
 from iterreg.samreg.filters import RoiFilter, body_voxels, filter_rois
 from iterreg.samreg.matching import MatchSettings
@@ -21,6 +22,8 @@ from iterreg.samreg.prompts import Place, pixels_of
 from iterreg.samreg.rle import RunLengthMask, decode_mask
 from iterreg.samreg.segmenter import Segmenter
 from iterreg.samreg.slices import in_threads
+
+MATCHERS = ("everything", "prompted")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class RoiSettings:
             voxels are longest.
         window: intensities to show as black and white; None chooses by the kind of image.
         mirrored: whether the moving picture may be a mirror image of the fixed one.
+        matcher: ``everything`` segments everything in both images; ``prompted`` segments in the
+            moving image only what regions of the fixed image ask for.
+
+    Raises:
+        ConfigError: an unknown matcher.
     """
 
     everything: EverythingSettings = field(default_factory=EverythingSettings)
@@ -43,6 +51,12 @@ class RoiSettings:
     axis: str | None = None
     window: tuple[float, float] | None = None
     mirrored: bool = False
+    matcher: str = "everything"
+
+    def __post_init__(self) -> None:
+        if self.matcher not in MATCHERS:
+            expected = ", ".join(MATCHERS)
+            raise ConfigError(f"matcher: expected one of {expected}, got {self.matcher!r}")
 
 
 MOST_SLICES = 24
@@ -102,13 +116,8 @@ def find_candidates(
         on_fraction: called with the fraction of the work that is done.
         places: of the user's prompts, decoded beside the grid.
     """
-    counts = dict.fromkeys(COUNT_NAMES, 0)
-    seconds = dict.fromkeys(("encode", "decode", "filter"), 0.0)
-    counts["slices"] = len(stack.pixels)
-    shown = [number for number, picture in enumerate(stack.pixels) if picture is not None]
-    counts["blank"] = len(stack.pixels) - len(shown)
-
-    kept = set(_with_features(stack, shown))
+    shown = stack.shown
+    kept = set() if stack.axis is None else set(aligning(stack))
 
     def segment(number: int, on_share: Callable[[float], None]) -> tuple[Rois, Features | None]:
         picture = stack.pixels[number]
@@ -118,13 +127,38 @@ def find_candidates(
         asked = _Asked(picture, stack.slice_shape, everything, number in kept)
         return _segment(asked, segmenter, cache, on_share)
 
-    workers = min(torch.get_num_threads(), len(shown)) if segmenter.device.type == "cpu" else 1
-    per_slice = []
     features: list[Features | None] = [None] * len(stack.pixels)
-    results = in_threads(segment, shown, workers, on_fraction)
-    for number, (found, features[number]) in zip(shown, results, strict=True):
+    results = in_threads(segment, shown, workers_for(segmenter, shown), on_fraction)
+    per_slice = []
+    for number, (rois, features[number]) in zip(shown, results, strict=True):
+        per_slice.append((number, rois))
+    return replace(gathered(stack, per_slice, settings.rois), features=tuple(features))
+
+
+def workers_for(segmenter: Segmenter, slices: Sequence[int]) -> int:
+    """How many slices are worked on at once: on the CPU one a thread."""
+    on_cpu = segmenter.device.type == "cpu"
+    return min(torch.get_num_threads(), len(slices)) if on_cpu else 1
+
+
+def gathered(
+    stack: PictureStack, per_slice: Sequence[tuple[int, Rois]], limits: RoiFilter
+) -> Candidates:
+    """The regions of interest among the masks of slices.
+
+    Args:
+        stack: the image's pictures.
+        per_slice: number and masks of each slice, with the seconds that they took.
+        limits: which masks are regions of interest.
+    """
+    counts = dict.fromkeys(COUNT_NAMES, 0)
+    seconds = dict.fromkeys(("encode", "decode", "filter"), 0.0)
+    counts["slices"] = len(stack.pixels)
+    counts["blank"] = len(stack.pixels) - len(stack.shown)
+    kept = []
+    for number, found in per_slice:
         begun = time.perf_counter()
-        rois = _filtered(found, stack, number, settings.rois)
+        rois = _filtered(found, stack, number, limits)
         seconds["filter"] += time.perf_counter() - begun
         for name, value in rois.seconds.items():
             seconds[name] += value
@@ -133,14 +167,14 @@ def find_candidates(
         counts["points"] += rois.points
         counts["candidates"] += rois.candidates
         counts["rois"] += len(rois)
-        per_slice.append((number, rois))
-    return replace(_join(stack, per_slice, counts, seconds), features=tuple(features))
+        kept.append((number, rois))
+    return _join(stack, kept, counts, seconds)
 
 
-def _with_features(stack: PictureStack, shown: Sequence[int]) -> Sequence[int]:
-    """The slices whose features align the volume: evenly spaced, none of a picture."""
-    step = max(1, -(-len(shown) // MOST_SLICES))
-    return [] if stack.axis is None else shown[step // 2 :: step]
+def aligning(stack: PictureStack) -> Sequence[int]:
+    """The slices whose features align the volume, evenly spaced; the one of a picture."""
+    step = max(1, -(-len(stack.shown) // MOST_SLICES))
+    return stack.shown[step // 2 :: step]
 
 
 def _filtered(rois: Rois, stack: PictureStack, number: int, limits: RoiFilter) -> Rois:
@@ -173,7 +207,7 @@ def _segment(
     on_fraction(0.0)
     picture, shape = asked.picture, asked.shape
     key = cache_key(picture, shape, segmenter.fingerprint, asked.settings)
-    cells_key = features_key(picture, f"{segmenter.fingerprint} pooled")
+    cells_key = pooled_key(picture, segmenter.fingerprint)
     rois = cache.find(key, shape)
     features = cache.find_features(cells_key) if asked.features else None
     if rois is not None and (features is not None or not asked.features):

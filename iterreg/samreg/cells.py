@@ -117,6 +117,16 @@ def pooled(embedding: Embedding) -> Features:
     return halved.half().float().cpu(), embedding.valid_hw
 
 
+def pooled_key(picture: Tensor, fingerprint: str) -> str:
+    """The key of a slice's pooled features.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        fingerprint: of the segmenter.
+    """
+    return features_key(picture, f"{fingerprint} pooled")
+
+
 def cells_of(features: Features, picture: Tensor, inside: Bools, px_to_lps: Matrix) -> Cells:
     """Take the cells that show something.
 

@@ -102,7 +102,7 @@ def decode(
     heads = list(enumerate(decoder.output_hypernetworks_mlps))[chosen]
     weights = [mlp(tokens[:, 1 + k]) for k, mlp in heads]
     masks = torch.bmm(upscaled.flatten(1, 3), torch.stack(weights, -1).to(upscaled.dtype))
-    masks = to_pictures(masks.float().unflatten(1, upscaled.shape[1:4]), (side, side))
+    masks = to_pictures(masks.unflatten(1, upscaled.shape[1:4]), (side, side)).float()
     if not hq_features:
         return masks, iou
     iou, best = iou.max(1, keepdim=True)

@@ -42,6 +42,7 @@ class EverythingSettings:
         more: further points (x, y), pixels of the picture.
         boxes: boxes (x, y, x2, y2), pixels of the picture. Their masks are kept whatever the
             decoder thinks of them.
+        aimed: boxes in the same form whose masks have to be as reliable as those of the grid.
     """
 
     points: int = 16
@@ -52,6 +53,7 @@ class EverythingSettings:
     batch: int = 64
     more: tuple[tuple[float, ...], ...] = ()
     boxes: tuple[tuple[float, ...], ...] = ()
+    aimed: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,12 +116,15 @@ def segment_everything(
     asked = torch.tensor(settings.more, dtype=torch.float32).reshape(-1, 2)
     points = torch.cat((asked, grid_points(picture, settings.points)))
     all_logits, all_iou, candidates, decoded_hw = [], [], 0, (0, 0)
-    if settings.boxes:
-        masks = segmenter.decode_boxes(embedding, torch.tensor(settings.boxes))
-        candidates, decoded_hw = len(settings.boxes), _size_hw(masks.logits)
-        asked_for = replace(settings, predicted_iou=-1.0, stability=0.0)
-        logits, iou = _reliable(masks.logits, masks.predicted_iou, embedding, asked_for)
-        all_logits, all_iou = [logits], [iou]
+    kept_anyway = replace(settings, predicted_iou=-1.0, stability=0.0)
+    for boxes, limits in ((settings.boxes, kept_anyway), (settings.aimed, settings)):
+        if not boxes:
+            continue
+        masks = segmenter.decode_boxes(embedding, torch.tensor(boxes))
+        candidates, decoded_hw = candidates + len(boxes), _size_hw(masks.logits)
+        logits, iou = _reliable(masks.logits, masks.predicted_iou, embedding, limits)
+        all_logits.append(logits)
+        all_iou.append(iou)
     for begin, batch in _batches(points, settings.batch):
         masks = segmenter.decode(embedding, batch.to(segmenter.device))
         candidates += masks.predicted_iou.numel()
@@ -142,7 +147,7 @@ def segment_everything(
         _prototypes(logits > 0, embedding, decoded_hw).float().cpu(),
         iou.float().cpu(),
         mean,
-        len(points),
+        len(points) + len(settings.aimed),
         candidates,
     )
 

@@ -96,10 +96,18 @@ class Choice:
     Args:
         best: the best supported one, refined; None if none is supported enough.
         tried: all of them, the best supported first.
+        ahead: without a supported one, that which is still far ahead of the others: matching
+            begins there, but nothing relies on it.
     """
 
     best: Hypothesis | None
     tried: tuple[Hypothesis, ...] = ()
+    ahead: Hypothesis | None = None
+
+    @property
+    def taken(self) -> Hypothesis | None:
+        """The one that regions are matched behind, supported or not."""
+        return self.best or self.ahead
 
     @property
     def summary(self) -> str:
@@ -108,12 +116,14 @@ class Choice:
             return f"by {self.best.source}: {self.best.support.summary}"
         if not self.tried:
             return "no alignment was tried"
+        if self.ahead is not None:
+            return f"by {self.ahead.source}, hardly supported: {self.ahead.support.summary}"
         return f"no alignment is supported: at best {self.tried[0].support.summary}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain tables, as in ``run.json``."""
         return {
-            "source": None if self.best is None else self.best.source,
+            "source": None if self.taken is None else self.taken.source,
             "supported": self.best is not None,
             "tried": [hypothesis.to_dict() for hypothesis in self.tried],
         }

@@ -19,20 +19,22 @@ from iterreg.io import as_image
 from iterreg.progress import Progress, ProgressCallback, as_callback
 from iterreg.samreg.align import Alignment
 from iterreg.samreg.cache import RoiCache, default_folder
-from iterreg.samreg.candidates import Candidates, RoiSettings, find_candidates
+from iterreg.samreg.candidates import RoiSettings, find_candidates
 from iterreg.samreg.everything import EverythingSettings
 from iterreg.samreg.hypotheses import Choice, choose_alignment
 from iterreg.samreg.matching import MatchSettings
 from iterreg.samreg.pairing import RoiMatching, match_candidates
 from iterreg.samreg.pictures import AXES, cut_axis, cut_pictures
+from iterreg.samreg.prompted import PromptedImage
 from iterreg.samreg.prompts import Prompts, as_prompts, places_of
 from iterreg.samreg.segmenter import Segmenter
 from iterreg.samreg.volumes import choose_volume_alignment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from iterreg.image.kinds import ImageLike, PointsLike
+    from iterreg.samreg.cells import Features
 
 SEGMENTING_FRACTION = 0.98
 """Fraction of the progress bar for segmenting both images; matching gets the rest."""
@@ -52,6 +54,7 @@ def match_rois(
     pairs: int | None = None,
     prior: float = 0.1,
     points: int = 16,
+    matcher: str = "everything",
     prompts: PointsLike | Prompts | None = None,
     device: str = "auto",
     cache: str | Path | bool = True,
@@ -76,6 +79,8 @@ def match_rois(
         prior: how far apart partners may lie after a rough alignment (standard deviation), as a
             fraction of the picture's diagonal; 0 compares by appearance alone.
         points: points of the grid along each side of a picture.
+        matcher: ``everything`` segments everything in both images; ``prompted`` segments in the
+            moving image only what the regions of the fixed image ask for, in about half the time.
         prompts: points in the fixed image, LPS mm, or a file of points and boxes, or
             :class:`~iterreg.samreg.prompts.Prompts`: only the smallest matched region around each
             point, and the one that fills each box, are returned. None returns all.
@@ -97,7 +102,8 @@ def match_rois(
         OutputError: the cache's folder is a file.
 
     Source:
-        SAMReg (arXiv 2410.14083), algorithm 1, eq. 3-9.
+        SAMReg (arXiv 2410.14083), algorithm 1, eq. 3-9; ``prompted`` after PromptReg
+        (arXiv 2508.01697).
 
     Example:
         ``segmenter`` may be any object with the methods of
@@ -135,6 +141,7 @@ def match_rois(
         everything=EverythingSettings(points=points),
         matching=MatchSettings(threshold, match, pairs, slice_range, prior=prior),
         axis=axis,
+        matcher=matcher,
     )
     asked = None if prompts is None else as_prompts(prompts, "prompts")
     segmenter = segmenter or load(variant, checkpoint, device)
@@ -177,22 +184,29 @@ def find_rois(
     stacks = [cut_pictures(image, axis, settings.window) for image in images]
     store = _cache(cache)
     places = [] if prompts is None else places_of(prompts, stacks[0], images[0].name)
-    found: list[Candidates] = []
-    for side, image, stack in zip(("fixed", "moving"), images, stacks, strict=True):
-        on_fraction = _segmenting(side, progress)
-        with memory_errors_named(image.name):
-            here = places if side == "fixed" else []
-            found.append(find_candidates(stack, segmenter, settings, store, on_fraction, here))
-    progress(Progress("match", SEGMENTING_FRACTION, "matching regions"))
+    pair = stacks[0], stacks[1]
+    with memory_errors_named(images[0].name):
+        on_fraction = _segmenting("fixed", progress)
+        ours = find_candidates(pair[0], segmenter, settings, store, on_fraction, places)
 
-    def choose(regions: Alignment) -> Choice:
-        pair = stacks[0], stacks[1]
+    def choose(features: Sequence[Features | None], regions: Alignment) -> Choice:
         if axis is not None:
-            features = found[0].features, found[1].features
-            return choose_volume_alignment(pair, features, regions)
+            return choose_volume_alignment(pair, (ours.features, features), regions)
         return choose_alignment(pair, segmenter, regions, store, settings.mirrored)
 
-    matching = match_candidates(found[0], found[1], images, settings, choose, places)
+    with memory_errors_named(images[1].name):
+        on_fraction = _segmenting("moving", progress)
+        if settings.matcher == "prompted":
+            image = PromptedImage(pair[1], segmenter, settings, store)
+            theirs, choice = image.find(ours, choose, on_fraction)
+        else:
+            theirs, choice = find_candidates(pair[1], segmenter, settings, store, on_fraction), None
+    progress(Progress("match", SEGMENTING_FRACTION, "matching regions"))
+
+    def chosen(regions: Alignment) -> Choice:
+        return choice or choose(theirs.features, regions)
+
+    matching = match_candidates(ours, theirs, images, settings, chosen, places)
     return dataclasses.replace(matching, about=_about(matching, segmenter, settings))
 
 

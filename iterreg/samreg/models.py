@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from iterreg.samreg.attention import image_terms
 from iterreg.samreg.decoder import build_decoder, decode, high_quality_features
-from iterreg.samreg.encoders import EMBEDDING, build_encoder
+from iterreg.samreg.encoders import EMBEDDING, build_encoder, fold
 from iterreg.samreg.prepare import input_points, prepare
 from iterreg.samreg.segmenter import Embedding, Masks
 from iterreg.samreg.variants import VariantSpec
@@ -77,6 +77,8 @@ class SamSegmenter:
         """Move the weights to the device."""
         self._spec = spec
         self._model = model.to(device).eval().requires_grad_(False)
+        if spec.encoder == "tiny_vit":
+            fold(self._model.image_encoder)
         self._device = device
         self._precision = precision or native_precision(device)
         self._fingerprint = f"{fingerprint}-{str(self._precision).removeprefix('torch.')}"
@@ -165,6 +167,7 @@ class SamSegmenter:
     def _encode(self, pictures: Sequence[Tensor]) -> list[Embedding]:
         prepared = [prepare(picture.to(self._device), self._spec) for picture in pictures]
         features, early = self._model.image_encoder(torch.stack([x for x, _ in prepared]))
+        features = features.contiguous()
         hq_features: Sequence[tuple[Tensor, ...]] = [()] * len(prepared)
         if self._spec.high_quality:
             more = high_quality_features(self._model.mask_decoder, features, early)

@@ -20,6 +20,7 @@ from iterreg.samreg.confidence import Evidence, confidence_of
 from iterreg.samreg.hypotheses import Choice
 from iterreg.samreg.linking import chain_similarity, fill_gaps, link
 from iterreg.samreg.matching import Match, MatchSettings, assign, cosine_similarities
+from iterreg.samreg.pictures import nearest_slices
 from iterreg.samreg.prompts import Place, chosen_by
 from iterreg.samreg.rle import decode_mask
 from iterreg.samreg.verifying import overlap_of, verified
@@ -160,16 +161,17 @@ def match_candidates(
     alignment = _alignment(cosine, allowed, fixed, moving, rules, inlier_distance_mm)
     choice = None if choose is None else choose(alignment)
     best = None if choice is None else choice.best
-    if best is not None:
-        alignment = replace(alignment, affine_lps=best.affine_lps, kind=best.kind)
-        allowed = _within_range(fixed, moving, rules.slice_range, best.affine_lps)
+    taken = None if choice is None else choice.taken
+    if taken is not None:
+        alignment = replace(alignment, affine_lps=taken.affine_lps, kind=taken.kind)
+        allowed = _within_range(fixed, moving, rules.slice_range, taken.affine_lps)
     weight = None
     if rules.prior:
         aligned_lps = apply_affine(alignment.affine_lps, fixed.centroids_lps)
         distance_mm = cdist(aligned_lps, moving.centroids_lps)
         weight = np.exp(-0.5 * (distance_mm / (rules.prior * diagonal)) ** 2)
     matches = assign(cosine, allowed, rules, weight)
-    if not matches and weight is not None and best is None:
+    if not matches and weight is not None and taken is None:
         # No similar region lies close to the alignment, so appearance alone has to decide.
         matches = assign(cosine, allowed, rules)
         centroids = _centroids(matches, fixed, moving)
@@ -216,13 +218,7 @@ def _within_range(
     """(N, M), whether the moving ROI lies in a slice close to the physically nearest one."""
     if fixed.stack.axis is None:
         return np.ones((len(fixed), len(moving)), bool)
-    normal = fixed.stack.normal_lps
-    aligned_lps = fixed.stack.positions_lps_mm
-    if affine_lps is not None:
-        aligned_lps = apply_affine(affine_lps, aligned_lps)
-    fixed_mm = aligned_lps @ normal
-    moving_mm = moving.stack.positions_lps_mm @ normal
-    nearest = np.abs(fixed_mm[:, None] - moving_mm[None]).argmin(1)
+    nearest = nearest_slices((fixed.stack, moving.stack), affine_lps)
     steps = np.abs(nearest[fixed.slices][:, None] - moving.slices[None])
     return np.asarray(steps <= slice_range)
 

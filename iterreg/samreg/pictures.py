@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iterreg.errors import GeometryError, ImageContentError
-from iterreg.geometry import AxisOrder, Grid, apply_affine
+from iterreg.geometry import AxisOrder, Grid, Matrix, apply_affine
 from iterreg.image import Image
 
 AXES = ("z", "y", "x")
@@ -70,6 +70,11 @@ class PictureStack:
     grid: Grid
     order: AxisOrder
     window: Window
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """Numbers of the slices that are not blank."""
+        return tuple(k for k, picture in enumerate(self.pixels) if picture is not None)
 
     @property
     def pixel_mm(self) -> tuple[float, float]:
@@ -151,6 +156,24 @@ def cut_pictures(
             f"pixels, got {size[1]} x {size[0]}"
         )
     return replace(stack, pixels=pixels)
+
+
+def nearest_slices(
+    stacks: tuple[PictureStack, PictureStack], affine_lps: Matrix | None = None
+) -> NDArray[np.int64]:
+    """For each fixed slice the physically nearest moving one.
+
+    Args:
+        stacks: fixed and moving, cut across the same axis.
+        affine_lps: from fixed to moving points; None for the identity.
+    """
+    fixed, moving = stacks
+    aligned_lps = fixed.positions_lps_mm
+    if affine_lps is not None:
+        aligned_lps = apply_affine(affine_lps, aligned_lps)
+    fixed_mm = aligned_lps @ fixed.normal_lps
+    moving_mm = moving.positions_lps_mm @ fixed.normal_lps
+    return np.asarray(np.abs(fixed_mm[:, None] - moving_mm[None]).argmin(1), np.int64)
 
 
 def _window(image: Image, given: tuple[float, float] | None) -> Window:

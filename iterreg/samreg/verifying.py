@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from iterreg.geometry import Matrix
 from iterreg.samreg.candidates import Candidates
 from iterreg.samreg.matching import Match
+from iterreg.samreg.pictures import PictureStack
 from iterreg.samreg.rle import decode_mask
 
 Bools = NDArray[np.bool_]
@@ -49,7 +50,8 @@ def overlap_of(match: Match, fixed: Candidates, moving: Candidates, affine_lps: 
     """
     ours = decode_mask(fixed.masks[match.fixed])
     theirs = decode_mask(moving.masks[match.moving])
-    to_moving = _within_slices(fixed, moving, affine_lps, int(fixed.slices[match.fixed]))
+    number = int(fixed.slices[match.fixed])
+    to_moving = within_slices((fixed.stack, moving.stack), affine_lps, number)
     to_fixed = np.linalg.inv(to_moving)
     warped = _warped(theirs, to_moving, ours.shape)
     seen_there = _warped(np.ones_like(theirs), to_moving, ours.shape)
@@ -61,14 +63,19 @@ def overlap_of(match: Match, fixed: Candidates, moving: Candidates, affine_lps: 
     return float((ours & warped).sum() / union)
 
 
-def _within_slices(
-    fixed: Candidates, moving: Candidates, affine_lps: Matrix, number: int
+def within_slices(
+    stacks: tuple[PictureStack, PictureStack], affine_lps: Matrix, number: int
 ) -> Matrix:
-    """From pixels (x, y) of a fixed slice to those of a moving one, homogeneous.
+    """From voxels (x, y) of a fixed slice to those of a moving one, homogeneous.
 
     How far the slices lie apart after the alignment plays no part.
+
+    Args:
+        stacks: fixed and moving, cut across the same axis.
+        affine_lps: from fixed to moving points.
+        number: of the fixed slice.
     """
-    grids, axis = (fixed.stack.grid, moving.stack.grid), fixed.stack.axis
+    grids, axis = (stacks[0].grid, stacks[1].grid), stacks[0].axis
     whole = np.linalg.inv(grids[1].index_to_lps) @ affine_lps @ grids[0].index_to_lps
     xy = [k for k in reversed(range(grids[0].rank)) if k != axis]
     result = np.eye(3)

@@ -18,7 +18,7 @@ from iterreg.geometry import Matrix, apply_affine
 from iterreg.samreg.align import Alignment, align, fit
 from iterreg.samreg.cells import Cells, Features, cells_of, match_cells
 from iterreg.samreg.hypotheses import INLIER_CELLS, LEAST_INLIERS, Choice, Hypothesis
-from iterreg.samreg.patches import Support, support_of
+from iterreg.samreg.patches import LEAST_PATCHES, Support, support_of
 from iterreg.samreg.pictures import PictureStack
 from iterreg.samreg.planes import COARSE_PX, LOCAL_SHARE, Plane, even_out
 
@@ -27,6 +27,12 @@ Floats = NDArray[np.float64]
 GAIN = 1.15
 """Cells replace the usual alignment if so many times more patches agree with theirs: the usual one
 never loses to chance."""
+
+FAR_AHEAD = 3.0
+"""Without enough support cells still replace the usual alignment if so many times more patches
+agree with theirs than with it, and than by chance. A heart that is turned by 45 degrees and beats
+shows hardly a slice twice: 218 of 1250 patches agree with the right alignment, 14 with the header,
+24 by chance."""
 
 MOST_JUDGED = 6
 """Slices whose patches are looked for, evenly spaced."""
@@ -69,10 +75,18 @@ def choose_volume_alignment(
         for h in _hypotheses(stacks, features, regions)
     ]
     usual, best = tried[0], max(tried, key=lambda h: h.support.agree)
+    ahead = best if _is_far_ahead(best.support, usual.support) else None
     if not best.support.is_enough or best.support.agree <= GAIN * usual.support.agree:
         best = usual
     tried.sort(key=lambda h: -h.support.agree)
-    return Choice(best if best.support.is_enough else None, tuple(tried))
+    if best.support.is_enough:
+        return Choice(best, tuple(tried))
+    return Choice(None, tuple(tried), ahead)
+
+
+def _is_far_ahead(best: Support, usual: Support) -> bool:
+    by_chance = best.chance * best.of
+    return best.of >= LEAST_PATCHES and best.agree > FAR_AHEAD * max(usual.agree, by_chance)
 
 
 def cells_of_volume(stack: PictureStack, features: Sequence[Features | None]) -> Cells:
@@ -133,7 +147,7 @@ def _hypotheses(
 def _slices_of(stack: PictureStack) -> _Slices:
     import cv2
 
-    shown = tuple(k for k, picture in enumerate(stack.pixels) if picture is not None)
+    shown = stack.shown
     pictures = [stack.pixels[k] for k in shown]
     height, width = pictures[0].shape[:2] if pictures and pictures[0] is not None else (1, 1)
     scale = min(1.0, COARSE_PX / max(height, width))
