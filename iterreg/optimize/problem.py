@@ -91,7 +91,7 @@ class Problem:
             fixed.labels, interfaces.tangential, fixed.spacing_mm, config.smoothness.kind
         )
         return cls(
-            _similarity(config, level, common_fov),
+            _similarity(config, level, common_fov, level.turn(affine_lps)),
             overlap,
             edges * weight,
             mapping,
@@ -221,7 +221,9 @@ def _with_anatomy(level: Pair, common_fov: Tensor) -> Tensor:
     return common_fov & dilate(level.fixed.labels > 0, 1)
 
 
-def _similarity(config: Config, level: Pair, common_fov: Tensor) -> list[Term]:
+def _similarity(
+    config: Config, level: Pair, common_fov: Tensor, turn: Matrix | None = None
+) -> list[Term]:
     fixed, moving = level.fixed, level.moving
     images = ComparedImages(
         fixed.image,
@@ -232,6 +234,7 @@ def _similarity(config: Config, level: Pair, common_fov: Tensor) -> list[Term]:
         fixed.features,
         moving.features,
         (fixed.kept, moving.kept),
+        turn,
     )
     return [similarity_term(one, images) for one in config.similarities if one.weight]
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from iterreg.features import FeatureMaps
+from iterreg.features.mind import Turn
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class ComparedImages:
             the whole level.
         fixed_features, moving_features: of a network; None unless a similarity asks for them.
         kept: what was computed of each image before, for a term to use again.
+        turn: (3, 3) rotation, how the fixed axes (z, y, x) lie in the moving image; None: alike.
     """
 
     fixed: Tensor
@@ -31,3 +33,4 @@ class ComparedImages:
     fixed_features: FeatureMaps | None = None
     moving_features: FeatureMaps | None = None
     kept: tuple[dict[Any, Tensor], dict[Any, Tensor]] = field(default_factory=lambda: ({}, {}))
+    turn: Turn | None = None
