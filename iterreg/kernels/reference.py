@@ -100,7 +100,7 @@ def sample_with_slope(volume: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Te
     flat = volume.reshape(-1, channels)
 
     def corner(z: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        return flat[(z * ny + y) * nx + x]
+        return flat[(z * ny + y) * nx + x].to(index.dtype)
 
     sx, sy, sz = 1 - tx, 1 - ty, 1 - tz
     v000, v001 = corner(iz, iy, ix), corner(iz, iy, jx)
@@ -186,7 +186,7 @@ def _squared_difference(
         flat = ((at[0] * ny + at[1]) * nx + at[2]).long()
         q = mapping.apply(at.to(u_mm.dtype), u_mm.view(3, -1)[:, flat])
         values, slopes, outside = sample_with_slope(samples.moving, q)
-        residual = values - samples.fixed[part]
+        residual = values - samples.fixed[part].to(values.dtype)
         g, h = normal_equations(residual, slopes, mapping.from_mm)
         outside_g, outside_h = outside_equations(outside, mapping.from_mm, samples.outside_weight)
         cost = residual.square().sum(-1) + samples.outside_weight * outside.square().sum(0)

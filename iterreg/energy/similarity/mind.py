@@ -4,8 +4,9 @@
 
     E(u) = sum_n w / C sum_c (MIND_c(M)(q_n) - MIND_c(F)(n))^2
 
-The features are computed once, on the whole images, and the moving ones are interpolated. On a GPU
-they are kept with half precision: they lie between 0 and 1, and bytes are what a step costs there.
+The features are computed once, on the whole images, and the moving ones are interpolated. They are
+kept as bytes, in steps of 1 / 255: what is read from memory is what a step costs, on the CPU and on
+a GPU, and the noise of an image changes a feature by far more than a step.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from torch import Tensor
 from iterreg.config import Similarity
 from iterreg.energy.similarity.types import ComparedImages
 from iterreg.energy.terms import SquaredDifference
-from iterreg.features.mind import Turn, mind_ssc, neighbour_offsets
+from iterreg.features.mind import BYTE, Turn, mind_ssc, neighbour_offsets
 
 KEPT_VOXELS = 500_000
-"""Features of an image of at most so many voxels are kept, with half or all of 48 MB."""
+"""Features of an image of at most so many voxels are kept, in 12 MB."""
 
 OUTSIDE_WEIGHT = 0.05
 """Cost of a squared voxel outside the moving image: a tenth of a typical feature cost."""
@@ -35,8 +36,9 @@ def mind_term(config: Similarity, images: ComparedImages) -> SquaredDifference:
     samples = _features(images.fixed, spacing_mm, config, (spacing_mm, None), ours)[seen]
     other = spacing_mm, images.turn
     features = _features(images.moving, images.moving_spacing_mm, config, other, theirs)
-    voxels = seen.nonzero().int()
-    return SquaredDifference.of_features(samples, features, voxels, config.weight, OUTSIDE_WEIGHT)
+    voxels, unit = seen.nonzero().int(), BYTE**2
+    weight, outside_weight = config.weight / unit, OUTSIDE_WEIGHT * unit
+    return SquaredDifference.of_features(samples, features, voxels, weight, outside_weight)
 
 
 def _features(
@@ -46,7 +48,7 @@ def _features(
     other: tuple[tuple[float, ...], Turn | None],
     kept: dict[Any, Tensor],
 ) -> Tensor:
-    """(Z, Y, X, channels) of an image, from what is kept of it if it was asked for before.
+    """(Z, Y, X, channels) bytes of an image, from what is kept of it if it was asked for before.
 
     Args:
         image: (C, Z, Y, X).
@@ -59,10 +61,14 @@ def _features(
     key = "mind", lattice_mm, neighbour_offsets(spacing_mm, config.radius_mm, lattice_mm, turn)
     if key in kept:
         return kept[key]
-    kind = torch.float16 if image.is_cuda else torch.float32
     found = mind_ssc(
-        image.mean(0), spacing_mm, *config.radius_mm, lattice_zyx_mm=lattice_mm, turn=turn
-    ).to(kind)
+        image.mean(0),
+        spacing_mm,
+        *config.radius_mm,
+        lattice_zyx_mm=lattice_mm,
+        turn=turn,
+        kind=torch.uint8,
+    )
     if image[0].numel() <= KEPT_VOXELS:
         kept[key] = found
     return found

@@ -82,7 +82,7 @@ def _compare(
     """Sum over the channels of some samples: r^2, r p (3) and p p' (6), for residual r, slope p.
 
     Args:
-        fixed: (n, C) features.
+        fixed: (n, C) features, float32 or bytes.
         moving: (voxels, C) features.
         steps: from a voxel to the next one along each axis, in flat voxels; 0 along an axis of
             length 1.
@@ -104,17 +104,21 @@ def _compare(
         gz, gy, gx = zero, zero, zero
         hzz, hzy, hzx, hyy, hyx, hxx = zero, zero, zero, zero, zero, zero
         for c in range(len(here)):
-            e00 = v000[c] * sx + v001[c] * tx
-            e01 = v010[c] * sx + v011[c] * tx
-            e10 = v100[c] * sx + v101[c] * tx
-            e11 = v110[c] * sx + v111[c] * tx
+            c000, c001 = np.float32(v000[c]), np.float32(v001[c])
+            c010, c011 = np.float32(v010[c]), np.float32(v011[c])
+            c100, c101 = np.float32(v100[c]), np.float32(v101[c])
+            c110, c111 = np.float32(v110[c]), np.float32(v111[c])
+            e00 = c000 * sx + c001 * tx
+            e01 = c010 * sx + c011 * tx
+            e10 = c100 * sx + c101 * tx
+            e11 = c110 * sx + c111 * tx
             low = e00 * sy + e01 * ty
             high = e10 * sy + e11 * ty
-            r = low * sz + high * tz - here[c]
+            r = low * sz + high * tz - np.float32(here[c])
             pz = high - low
             py = (e01 - e00) * sz + (e11 - e10) * tz
-            front = (v001[c] - v000[c]) * sy + (v011[c] - v010[c]) * ty
-            back = (v101[c] - v100[c]) * sy + (v111[c] - v110[c]) * ty
+            front = (c001 - c000) * sy + (c011 - c010) * ty
+            back = (c101 - c100) * sy + (c111 - c110) * ty
             px = front * sz + back * tz
             energy += r * r
             gz += r * pz

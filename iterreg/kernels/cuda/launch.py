@@ -11,7 +11,7 @@ SUMMED = 4096
 """Partial sums that are added at once."""
 
 CHANNELS = 8
-"""So many channels of a sample are read at once: 16 bytes of half precision."""
+"""So many channels of a sample are read at once: 16 bytes of half precision, or 8 bytes."""
 
 TILE = 1024
 """Values that a program handles: larger tiles do not fit into the registers."""
