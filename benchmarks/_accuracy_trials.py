@@ -19,7 +19,7 @@ from _cases import DATA, NAMES
 from _moving_worlds import blocks, ellipsoid
 from _verdict_trials import bent, grey, halved, other_contrast, small
 from landmarks import landmarks_of
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import affine_transform, map_coordinates
 
 import iterreg
 from iterreg.displacement import total_displacement_mm
@@ -479,7 +479,7 @@ def every_second(labels: iterreg.LabelMap, like: iterreg.Image) -> iterreg.Label
 
 
 def whole_chests() -> Iterator[Trial]:
-    """The 4D-CT itself; and with one image in longer voxels than the other."""
+    """The 4D-CT itself; with one image in longer voxels than the other; with one turned."""
     yield from chest("thorax4dct", "chest")
     place = DATA / "thorax4dct"
     first, second = (iterreg.read_image(place / f"{s}.nii.gz") for s in ("fixed", "moving"))
@@ -488,6 +488,21 @@ def whole_chests() -> Iterator[Trial]:
         ("moving", (first, longer_voxels(second))),
     ):
         yield Trial("chest, unlike voxels", name, "thorax", *pair, landmarks=lung_points())
+    for name, pair in (
+        ("fixed", (turned_voxels(first), second)),
+        ("moving", (first, turned_voxels(second))),
+    ):
+        yield Trial("chest, turned voxels", name, "thorax", *pair, landmarks=lung_points())
+
+
+def turned_voxels(image: iterreg.Image) -> iterreg.Image:
+    """The image in voxels that are turned by 20 degrees; the patient stays where he is."""
+    grid = tilted(image).grid
+    matrix = image.grid.lps_to_index @ grid.index_to_lps
+    data = affine_transform(
+        image.data[0].numpy(), matrix[:3, :3], matrix[:3, 3], order=1, cval=-1000.0
+    )
+    return replace(image, data=torch.from_numpy(data)[None], grid=grid)
 
 
 def longer_voxels(image: iterreg.Image) -> iterreg.Image:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
 from iterreg.arguments import whole_number
 from iterreg.errors import DeviceError, OutOfMemoryError, is_out_of_memory
 from iterreg.kernels import set_threads
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def pick_device(name: str) -> torch.device:
@@ -47,6 +52,21 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def device_or_cpu(name: str) -> torch.device:
+    """The device that a result was made on, if this machine has it; else the CPU.
+
+    Args:
+        name: of the device, as a result records it.
+
+    Example:
+        >>> device_or_cpu("cpu")
+        device(type='cpu')
+    """
+    device = torch.device(name)
+    has_it = device.type == "cuda" and (device.index or 0) < torch.cuda.device_count()
+    return device if has_it else torch.device("cpu")
+
+
 @contextmanager
 def threads_used(count: int | None) -> Iterator[int]:
     """Run a block with this many CPU threads, then restore the previous number.
@@ -69,6 +89,32 @@ def threads_used(count: int | None) -> Iterator[int]:
         yield torch.get_num_threads()
     finally:
         set_threads(before)
+
+
+def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Call a function for each of some items, on as many threads as torch uses.
+
+    Args:
+        function: leaves the interpreter to others most of the time, as torch and numpy do.
+        items: what it is called with.
+
+    Returns:
+        The answers, in the order of the items.
+
+    Example:
+        >>> side_by_side(abs, [-1, 2])
+        [1, 2]
+    """
+    before = torch.get_num_threads()
+    threads = min(before, len(items))
+    if threads < 2:
+        return [function(item) for item in items]
+    try:
+        # One thread each: operations that are shared out again would wait for each other.
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(function, items))
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -285,30 +285,48 @@ class AxisOrder:
     flipped: tuple[bool, ...]
 
     def apply(self, array: torch.Tensor) -> torch.Tensor:
-        """Reorder the last ``rank`` axes of a tensor of scalars."""
+        """Reorder the last ``rank`` axes of a tensor of scalars; the same one if it is in order."""
         lead = array.ndim - len(self.axes)
         array = array.permute(*range(lead), *[lead + a for a in self.axes])
-        return array.flip([lead + k for k, f in enumerate(self.flipped) if f]).contiguous()
+        return self._turned(array).contiguous()
 
     def undo(self, array: torch.Tensor) -> torch.Tensor:
         """Invert :meth:`apply`."""
         lead = array.ndim - len(self.axes)
-        array = array.flip([lead + k for k, f in enumerate(self.flipped) if f])
-        order = [self.axes.index(k) for k in range(len(self.axes))]
-        return array.permute(*range(lead), *[lead + a for a in order]).contiguous()
+        return (
+            self._turned(array).permute(*range(lead), *[lead + a for a in self._back]).contiguous()
+        )
+
+    @property
+    def _back(self) -> list[int]:
+        """The canonical axis that becomes each stored one."""
+        return [self.axes.index(k) for k in range(len(self.axes))]
+
+    def _turned(self, array: torch.Tensor) -> torch.Tensor:
+        """Reverse axes; flipping none would copy the array."""
+        lead = array.ndim - len(self.axes)
+        reverse = [lead + k for k, f in enumerate(self.flipped) if f]
+        return array.flip(reverse) if reverse else array
+
+    def _signed(self, vox: torch.Tensor) -> torch.Tensor:
+        """Reverse the components along reversed axes."""
+        if not any(self.flipped):
+            return vox
+        signs = on_device([-1.0 if f else 1.0 for f in self.flipped], vox.device, vox.dtype)
+        return vox * signs.view(-1, *[1] * len(self.axes))
 
     def undo_vectors(self, vox: torch.Tensor) -> torch.Tensor:
         """Invert :meth:`apply_vectors`."""
-        signs = on_device([-1.0 if f else 1.0 for f in self.flipped], vox.device, vox.dtype)
-        signed = vox * signs.view(-1, *[1] * len(self.axes))
-        order = [self.axes.index(k) for k in range(len(self.axes))]
-        return self.undo(signed)[order].contiguous()
+        return _components(self.undo(self._signed(vox)), self._back)
 
     def apply_vectors(self, vox: torch.Tensor) -> torch.Tensor:
         """Reorder a vector field, (rank, *shape), with its components in axis order."""
-        signs = on_device([-1.0 if f else 1.0 for f in self.flipped], vox.device, vox.dtype)
-        reordered = self.apply(vox)[list(self.axes)]
-        return (reordered * signs.view(-1, *[1] * len(self.axes))).contiguous()
+        return self._signed(_components(self.apply(vox), self.axes))
+
+
+def _components(vox: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
+    """The components of a field in another order."""
+    return vox if list(order) == sorted(order) else vox[list(order)]
 
 
 def canonical(grid: Grid) -> tuple[Grid, AxisOrder]:

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from iterreg.config import Config
+from iterreg.devices import side_by_side
 from iterreg.displacement import Transform
 from iterreg.errors import GeometryError, ImageContentError
 from iterreg.formats.reading import as_transform
@@ -177,6 +178,7 @@ class FieldsOfView:
         """
         found, in_words = [], {}
         images = (inputs.fixed, inputs.moving)
+        side_by_side(field_of_view, images)  # an image keeps what was found
         for side, image, mask in zip(("fixed", "moving"), images, inputs.masks, strict=True):
             view = field_of_view(image)
             fov = view.mask if mask is None else view.mask & (mask.data > 0)

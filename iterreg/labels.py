@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from iterreg.neighbourhood import bounding_box, grow_box
+from iterreg.neighbourhood import bounding_box, grow_box, label_profiles
 from iterreg.to_device import on_device
 
 TABLE_RANGE = 1 << 20
@@ -47,14 +47,10 @@ def centroids(labels: Tensor, count: int) -> Tensor:
         >>> centroids(torch.tensor([[0, 2, 2], [0, 2, 2]]), 3).tolist()
         [[0.5, 0.0], [nan, nan], [0.5, 1.5]]
     """
-    flat = labels.flatten().long()
-    sizes = torch.bincount(flat, minlength=count).double()
     means = []
-    for axis, n in enumerate(labels.shape):
-        along = [n if k == axis else 1 for k in range(labels.ndim)]
-        place = torch.arange(n, device=labels.device, dtype=torch.float64).view(along)
-        total = torch.bincount(flat, place.expand(labels.shape).flatten(), count)
-        means.append(total / sizes)
+    for profile in label_profiles(labels, count):
+        place = torch.arange(profile.shape[1], device=labels.device)
+        means.append((profile * place).sum(1).double() / profile.sum(1))
     return torch.stack(means, 1)
 
 
@@ -80,7 +76,12 @@ def relabel(data: Tensor, numbers: Mapping[int, int]) -> Tensor:
         table = torch.zeros(high - low + 3, dtype=torch.int32)
         for value, number in numbers.items():
             table[value - low + 1] = number
-        return on_device(table, data.device)[data.clamp(low - 1, high + 1) - (low - 1)]
+        # index_select takes 32-bit places as they are; indexing would make them 64-bit first.
+        whole = data if data.dtype in (torch.int32, torch.int64) else data.int()
+        places = whole.flatten().clamp(low - 1, high + 1)
+        if low != 1:
+            places.sub_(low - 1)
+        return on_device(table, data.device).index_select(0, places).view(data.shape)
     keys = on_device(known, data.device, torch.int32)
     targets = on_device([numbers[k] for k in known], data.device, torch.int32)
     position = torch.searchsorted(keys, data).clamp_(max=len(known) - 1)

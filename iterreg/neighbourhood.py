@@ -15,6 +15,9 @@ from torch import Tensor
 Box = tuple[slice, ...]
 """A slice per axis, with explicit ends."""
 
+LARGEST_KEY = 1 << 31
+"""Keys below this need 32 bits."""
+
 
 def bounding_box(mask: Tensor) -> Box | None:
     """The smallest box that holds a mask, or None where the mask is empty.
@@ -76,6 +79,29 @@ def face_pairs(volume: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     return volume.narrow(axis, 0, n - 1), volume.narrow(axis, 1, n - 1)
 
 
+def label_profiles(labels: Tensor, count: int) -> list[Tensor]:
+    """The voxels of each label in each slice across each axis, (count, n) int64 for n slices.
+
+    Args:
+        labels: (*shape) integers, none negative.
+        count: labels from here on are left out.
+
+    Example:
+        >>> import torch
+        >>> label_profiles(torch.tensor([[0, 1, 1], [0, 0, 1]]), 2)[1].tolist()
+        [[2, 1, 0], [0, 1, 2]]
+    """
+    profiles = []
+    for axis, n in enumerate(labels.shape):
+        places = torch.arange(n, dtype=labels.dtype, device=labels.device)
+        wide = labels.dtype if count * n < LARGEST_KEY else torch.int64
+        along = [n if k == axis else 1 for k in range(labels.ndim)]
+        keys = labels.to(wide) * n + places.to(wide).view(along)
+        found = torch.bincount(keys.flatten(), minlength=count * n)
+        profiles.append(found[: count * n].view(count, n))
+    return profiles
+
+
 def label_boxes(labels: Tensor) -> dict[int, Box]:
     """The bounding box of every label that occurs, in one pass an axis.
 
@@ -87,14 +113,10 @@ def label_boxes(labels: Tensor) -> dict[int, Box]:
         >>> label_boxes(torch.tensor([[[0, 2, 2]]]))[2]
         (slice(0, 1, None), slice(0, 1, None), slice(1, 3, None))
     """
-    count, ends = int(labels.max()) + 1, []
-    for axis, n in enumerate(labels.shape):
-        flat = labels.movedim(axis, 0).reshape(n, -1).long()
-        slices = torch.arange(n, device=labels.device).unsqueeze(1) * count
-        hits = torch.zeros(n * count, dtype=torch.bool, device=labels.device)
-        hits[(flat + slices).flatten()] = True
-        hits = hits.view(n, count).byte()
-        ends.append(torch.stack((hits.argmax(0), n - hits.flip(0).argmax(0), hits.amax(0))))
+    ends = []
+    for profile in label_profiles(labels, int(labels.max()) + 1):
+        hits, n = (profile > 0).byte(), profile.shape[1]
+        ends.append(torch.stack((hits.argmax(1), n - hits.flip(1).argmax(1), hits.amax(1))))
     # One transfer from the device: the ends of all boxes at once.
     found = torch.stack(ends).permute(2, 0, 1).tolist()
     return {
@@ -117,10 +139,18 @@ def shifted(volume: Tensor, offset: Sequence[int]) -> Tensor:
     """
     for axis, amount in enumerate(offset):
         if amount:
-            n = volume.shape[axis]
-            at = torch.arange(n, device=volume.device).add(amount).clamp(0, n - 1)
-            volume = volume.index_select(axis, at)
+            volume = _shifted_along(volume, axis, amount)
     return volume
+
+
+def _shifted_along(volume: Tensor, axis: int, amount: int) -> Tensor:
+    n = volume.shape[axis]
+    gap = min(abs(amount), n)
+    size = list(volume.shape)
+    size[axis] = gap
+    border = volume.narrow(axis, n - 1 if amount > 0 else 0, 1).expand(size)
+    inner = volume.narrow(axis, gap if amount > 0 else 0, n - gap)
+    return torch.cat((inner, border) if amount > 0 else (border, inner), axis)
 
 
 def weighted_sum(volume: Tensor, weights: Sequence[Tensor]) -> Tensor:

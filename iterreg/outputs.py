@@ -6,6 +6,7 @@ All commands use it. A script that has a :class:`Registration` may call :func:`w
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +31,9 @@ from iterreg.rigid_motion import RigidMotion
 SCHEMA = 2
 """Version of ``run.json``: raised when a key goes or changes its meaning, not when one is added.
 ``docs/run-json.rst`` lists all keys."""
+
+THREADS_PER_WRITER = 4
+"""So many threads of a run let one more file be written at a time; each holds a volume or two."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,11 @@ def write_run(
     timer = StageTimer(progress, seconds=dict(registration.timings_s))
     registration = replace(registration, transform=on_cpu(registration.transform))
     # Compression takes most of the writing, and leaves the interpreter free meanwhile.
-    with ThreadPoolExecutor(1) as background:
-        written = [background.submit(_write_volumes, folder, registration, save_jacobian)]
+    with ThreadPoolExecutor(max(1, registration.threads // THREADS_PER_WRITER)) as background:
+        written = [
+            background.submit(write)
+            for write in _volumes_to_write(folder, registration, save_jacobian)
+        ]
         if save_error:
             with timer.stage("error", 0.0, "estimating the error"):
                 error = expected_error_mm(registration)
@@ -174,18 +181,25 @@ def _write_report(folder: OutputFolder, summary: RunSummary) -> None:
     write_report(folder.path("report.html"), source)
 
 
-def _write_volumes(folder: OutputFolder, registration: Registration, save_jacobian: bool) -> None:
-    transform = registration.transform
-    write_image(registration.warp(), folder.path("warped.nii.gz"))
-    step_mm = registration.config.field_step_mm
-    write_displacement_mm(transform, folder.path("displacement_mm.nii.gz"), step_mm)
-    write_transform(transform, folder.path("transform.h5"), step_mm)
-    write_label_map(registration.fixed_labels, folder.path("fixed_regions.nii.gz"))
-    write_label_map(registration.moving_labels, folder.path("moving_regions.nii.gz"))
-    write_label_map(registration.warp_labels(), folder.path("warped_regions.nii.gz"))
-    if save_jacobian:
+def _volumes_to_write(
+    folder: OutputFolder, run: Registration, save_jacobian: bool
+) -> list[Callable[[], None]]:
+    """Functions that write a file each."""
+    transform, step_mm = run.transform, run.config.field_step_mm
+
+    def jacobian() -> None:
         determinant = det_jacobian(total_displacement_vox(transform))
         write_scalar(determinant, transform.grid, folder.path("jacobian.nii.gz"))
+
+    tasks: list[Callable[[], None]] = [
+        lambda: write_image(run.warp(), folder.path("warped.nii.gz")),
+        lambda: write_displacement_mm(transform, folder.path("displacement_mm.nii.gz"), step_mm),
+        lambda: write_transform(transform, folder.path("transform.h5"), step_mm),
+        lambda: write_label_map(run.warp_labels(), folder.path("warped_regions.nii.gz")),
+        lambda: write_label_map(run.fixed_labels, folder.path("fixed_regions.nii.gz")),
+        lambda: write_label_map(run.moving_labels, folder.path("moving_regions.nii.gz")),
+    ]
+    return [*tasks, jacobian] if save_jacobian else tasks
 
 
 def _write_inverse(folder: OutputFolder, back: Inverse, config: Config) -> None:

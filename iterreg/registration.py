@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from iterreg.applying import grid_like
 from iterreg.atomic import OutputFolder
 from iterreg.config import Config
+from iterreg.devices import device_or_cpu
 from iterreg.displacement import Transform
 from iterreg.evaluation import Measures, measure
 from iterreg.evaluation.given import evaluate
@@ -194,11 +195,11 @@ class Registration:
         if all(value is None for value in given):
             return measure(
                 self.transform,
-                self.fixed_labels,
-                self.moving_labels,
+                *(self.fixed_labels, self.moving_labels),
                 start=self.initial_transform,
                 landmarks=self.landmarks,
                 fovs=partial_views(self.fixed, self.moving),
+                device=device_or_cpu(self.device),
             )
         return evaluate(
             self.transform,
@@ -288,8 +289,7 @@ class Registration:
 
     def _repr_html_(self) -> str:
         """The verdict, the notes and the picture, for notebooks."""
-        text: str = load("iterreg.report.notebook:registration_html")(self)
-        return text
+        return str(load("iterreg.report.notebook:registration_html")(self))
 
     def __repr__(self) -> str:
         seconds = sum(self.timings_s.values())

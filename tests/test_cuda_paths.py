@@ -4,7 +4,8 @@ host's, and the result is that of the CPU. Triton's programs are compared with t
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import iterreg
 from iterreg import DisplacementField, Image, LabelMap, Points, RoiPair
 from iterreg.config import preset_names
 from iterreg.energy.similarity import SIMILARITIES
+from iterreg.evaluation import measure
 from iterreg.kernels import add_laplacian
 
 pytestmark = [
@@ -173,6 +175,43 @@ def test_no_device_is_mixed_and_the_field_is_that_of_the_cpu(
     assert apart.mean() < 1e-3, "mm"
     assert found.verdict.status == expected.verdict.status
     assert found.dissolved == expected.dissolved
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_a_result_is_measured_on_its_device_as_on_the_cpu(rank, monkeypatch):
+    pair = Pair.of(World(rank))
+    overrides = {**FEW, **SLIDE}
+    run = iterreg.optimize_pair(**pair.images, **pair.labels, preset="general", overrides=overrides)
+    jumps = run.transform.field.vox + 2 * (run.fixed_labels.data == run.fixed_labels.values[0])
+    transform = replace(run.transform, field=DisplacementField(jumps, run.fixed.grid))
+    views = [torch.ones(image.grid.shape_zyx, dtype=torch.bool) for image in (pair.fixed,) * 2]
+    views[0][..., :2, :] = False
+    given: dict[str, Any] = {
+        "fovs": tuple(views),
+        "landmarks": tuple(landmarks(pair).values()),
+        "known": bent(pair),
+        "start": bent(pair),
+    }
+    maps = run.fixed_labels, run.moving_labels
+    expected = measure(transform, *maps, **given)
+    with fake_cuda(monkeypatch, interpreted=False) as counts:
+        found = measure(transform, *maps, **given, device="cuda")
+    assert not counts.mixes and counts.launches
+    assert found.folding.interface_folds > 0
+    assert list(leaves(found.to_dict())) == list(leaves(expected.to_dict()))
+
+
+def leaves(table: Any) -> Iterator[Any]:
+    """The values of nested tables, numbers rounded."""
+    if isinstance(table, dict):
+        for name, value in table.items():
+            yield name
+            yield from leaves(value)
+    elif isinstance(table, list | tuple):
+        for value in table:
+            yield from leaves(value)
+    else:
+        yield f"{table:.4g}" if isinstance(table, float) else table
 
 
 def test_what_the_device_would_refuse_is_seen(monkeypatch):

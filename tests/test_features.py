@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from scipy.ndimage import gaussian_filter
+from synthetic import rotation
 
 import iterreg
 from iterreg.cli import iterreg as command
@@ -21,6 +22,7 @@ from iterreg.features import FeatureMaps, mind_ssc, reduce_jointly
 from iterreg.features.joint import VARIANCE
 from iterreg.geometry import Grid
 from iterreg.image import Image
+from iterreg.sampling import sample
 from iterreg.samreg.cache import RoiCache
 from iterreg.samreg.features import sam_features
 from iterreg.samreg.segmenter import Embedding
@@ -322,10 +324,22 @@ def test_sam_beside_mind_from_the_command_line(tmp_path: Path, monkeypatch: Any)
 # MIND ----------------------------------------------------------------------------------------
 
 
-def waves(spacing_mm: tuple[float, ...]) -> torch.Tensor:
-    """The same smooth anatomy of 48 mm a side, sampled at the centres of voxels (z, y, x)."""
-    axes = [(torch.arange(round(48 / s)) + 0.5) * s for s in spacing_mm]
+SIDE_MM = 48.0
+
+
+def places_of(spacing_mm: tuple[float, ...], turn: np.ndarray | None = None) -> torch.Tensor:
+    """(3, Z, Y, X) mm, the centres of voxels; ``turn`` turns the lattice about its middle."""
+    axes = [(torch.arange(round(SIDE_MM / s)) + 0.5) * s for s in spacing_mm]
     places = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    if turn is None:
+        return places
+    matrix = torch.from_numpy(turn).float()
+    return torch.einsum("ab,bzyx->azyx", matrix, places - SIDE_MM / 2) + SIDE_MM / 2
+
+
+def waves(spacing_mm: tuple[float, ...], turn: np.ndarray | None = None) -> torch.Tensor:
+    """The same smooth anatomy of 48 mm a side, sampled at the centres of voxels (z, y, x)."""
+    places = places_of(spacing_mm, turn)
     random = torch.Generator().manual_seed(3)
     total = torch.zeros(places.shape[1:])
     for _ in range(20):
@@ -348,6 +362,34 @@ def test_two_samplings_of_the_same_anatomy_have_the_same_features(spacing):
     without, with_lattice = errors
     assert with_lattice < 0.06
     assert with_lattice < 0.6 * without
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (2.5, 1.6, 2.0)], ids=str)
+@pytest.mark.parametrize("degrees", [(8.0, 0.0, 0.0), (-6.0, 10.0, 20.0)], ids=str)
+def test_a_turned_image_has_the_same_features(spacing, degrees):
+    lattice = (2.0, 2.0, 2.0)
+    axes = rotation(*degrees)
+    fixed = mind_ssc(waves(lattice), lattice, 4.0, 8.0)
+    # Where the voxels of the fixed image lie among those of the turned one.
+    at = places_of(lattice, axes.T) / torch.tensor(spacing).view(3, 1, 1, 1) - 0.5
+    errors = []
+    for turn in (None, axes.T):
+        features = mind_ssc(
+            waves(spacing, axes), spacing, 4.0, 8.0, lattice_zyx_mm=lattice, turn=turn
+        )
+        found = sample(features.movedim(-1, 0), at).movedim(0, -1)
+        errors.append(float((found - fixed)[8:-8, 8:-8, 8:-8].square().mean().sqrt()))
+    without, with_turn = errors
+    assert with_turn < 0.06
+    assert with_turn < 0.7 * without
+
+
+def test_a_slight_turn_changes_no_feature():
+    volume = torch.rand(6, 7, 8, generator=torch.Generator().manual_seed(0))
+    spacing = (2.5, 1.953, 1.953)
+    slight = mind_ssc(volume, spacing, 4.0, turn=rotation(1.0, -1.5, 0.5))
+    assert torch.equal(slight, mind_ssc(volume, spacing, 4.0))
+    assert not torch.equal(slight, mind_ssc(volume, spacing, 4.0, turn=rotation(0.0, 0.0, 15.0)))
 
 
 def test_the_own_lattice_is_that_of_the_voxels():

@@ -14,8 +14,9 @@ import torch
 from iterreg.displacement import DisplacementField, Transform
 from iterreg.errors import GeometryError
 from iterreg.figures import overlay
+from iterreg.figures.canonical_pair import Background, CanonicalPair
 from iterreg.figures.panels import Windows, _show_difference, draw_deformation, two_colours
-from iterreg.figures.planes import Background, CanonicalPair, Plane, cut_planes, plane_positions
+from iterreg.figures.planes import Plane, cut_planes, plane_positions
 from iterreg.figures.style import REGION_COLOURS
 from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap

@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from synthetic import rotation
 from torch import Tensor
 
 from iterreg import Grid, Image, LabelMap, Registration, Status, load_config, optimize_pair
@@ -415,6 +416,20 @@ def test_prolongation_leaks_nothing_and_keeps_a_linear_motion(spacing_mm, level_
 
 
 # Start and search -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stretch", [1.0, 1.2])
+def test_the_turn_of_an_affine_knows_neither_spacing_nor_stretch(stretch):
+    axes = rotation(0.0, 0.0, 25.0)
+    fixed = some_side()
+    turned_grid = replace(fixed.grid, direction_lps=tuple(map(tuple, axes.T.tolist())))
+    coarser = replace(fixed.grid, spacing_xyz_mm=(1.0, 2.5, 4.0))
+    affine = np.eye(4)
+    affine[:3, :3] = stretch * axes
+    reversed_axes = axes[::-1, ::-1]
+    for moving, matrix in ((coarser, affine), (turned_grid, np.diag([stretch] * 3 + [1.0]))):
+        pair = Pair(fixed, replace(fixed, grid=moving), Interfaces.glued(1))
+        np.testing.assert_allclose(pair.turn(matrix), reversed_axes, atol=1e-9)
 
 
 def body(origin_mm: float, affine: np.ndarray | None = None) -> Side:

@@ -143,7 +143,7 @@ def reweighted(
 
 
 def grouped(terms: Sequence[Term], shape: tuple[int, ...]) -> list[Term]:
-    """The same terms, with all squared differences of one channel as one.
+    """The same terms, with all squared differences of one channel as one, without empty ones.
 
     The cost of a step then hardly depends on the number of regions.
 
@@ -153,8 +153,8 @@ def grouped(terms: Sequence[Term], shape: tuple[int, ...]) -> list[Term]:
     """
     parts, others = [], []
     for term in terms:
-        if isinstance(term, SquaredDifference) and term.fixed.shape[1] == 1 and len(term.voxels):
-            parts.append(term)
-        else:
+        if not isinstance(term, SquaredDifference) or term.fixed.shape[1] > 1:
             others.append(term)
+        elif len(term.voxels):
+            parts.append(term)
     return [*others, SquaredDifferences(tuple(parts), shape)] if parts else others

@@ -6,6 +6,7 @@ there to measure with (label maps, landmarks, a known field) leaves its measures
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -21,8 +22,10 @@ from iterreg.displacement import (
     warp_labels,
 )
 from iterreg.evaluation.values import Measures, RegionMeasures
-from iterreg.geometry import Grid, Points
+from iterreg.geometry import Grid, Points, fixed_to_moving_index
 from iterreg.image import LabelMap
+from iterreg.index_maps import affine_of_index
+from iterreg.labels import label_counts
 from iterreg.metrics import (
     TreSummary,
     coverage,
@@ -31,13 +34,11 @@ from iterreg.metrics import (
     field_error_mm,
     folding,
     interior_mask,
-    sdlogj,
-    sdlogj_l2r,
     summarize_tre,
     surface_distance_by_label,
     tre_mm,
-    volume_change,
 )
+from iterreg.metrics.jacobian import both_determinants, mean_by_label, sdlogj_l2r_of, spread_of_logs
 from iterreg.regions.field_of_view import Fovs
 from iterreg.sampling import sample_nearest
 
@@ -59,6 +60,7 @@ def measure(
     landmarks: tuple[Points, Points] | None = None,
     known: Transform | None = None,
     fovs: Fovs = (None, None),
+    device: torch.device | str = "cpu",
 ) -> Measures:
     """Measure a transform by its field, and by regions, landmarks and a known field if given.
 
@@ -72,6 +74,7 @@ def measure(
         fovs: the fields of view, fixed and moving, each bool in its image's shape; None takes the
             whole image. Dice and surface distances count where both images see: a view that cuts a
             region is not an error.
+        device: where the volumes are compared.
 
     Raises:
         GeometryError: labels that do not lie on the transform's grid, or landmarks that disagree.
@@ -86,43 +89,40 @@ def measure(
         >>> measure(identity(grid), known=identity(grid)).field_error_after.overall.max_mm
         0.0
     """
-    first = on_cpu(identity(transform.grid) if start is None else start)
-    transform = on_cpu(transform)
-    total = total_displacement_vox(transform)
-    fixed = torch.zeros(transform.grid.shape_zyx, dtype=torch.int32)
-    measures = measure_landmarks(transform, landmarks, first)
+    first = identity(transform.grid) if start is None else start
+    measures = measure_landmarks(on_cpu(transform), landmarks, on_cpu(first))
+    labels = None
     if fixed_labels is not None and moving_labels is not None:
-        fixed = fixed_labels.data.cpu()
-        moving = replace(moving_labels, data=moving_labels.data.cpu())
-        mapped = moving_index(transform, moving.grid)
-        compared = (
-            _Compared.of(
-                fixed, _labels_before(moving, first, start is None), _seen(fovs, first, moving.grid)
-            ),
-            _Compared.of(
-                fixed,
-                sample_nearest(moving.data, mapped),
-                _seen(fovs, transform, moving.grid, mapped),
-            ),
-        )
-        measures = replace(
-            measures,
-            regions=_measure_regions(fixed_labels, moving, compared, mapped, total),
-            without_partner=_without_partner(fixed_labels, moving_labels),
-            sdlogj_l2r=sdlogj_l2r(_learn2reg_order(mapped)),
-        )
+        labels = _on(fixed_labels, device), _on(moving_labels, device)
     if known is not None:
-        known = resample_transform(on_cpu(known), transform.grid)
-        errors = (field_error_mm(t, known) for t in (first, transform))
-        before_error, after_error = (field_error(e, fixed) for e in errors)
-        measures = replace(measures, field_error_before=before_error, field_error_after=after_error)
-    return replace(
+        partition = None if labels is None else labels[0].data.cpu()
+        measures = _with_field_errors(measures, on_cpu(known), (first, transform), partition)
+    measures = replace(measures, before=BEFORE_IDENTITY if start is None else BEFORE_GIVEN)
+    first, transform = _moved(first, device), _moved(transform, device)
+    if labels is None:
+        whole = torch.zeros(transform.grid.shape_zyx, dtype=torch.int32, device=device)
+        return _measure_field(measures, total_displacement_vox(transform), whole, ())
+    fixed, moving = labels
+    theirs = moving.values  # counted anew at each call
+    values = [v for v in fixed.values if v in theirs]
+    ours_seen, theirs_seen = (None if fov is None else fov.to(device) for fov in fovs)
+    seen = ours_seen, theirs_seen
+    before = _labels_before(moving, first, start is None)
+    compared = [_Compared.of(fixed.data, before, _seen(seen, first, moving.grid))]
+    mapped = moving_index(transform, moving.grid)
+    after = sample_nearest(moving.data, mapped)
+    seen_after = _seen(seen, transform, moving.grid, mapped)
+    compared.append(_Compared.of(fixed.data, after, seen_after))
+    reached = coverage(moving.data, fixed.data, mapped, values)
+    sizes = [label_counts(data) for data in (fixed.data, moving.data, after)]
+    del after, seen_after, mapped  # a volume each
+    measures = replace(
         measures,
-        before=BEFORE_IDENTITY if start is None else BEFORE_GIVEN,
-        folding=folding(total, fixed),
-        sdlogj=sdlogj(total),
-        sdlogj_interior=sdlogj(total, interior_mask(fixed)),
+        regions=_measure_regions(fixed, values, compared, reached, sizes),
+        without_partner=_without_partner(fixed, moving),
+        sdlogj_l2r=sdlogj_l2r_of(_learn2reg_displacement(transform, moving.grid)),
     )
+    return _measure_field(measures, total_displacement_vox(transform), fixed.data, values)
 
 
 def measure_landmarks(
@@ -152,8 +152,44 @@ def measure_landmarks(
 
 def on_cpu(transform: Transform) -> Transform:
     """The same transform with its field on the CPU."""
-    field = replace(transform.field, vox=transform.field.vox.detach().cpu())
+    return _moved(transform, "cpu")
+
+
+def _moved(transform: Transform, device: torch.device | str) -> Transform:
+    field = replace(transform.field, vox=transform.field.vox.detach().to(device))
     return replace(transform, field=field)
+
+
+def _on(labels: LabelMap, device: torch.device | str) -> LabelMap:
+    return replace(labels, data=labels.data.to(device))
+
+
+def _with_field_errors(
+    measures: Measures,
+    known: Transform,
+    transforms: tuple[Transform, Transform],
+    partition: torch.Tensor | None,
+) -> Measures:
+    """Measures with the errors of the fields of two transforms, before and after."""
+    known = resample_transform(known, transforms[0].grid)
+    errors = (field_error_mm(on_cpu(t), known) for t in transforms)
+    before, after = (field_error(error, partition) for error in errors)
+    return replace(measures, field_error_before=before, field_error_after=after)
+
+
+def _measure_field(
+    measures: Measures, total: torch.Tensor, fixed: torch.Tensor, values: Sequence[int]
+) -> Measures:
+    """Measures with folding, Jacobian, and the change of volume of each region."""
+    det, within = both_determinants(total, fixed, "measure")
+    change = mean_by_label(within, fixed, values)
+    return replace(
+        measures,
+        regions=tuple(replace(r, volume_change=change[r.value]) for r in measures.regions),
+        folding=folding(total, fixed),
+        sdlogj=spread_of_logs(det),
+        sdlogj_interior=spread_of_logs(det, interior_mask(fixed)),
+    )
 
 
 def _labels_before(moving: LabelMap, start: Transform, is_identity: bool) -> torch.Tensor:
@@ -195,18 +231,15 @@ def _seen(
 
 def _measure_regions(
     fixed: LabelMap,
-    moving: LabelMap,
-    compared: tuple[_Compared, _Compared],
-    mapped: torch.Tensor,
-    total: torch.Tensor,
+    values: Sequence[int],
+    compared: Sequence[_Compared],
+    reached: dict[int, float],
+    sizes: Sequence[dict[int, int]],
 ) -> tuple[RegionMeasures, ...]:
-    theirs = moving.values  # counted anew at each call
-    values = [v for v in fixed.values if v in theirs]
-    data, spacing = fixed.data.cpu(), fixed.grid.spacing_zyx_mm
+    """The measures of each region; its change of volume is not known yet."""
+    spacing = fixed.grid.spacing_zyx_mm
     overlaps = [dice(*both, values) for both in compared]
     distances = [surface_distance_by_label(*both, values, spacing) for both in compared]
-    reached = coverage(moving.data, data, mapped, values)
-    change = volume_change(total, data, values)
     return tuple(
         RegionMeasures(
             v,
@@ -218,20 +251,17 @@ def _measure_regions(
             distances[0][v].mean_mm,
             distances[1][v].mean_mm,
             reached[v],
-            change[v],
+            float("nan"),
+            *(counts.get(v, 0) for counts in sizes),
         )
         for v in values
     )
 
 
-def _learn2reg_order(mapped: torch.Tensor) -> torch.Tensor:
-    """Moving index minus fixed index as (I, J, K, rank): Learn2Reg's array, axes x first."""
-    rank = mapped.shape[0]
-    difference = mapped.clone()
-    for axis in range(rank):
-        own = torch.arange(mapped.shape[1 + axis], dtype=mapped.dtype)
-        difference[axis] -= own.view(-1, *[1] * (rank - 1 - axis))
-    return difference.flip(0).permute(*reversed(range(1, rank + 1)), 0)
+def _learn2reg_displacement(transform: Transform, moving: Grid) -> torch.Tensor:
+    """Moving index minus fixed index, (rank, *fixed shape), from small numbers alone."""
+    matrix = fixed_to_moving_index(transform.grid, transform.affine_lps, moving)
+    return affine_of_index(matrix - np.eye(len(matrix)), matrix, transform.field.vox)
 
 
 def _tre(landmarks: tuple[Points, Points] | None, transform: Transform) -> TreSummary | None:

@@ -23,6 +23,8 @@ class RegionMeasures:
         mean_surface_before_mm, mean_surface_after_mm: mean distance of the surfaces.
         coverage: share of the moving region that is reached, 0 to 1.
         volume_change: volume in the moving image over volume in the fixed image, as mapped.
+        voxels_fixed, voxels_moving: of the region in its image.
+        voxels_warped: of the moving region, warped onto the fixed grid.
     """
 
     value: int
@@ -35,6 +37,9 @@ class RegionMeasures:
     mean_surface_after_mm: float
     coverage: float
     volume_change: float
+    voxels_fixed: int
+    voxels_moving: int
+    voxels_warped: int
 
 
 @dataclass(frozen=True)

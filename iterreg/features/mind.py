@@ -13,7 +13,9 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from iterreg.kernels import self_similarity
@@ -29,12 +31,22 @@ PATCH_STEPS = 3
 VARIANCE_CLAMP = (1e-3, 1e3)
 """V stays within these multiples of its mean over the image. The values are the paper's."""
 
+LEAST_TURN_VOXELS = 0.25
+"""What a turn adds to an offset is rounded to this: looking between voxels blurs and costs, so a
+slight turn changes nothing."""
+
+Offsets = tuple[tuple[tuple[float, ...], ...], ...]
+
+Turn = NDArray[np.float64]
+"""(3, 3) rotation: column a is where axis a of the other image points, components (z, y, x)."""
+
 
 def mind_ssc(
     volume: Tensor,
     spacing_zyx_mm: tuple[float, ...],
     *distances_mm: float,
     lattice_zyx_mm: tuple[float, ...] | None = None,
+    turn: Turn | None = None,
 ) -> Tensor:
     """The self-similarity context of every voxel.
 
@@ -49,6 +61,8 @@ def mind_ssc(
             least one.
         lattice_zyx_mm: spacing of the image that the features are compared with: offsets and
             patches are as long as there; None: the volume's own.
+        turn: how the axes of that image lie in this one: neighbours are looked for along them;
+            None: along the volume's own.
 
     Returns:
         (Z, Y, X, 12 for each distance) float32, 0 ... 1.
@@ -67,34 +81,71 @@ def mind_ssc(
     patch = [_box(PATCH_STEPS * step, n) for step, n in zip(steps, volume.shape, strict=True)]
     # Filled one by one: keeping all of them to join them would be the peak of a run's memory.
     features = volume.new_empty(*volume.shape, CHANNELS * len(distances_mm))
-    for number, distance in enumerate(distances_mm):
-        reach = [max(1, round(distance / s)) * k for s, k in zip(lattice, steps, strict=True)]
+    for number, offsets in enumerate(
+        neighbour_offsets(spacing_zyx_mm, distances_mm, lattice, turn)
+    ):
         own = slice(number * CHANNELS, (number + 1) * CHANNELS)
-        found = _context(volume, reach, patch)
+        found = _context(volume, offsets, patch)
         if len(distances_mm) == 1:
             return found
         features[..., own] = found
     return features
 
 
-def _context(volume: Tensor, reach: Sequence[float], patch: Sequence[Tensor]) -> Tensor:
-    """The twelve channels of one distance, (Z, Y, X, 12); ``reach`` in voxels (z, y, x)."""
+def neighbour_offsets(
+    spacing_zyx_mm: Sequence[float],
+    distances_mm: Sequence[float],
+    lattice_zyx_mm: Sequence[float],
+    turn: Turn | None = None,
+) -> Offsets:
+    """The neighbour along each axis of the lattice, at each distance.
+
+    Args:
+        spacing_zyx_mm, distances_mm, lattice_zyx_mm, turn: see :func:`mind_ssc`.
+
+    Returns:
+        For each distance and axis (z, y, x) an offset in voxels (z, y, x).
+
+    Example:
+        >>> neighbour_offsets((1.0, 1.0, 1.0), (4.0,), (2.0, 2.0, 2.0))
+        (((4.0, 0.0, 0.0), (0.0, 4.0, 0.0), (0.0, 0.0, 4.0)),)
+    """
+    spacing, lattice = np.asarray(spacing_zyx_mm), np.asarray(lattice_zyx_mm)
+    # What rounding adds is no step.
+    steps = np.round(lattice / spacing, 3)
+    offsets = []
+    for distance in distances_mm:
+        reach = np.maximum(1, np.round(distance / lattice)) * steps
+        along = np.diag(reach)
+        if turn is not None:
+            turned = turn * (spacing * reach) / spacing[:, None]
+            change = (turned - along) / LEAST_TURN_VOXELS
+            along = along + np.round(change) * LEAST_TURN_VOXELS
+        offsets.append(tuple(tuple(map(float, offset)) for offset in along.T))
+    return tuple(offsets)
+
+
+def _context(volume: Tensor, offsets: Sequence[Sequence[float]], patch: Sequence[Tensor]) -> Tensor:
+    """The twelve channels of one distance, (Z, Y, X, 12); ``offsets`` in voxels (z, y, x)."""
     copies = volume.new_empty(6, *volume.shape)
-    for axis, voxels in enumerate(reach):
-        for side, amount in enumerate((-voxels, voxels)):
-            copies[2 * axis + side] = _neighbour(volume, axis, amount)
+    for axis, offset in enumerate(offsets):
+        for side, sign in enumerate((-1, 1)):
+            copies[2 * axis + side] = _neighbour(volume, [sign * voxels for voxels in offset])
     pairs = [(a, b) for a, b in itertools.combinations(range(6), 2) if a // 2 != b // 2]
     first, second = on_device(pairs, volume.device).T.contiguous()
     return self_similarity(copies, first, second, patch, VARIANCE_CLAMP)
 
 
-def _neighbour(volume: Tensor, axis: int, voxels: float) -> Tensor:
-    """Each voxel's neighbour along an axis, linear between two."""
-    whole = math.floor(voxels)
-    near, far = ([k if a == axis else 0 for a in range(3)] for k in (whole, whole + 1))
-    if voxels == whole:
-        return shifted(volume, near)
-    return torch.lerp(shifted(volume, near), shifted(volume, far), voxels - whole)
+def _neighbour(volume: Tensor, offset: Sequence[float]) -> Tensor:
+    """Each voxel's neighbour at an offset (z, y, x), linear between voxels."""
+    for axis, voxels in enumerate(offset):
+        whole = math.floor(voxels)
+        near, far = ([k if a == axis else 0 for a in range(3)] for k in (whole, whole + 1))
+        if voxels == whole:
+            volume = shifted(volume, near)
+        else:
+            volume = torch.lerp(shifted(volume, near), shifted(volume, far), voxels - whole)
+    return volume
 
 
 def _box(width: float, voxels: int) -> Tensor:

@@ -5,6 +5,7 @@ convention. Only the planes that are drawn are resampled, so the size of the vol
 Matplotlib is imported inside functions, through its object interface: no global state.
 
     shown    a figure for notebooks
+    canonical_pair  the pair on the fixed image's canonical grid
     style    colours, sizes, text          planes       cutting planes from the pair
     lattice  the deformed lattice          panels       windows, panels, legend, the whole figure
     roi_overlay  matched ROIs of SAMReg
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING
 
 from iterreg.atomic import write_aside
 from iterreg.displacement import Transform
+from iterreg.figures.canonical_pair import CanonicalPair
 from iterreg.figures.panels import Captions, draw_panels, length_unit
-from iterreg.figures.planes import CanonicalPair, cut_planes
+from iterreg.figures.planes import cut_planes
 from iterreg.figures.style import BACKGROUND, DPI
 from iterreg.geometry import Grid
 from iterreg.image import Image, LabelMap

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from iterreg.displacement import DisplacementField, Transform
-from iterreg.geometry import Grid, apply_affine, fixed_to_moving_index
-from iterreg.image import Image, LabelMap, require_same_space
+from iterreg.displacement import Transform
+from iterreg.figures.canonical_pair import Background, CanonicalPair, find_background
+from iterreg.geometry import apply_affine, fixed_to_moving_index
 from iterreg.neighbourhood import bounding_box
-from iterreg.regions.field_of_view import Fovs
 from iterreg.sampling import sample, sample_nearest
 
 Picture = NDArray[np.float32]
@@ -77,94 +76,6 @@ class Plane:
         )
 
 
-@dataclass(frozen=True)
-class CanonicalPair:
-    """The pair that the planes are cut from, with the fixed side on its canonical grid.
-
-    Args:
-        grid: the canonical fixed grid, axes nearest to (S, P, L).
-        fixed: (*shape), the fixed image without its channels.
-        moving: one channel, on its own grid.
-        fixed_fov: (*shape) bool, the fixed image's field of view.
-        moving_fov: (*moving shape) bool, the moving image's field of view.
-        transform, start: fixed to moving, on the canonical fixed grid.
-        labels: the fixed regions on the canonical grid.
-        values: the labels that occur, counted once because volumes are large.
-    """
-
-    grid: Grid
-    fixed: torch.Tensor
-    moving: Image
-    fixed_fov: torch.Tensor
-    moving_fov: torch.Tensor
-    transform: Transform
-    start: Transform
-    labels: LabelMap
-    values: list[int]
-
-    @classmethod
-    def of(
-        cls,
-        images: tuple[Image, Image],
-        transform: Transform,
-        labels: LabelMap | None = None,
-        start: Transform | None = None,
-        fovs: Fovs = (None, None),
-    ) -> CanonicalPair:
-        """Turn a pair to canonical axes.
-
-        Args:
-            images: fixed and moving.
-            transform: fixed to moving, on the fixed grid.
-            labels: the fixed regions; None: none.
-            start: the transform to show as "before"; None is the identity.
-            fovs: the fields of view, fixed and moving, each bool in its image's shape; None takes
-                the whole image.
-
-        Raises:
-            GeometryError: the labels lie in another space than the fixed image.
-        """
-        fixed, moving = images
-        if labels is None:
-            labels = LabelMap(torch.zeros(fixed.grid.shape_zyx, dtype=torch.int32), fixed.grid)
-        else:
-            require_same_space(labels, fixed)
-        if start is None:
-            identity = np.eye(fixed.grid.rank + 1)
-            start = Transform(identity, DisplacementField.zero(fixed.grid))
-        fixed_fov, moving_fov = (
-            torch.ones(image.grid.shape_zyx, dtype=torch.bool) if fov is None else fov.cpu()
-            for fov, image in zip(fovs, images, strict=True)
-        )
-        turned, order = fixed.to_canonical()
-
-        def turn(given: Transform) -> Transform:
-            vox = order.apply_vectors(given.field.vox.detach().cpu().float())
-            return Transform(given.affine_lps, DisplacementField(vox, turned.grid))
-
-        return cls(
-            grid=turned.grid,
-            fixed=_one_channel(turned)[0],
-            moving=replace(moving, data=_one_channel(moving)),
-            fixed_fov=order.apply(fixed_fov),
-            moving_fov=moving_fov,
-            transform=turn(transform),
-            start=turn(start),
-            labels=replace(labels, data=order.apply(labels.data.cpu()), grid=turned.grid),
-            values=labels.values,
-        )
-
-
-class Background(NamedTuple):
-    """The value around the body, and how far from it an intensity of the body is.
-
-    A negative distance means that there is no background: everything is body.
-    """
-
-    value: float
-    threshold: float
-
-
 def cut_planes(pair: CanonicalPair) -> list[Plane]:
     """The planes to show: the picture itself, or one plane across each axis of a volume."""
     background = find_background(pair.fixed)
@@ -218,22 +129,6 @@ def padded_box(mask: Bools, margins: list[int]) -> tuple[slice, slice]:
     return rows, columns
 
 
-def _one_channel(image: Image) -> torch.Tensor:
-    """(1, *shape): the image, or the mean of its channels."""
-    data = image.data.detach().cpu()
-    return data if len(data) == 1 else data.mean(0, keepdim=True)
-
-
-def find_background(fixed: torch.Tensor) -> Background:
-    """The median of the border, if most of the border is of about that value."""
-    faces = [fixed.select(a, k) for a in range(fixed.ndim) for k in (0, -1)]
-    border = torch.cat([f.reshape(-1) for f in faces])
-    threshold = 0.05 * (float(fixed.max()) - float(fixed.min()))
-    value = float(border.median())
-    alike = float(((border - value).abs() <= threshold / 10).float().mean())
-    return Background(value, threshold if alike > 0.5 else -1.0)
-
-
 def _cut(pair: CanonicalPair, axis: int | None, position: int, background: Background) -> Plane:
     """Resample everything on one plane, and turn it as it is shown."""
     grid = pair.grid
@@ -255,7 +150,7 @@ def _cut(pair: CanonicalPair, axis: int | None, position: int, background: Backg
         to_moving = fixed_to_moving_index(grid, transform.affine_lps, pair.moving.grid)
         landed = apply_affine(to_moving, index + _displacement(transform, where))
         at = torch.from_numpy(np.moveaxis(landed, -1, 0)).float()
-        values = sample(pair.moving.data, at, outside=float(pair.moving.data.min()))
+        values = sample(pair.moving.data, at, outside=pair.lowest)
         seen = sample_nearest(pair.moving_fov, at) & pair.fixed_fov[where]
         return turned(values[0].numpy()), turned(seen.numpy())
 

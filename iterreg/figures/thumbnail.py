@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from iterreg.displacement import Transform
+from iterreg.figures.canonical_pair import CanonicalPair
 from iterreg.figures.panels import NOT_SEEN_BRIGHTNESS, Windows, two_colours
-from iterreg.figures.planes import CanonicalPair, cut_planes
+from iterreg.figures.planes import cut_planes
 from iterreg.image import Image
 
 LONGEST_PX = 120

@@ -34,6 +34,9 @@ SLAB_VOXELS = 1 << 15
 """Voxels processed at once. Temporaries of this size stay in the cache, and torch does not split
 operations on them among threads, which would wait for each other on a busy machine."""
 
+DEVICE_SLAB_VOXELS = 1 << 22
+"""On a GPU, where each operation costs the same few microseconds however small it is."""
+
 
 def require_field(total_vox: Tensor) -> None:
     """Refuse a displacement of another rank than its components say."""
@@ -58,7 +61,8 @@ def moving_axes(total_vox: Tensor) -> Tensor:
 def slab_bounds(field: Tensor) -> Iterator[tuple[int, int]]:
     """The first voxel of each slab along the first axis of a field, and one past its last."""
     length = field.shape[1]
-    step = max(1, SLAB_VOXELS * length // max(1, field[0].numel()))
+    at_once = SLAB_VOXELS if field.device.type == "cpu" else DEVICE_SLAB_VOXELS
+    step = max(1, at_once * length // max(1, field[0].numel()))
     for start in range(0, length, step):
         yield start, min(start + step, length)
 
@@ -81,6 +85,39 @@ def simplex_slabs(field: Tensor) -> Iterator[tuple[int, int, list[Tensor]]]:
         block = pad(field[None, :, first:last], beyond, mode="replicate")[0]
         found = list(_corners(block))
         yield start, stop, found + (list(_inner_tetrahedra(block)) if rank == 3 else [])
+
+
+def simplices_at(field: Tensor, at: Tensor) -> list[Tensor]:
+    """The determinants of the simplices of some voxels, in the order of :func:`simplex_slabs`.
+
+    Args:
+        field: (rank, *shape), displacement in voxels.
+        at: (n,) int64, flat indices of the voxels.
+
+    Returns:
+        As many as a voxel has simplices, each (n,).
+    """
+    rank, shape = len(field), field.shape[1:]
+    places = at
+    near: list[list[Tensor]] = []
+    for size in reversed(shape):
+        own = places % size
+        near.insert(0, [(own + step).clamp(0, size - 1) for step in (-1, 0, 1)])
+        places = torch.div(places, size, rounding_mode="floor")
+    # Each voxel's surroundings are a block of three voxels a side; beyond the image its border
+    # goes on.
+    flat = field.reshape(rank, -1)
+    cells = [flat[:, _flat_index(cell, shape)] for cell in itertools.product(*near)]
+    block = torch.stack(cells, 1).view(rank, *[3] * rank, len(at))
+    found = [*_corners(block), *(_inner_tetrahedra(block) if rank == 3 else [])]
+    return [det.view(-1) for det in found]
+
+
+def _flat_index(index: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+    flat = torch.zeros_like(index[0])
+    for along, size in zip(index, shape, strict=True):
+        flat = flat * size + along
+    return flat
 
 
 def not_positive(determinants: list[Tensor], field: Tensor) -> Tensor:

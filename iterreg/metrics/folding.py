@@ -14,15 +14,12 @@ import torch
 from torch import Tensor
 
 from iterreg.kernels import folding_voxels
-from iterreg.kernels.simplices import (
-    moving_axes,
-    not_positive,
-    require_field,
-    simplex_slabs,
-    simplex_volume,
-)
+from iterreg.kernels.simplices import moving_axes, require_field, simplex_volume, simplices_at
 from iterreg.metrics._shared import ratio, require_shape
 from iterreg.neighbourhood import face_pairs
+
+FOLDS_AT_ONCE = 1 << 16
+"""Voxels whose simplices are computed at once, in some 30 MB."""
 
 
 @dataclass(frozen=True)
@@ -109,19 +106,24 @@ def folding(total_vox: Tensor, labels: Tensor, mask: Tensor | None = None) -> Fo
     parts = [interior, ~interior]
     if mask is not None:
         parts = [part & mask.reshape(shape) for part in parts]
-    counts, volumes = [0, 0], [0.0, 0.0]
-    for start, stop, determinants in simplex_slabs(field):
-        folds = not_positive(determinants, field)
-        if not folds.any():
-            continue
-        lost = torch.stack([(-det[folds]).clamp(min=0).double() for det in determinants]).sum(0)
-        for kind, part in enumerate(parts):
-            chosen = part[start:stop][folds]
-            counts[kind] += int(torch.count_nonzero(chosen))
-            volumes[kind] += simplex_volume(len(field)) * float(lost[chosen].sum())
+    at = folding_voxels(total_vox).flatten().nonzero().flatten()
+    lost = _lost_volume(field, at)
+    kinds = [part.flatten()[at] for part in parts]
+    counts = [int(torch.count_nonzero(kind)) for kind in kinds]
+    volumes = [float(lost[kind].sum()) for kind in kinds]
     voxels = [int(torch.count_nonzero(part)) for part in parts]
     shares = [ratio(n, of) for n, of in zip(counts, voxels, strict=True)]
     return Folding(shares[0], shares[1], *counts, *voxels, *volumes)
+
+
+def _lost_volume(field: Tensor, at: Tensor) -> Tensor:
+    """Volume in voxels of the simplices of some voxels that are turned over, (n,) float64."""
+    lost = torch.zeros(len(at), dtype=torch.float64, device=at.device)
+    for start in range(0, len(at), FOLDS_AT_ONCE):
+        part = slice(start, start + FOLDS_AT_ONCE)
+        for det in simplices_at(field, at[part]):
+            lost[part] += (-det).clamp(min=0)
+    return lost * simplex_volume(len(field))
 
 
 def folding_mask(total_vox: Tensor) -> Tensor:

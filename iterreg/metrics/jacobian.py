@@ -16,7 +16,7 @@ from torch import Tensor
 
 from iterreg.kernels.simplices import moving_axes
 from iterreg.labels import compact_labels, label_counts
-from iterreg.metrics._determinants import central_determinant
+from iterreg.metrics._determinants import central_determinants
 from iterreg.metrics._shared import ratio, require_shape
 
 LOG_FLOOR = 1e-9
@@ -41,7 +41,8 @@ def det_jacobian(total_vox: Tensor) -> Tensor:
         >>> det_jacobian(stretched)[1]
         tensor([1.5000, 1.5000, 1.5000])
     """
-    return central_determinant(moving_axes(total_vox), None).reshape(total_vox.shape[1:])
+    (det,) = central_determinants(moving_axes(total_vox), [None])
+    return det.reshape(total_vox.shape[1:])
 
 
 def det_jacobian_within(total_vox: Tensor, labels: Tensor) -> Tensor:
@@ -63,9 +64,21 @@ def det_jacobian_within(total_vox: Tensor, labels: Tensor) -> Tensor:
         >>> det_jacobian_within(slid, labels)[1], det_jacobian(slid)[1]
         (tensor([1., 1., 1., 1.]), tensor([1.0000, 3.5000, 3.5000, 1.0000]))
     """
-    require_shape("det_jacobian_within", "labels", labels, total_vox.shape[1:])
+    return both_determinants(total_vox, labels, "det_jacobian_within")[1]
+
+
+def both_determinants(total_vox: Tensor, labels: Tensor, function: str) -> tuple[Tensor, Tensor]:
+    """:func:`det_jacobian` and :func:`det_jacobian_within`, from one walk through the field.
+
+    Args:
+        total_vox, labels: as theirs.
+        function: that is named if the shapes disagree.
+    """
+    require_shape(function, "labels", labels, total_vox.shape[1:])
     field = moving_axes(total_vox)
-    return central_determinant(field, labels.reshape(field.shape[1:])).reshape(labels.shape)
+    both = central_determinants(field, [None, labels.reshape(field.shape[1:])])
+    whole, within = (det.reshape(labels.shape) for det in both)
+    return whole, within
 
 
 def sdlogj(total_vox: Tensor, mask: Tensor | None = None) -> float:
@@ -84,8 +97,17 @@ def sdlogj(total_vox: Tensor, mask: Tensor | None = None) -> float:
         >>> sdlogj(torch.zeros(2, 4, 5))
         0.0
     """
-    det = det_jacobian(total_vox)
-    used = (det if mask is None else det[mask]).to(torch.float64)
+    return spread_of_logs(det_jacobian(total_vox), mask)
+
+
+def spread_of_logs(det: Tensor, mask: Tensor | None = None) -> float:
+    """:func:`sdlogj` from determinants that are there already.
+
+    Args:
+        det: (*shape), from :func:`det_jacobian`.
+        mask: as in :func:`sdlogj`.
+    """
+    used = (det if mask is None else det[mask]).to(torch.float64, copy=True)
     if used.numel() == 0:
         return float("nan")
     return float(used.clamp_(min=LOG_FLOOR).log_().std(correction=0))
@@ -111,11 +133,23 @@ def sdlogj_l2r(
         0.0
     """
     field = torch.as_tensor(displacement_l2r).movedim(-1, 0)
+    used = None if mask is None else torch.as_tensor(mask, dtype=torch.bool)
+    return sdlogj_l2r_of(field, used)
+
+
+def sdlogj_l2r_of(field: Tensor, mask: Tensor | None = None) -> float:
+    """:func:`sdlogj_l2r` of a field with its components first.
+
+    Args:
+        field: (rank, *shape), moving index minus fixed index. Axes and components have one order,
+            whichever: a determinant does not depend on it.
+        mask: (*shape) bool.
+    """
     if min(field.shape[1:]) < 5:
         return float("nan")
     inner = (slice(2, -2),) * (field.ndim - 1)
-    det = central_determinant(field.to(torch.float64), None)[inner]
-    used = det if mask is None else det[torch.as_tensor(mask, dtype=torch.bool)[inner]]
+    det = central_determinants(field, [None], torch.float64)[0][inner]
+    used = det if mask is None else det[mask[inner]]
     if used.numel() == 0:
         return float("nan")
     return float((used + 3).clamp_(LOG_FLOOR, 1 / LOG_FLOOR).log_().std(correction=0))
@@ -146,10 +180,19 @@ def volume_change(
     """
     require_shape("volume_change", "labels", labels, total_vox.shape[1:])
     found = [v for v in label_counts(labels) if v != 0] if values is None else values
-    wanted = sorted(set(found))
-    det = det_jacobian_within(total_vox, labels)
+    return mean_by_label(det_jacobian_within(total_vox, labels), labels, found)
+
+
+def mean_by_label(det: Tensor, labels: Tensor, values: Iterable[int]) -> dict[int, float]:
+    """:func:`volume_change` from determinants that are there already.
+
+    Args:
+        det: (*shape), from :func:`det_jacobian_within`.
+        labels, values: as in :func:`volume_change`.
+    """
+    wanted = sorted(set(values))
     index = compact_labels(labels, wanted).flatten().cpu()
     # On the CPU, because a weighted count on a GPU adds in no fixed order.
-    total = torch.bincount(index, det.flatten().double().cpu(), minlength=len(wanted) + 1)
+    total = torch.bincount(index, det.flatten().cpu().double(), minlength=len(wanted) + 1)
     count = torch.bincount(index, minlength=len(wanted) + 1)
     return {v: ratio(float(total[k]), int(count[k])) for k, v in enumerate(wanted, start=1)}

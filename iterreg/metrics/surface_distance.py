@@ -21,7 +21,7 @@ from torch import Tensor
 from iterreg.errors import GeometryError
 from iterreg.labels import compact_labels
 from iterreg.metrics._shared import require_shape
-from iterreg.neighbourhood import bounding_box
+from iterreg.neighbourhood import Box, bounding_box, label_boxes
 from iterreg.versions import import_package
 
 Bools = NDArray[np.bool_]
@@ -74,12 +74,12 @@ def hd95_mm(fixed_mask: Tensor, warped_mask: Tensor, spacing_zyx_mm: Sequence[fl
         raise GeometryError(
             f"hd95_mm: spacing_zyx_mm: expected {fixed_mask.ndim} numbers, got {spacing_zyx_mm}"
         )
-    fixed, warped = (mask.detach().cpu().bool() for mask in (fixed_mask, warped_mask))
+    fixed, warped = (mask.detach().bool() for mask in (fixed_mask, warped_mask))
     box = bounding_box(fixed | warped)
     if box is None:
         return float("nan")
     spacing = tuple(float(s) for s in spacing_zyx_mm)
-    return _distance_of_crop(fixed[box].numpy(), warped[box].numpy(), spacing).hd95_mm
+    return _distance_of_crop(fixed[box], warped[box], spacing).hd95_mm
 
 
 def hd95_by_label_mm(
@@ -129,16 +129,14 @@ def surface_distance_by_label(
         {3: SurfaceDistance(hd95_mm=0.0, mean_mm=0.0)}
     """
     require_shape("surface_distance_by_label", "warped", warped, fixed.shape)
-    ndimage = _import("scipy.ndimage", "scipy")
     wanted = sorted(set(values))
-    first, second = (
-        compact_labels(part, wanted).to(torch.int32).cpu().numpy() for part in (fixed, warped)
-    )
-    boxes = [ndimage.find_objects(part, max_label=len(wanted)) for part in (first, second)]
+    first, second = (compact_labels(part, wanted) for part in (fixed, warped))
+    boxes = [_boxes(part, len(wanted)) for part in (first, second)]
     spacing = tuple(float(s) for s in spacing_zyx_mm)
     result = {}
-    for number, (value, *both) in enumerate(zip(wanted, *boxes, strict=True), start=1):
-        if None in both:
+    for number, value in enumerate(wanted, start=1):
+        both = [found[number] for found in boxes if number in found]
+        if len(both) < 2:
             result[value] = NO_SURFACE
             continue
         box = tuple(
@@ -148,38 +146,84 @@ def surface_distance_by_label(
     return result
 
 
+def _boxes(labels: Tensor, count: int) -> dict[int, Box]:
+    """The box of each label from 1 to ``count`` that occurs."""
+    if labels.device.type != "cpu":
+        return label_boxes(labels)
+    found = _import("scipy.ndimage", "scipy").find_objects(labels.numpy(), max_label=count)
+    return {number: box for number, box in enumerate(found, 1) if box is not None}
+
+
 def _distance_of_crop(
-    fixed: Bools, warped: Bools, spacing_mm: tuple[float, ...]
+    fixed: Tensor, warped: Tensor, spacing_mm: tuple[float, ...]
 ) -> SurfaceDistance:
     if not fixed.any() or not warped.any():
         return NO_SURFACE
-    spatial = _import("scipy.spatial", "scipy")
-    codes = [_neighbour_codes(mask) for mask in (fixed, warped)]
-    areas: Floats = _surfel_tables(len(spacing_mm))[1](spacing_mm)
-    surfaces = [(code != 0) & (code != len(areas) - 1) for code in codes]
-    shared = surfaces[0] & surfaces[1]
-    points = [np.argwhere(surface) * spacing_mm for surface in surfaces]
-    trees = [spatial.cKDTree(p, balanced_tree=False, compact_nodes=False) for p in points]
+    surfaces = [_Surface.of(codes, spacing_mm) for codes in _codes_of_both(fixed, warped)]
     worst = weighted_sum = total_area = 0.0
-    for here, there in ((0, 1), (1, 0)):
-        distance = np.zeros(len(points[here]))
-        apart = ~shared[surfaces[here]]
-        distance[apart] = trees[there].query(points[here][apart])[0]
-        area = areas[codes[here][surfaces[here]]]
-        worst = max(worst, _weighted_percentile(distance, area, 0.95))
-        weighted_sum += float((distance * area).sum())
-        total_area += float(area.sum())
+    for here, there in (surfaces, reversed(surfaces)):
+        distance = here.distance_mm(there)
+        worst = max(worst, _weighted_percentile(distance, here.area, 0.95))
+        weighted_sum += float((distance * here.area).sum())
+        total_area += float(here.area.sum())
     return SurfaceDistance(worst, weighted_sum / total_area)
 
 
-def _neighbour_codes(mask: Bools) -> NDArray[np.uint8]:
+@dataclass(frozen=True)
+class _Surface:
+    """The elements of a surface.
+
+    Args:
+        points_mm: (n, rank), where they are.
+        area: (n,), how large.
+        shared: (n,) bool, whether the other surface has an element there too.
+    """
+
+    points_mm: Floats
+    area: Floats
+    shared: Bools
+
+    @classmethod
+    def of(cls, codes: tuple[Tensor, Tensor], spacing_mm: tuple[float, ...]) -> _Surface:
+        """The elements from a surface's own neighbour codes and the other one's."""
+        areas: Floats = _surfel_tables(len(spacing_mm))[1](spacing_mm)
+        shape = codes[0].shape
+        own, other = (code.flatten() for code in codes)
+        at = _is_surface(own, len(areas)).nonzero().flatten()
+        index = np.stack(np.unravel_index(at.cpu().numpy(), shape), 1)
+        shared = _is_surface(other[at], len(areas))
+        points_mm: Floats = index.astype(np.float64) * spacing_mm
+        return cls(points_mm, areas[own[at].cpu().numpy()], shared.cpu().numpy())
+
+    def distance_mm(self, other: _Surface) -> Floats:
+        """Distance of each element to the nearest one of another surface."""
+        spatial = _import("scipy.spatial", "scipy")
+        distance, apart = np.zeros(len(self.area)), ~self.shared
+        tree = spatial.cKDTree(other.points_mm, balanced_tree=False, compact_nodes=False)
+        workers = torch.get_num_threads()
+        distance[apart] = tree.query(self.points_mm[apart], workers=workers)[0]
+        return distance
+
+
+def _is_surface(codes: Tensor, kinds: int) -> Tensor:
+    """Whether some voxels around a corner are inside, and some are not."""
+    return (codes != 0) & (codes != kinds - 1)
+
+
+def _codes_of_both(first: Tensor, second: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """For each of two masks its own neighbour codes and the other's."""
+    codes = _neighbour_codes(first), _neighbour_codes(second)
+    return [codes, (codes[1], codes[0])]
+
+
+def _neighbour_codes(mask: Tensor) -> Tensor:
     """Encode which of the 2 ** rank voxels around each corner are inside, as the package does."""
     kernel = _surfel_tables(mask.ndim)[0]
-    padded = np.pad(mask, 1).view(np.uint8)
-    codes: NDArray[np.uint8] = np.zeros([n + 1 for n in mask.shape], np.uint8)
+    padded = torch.nn.functional.pad(mask.byte(), (1, 1) * mask.ndim)
+    codes = padded.new_zeros([n + 1 for n in mask.shape])
     for offset in itertools.product((0, 1), repeat=mask.ndim):
         window = tuple(slice(o, o + n + 1) for o, n in zip(offset, mask.shape, strict=True))
-        codes += padded[window] * np.uint8(kernel[offset])
+        codes.add_(padded[window], alpha=int(kernel[offset]))
     return codes
 
 

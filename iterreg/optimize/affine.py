@@ -192,7 +192,7 @@ def _centroids(side: Side) -> dict[int, Matrix]:
     first = 3 - side.grid.rank
     # One transfer from the device for all.
     table = centroids(side.labels, 1 + max(side.boxes, default=0)).cpu().numpy()
-    return {value: table[value, first:] for value in side.uncut_regions()}
+    return {value: table[value, first:] for value in side.uncut_regions}
 
 
 def _refine(kind: str, energies: _Energies, affine: Matrix) -> tuple[Matrix, float]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from iterreg.config import Config
 from iterreg.displacement import Transform
 from iterreg.geometry import Matrix, apply_affine
-from iterreg.labels import centroids
+from iterreg.labels import centroids, label_counts
 from iterreg.metrics import dice
 from iterreg.optimize.affine import shape_of
 from iterreg.optimize.coarse import level_to_check, register_coarse
@@ -199,8 +199,8 @@ class _SeenRegions:
         if not values:
             return cls(pair.fixed.labels, pair.moving.labels, ())
         fixed, warped = _seen_labels(pair, solution)
-        counts = torch.bincount(fixed.flatten().long(), minlength=len(names) + 1)
-        kept = tuple(v for v in values if int(counts[v]) >= LEAST_REGION_VOXELS)
+        counts = label_counts(fixed)
+        kept = tuple(v for v in values if counts.get(v, 0) >= LEAST_REGION_VOXELS)
         return cls(fixed, warped, kept)
 
     def dice(self, names: Sequence[str]) -> dict[str, float]:
@@ -234,6 +234,9 @@ def _seen_labels(pair: Pair, solution: Solution | None) -> tuple[Tensor, Tensor]
     mapping = pair.index_map(affine)
     view = anatomy(pair)
     fixed, warped = torch.empty_like(pair.fixed.labels), torch.empty_like(pair.fixed.labels)
+    # One look into the moving image tells both: 0 where it does not see, else one more than the
+    # label.
+    marked = torch.where(pair.moving.fov, pair.moving.labels + 1, 0)
     rows = [torch.arange(n, device=device) for n in shape[1:]]
     step = max(1, SLAB_VOXELS // (shape[1] * shape[2]))
     for first in range(0, shape[0], step):
@@ -244,9 +247,10 @@ def _seen_labels(pair: Pair, solution: Solution | None) -> tuple[Tensor, Tensor]
         if solution is not None:
             u_mm = solution.field.u_mm[:, slab].reshape(3, -1)
         index = mapping.apply(voxels, u_mm)
-        seen = view[slab] & pair.seen_at(index).view_as(view[slab])
-        fixed[slab] = pair.fixed.labels[slab] * seen
-        warped[slab] = sample_nearest(pair.moving.labels, index).view_as(seen) * seen
+        found = sample_nearest(marked, index).view_as(view[slab])
+        seen = view[slab] & (found > 0)
+        fixed[slab] = torch.where(seen, pair.fixed.labels[slab], 0)
+        warped[slab] = torch.where(seen, found - 1, 0)
     return fixed, warped
 
 

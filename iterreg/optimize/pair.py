@@ -131,6 +131,21 @@ class Pair:
         parts = on_device(parts, self.fixed.device)
         return IndexMap(parts[:9].view(3, 3), parts[9:12], parts[12:].view(3, 3))
 
+    def turn(self, affine_lps: Matrix) -> Matrix:
+        """(3, 3), the rotation of an affine: how the fixed axes (z, y, x) lie in the moving image.
+
+        Args:
+            affine_lps: homogeneous, fixed to moving, LPS mm.
+        """
+        fixed, moving = self.fixed.grid, self.moving.grid
+        linear = fixed_to_moving_index(fixed, affine_lps, moving)[:-1, :-1]
+        ratio = np.array(moving.spacing_zyx_mm)[:, None] / np.array(fixed.spacing_zyx_mm)
+        left, _, right = np.linalg.svd(linear * ratio)
+        turn: Matrix = np.eye(3)
+        first = 3 - fixed.rank
+        turn[first:, first:] = left @ right
+        return turn
+
     def region_pairs(self) -> dict[int, RegionPair]:
         """The regions that both sides hold, by label."""
         return {

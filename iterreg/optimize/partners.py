@@ -7,6 +7,7 @@ is dissolved into the regions around it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -35,6 +36,9 @@ LEAST_SEEN = 0.05
 MOST_GROWTH = 27.0
 """Three times as long along each axis."""
 
+
+PAIRS_AT_ONCE = 16
+"""Region pairs whose distances are found at once, in some 150 MB."""
 
 LARGEST_SHARE = 0.1
 """Of the volume of all regions. A piece of a trachea is found in the wrong place, a lung is not."""
@@ -96,30 +100,40 @@ def check_partners(
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """A region of one image, through the affine in the other one.
+class _Pieces:
+    """Regions of one image, through the affine in the other one: on a GPU each launch counts.
 
     Args:
-        voxels: of the whole region.
-        points: (3, N), some of them.
-        landed: (3, N), where those lie in the other image.
-        seen: (N,) bool, which of them it sees.
+        voxels: of each whole region.
+        points: (R, N, 3), some of them.
+        landed: (R, N, 3), where those lie in the other image.
+        real: (R, N) bool; the others fill the rows of smaller regions.
+        seen: (R, N) bool, which of the real ones the other image sees.
     """
 
-    voxels: int
+    voxels: list[int]
     points: Tensor
     landed: Tensor
+    real: Tensor
     seen: Tensor
 
     @classmethod
-    def all_of(cls, regions: Sequence[Region], pair: Pair, affine_lps: Matrix) -> list[_Piece]:
-        """The pieces of regions of the fixed side, as one list: on a GPU each launch counts."""
-        sizes, points = zip(*map(_points, regions), strict=True)
-        at = torch.cat(points, 1)
-        landed = pair.index_map(affine_lps).apply(at, torch.zeros_like(at))
-        counts = [p.shape[1] for p in points]
-        seen = pair.seen_at(landed).split(counts)
-        return list(map(cls, sizes, points, landed.split(counts, 1), seen))
+    def of(cls, regions: Sequence[Region], pair: Pair, affine_lps: Matrix) -> _Pieces:
+        """The pieces of regions of the fixed side."""
+        voxels, points, real = _spread_points(regions)
+        flat = points.view(-1, 3).T.contiguous()
+        landed = pair.index_map(affine_lps).apply(flat, torch.zeros_like(flat))
+        seen = pair.seen_at(landed).view(real.shape) & real
+        return cls(voxels, points, landed.T.view(points.shape), real, seen)
+
+    @property
+    def seen_share(self) -> Tensor:
+        """(R,)"""
+        return self.seen.sum(1) / self.real.sum(1)
+
+    def only_seen(self) -> _Pieces:
+        """What the other image sees of them."""
+        return replace(self, real=self.seen)
 
 
 @dataclass(frozen=True)
@@ -142,37 +156,41 @@ class _Check:
             return []
         back = replace(self.pair, fixed=self.pair.moving, moving=self.pair.fixed)
         inverse = np.asarray(np.linalg.inv(self.affine_lps))
-        ours = _Piece.all_of([r.fixed for r in regions], self.pair, self.affine_lps)
-        theirs = _Piece.all_of([r.moving for r in regions], back, inverse)
+        ours = _Pieces.of([r.fixed for r in regions], self.pair, self.affine_lps)
+        theirs = _Pieces.of([r.moving for r in regions], back, inverse)
+        near = self._near(ours, theirs)
+        near_where_seen = self._near(ours.only_seen(), theirs.only_seen())
         # One transfer from the device for all.
-        shares = [
-            torch.stack((a.seen.float().mean(), b.seen.float().mean(), self._near(a, b)))
-            for a, b in zip(ours, theirs, strict=True)
-        ]
-        rows = zip(ours, theirs, torch.stack(shares).tolist(), strict=True)
-        return [self._why(a, b, *row) for a, b, row in rows]
+        shares = torch.stack((ours.seen_share, theirs.seen_share, near, near_where_seen), 1)
+        sizes = zip(ours.voxels, theirs.voxels, strict=True)
+        return [self._why(*two, *row) for two, row in zip(sizes, shares.tolist(), strict=True)]
 
     def _why(
-        self, ours: _Piece, theirs: _Piece, seen: float, seen_back: float, near: float
+        self, ours: int, theirs: int, seen: float, seen_back: float, near: float, seen_near: float
     ) -> str | None:
         is_seen = min(seen, seen_back) >= LEAST_SEEN
         if near < LEAST_NEAR:
             if not is_seen:
                 return "the images show different pieces of it"
-            near = float(self._near(_seen_part(ours), _seen_part(theirs)))
-            if near < LEAST_NEAR:
-                return f"only {100 * near:.0f} % of it lies within reach of its partner"
-        growth = self._growth(ours.voxels * seen, theirs.voxels * seen_back) if is_seen else 1.0
+            if seen_near < LEAST_NEAR:
+                return f"only {100 * seen_near:.0f} % of it lies within reach of its partner"
+        growth = self._growth(ours * seen, theirs * seen_back) if is_seen else 1.0
         if growth > MOST_GROWTH:
             return f"its volume would change by a factor of {growth:.0f}"
         return None
 
-    def _near(self, ours: _Piece, theirs: _Piece) -> Tensor:
-        """Share of each piece within reach of the other one; the lesser of both."""
+    def _near(self, ours: _Pieces, theirs: _Pieces) -> Tensor:
+        """(R,), the share of each piece within reach of its partner; the lesser of both ways."""
         spacing = on_device(self.pair.moving.spacing_mm, ours.landed.device, ours.landed.dtype)
-        apart_mm = torch.cdist(ours.landed.T * spacing, theirs.points.T * spacing)
-        shares = [(apart_mm.amin(axis) <= self.reach_mm).float().mean() for axis in (1, 0)]
-        return torch.minimum(shares[0], shares[1])
+        nearest = []
+        for first in range(0, len(ours.real), PAIRS_AT_ONCE):
+            part = slice(first, first + PAIRS_AT_ONCE)
+            apart_mm = torch.cdist(ours.landed[part] * spacing, theirs.points[part] * spacing)
+            both = ours.real[part].unsqueeze(2) & theirs.real[part].unsqueeze(1)
+            reached = (apart_mm <= self.reach_mm) & both
+            nearest.append((reached.any(2).sum(1), reached.any(1).sum(1)))
+        here, there = (torch.cat(side) for side in zip(*nearest, strict=True))
+        return torch.minimum(here / ours.real.sum(1), there / theirs.real.sum(1))
 
     def _growth(self, ours: float, theirs: float) -> float:
         """The larger over the smaller volume, of the voxels that both images see."""
@@ -182,15 +200,37 @@ class _Check:
         return max(moving / fixed, fixed / moving)
 
 
-def _seen_part(piece: _Piece) -> _Piece:
-    """What the other image sees of it."""
-    points, landed = piece.points[:, piece.seen], piece.landed[:, piece.seen]
-    return replace(piece, points=points, landed=landed)
+def _spread_points(regions: Sequence[Region]) -> tuple[list[int], Tensor, Tensor]:
+    """Some voxels of each region, spread evenly.
 
-
-def _points(region: Region) -> tuple[int, Tensor]:
-    """Voxels of a region, and the indices (3, N) of some of them, spread evenly."""
-    voxels = region.mask.nonzero()
-    some = voxels[:: -(-len(voxels) // MOST_POINTS)]
-    start = on_device([part.start for part in region.box], some.device)
-    return len(voxels), (some + start).T.float().contiguous()
+    Returns:
+        The voxels of each region; (R, N, 3) float, indices of some of them; (R, N) bool, which
+        of these there are.
+    """
+    device = regions[0].mask.device
+    masks = torch.cat([region.mask.flatten() for region in regions])
+    found = masks.nonzero().flatten()
+    lengths = [region.mask.numel() for region in regions]
+    starts = on_device([0, *itertools.accumulate(lengths)], device, torch.int64)
+    owners = torch.bucketize(found, starts[1:], right=True)
+    counts = torch.bincount(owners, minlength=len(regions))
+    voxels: list[int] = counts.tolist()
+    firsts = counts.cumsum(0) - counts
+    strides = [-(-count // MOST_POINTS) for count in voxels]
+    some = [
+        -(-count // stride) if count else 0 for count, stride in zip(voxels, strides, strict=True)
+    ]
+    number = torch.arange(max(some), device=device)
+    real = number < on_device(some, device, torch.int64).unsqueeze(1)
+    at = firsts.unsqueeze(1) + number * on_device(strides, device, torch.int64).unsqueeze(1)
+    local = found[torch.where(real, at, 0)] - starts[:-1].unsqueeze(1)
+    boxes = on_device(
+        [[(part.start, part.stop - part.start) for part in region.box] for region in regions],
+        device,
+    )
+    index: list[Tensor] = []
+    for axis in (2, 1, 0):
+        start, size = boxes[:, axis].unsqueeze(2).unbind(1)
+        index.insert(0, local % size + start)
+        local = torch.div(local, size, rounding_mode="floor")
+    return voxels, torch.stack(index, 2).float(), real

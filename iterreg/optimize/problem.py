@@ -91,7 +91,7 @@ class Problem:
             fixed.labels, interfaces.tangential, fixed.spacing_mm, config.smoothness.kind
         )
         return cls(
-            _similarity(config, level, common_fov),
+            _similarity(config, level, common_fov, level.turn(affine_lps)),
             overlap,
             edges * weight,
             mapping,
@@ -122,7 +122,7 @@ class Problem:
             mapping = level.index_map(affine_lps)
             common_fov = level.common_fov(mapping, None)
         common_fov = _with_anatomy(level, common_fov)
-        uncut = level.fixed.uncut_regions() & level.moving.uncut_regions()
+        uncut = level.fixed.uncut_regions & level.moving.uncut_regions
         pairs = {value: pair for value, pair in level.region_pairs().items() if value in uncut}
         frame = overlap_frame(level, common_fov)
         overlap = overlap_terms(config.overlap, level.guidance.rois, frame)
@@ -166,8 +166,10 @@ class Problem:
         return (first, second, third), equations
 
     def _accumulated(self, terms: list[Term], u_mm: Tensor, into: NormalEquations) -> Tensor:
-        zero = torch.zeros((), dtype=torch.float64, device=u_mm.device)
-        return sum((term.accumulate(u_mm, self.mapping, into) for term in terms), zero)
+        parts = [term.accumulate(u_mm, self.mapping, into) for term in terms]
+        if not parts:
+            return torch.zeros((), dtype=torch.float64, device=u_mm.device)
+        return sum(parts[1:], parts[0].double())
 
 
 def overlap_frame(level: Pair, common_fov: Tensor) -> Frame:
@@ -188,7 +190,11 @@ def visible_boundaries(where: str, fixed: Side, label_count: int) -> Tensor:
     """
     if where == "everywhere":
         return torch.ones_like(fixed.fov)
-    return ~hidden_boundaries(fixed.image, fixed.labels, label_count, fixed.spacing_mm)
+    key = "visible boundaries", label_count
+    if key not in fixed.kept:
+        hidden = hidden_boundaries(fixed.image, fixed.labels, label_count, fixed.spacing_mm)
+        fixed.kept[key] = ~hidden
+    return fixed.kept[key]
 
 
 def active_rows(moves: Tensor | None, like: Tensor) -> Tensor:
@@ -215,7 +221,9 @@ def _with_anatomy(level: Pair, common_fov: Tensor) -> Tensor:
     return common_fov & dilate(level.fixed.labels > 0, 1)
 
 
-def _similarity(config: Config, level: Pair, common_fov: Tensor) -> list[Term]:
+def _similarity(
+    config: Config, level: Pair, common_fov: Tensor, turn: Matrix | None = None
+) -> list[Term]:
     fixed, moving = level.fixed, level.moving
     images = ComparedImages(
         fixed.image,
@@ -225,6 +233,8 @@ def _similarity(config: Config, level: Pair, common_fov: Tensor) -> list[Term]:
         common_fov,
         fixed.features,
         moving.features,
+        (fixed.kept, moving.kept),
+        turn,
     )
     return [similarity_term(one, images) for one in config.similarities if one.weight]
 

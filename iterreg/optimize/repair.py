@@ -49,7 +49,7 @@ ROUNDING = 1e-4
 
 
 def repair_folds(
-    field: Field, interfaces: Interfaces, still: Tensor | None = None
+    field: Field, interfaces: Interfaces, still: Tensor | None = None, among: Tensor | None = None
 ) -> tuple[Field, int]:
     """Remove folding inside regions, and between regions that are glued.
 
@@ -57,12 +57,13 @@ def repair_folds(
         field: its tensor is changed in place.
         interfaces: how regions may move along each other.
         still: (Z, Y, X) bool, voxels that keep their displacement; None: all may move.
+        among: (n,) int64, flat indices of the voxels that may fold; None: all may.
 
     Returns:
         The field, and how many voxels still have a glued simplex that folds.
     """
     lattice = _lattice(field, interfaces, still)
-    folds = _all_folds(lattice)
+    folds = _all_folds(lattice) if among is None else folds_among(lattice, among, ROUNDING)
     for attempt in range(1, ROUNDS + 1):
         if len(folds) == 0:
             break
@@ -97,7 +98,8 @@ def repair_border(
     if frame.least_minor < LEAST_MINOR or not frame.folds_at_border(field.u_mm):
         return field, 0
     total_mm = frame.total_mm(field.u_mm)
-    repaired, folds = repair_folds(Field(total_mm.clone(), field.side), interfaces, still)
+    border = _border(field.side.shape, total_mm.device)
+    repaired, folds = repair_folds(Field(total_mm.clone(), field.side), interfaces, still, border)
     moved = (repaired.u_mm != total_mm).any(0)
     field.u_mm[:, moved] = frame.residual_mm(repaired.u_mm)[:, moved]
     return field, folds
@@ -144,23 +146,23 @@ class _Frame:
 
     def total_mm(self, u_mm: Tensor) -> Tensor:
         """The displacement by field and affine, up to a shift."""
-        turned = torch.einsum("ij,jzyx->izyx", self.linear.to(u_mm), u_mm)
-        return turned + self._by_affine(u_mm)
+        return self._add_affine(torch.einsum("ij,jzyx->izyx", self.linear.to(u_mm), u_mm), 1)
 
     def residual_mm(self, total_mm: Tensor) -> Tensor:
         """The field that leads to a total displacement."""
         back = torch.linalg.inv(self.linear).to(total_mm)
-        return torch.einsum("ij,jzyx->izyx", back, total_mm - self._by_affine(total_mm))
+        bent = self._add_affine(total_mm.clone(), -1)
+        return torch.einsum("ij,jzyx->izyx", back, bent)
 
-    def _by_affine(self, like: Tensor) -> Tensor:
-        """The affine's own displacement at each voxel, from the middle."""
-        axes = [
-            (torch.arange(n, device=like.device) - (n - 1) / 2) * s
-            for n, s in zip(like.shape[1:], self.spacing_mm, strict=True)
-        ]
-        place = torch.stack(torch.meshgrid(*axes, indexing="ij")).to(like)
-        bends = (self.linear - torch.eye(3)).to(like)
-        return torch.einsum("ij,jzyx->izyx", bends, place)
+    def _add_affine(self, displaced: Tensor, times: float) -> Tensor:
+        """Add the affine's own displacement at each voxel, from the middle, in place."""
+        bends = (self.linear - torch.eye(3)) * times
+        for axis, (n, spacing) in enumerate(zip(displaced.shape[1:], self.spacing_mm, strict=True)):
+            place = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * spacing
+            along = [n if k == axis else 1 for k in range(3)]
+            rows = on_device(bends[:, axis].outer(place), displaced.device, displaced.dtype)
+            displaced += rows.view(3, *along)
+        return displaced
 
 
 def _lattice(field: Field, interfaces: Interfaces, still: Tensor | None) -> Lattice:
@@ -174,6 +176,16 @@ def _lattice(field: Field, interfaces: Interfaces, still: Tensor | None) -> Latt
         on_device([1 / s for s in field.side.spacing_mm], u_mm.device, u_mm.dtype),
         None if still is None else still.flatten(),
     )
+
+
+def _border(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """(n,) flat indices of the voxels at the border of the image, and of their neighbours."""
+    inner = torch.ones(shape, dtype=torch.bool, device=device)
+    for axis, n in enumerate(shape):
+        if n > 1:
+            inner.narrow(axis, 0, min(2, n)).zero_()
+            inner.narrow(axis, max(0, n - 2), min(2, n)).zero_()
+    return (~inner).flatten().nonzero().flatten()
 
 
 def _all_folds(lattice: Lattice) -> Tensor:

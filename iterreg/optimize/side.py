@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,9 @@ CONTINUED_MM = 12.0
 """A feature of a voxel at the edge of the view looks no farther beyond it."""
 
 MOST_DOUBLINGS = 6
+
+KEPT_VOXELS = 500_000
+"""A coarser side of at most so many voxels is kept: it takes a few MB."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Side:
         box = self.boxes[value]
         return Region(self.labels[box] == value, box, self.shape)
 
+    @cached_property
     def uncut_regions(self) -> set[int]:
         """Labels of the regions that do not touch the edge of the field of view."""
         at_edge = pad(~self.fov, (1,) * 6, value=True)
@@ -129,6 +134,25 @@ class Side:
         )
         if factor == (1.0, 1.0, 1.0):
             return self
+        known = self._coarse.get(factor)
+        if known is None:
+            known = self._pooled(factor)
+            if known.labels.numel() <= KEPT_VOXELS:
+                self._coarse[factor] = known
+        return known
+
+    @cached_property
+    def kept(self) -> dict[Any, Tensor]:
+        """What energies computed of the image: start and check compare the same one repeatedly."""
+        return {}
+
+    @cached_property
+    def _coarse(self) -> dict[tuple[float, ...], Side]:
+        """Coarser sides by their blocks: the start, the search and the check ask for the same."""
+        return {}
+
+    def _pooled(self, factor: tuple[float, ...]) -> Side:
+        """This side at a coarser resolution, one value for each block."""
         shares = self._block_shares(factor)
         tables = [on_device(table, self.device) for table in shares]
         return Side(

@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from iterreg.displacement import moving_index, total_displacement_vox
-from iterreg.evaluation import identity
-from iterreg.labels import label_counts
-from iterreg.metrics import coverage, surface_distance_by_label, volume_change
+from iterreg.evaluation import measure
+from iterreg.geometry import Grid
 from iterreg.report.source import Source
 from iterreg.report.words import number, rows_of, table
-from iterreg.sampling import sample_nearest
 
 ML = 1000.0
 """Cubic millimetres in a millilitre."""
+
+LATER = ("coverage", "volume_change", "mean_surface_after_mm", "voxels_warped")
+"""What the tables of older versions lack."""
 
 
 @dataclass(frozen=True)
@@ -50,99 +48,54 @@ class RegionRow:
 def region_rows(source: Source) -> list[RegionRow]:
     """One row per region that both images have."""
     rows = rows_of(table(source.tables, "measures"), "regions")
-    values = [int(row["value"]) for row in rows if "value" in row]
-    measured = _Measured.of(source, rows, values) if values else None
-    return [_row(row, measured) for row in rows]
+    if not all(key in row for row in rows for key in LATER):
+        rows = _completed(source, rows)
+    return [_row(row, source) for row in rows]
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """What the tables of the run may lack, measured from the label maps."""
-
-    unit: str
-    volumes: dict[int, tuple[float, float, float]]
-    coverage: dict[int, float]
-    change: dict[int, float]
-    mean_surface: dict[int, tuple[float, float]]
-
-    @classmethod
-    def of(
-        cls, source: Source, rows: list[Mapping[str, Any]], values: list[int]
-    ) -> _Measured | None:
-        fixed = source.fixed_regions_on(source.transform.grid)
-        if source.labels is None or fixed is None:
-            return None
-        moving = source.labels[1]
-        ours, theirs = fixed.data.cpu(), moving.data.cpu()
-        mapped = moving_index(source.transform, moving.grid)
-        warped = sample_nearest(theirs, mapped)
-        cell, their_cell = fixed.grid.voxel_volume_mm3, moving.grid.voxel_volume_mm3
-        flat = fixed.grid.rank == 2
-        divisor = 1.0 if flat else ML
-        counts = [_counts(part, values) for part in (ours, theirs, warped)]
-        volumes = {
-            v: (
-                counts[0][v] * cell / divisor,
-                counts[1][v] * their_cell / divisor,
-                counts[2][v] * cell / divisor,
-            )
-            for v in values
-        }
-        lacks = {
-            key: any(row.get(key) is None for row in rows)
-            for key in ("coverage", "volume_change", "mean_surface_after_mm")
-        }
-        reached = coverage(theirs, ours, mapped, values) if lacks["coverage"] else {}
-        change = {}
-        if lacks["volume_change"]:
-            change = volume_change(total_displacement_vox(source.transform), ours, values)
-        mean = {}
-        if lacks["mean_surface_after_mm"]:
-            spacing = fixed.grid.spacing_zyx_mm
-            start = identity(fixed.grid) if source.start is None else source.start
-            before = sample_nearest(theirs, moving_index(start, moving.grid))
-            first, second = (
-                surface_distance_by_label(ours, other, values, spacing)
-                for other in (before, warped)
-            )
-            mean = {v: (first[v].mean_mm, second[v].mean_mm) for v in values}
-        return cls("mm²" if flat else "ml", volumes, reached, change, mean)
+def _completed(source: Source, rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows of an older run, with what its tables lack measured from its label maps."""
+    fixed = source.fixed_regions_on(source.transform.grid)
+    if source.labels is None or fixed is None:
+        return rows
+    measures = measure(source.transform, fixed, source.labels[1], start=source.start)
+    found = {row["value"]: row for row in measures.to_dict()["regions"]}
+    return [
+        found.get(row.get("value"), {}) | {k: v for k, v in row.items() if v is not None}
+        for row in rows
+    ]
 
 
-def _counts(labels: torch.Tensor, values: list[int]) -> dict[int, int]:
-    counts = label_counts(labels)
-    return {v: counts.get(v, 0) for v in values}
-
-
-def _row(row: Mapping[str, Any], measured: _Measured | None) -> RegionRow:
-    value = int(row.get("value", 0))
-
-    def either(key: str, other: Mapping[int, float]) -> Any:
-        found = row.get(key)
-        return other.get(value) if found is None else found
-
+def _row(row: Mapping[str, Any], source: Source) -> RegionRow:
     def both(key: str, digits: int, unit: str) -> tuple[str, str]:
         first, second = (row.get(key.format(when)) for when in ("before", "after"))
         return number(first, digits, unit), number(second, digits, unit)
 
-    lacks: Mapping[int, float] = {}
-    reached = either("coverage", measured.coverage if measured else lacks)
-    mean_surface = both("mean_surface_{}_mm", 2, "mm")
-    if measured and value in measured.mean_surface:
-        before_mm, after_mm = measured.mean_surface[value]
-        mean_surface = number(before_mm, 2, "mm"), number(after_mm, 2, "mm")
-    volumes = measured.volumes.get(value) if measured else None
-    unit = measured.unit if measured else "ml"
-    three = tuple(number(v, 1, unit) for v in (volumes or (None, None, None)))
+    reached = row.get("coverage")
     return RegionRow(
-        name=str(row.get("name", f"label {value}")).replace("_", " "),
+        name=str(row.get("name", f"label {row.get('value', 0)}")).replace("_", " "),
         dice=both("dice_{}", 3, ""),
         hd95=both("hd95_{}_mm", 1, "mm"),
-        mean_surface=mean_surface,
+        mean_surface=both("mean_surface_{}_mm", 2, "mm"),
         coverage=number(None if reached is None else 100 * reached, 1, "%"),
-        volumes=(three[0], three[1], three[2]),
-        volume_change=_times(either("volume_change", measured.change if measured else lacks)),
+        volumes=_volumes(row, source),
+        volume_change=_times(row.get("volume_change")),
     )
+
+
+def _volumes(row: Mapping[str, Any], source: Source) -> tuple[str, str, str]:
+    """Of the fixed, the moving and the warped region, in ml; in a picture, areas in mm²."""
+    if source.labels is None:
+        none = number(None, 1, "ml")
+        return none, none, none
+    fixed, moving = (labels.grid for labels in source.labels)
+    divisor, unit = (1.0, "mm²") if fixed.rank == 2 else (ML, "ml")
+
+    def volume(name: str, grid: Grid) -> str:
+        voxels = row.get(f"voxels_{name}")
+        return number(None if voxels is None else voxels * grid.voxel_volume_mm3 / divisor, 1, unit)
+
+    return volume("fixed", fixed), volume("moving", moving), volume("warped", fixed)
 
 
 def _times(value: Any) -> str:

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from iterreg.devices import side_by_side
 from iterreg.displacement import Transform, total_displacement_vox
-from iterreg.figures.planes import CanonicalPair, find_background
+from iterreg.figures.canonical_pair import CanonicalPair, find_background
 from iterreg.geometry import Grid, apply_affine, fixed_to_moving_index
 from iterreg.metrics import det_jacobian, folding_mask
 from iterreg.neighbourhood import bounding_box
@@ -96,7 +97,8 @@ class _Cutter:
             max(1, grid.shape_zyx[a] // (FINER * n)) for a, n in zip(in_plane, shape, strict=True)
         ]
         numbers = [0] if axis is None else self._slice_numbers(axis, size.slices)
-        cuts = [_Reducer(shape, axis).reduced(self._cut(axis, n, steps)) for n in numbers]
+        reducer = _Reducer(shape, axis)
+        cuts = side_by_side(lambda n: reducer.reduced(self._cut(axis, n, steps)), numbers)
         floats = {name: np.stack([cut[name] for cut in cuts]) for name in cuts[0]}
         labels = floats.pop("labels").astype(np.uint8)
         flags = floats.pop("flags").astype(np.uint8)
@@ -156,7 +158,7 @@ class _Cutter:
         matrix = fixed_to_moving_index(self.pair.grid, transform.affine_lps, moving.grid)
         u = np.moveaxis(transform.field.vox[(slice(None), *where)].numpy(), 0, -1)
         landed = torch.from_numpy(np.moveaxis(apply_affine(matrix, index + u), -1, 0)).float()
-        values = sample(moving.data, landed, outside=float(moving.data.min()))[0]
+        values = sample(moving.data, landed, outside=self.pair.lowest)[0]
         return values.numpy(), sample_nearest(self.pair.moving_fov, landed).numpy()
 
     def _jacobian(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from iterreg.devices import side_by_side
 from iterreg.report.layers import DISPLAYED_LOG2, GREY_LAYERS, Bytes, PlaneStack, Stacks
 
 LOSSY = (*GREY_LAYERS, "jacobian", "error")
@@ -23,13 +24,23 @@ def viewer_data(stacks: Stacks, names: list[str]) -> dict[str, Any]:
         stacks: the slices.
         names: of the regions, in the order of their numbers in the layer ``labels``.
     """
+    layers = [(stack, name) for stack in stacks.planes for name in stack.layers]
+    addresses = side_by_side(lambda layer: _address(*layer), layers)
+    sheets: dict[str, dict[str, str]] = {stack.name: {} for stack in stacks.planes}
+    for (stack, name), address in zip(layers, addresses, strict=True):
+        sheets[stack.name][name] = address
     return {
         "motionMm": stacks.motion_mm,
         "errorMm": stacks.error_mm,
         "log2": DISPLAYED_LOG2,
         "regions": names,
-        "planes": [_plane(stack) for stack in stacks.planes],
+        "planes": [_plane(stack, sheets[stack.name]) for stack in stacks.planes],
     }
+
+
+def _address(stack: PlaneStack, name: str) -> str:
+    """A layer as a ``data:`` address."""
+    return data_uri(sheet(stack.layers[name])[0], name in LOSSY)
 
 
 def sheet(frames: Bytes) -> tuple[Bytes, int]:
@@ -44,7 +55,7 @@ def sheet(frames: Bytes) -> tuple[Bytes, int]:
         ([[0, 1], [2, 0]], 2)
     """
     count, rows, columns = frames.shape
-    across = int(np.ceil(np.sqrt(count)))
+    across = _across(count)
     down = -(-count // across)
     padded = np.zeros((across * down, rows, columns), np.uint8)
     padded[:count] = frames
@@ -52,12 +63,12 @@ def sheet(frames: Bytes) -> tuple[Bytes, int]:
     return np.ascontiguousarray(tiles.reshape(down * rows, across * columns)), across
 
 
-def _plane(stack: PlaneStack) -> dict[str, Any]:
-    across = 1
-    sheets = {}
-    for name, frames in stack.layers.items():
-        picture, across = sheet(frames)
-        sheets[name] = data_uri(picture, name in LOSSY)
+def _across(count: int) -> int:
+    """How many of some frames stand in a row."""
+    return int(np.ceil(np.sqrt(count)))
+
+
+def _plane(stack: PlaneStack, sheets: dict[str, str]) -> dict[str, Any]:
     count, rows, columns = stack.layers["fixed"].shape
     return {
         "name": stack.name,
@@ -67,7 +78,7 @@ def _plane(stack: PlaneStack) -> dict[str, Any]:
         "count": count,
         "rows": rows,
         "columns": columns,
-        "across": across,
+        "across": _across(count),
         "sheets": sheets,
     }
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 from iterreg.features import FeatureMaps
+from iterreg.features.mind import Turn
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,8 @@ class ComparedImages:
         common_fov: (Z, Y, X) bool, the fixed voxels that both images see; it stays the same for
             the whole level.
         fixed_features, moving_features: of a network; None unless a similarity asks for them.
+        kept: what was computed of each image before, for a term to use again.
+        turn: (3, 3) rotation, how the fixed axes (z, y, x) lie in the moving image; None: alike.
     """
 
     fixed: Tensor
@@ -28,3 +32,5 @@ class ComparedImages:
     common_fov: Tensor
     fixed_features: FeatureMaps | None = None
     moving_features: FeatureMaps | None = None
+    kept: tuple[dict[Any, Tensor], dict[Any, Tensor]] = field(default_factory=lambda: ({}, {}))
+    turn: Turn | None = None

@@ -18,11 +18,15 @@ from torch import Tensor
 
 from iterreg.kernels.cuda.launch import BLOCK, CHANNELS, TILE, grid_of, launch
 from iterreg.kernels.cuda.programs import features, fields, sampling
-from iterreg.kernels.cuda.solving import add_laplacian, add_normal_jump, conjugate_gradient
+from iterreg.kernels.cuda.solving import (
+    add_laplacian,
+    add_normal_jump,
+    conjugate_gradient,
+    laplacian,
+)
 from iterreg.kernels.cuda.unfolding import folding_voxels, folds_among, surroundings, unfold
 from iterreg.kernels.reference import (
     edge_degree,
-    laplacian,
     mark_reached,
     normal_equations,
     outside_equations,

@@ -5,10 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from iterreg.kernels import reference
 from iterreg.kernels.blocks import ROUNDING_SHARE
 from iterreg.kernels.cuda.launch import BLOCK, SUMMED, grid_of, launch
 from iterreg.kernels.cuda.programs import linear_algebra
 from iterreg.kernels.types import LinearSystem, NormalJump, Workspace
+
+
+def laplacian(v: Tensor, edges: Tensor) -> Tensor:
+    """See :func:`iterreg.kernels.reference.laplacian`."""
+    if len(v) != 3:
+        return reference.laplacian(v, edges)
+    into = torch.zeros_like(v)
+    add_laplacian(v, edges, into)
+    return into
 
 
 def add_laplacian(v: Tensor, edges: Tensor, into: Tensor) -> Tensor:
