@@ -242,9 +242,16 @@ def _surfel_tables(rank: int) -> tuple[Any, Callable[[Sequence[float]], Any]]:
 
 
 def _weighted_percentile(value: Floats, weight: Floats, share: float) -> float:
-    order = np.lexsort((weight, value))
-    cumulated = np.cumsum(weight[order]) / weight.sum()
-    position = min(int(np.searchsorted(cumulated, share)), len(order) - 1)
+    far = value > 0
+    below = float(weight[~far].sum())
+    wanted = share * float(weight.sum())
+    # Where surfaces agree, most distances are zero, and those need not be sorted.
+    if wanted <= below or not far.any():
+        return 0.0
+    value, weight = value[far], weight[far]
+    order = np.argsort(value)
+    cumulated = below + np.cumsum(weight[order])
+    position = min(int(np.searchsorted(cumulated, wanted)), len(order) - 1)
     return float(value[order][position])
 
 
