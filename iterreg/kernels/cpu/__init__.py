@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iterreg.kernels import reference
 from iterreg.kernels.blocks import correct_at_interfaces, preconditioner_diagonal
-from iterreg.kernels.cpu import features, linear_algebra, reach, sampling, upsampling
+from iterreg.kernels.cpu import features, folds, linear_algebra, reach, sampling, upsampling
 from iterreg.kernels.cpu._threads import set_threads as set_threads
 from iterreg.kernels.reach import numbers
 from iterreg.kernels.reference import (
     apply_blocks,
     edge_degree,
-    folding_voxels,
     folds_among,
     laplacian,
     normal_equations,
@@ -113,6 +113,17 @@ def add_normal_jump(v: Tensor, jump: NormalJump, into: Tensor) -> Tensor:
         linear_algebra.add_normal_force(len(low), out, high, across, force, _float32(1))
         total += torch.dot(normal, normal)
     return total
+
+
+def folding_voxels(total_vox: Tensor) -> Tensor:
+    """See :func:`iterreg.kernels.reference.folding_voxels`; flat fields and NaN are left to it."""
+    shape = total_vox.shape[1:]
+    is_plain = total_vox.dtype == torch.float32 and bool(total_vox.sum().isfinite())
+    if len(shape) < 3 or min(shape) < 2 or not is_plain:
+        return reference.folding_voxels(total_vox)
+    out = torch.empty(shape, dtype=torch.bool)
+    folds.folding_voxels(shape[0] * shape[1], total_vox.contiguous().numpy(), out.numpy())
+    return out
 
 
 def conjugate_gradient(
