@@ -117,6 +117,11 @@ class FacesByVoxel:
     there: Tensor
     across: Tensor
 
+    @cached_property
+    def by_rows(self) -> tuple[Tensor, Tensor]:
+        """``there`` and ``across`` with what belongs to a voxel side by side: (N, 6) int32, (N, 6, 3)."""
+        return self.there.T.int().contiguous(), self.across.permute(2, 0, 1).contiguous()
+
 
 @dataclass(frozen=True)
 class LinearSystem:

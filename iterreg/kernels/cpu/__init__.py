@@ -102,17 +102,12 @@ def add_laplacian(v: Tensor, edges: Tensor, into: Tensor) -> Tensor:
 
 def add_normal_jump(v: Tensor, jump: NormalJump, into: Tensor) -> Tensor:
     """See :func:`iterreg.kernels.reference.add_normal_jump`."""
-    flat, out = v.view(3, -1).numpy(), into.view(3, -1).numpy()
-    total = torch.zeros((), dtype=torch.float64)
-    for faces in zip(jump.low, jump.high, jump.across, strict=True):
-        low, high, across = (t.numpy() for t in faces)
-        normal = torch.empty(len(low))
-        force = normal.numpy()
-        linear_algebra.normal_jump(len(low), flat, low, high, across, force)
-        linear_algebra.add_normal_force(len(low), out, low, across, force, _float32(-1))
-        linear_algebra.add_normal_force(len(low), out, high, across, force, _float32(1))
-        total += torch.dot(normal, normal)
-    return total
+    faces = jump.by_voxel
+    chunks = -(-len(faces.voxels) // linear_algebra.CHUNK_VOXELS)
+    energy = torch.zeros(chunks, dtype=torch.float64)
+    operands = (v.view(3, -1), faces.voxels, *faces.by_rows, into.view(3, -1), energy)
+    linear_algebra.add_normal_jump(chunks, *[t.numpy() for t in operands])
+    return energy.sum()
 
 
 def folding_voxels(total_vox: Tensor) -> Tensor:

@@ -10,6 +10,9 @@ import numpy as np
 
 from iterreg.kernels.cpu._compile import Array, Indices, Rows, Sums, compiled, inlined
 
+CHUNK_VOXELS = 4096
+"""Voxels of interfaces that one thread takes at a time; each chunk sums its own energy."""
+
 
 @inlined
 def _row_laplacian(
@@ -103,28 +106,44 @@ def add_laplacian(begin: int, end: int, v: Array, edges: Array, out: Array, row_
 
 
 @compiled
-def normal_jump(
-    begin: int, end: int, v: Array, low: Indices, high: Indices, across: Array, jump: Array
+def add_normal_jump(
+    begin: int,
+    end: int,
+    v: Array,
+    voxels: Indices,
+    there: Rows,
+    across: Array,
+    out: Array,
+    chunk_energy: Sums,
 ) -> None:
-    """Set ``jump = across . (v_high - v_low)``, face by face; ``v`` is (3, voxels)."""
-    for e in range(begin, end):
-        a, b = low[e], high[e]
-        jump[e] = (
-            across[0, e] * (v[0, b] - v[0, a])
-            + across[1, e] * (v[1, b] - v[1, a])
-            + across[2, e] * (v[2, b] - v[2, a])
-        )
+    """Add ``J v`` at the voxels of interfaces; each chunk's part of ``v . J v``.
 
-
-@compiled
-def add_normal_force(
-    begin: int, end: int, out: Array, voxels: Indices, across: Array, jump: Array, sign: float
-) -> None:
-    """Add ``sign across jump`` to each face's voxel; no voxel is listed twice."""
-    for e in range(begin, end):
-        force = sign * jump[e]
-        for c in range(3):
-            out[c, voxels[e]] += across[c, e] * force
+    Args:
+        begin, end: chunks of :data:`CHUNK_VOXELS` voxels.
+        v, out: (3, voxels of the grid).
+        voxels, there, across: (N,), (N, 6) and (N, 6, 3): see ``FacesByVoxel``.
+        chunk_energy: filled.
+    """
+    for chunk in range(begin, end):
+        total = 0.0
+        for e in range(chunk * CHUNK_VOXELS, min((chunk + 1) * CHUNK_VOXELS, len(voxels))):
+            n = voxels[e]
+            z, y, x = v[0, n], v[1, n], v[2, n]
+            fz, fy, fx = np.float32(0), np.float32(0), np.float32(0)
+            for side in range(6):
+                other = there[e, side]
+                if other < 0:
+                    continue
+                az, ay, ax = across[e, side, 0], across[e, side, 1], across[e, side, 2]
+                jump = az * (z - v[0, other]) + ay * (y - v[1, other]) + ax * (x - v[2, other])
+                fz += az * jump
+                fy += ay * jump
+                fx += ax * jump
+                total += 0.5 * jump * jump  # both ends of a face count it
+            out[0, n] += fz
+            out[1, n] += fy
+            out[2, n] += fx
+        chunk_energy[chunk] = total
 
 
 @compiled
