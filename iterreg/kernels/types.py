@@ -119,7 +119,7 @@ class FacesByVoxel:
 
     @cached_property
     def by_rows(self) -> tuple[Tensor, Tensor]:
-        """``there`` and ``across`` with what belongs to a voxel side by side: (N, 6) int32, (N, 6, 3)."""
+        """``there``, (N, 6) int32, and ``across``, (N, 6, 3): a voxel's own values side by side."""
         return self.there.T.int().contiguous(), self.across.permute(2, 0, 1).contiguous()
 
 
