@@ -7,7 +7,7 @@ behind; the next one that writes there recognises it and clears it away.
 
 from iterreg.atomic.files import last_line, write_aside, write_json, write_text
 from iterreg.atomic.folder import OutputFolder
-from iterreg.atomic.moves import reach_disk
+from iterreg.atomic.moves import completed_outputs, reach_disk
 from iterreg.atomic.staging import (
     STAGING_PREFIX,
     clean_up,
@@ -22,6 +22,7 @@ __all__ = [
     "OutputFolder",
     "clean_up",
     "clear_stale",
+    "completed_outputs",
     "folder_lock",
     "keep_journal",
     "last_line",

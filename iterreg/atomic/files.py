@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from iterreg.atomic.moves import move_into_place, reach_disk
+from iterreg.atomic.moves import move_into_place, reach_disk, record
 from iterreg.atomic.staging import Staging, final_path, is_staged
 from iterreg.errors import OutputError, is_out_of_memory
 
@@ -46,6 +46,8 @@ def write_aside(path: str | Path, write: Callable[[Path], None]) -> None:
         write(aside)
         os.replace(aside, new / path.name)
         _into_place(staging.path, path)
+        if not is_staged(path):
+            record(path)
     except (OSError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise

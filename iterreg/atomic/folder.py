@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from iterreg.atomic.moves import move_into_place
+from iterreg.atomic.moves import move_into_place, record
 from iterreg.atomic.staging import STAGING_PREFIX, Staging, clear_stale, lock_folder, note_made
 from iterreg.errors import NO_ROOM, OutputError
 
@@ -89,6 +89,7 @@ class OutputFolder:
                 failed = True
                 move_into_place(self._staging.path, self.folder)
                 failed = False
+                record(self.folder)
         except OSError as problem:
             raise self._not_written(problem) from problem
         finally:

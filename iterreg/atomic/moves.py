@@ -10,8 +10,8 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from iterreg.texts import parse_json
@@ -21,6 +21,33 @@ MOVES = "moves.json"
 
 LAST = "run.json"
 """Is moved last and removed first: where it is, the other files are whole."""
+
+
+_records: list[list[Path]] = []
+
+
+@contextmanager
+def completed_outputs() -> Iterator[list[Path]]:
+    """Record the files and folders of results that are complete and in place while a block runs.
+
+    Example:
+        >>> with completed_outputs() as completed:
+        ...     record(Path("result"))
+        >>> [path.name for path in completed]
+        ['result']
+    """
+    completed: list[Path] = []
+    _records.append(completed)
+    try:
+        yield completed
+    finally:
+        _records.pop()
+
+
+def record(path: Path) -> None:
+    """Tell that a result is complete."""
+    for completed in _records:
+        completed.append(path)
 
 
 def move_into_place(staging: Path, folder: Path) -> None:

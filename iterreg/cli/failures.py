@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import partial
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import click
 
+from iterreg.atomic import completed_outputs
 from iterreg.cli.single_values import refuse_seconds
 from iterreg.cli.streams import complain, hint
 from iterreg.errors import (
@@ -88,31 +90,35 @@ class SafeGroup(HelpfulGroup):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn exceptions into one line and an exit code."""
+        completed: list[Path] = []
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), completed_outputs() as completed:
                 warnings.showwarning = _show_warning
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except (Exception, KeyboardInterrupt) as error:
-            message, code = describe(error)
+            message, code = describe(error, completed)
             complain(message)
             if ctx.meta.get(DEBUG):
                 traceback.print_exception(error, file=sys.stderr)
             ctx.exit(code)
 
 
-def describe(error: BaseException) -> tuple[str, int]:
+def describe(error: BaseException, completed: Sequence[Path] = ()) -> tuple[str, int]:
     """Describe an exception by one line and an exit code.
 
     Args:
         error: the exception that ended the command.
+        completed: the results that it had written.
 
     Returns:
         The message, without a line break, and the exit code.
     """
     if was_interrupted(error):
-        return "interrupted; nothing was written", ExitCode.INTERRUPTED
+        names = one_line(", ".join(dict.fromkeys(map(str, completed))), 200)
+        left = f"complete: {names}" if completed else "nothing was written"
+        return f"interrupted; {left}", ExitCode.INTERRUPTED
     if is_out_of_memory(error) and not isinstance(error, OutOfMemoryError):
         return f"error: {MEMORY_ADVICE}", ExitCode.OUT_OF_MEMORY
     if isinstance(error, IterregError):

@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from iterreg.atomic import clean_up, keep_journal
@@ -66,6 +66,9 @@ def run_guarded(run: Callable[[], None]) -> None:
         try:
             run()
         finally:
+            # Nothing is left to interrupt, but Python takes half a second to leave.
+            with suppress(KeyboardInterrupt):
+                _ignore_signals()
             os.write(to_parent, ORDERLY)
         return
     try:
@@ -78,14 +81,18 @@ def end_on_signals() -> None:
     """End by SIGTERM and SIGHUP as by Ctrl-C: clean up, then exit. Signals after it are ignored."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        for other in ENDING:
-            signal.signal(other, signal.SIG_IGN)
+        _ignore_signals()
         raise KeyboardInterrupt
 
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, end)
     _end_where_python_cannot(end)
+
+
+def _ignore_signals() -> None:
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end_where_python_cannot(end: Callable[[int, FrameType | None], None]) -> None:
