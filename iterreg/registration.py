@@ -19,7 +19,7 @@ from iterreg.image import Image, LabelMap
 from iterreg.inverse import Inverse
 from iterreg.io import as_label_map
 from iterreg.optimize.history import LevelHistory
-from iterreg.regions.field_of_view import partial_views
+from iterreg.regions.field_of_view import field_of_view, partial_views
 from iterreg.rigid_motion import RigidMotion, is_rigid
 from iterreg.tables import load
 from iterreg.verdict import Status, Verdict
@@ -198,7 +198,7 @@ class Registration:
                 *(self.fixed_labels, self.moving_labels),
                 start=self.initial_transform,
                 landmarks=self.landmarks,
-                fovs=partial_views(self.fixed, self.moving),
+                fovs=(field_of_view(self.fixed).mask, field_of_view(self.moving).mask),
                 device=device_or_cpu(self.device),
             )
         return evaluate(

@@ -168,6 +168,17 @@ def test_a_picture_among_volumes_is_told(
     assert f"{picture}: expected rank 3" in result.stderr and len(result.stderr.splitlines()) == 1
 
 
+def test_two_results_in_one_file_or_in_a_folder_are_refused(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    labels = ["--fixed-labels", files["fixed_labels"], "--moving-labels", files["fixed_labels"]]
+    same = ["--json", tmp_path / "same", "--html", tmp_path / "same"]
+    for words, told in ((same, "twice"), (["--json", tmp_path, "--overwrite"], "a folder")):
+        result = CliRunner().invoke(iterreg, ["evaluate", *map(str, [*labels, *words])])
+        assert result.exit_code and told in result.output and "Dice" not in result.output
+    assert not (tmp_path / "same").exists()
+
+
 def test_bad_points_and_files_are_one_line(files: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "flat.csv").write_text("x,y\n1,2\n")
     flat = [

@@ -25,8 +25,10 @@ from iterreg import Grid, Image, LabelMap, Points, Registration, RigidMotion, Tr
 from iterreg.cli import iterreg as command
 from iterreg.displacement import DisplacementField
 from iterreg.errors import ExitCode, GeometryError, ImageContentError, ImageReadError, OutputError
+from iterreg.evaluation import measure
 from iterreg.geometry import apply_linear
 from iterreg.progress import Progress, ShowProgress
+from iterreg.regions.field_of_view import field_of_view
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +168,29 @@ def test_measures_are_those_of_run_json(run, folder):
     assert [region.name for region in measures.regions] == list(NAMES.values())
     text = str(measures)
     assert "lower block" in text and "folding" in text and "Dice" in text
+
+
+def test_what_the_edge_of_the_moving_image_cuts_is_no_error(pair):
+    labels = pair.fixed_labels
+    *rows, columns = labels.grid.shape_zyx
+    grid = replace(labels.grid, shape_zyx=(*rows, columns - 5))
+    cut = LabelMap(labels.data[..., :-5].contiguous(), grid, labels.names)
+    image = Image(pair.fixed.data[..., :-5].contiguous(), grid)
+    still = Transform(np.eye(4), DisplacementField.zero(labels.grid))
+    views = tuple(field_of_view(i).mask for i in (pair.fixed, image))
+    counted = measure(still, labels, cut, fovs=views)
+    assert {region.dice_after for region in counted.regions} == {1.0}
+    assert {region.hd95_after_mm for region in counted.regions} == {0.0}
+    assert min(region.dice_after for region in measure(still, labels, cut).regions) < 0.95
+    run = iterreg.optimize_pair(
+        pair.fixed,
+        image,
+        fixed_labels=labels,
+        moving_labels=cut,
+        preset="general",
+        overrides=ONE_LEVEL,
+    )
+    assert min(region.dice_after for region in run.measure().regions) > 0.98
 
 
 def test_measures_of_labels_and_landmarks_that_did_not_guide(run, pair, folder, files, tmp_path):

@@ -18,6 +18,7 @@ from iterreg.cli.options import (
 )
 from iterreg.cli.origin import provenance_of
 from iterreg.cli.reading_options import pair_reading_options
+from iterreg.errors import OutputError
 
 SCHEMA = 2
 """Version of the file of ``--json``, counted as in ``run.json``."""
@@ -90,7 +91,12 @@ def evaluate(**options: Any) -> None:
             "nothing to evaluate: give --fixed-labels and --moving-labels, --fixed-landmarks and "
             "--moving-landmarks, or --known-field"
         )
-    for path in (options["json_path"], options["html"]):
+    written = [path for path in (options["json_path"], options["html"]) if path is not None]
+    if len({path.resolve() for path in written}) < len(written):
+        raise click.UsageError(f"--json and --html: expected two files, got {written[0]} twice")
+    for path in written:
+        if path.is_dir():
+            raise OutputError(f"{path}: expected a file to write, got a folder")
         refuse_existing(path, options["overwrite"])
     from iterreg.atomic import write_json
     from iterreg.cli.console import Console

@@ -40,7 +40,7 @@ from iterreg.metrics import (
 )
 from iterreg.metrics.jacobian import both_determinants, mean_by_label, sdlogj_l2r_of, spread_of_logs
 from iterreg.regions.field_of_view import Fovs
-from iterreg.sampling import sample_nearest
+from iterreg.sampling import is_inside, sample_nearest
 
 BEFORE_IDENTITY = "identity in physical space"
 BEFORE_GIVEN = "the initial transform"
@@ -71,9 +71,9 @@ def measure(
         start: the transform to measure as "before"; None is the identity.
         landmarks: fixed and moving, in the same order.
         known: the true transform, as in a phantom.
-        fovs: the fields of view, fixed and moving, each bool in its image's shape; None takes the
-            whole image. Dice and surface distances count where both images see: a view that cuts a
-            region is not an error.
+        fovs: the fields of view, fixed and moving, each bool in its image's shape. Dice and surface
+            distances count where both images see: a view, or the edge of an image, that cuts a
+            region is not an error. Without a view, what lies outside that image is background.
         device: where the volumes are compared.
 
     Raises:
@@ -224,7 +224,8 @@ def _seen(
     seen, theirs = fovs
     if theirs is not None:
         mapped = moving_index(transform, moving) if mapped is None else mapped
-        landed = sample_nearest(theirs, mapped)
+        is_whole = bool(theirs.all())
+        landed = is_inside(mapped, theirs.shape) if is_whole else sample_nearest(theirs, mapped)
         seen = landed if seen is None else seen & landed
     return seen
 

@@ -162,4 +162,5 @@ def require_whole_numbers(stored: NDArray[Any], name: str) -> None:
     if stored.dtype.kind == "f" or stored.dtype.itemsize >= 4:
         low, high = stored.min(), stored.max()
         if low < limits.min or high > limits.max:
-            raise ImageContentError(f"{name}: expected labels of 32 bits, got {low} to {high}")
+            whole = f"labels of 32 bits, {limits.min} to {limits.max}"
+            raise ImageContentError(f"{name}: expected {whole}, got {low} to {high}")
