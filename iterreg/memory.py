@@ -23,7 +23,7 @@ BASE_GB = 1.4
 IMAGE_BYTES = 80
 """Of each voxel of the fixed and of the moving image: reading, measuring, drawing and writing."""
 
-LEVEL_BYTES = 450
+LEVEL_BYTES = 300
 """Of each voxel of the finest level: features, equations and the field."""
 
 WITHOUT_MIND_BYTES = 200
