@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -95,7 +96,7 @@ def evaluate(**options: Any) -> None:
     if len({path.resolve() for path in written}) < len(written):
         raise click.UsageError(f"--json and --html: expected two files, got {written[0]} twice")
     for path in written:
-        if path.is_dir():
+        if os.path.isdir(path):
             raise OutputError(f"{path}: expected a file to write, got a folder")
         refuse_existing(path, options["overwrite"])
     from iterreg.atomic import write_json
