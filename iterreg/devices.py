@@ -91,6 +91,30 @@ def threads_used(count: int | None) -> Iterator[int]:
         set_threads(before)
 
 
+@contextmanager
+def one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads for parts of a work, in each of which torch uses one thread.
+
+    Operations that are shared out again would wait for each other.
+
+    Args:
+        workers: how many.
+
+    Example:
+        >>> with one_thread_each(2) as pool:
+        ...     pool.submit(torch.get_num_threads).result()
+        1
+    """
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        # The number that torch gives to threads that come later.
+        torch.set_num_threads(before)
+
+
 def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """Call a function for each of some items, on as many threads as torch uses.
 
@@ -105,16 +129,11 @@ def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         >>> side_by_side(abs, [-1, 2])
         [1, 2]
     """
-    before = torch.get_num_threads()
-    threads = min(before, len(items))
+    threads = min(torch.get_num_threads(), len(items))
     if threads < 2:
         return [function(item) for item in items]
-    try:
-        # One thread each: operations that are shared out again would wait for each other.
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(function, items))
-    finally:
-        torch.set_num_threads(before)
+    with one_thread_each(threads) as pool:
+        return list(pool.map(function, items))
 
 
 @contextmanager

@@ -7,11 +7,10 @@ picture each do not. So the result of a slice does not depend on the number of t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-import torch
+from iterreg.devices import one_thread_each
 
 Result = TypeVar("Result")
 OnFraction = Callable[[float], None]
@@ -41,21 +40,11 @@ def in_threads(
         for done, number in enumerate(slices):
             yield work(number, partial(on_share, on_fraction, done, count))
         return
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, "slice", _alone)
-    try:
+    with one_thread_each(workers) as pool:
         jobs = [pool.submit(work, number, _ignore) for number in slices]
         for done, job in enumerate(jobs):
             on_fraction(done / count)
             yield job.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        # The number that torch gives to threads that come later.
-        torch.set_num_threads(threads)
-
-
-def _alone() -> None:
-    torch.set_num_threads(1)
 
 
 def on_share(on_fraction: OnFraction, done: int, count: int, share: float) -> None:
