@@ -9,11 +9,13 @@ image counts as measured.
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from iterreg.image import Image
 from iterreg.neighbourhood import dilate
@@ -45,6 +47,9 @@ FLAT_CUT_CONTENT = 0.2
 
 FULL_FACE_SHARE = 0.9
 """Within the axial plane, where backs lie flat on tables, a cut fills this share of its box."""
+
+_FOUND: MutableMapping[torch.Tensor, tuple[object, FieldOfView]] = WeakTensorKeyDictionary()
+"""Of voxels that are still held: what was found in them, and for which scanner and grid."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +107,11 @@ def field_of_view(image: Image, scanner: ConeBeam | None = None) -> FieldOfView:
         FieldOfView(non-finite, 66.7% of the image measured)
     """
     # It is asked for by the regions, the figures, the report and the expected error.
-    known: dict[str, tuple[object, FieldOfView]] = image.__dict__
-    key = (scanner, image.data._version)
-    if "_field_of_view" not in known or known["_field_of_view"][0] != key:
-        known["_field_of_view"] = key, _found(image, scanner)
-    return known["_field_of_view"][1]
+    key = scanner, image.data._version, image.grid.snapped()
+    known = _FOUND.get(image.data)
+    if known is None or known[0] != key:
+        known = _FOUND[image.data] = key, _found(image, scanner)
+    return known[1]
 
 
 def partial_views(fixed: Image, moving: Image) -> Fovs:
