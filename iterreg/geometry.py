@@ -28,9 +28,9 @@ SPACE_TOLERANCE = 1e-3
 """Two grids are the same space if their corners agree within this share of a voxel. Rounding of
 float32 headers, as in label maps that other programs save, stays below it."""
 
-SNAPPED_VOXELS = 0.01
+SNAPPED_VOXELS = 0.005
 """A snapped grid moves no voxel by more than this along one of its numbers. The rounding of a
-float32 header is a hundred times smaller, so two headers that differ by it snap to one grid."""
+float32 header is far smaller, so two headers that differ by it snap to one grid."""
 
 
 @dataclass(frozen=True)
