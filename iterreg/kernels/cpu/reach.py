@@ -93,8 +93,8 @@ def _box(
         if half > LARGEST_HALF_VOX:
             fits = False
         else:
-            low[c] = max(int(math.ceil(centre[c] - half)), 0)
-            high[c] = min(int(math.floor(centre[c] + half)), goal.shape[c] - 1)
+            low[c] = max(math.ceil(centre[c] - half), 0)
+            high[c] = min(math.floor(centre[c] + half), goal.shape[c] - 1)
     return fits
 
 
