@@ -70,7 +70,8 @@ class _Columns(NamedTuple):
 def _mark(region: Tensor, flat: Tensor, goal: Tensor, chunk: Tensor, reached: Tensor) -> None:
     own = region.flatten()[chunk]
     steps = [_steps(region, flat, chunk, own, axis) for axis in range(3)]
-    half = sum(torch.maximum(f.abs(), b.abs()) for f, b in steps) * (0.5 + SEAM)
+    longest = torch.stack([torch.maximum(f.abs(), b.abs()) for f, b in steps])
+    half = (0.5 + SEAM) * longest.sum(0)
     size = torch.tensor(goal.shape, device=flat.device).unsqueeze(1)
     centre = flat[:, chunk]
     low = (centre - half).ceil().long().clamp(min=0)

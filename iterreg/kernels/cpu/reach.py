@@ -108,7 +108,7 @@ def _holds(mean: Array, forward: Array, backward: Array, apart: Array, back: Arr
     x = forward[2] if back[2] > 0 else backward[2]
     if not _draw_back(z, y, x, apart, back):
         return False
-    return max(abs(back[0]), abs(back[1]), abs(back[2])) <= HALF
+    return bool(max(abs(back[0]), abs(back[1]), abs(back[2])) <= HALF)
 
 
 @inlined
