@@ -56,7 +56,10 @@ def mark_reached(region: Tensor, mapped: Tensor, goal: Tensor, reached: Tensor) 
 
 def numbers(mapped: Tensor) -> Tensor:
     """The same places, float32; what is not finite lies far outside."""
-    return torch.nan_to_num(mapped.float(), NOWHERE_VOX, NOWHERE_VOX, -NOWHERE_VOX)
+    mapped = mapped.float()
+    if bool(mapped.sum().isfinite()):
+        return mapped
+    return torch.nan_to_num(mapped, NOWHERE_VOX, NOWHERE_VOX, -NOWHERE_VOX)
 
 
 class _Columns(NamedTuple):
