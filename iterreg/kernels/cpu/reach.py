@@ -54,7 +54,7 @@ def mark_reached(
     at = np.empty(3, np.int64)
     low, high = np.empty(3, np.int64), np.empty(3, np.int64)
     forward, backward = np.empty((3, 3), np.float32), np.empty((3, 3), np.float32)
-    mean, back = np.empty((3, 3), np.float32), np.empty(3, np.float32)
+    columns, back = np.empty((3, 3), np.float32), np.empty(3, np.float32)
     apart = np.empty(3, np.float32)
     for n in range(begin, end):
         at[0], at[1], at[2] = n // (ny * nx), n // nx % ny, n % nx
@@ -66,16 +66,13 @@ def mark_reached(
         centre = mapped[:, at[0], at[1], at[2]]
         if not _box(centre, forward, backward, goal, low, high):
             continue
-        for axis in range(3):
-            for c in range(3):
-                mean[axis, c] = (forward[axis, c] + backward[axis, c]) / 2
         for z in range(low[0], high[0] + 1):
             for y in range(low[1], high[1] + 1):
                 for x in range(low[2], high[2] + 1):
                     if goal[z, y, x] != own or reached[z, y, x]:
                         continue
                     apart[0], apart[1], apart[2] = z - centre[0], y - centre[1], x - centre[2]
-                    if _holds(mean, forward, backward, apart, back):
+                    if _holds(forward, backward, apart, columns, back):
                         reached[z, y, x] = True
 
 
@@ -99,28 +96,29 @@ def _box(
 
 
 @inlined
-def _holds(mean: Array, forward: Array, backward: Array, apart: Array, back: Array) -> bool:
-    """Whether the octant that a centre lies in reaches it."""
-    if not _draw_back(mean[0], mean[1], mean[2], apart, back):
-        return False
-    z = forward[0] if back[0] > 0 else backward[0]
-    y = forward[1] if back[1] > 0 else backward[1]
-    x = forward[2] if back[2] > 0 else backward[2]
-    if not _draw_back(z, y, x, apart, back):
-        return False
+def _holds(forward: Array, backward: Array, apart: Array, columns: Array, back: Array) -> bool:
+    """Whether the octant that a centre lies in reaches it: the mean tells which, and it whether."""
+    for attempt in range(2):
+        for axis in range(3):
+            for c in range(3):
+                ahead, behind = forward[axis, c], backward[axis, c]
+                octant = ahead if back[axis] > 0 else behind
+                columns[axis, c] = (ahead + behind) / 2 if attempt == 0 else octant
+        volume = np.float32(0)
+        for axis in range(3):
+            a, b = (axis + 1) % 3, (axis + 2) % 3
+            # The cross product of the two other columns: a plane that the third one rises from.
+            along = np.float32(0)
+            rise = np.float32(0)
+            for c in range(3):
+                d, e = (c + 1) % 3, (c + 2) % 3
+                normal = columns[a, d] * columns[b, e] - columns[a, e] * columns[b, d]
+                along += apart[c] * normal
+                rise += columns[axis, c] * normal
+            back[axis] = along
+            volume = rise
+        if abs(volume) < LEAST_VOLUME:
+            return False
+        for axis in range(3):
+            back[axis] /= volume
     return bool(max(abs(back[0]), abs(back[1]), abs(back[2])) <= HALF)
-
-
-@inlined
-def _draw_back(z: Array, y: Array, x: Array, apart: Array, back: Array) -> bool:
-    """Set the voxels whose steps add up to a vector; False where the map is flat."""
-    z0, z1, z2 = y[1] * x[2] - y[2] * x[1], y[2] * x[0] - y[0] * x[2], y[0] * x[1] - y[1] * x[0]
-    volume = z[0] * z0 + z[1] * z1 + z[2] * z2
-    if abs(volume) < LEAST_VOLUME:
-        return False
-    y0, y1, y2 = x[1] * z[2] - x[2] * z[1], x[2] * z[0] - x[0] * z[2], x[0] * z[1] - x[1] * z[0]
-    x0, x1, x2 = z[1] * y[2] - z[2] * y[1], z[2] * y[0] - z[0] * y[2], z[0] * y[1] - z[1] * y[0]
-    back[0] = (apart[0] * z0 + apart[1] * z1 + apart[2] * z2) / volume
-    back[1] = (apart[0] * y0 + apart[1] * y1 + apart[2] * y2) / volume
-    back[2] = (apart[0] * x0 + apart[1] * x1 + apart[2] * x2) / volume
-    return True
