@@ -346,7 +346,7 @@ def test_region_rows_fill_what_the_tables_lack() -> None:
     given = tables()
     given["measures"]["regions"][0] |= {"coverage": 0.5, "volume_change": 1.25}
     row = region_rows(source(tables=given))[0]
-    assert (row.coverage, row.volume_change) == ("50.0 %", "x 1.250")
+    assert (row.coverage, row.volume_change) == ("50.0 %", "x 1.250 of x 1.000")
 
 
 def test_curves_leave_out_terms_that_are_zero() -> None:
