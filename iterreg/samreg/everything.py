@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iterreg.samreg.glance import worth_decoding
 from iterreg.samreg.rle import RunLengthMask, encode_mask
 from iterreg.samreg.segmenter import Embedding, Segmenter
 
@@ -43,9 +44,11 @@ class EverythingSettings:
         boxes: boxes (x, y, x2, y2), pixels of the picture. Their masks are kept whatever the
             decoder thinks of them.
         aimed: boxes in the same form whose masks have to be as reliable as those of the grid.
+        glance: look at the grid coarsely first, and decode only the points that promise a mask
+            which no other one gives (:mod:`iterreg.samreg.glance`); False decodes them all.
     """
 
-    points: int = 16
+    points: int = 20
     predicted_iou: float = 0.90
     stability: float = 0.90
     stability_offset: float = 1.0
@@ -54,6 +57,7 @@ class EverythingSettings:
     more: tuple[tuple[float, ...], ...] = ()
     boxes: tuple[tuple[float, ...], ...] = ()
     aimed: tuple[tuple[float, ...], ...] = ()
+    glance: bool = True
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Rois:
         prototypes: (N, C) float32, mean embedding of each.
         predicted_iou: (N,).
         mean: (C,) float32, mean embedding of the whole slice.
-        points: number of points decoded.
+        points: number of points decoded, not those that were only glanced at.
         candidates: number of masks before any filter.
         seconds: spent on encode and decode; empty for a slice from the cache.
     """
@@ -114,7 +118,10 @@ def segment_everything(
         The masks, highest predicted IoU first, with their prototypes.
     """
     asked = torch.tensor(settings.more, dtype=torch.float32).reshape(-1, 2)
-    points = torch.cat((asked, grid_points(picture, settings.points)))
+    grid = grid_points(picture, settings.points)
+    if settings.glance:
+        grid = grid[worth_decoding(segmenter, embedding, grid, settings.predicted_iou)]
+    points = torch.cat((asked, grid))
     all_logits, all_iou, candidates, decoded_hw = [], [], 0, (0, 0)
     kept_anyway = replace(settings, predicted_iou=-1.0, stability=0.0)
     for boxes, limits in ((settings.boxes, kept_anyway), (settings.aimed, settings)):
