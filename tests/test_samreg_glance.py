@@ -18,7 +18,7 @@ import iterreg
 from iterreg.samreg.attention import image_terms
 from iterreg.samreg.decoder import build_decoder, decode, glance
 from iterreg.samreg.everything import EverythingSettings, Rois, grid_points, segment_everything
-from iterreg.samreg.glance import covering, worth_decoding
+from iterreg.samreg.glance import Look, look_at
 from iterreg.samreg.loading import load_segmenter
 from iterreg.samreg.segmenter import Embedding, Glancing, Masks
 from iterreg.samreg.variants import VARIANTS
@@ -96,27 +96,63 @@ def squares(places: Sequence[tuple[int, int, int]]) -> Tensor:
     return masks
 
 
+def overlaps(one: Tensor, other: Tensor) -> Tensor:
+    """Intersection over union of masks (K, pixels) and (L, pixels): (K, L)."""
+    shared = one.float() @ other.float().T
+    return shared / (one.sum(1)[:, None] + other.sum(1)[None] - shared)
+
+
 def test_each_mask_is_covered_by_one_of_a_chosen_point() -> None:
     random = np.random.default_rng(0)
     places = [(int(r), int(c), int(s)) for r, c, s in random.integers(1, 16, (120, 3))]
     masks, iou = squares(places).view(40, 3, 32, 32), torch.rand(40, 3)
-    chosen = covering(masks, iou, 0.5)
-    flat = masks.flatten(2).float()
-    shown, kept = flat[iou > 0.5], flat[chosen][iou[chosen] > 0.5]
-    shared = shown @ kept.T
-    overlap = shared / (shown.sum(1)[:, None] + kept.sum(1)[None] - shared)
-    assert float(overlap.amax(1).min()) > 0.6
+    chosen = Look(masks, iou).choose(0.5)
+    flat = masks.flatten(2)
+    found = overlaps(flat[iou > 0.5], flat[chosen][iou[chosen] > 0.5])
+    assert float(found.amax(1).min()) > 0.6
     assert len(chosen) < 40 and chosen.tolist() == sorted(set(chosen.tolist()))
 
 
 def test_the_best_point_of_a_shape_is_chosen_and_what_is_poor_or_empty_is_not() -> None:
     masks = squares([(2, 2, 8), (2, 3, 8), (20, 20, 6), (12, 4, 5), (0, 0, 0)])[:, None]
-    iou = torch.tensor([0.7, 0.8, 0.65, 0.59, 0.9])[:, None]
-    assert covering(masks, iou, 0.6).tolist() == [1, 2]
-    assert covering(masks, iou, 0.95).tolist() == []
+    look = Look(masks, torch.tensor([0.7, 0.8, 0.65, 0.59, 0.9])[:, None])
+    assert look.choose(0.6).tolist() == [1, 2]
+    assert look.choose(0.95).tolist() == []
     # A point that shows both shapes at once covers both.
     both = torch.cat((masks[[0, 2, 1]], masks[[2, 3, 2]]), 1)
-    assert covering(both, torch.tensor([[0.7, 0.7], [0.65, 0.1], [0.9, 0.66]]), 0.6).tolist() == [2]
+    iou = torch.tensor([[0.7, 0.7], [0.65, 0.1], [0.9, 0.66]])
+    assert Look(both, iou).choose(0.6).tolist() == [2]
+
+
+@pytest.mark.parametrize("each", [1, 2])
+def test_a_point_whose_mask_is_not_good_enough_gives_way_to_another(each: int) -> None:
+    masks = squares([(2, 2, 8), (2, 3, 8), (3, 3, 8), (20, 20, 6)])[:, None].expand(
+        -1, each, -1, -1
+    )
+    look = Look(masks, torch.tensor([0.7, 0.8, 0.6, 0.9])[:, None].expand(-1, each))
+    first = look.choose(0.5)
+    assert first.tolist() == [1, 3]
+    look.tell(first, torch.tensor([[False], [True]]))
+    second = look.choose(0.65)
+    assert second.tolist() == [0]
+    look.tell(second, torch.tensor([[True]]))
+    assert look.choose(0.5).tolist() == []
+
+
+class Strict(GlancingFlood):
+    """In full, only the mask of one point of each shape is good: the second one decoded."""
+
+    def decode(self, embedding: Embedding, points_xy: Tensor) -> Masks:
+        """One mask a point."""
+        masks, first = super().decode(embedding, points_xy), self.decoded == len(points_xy)
+        return Masks(masks.logits, masks.predicted_iou - (0.1 if first else 0.0))
+
+
+def test_a_shape_is_not_lost_with_the_first_point_that_shows_it() -> None:
+    flood = Strict()
+    found, every = everything(flood, EverythingSettings()), everything(Flood(), EVERY_POINT)
+    assert set(found.masks) == set(every.masks)
+    assert flood.decoded == 2 * len(found)
 
 
 def test_a_glance_is_the_decoders_own_result_at_every_fourth_position() -> None:
@@ -136,7 +172,7 @@ def test_an_embedding_of_16_x_16_is_not_halved(tmp_path: Path) -> None:
     (embedding,) = segmenter.encode([picture(256, 180)])
     assert segmenter.glance(embedding, torch.ones(1, 2)) is None
     points = torch.rand(5, 2) * 180
-    assert worth_decoding(segmenter, embedding, points, 0.9).tolist() == [0, 1, 2, 3, 4]
+    assert look_at(segmenter, embedding, points, True).choose(0.9).tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.skipif(not WEIGHTS.exists(), reason=f"{WEIGHTS}: no MobileSAM weights here")
@@ -146,7 +182,7 @@ def test_mobile_sam_sees_at_a_glance_what_it_decodes() -> None:
     assert isinstance(segmenter, Glancing)
     (embedding,) = segmenter.encode([shown])
     points = grid_points(shown, 20)
-    chosen = worth_decoding(segmenter, embedding, points, 0.9)
+    chosen = look_at(segmenter, embedding, points, True).choose(0.6)
     assert 5 < len(chosen) < len(points) / 3
     some = points[chosen]
     coarse, full = segmenter.glance(embedding, some), segmenter.decode(embedding, some)
