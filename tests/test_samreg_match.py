@@ -158,7 +158,7 @@ def test_each_slice_is_encoded_once_and_a_blank_one_never(tmp_path: Path) -> Non
     assert flood.encoded == 7 and again.moving.counts["cached"] == 4
     for one, other in zip(found.pairs, again.pairs, strict=True):
         assert torch.equal(one.fixed.data, other.fixed.data) and one.similarity == other.similarity
-    finer = RoiSettings(everything=EverythingSettings(points=24))
+    finer = RoiSettings(everything=EverythingSettings(points=20))
     find_rois(fixed, moving, flood, finer, cache=tmp_path / "cache")
     assert flood.encoded == 14
 

@@ -48,7 +48,7 @@ class EverythingSettings:
             which no other one gives (:mod:`iterreg.samreg.glance`); False decodes them all.
     """
 
-    points: int = 20
+    points: int = 16
     predicted_iou: float = 0.90
     stability: float = 0.90
     stability_offset: float = 1.0

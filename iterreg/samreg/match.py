@@ -53,7 +53,7 @@ def match_rois(
     match: str = "one-to-one",
     pairs: int | None = None,
     prior: float = 0.1,
-    points: int = 20,
+    points: int = 16,
     matcher: str = "everything",
     prompts: PointsLike | Prompts | None = None,
     device: str = "auto",
