@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from _cases import DATA
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 import iterreg
@@ -122,17 +123,28 @@ def changes(rank: int) -> dict[str, Callable[[iterreg.Image], iterreg.Image]]:
     return found | ({"upside down": flipped(0)} if rank == 3 else {})
 
 
+def bent_by(
+    image: iterreg.Image, seed: int | np.random.Generator, amplitude_mm: float
+) -> NDArray[np.float64]:
+    """(rank, *shape): a smooth field in mm along the array's axes."""
+    random = np.random.default_rng(seed)
+    shape, spacing = image.grid.shape_zyx, image.grid.spacing_zyx_mm
+    u_mm = np.zeros((len(shape), *shape))
+    for axis, n in enumerate(shape):
+        if n > 4:
+            sigma = [max(1.0, 15.0 / t) for t in spacing]
+            wave = gaussian_filter(random.normal(size=shape), sigma)
+            u_mm[axis] = wave / np.abs(wave).max() * amplitude_mm
+    return u_mm
+
+
 def bent(image: iterreg.Image, seed: int, amplitude_mm: float) -> iterreg.Image:
     """The image pulled through a known smooth field, with noise."""
     random = np.random.default_rng(seed)
     data = image.data[0].numpy()
-    spacing = image.grid.spacing_zyx_mm
     index = np.indices(data.shape).astype(float)
-    for axis, (n, s) in enumerate(zip(data.shape, spacing, strict=True)):
-        if n > 4:
-            sigma = [max(1.0, 15.0 / t) for t in spacing]
-            wave = gaussian_filter(random.normal(size=data.shape), sigma)
-            index[axis] += wave / np.abs(wave).max() * amplitude_mm / s
+    for axis, u_mm in enumerate(bent_by(image, random, amplitude_mm)):
+        index[axis] += u_mm / image.grid.spacing_zyx_mm[axis]
     warped = map_coordinates(data, index, order=1, mode="nearest")
     warped = warped + random.normal(size=data.shape) * data.std() * 0.05
     return replace(image, data=torch.from_numpy(warped).float().unsqueeze(0))

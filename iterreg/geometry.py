@@ -28,6 +28,10 @@ SPACE_TOLERANCE = 1e-3
 """Two grids are the same space if their corners agree within this share of a voxel. Rounding of
 float32 headers, as in label maps that other programs save, stays below it."""
 
+SNAPPED_VOXELS = 0.005
+"""A snapped grid moves no voxel by more than this along one of its numbers. The rounding of a
+float32 header is far smaller, so two headers that differ by it snap to one grid."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -214,6 +218,41 @@ class Grid:
             s * f for s, f in zip(self.spacing_xyz_mm, reversed(factor_zyx), strict=True)
         )
         return Grid(shape, spacing, tuple(first.tolist()), self.direction_lps)
+
+    def snapped(self) -> Grid:
+        """Return this grid with its numbers on a mesh of binary fractions.
+
+        A registration takes many yes-or-no decisions, and a header that differs in the seventh
+        digit, as two readers of one file give it, can turn one of them. On the mesh both are the
+        same grid. The centre is snapped, not a corner: so a flipped copy of an image keeps its
+        place.
+
+        Example:
+            >>> axes = ((1.0, 0.0), (0.0, 1.0))
+            >>> a = Grid((40, 50), (0.7, 0.7), (0.0, 0.0), axes).snapped()
+            >>> b = Grid((40, 50), (0.70000002, 0.69999998), (1e-7, 0.0), axes).snapped()
+            >>> a == b
+            True
+        """
+        voxel, longest = min(self.spacing_xyz_mm), max(self.shape_zyx)
+        extent = longest * max(self.spacing_xyz_mm)
+        spacing = np.array(
+            [
+                _on_mesh(s, 2 * SNAPPED_VOXELS * s / n)
+                for s, n in zip(self.spacing_xyz_mm, reversed(self.shape_zyx), strict=True)
+            ]
+        )
+        direction = _on_mesh(self.direction_lps, 2 * SNAPPED_VOXELS * voxel / extent)
+        centre = _on_mesh(self.centre_lps_mm, 2 * SNAPPED_VOXELS * voxel)
+        half = (np.array(self.shape_zyx[::-1]) - 1) / 2
+        origin = centre - direction @ (spacing * half)
+        return Grid(self.shape_zyx, tuple(spacing), tuple(origin), tuple(map(tuple, direction)))
+
+
+def _on_mesh(values: ArrayLike, most_step: float) -> NDArray[np.float64]:
+    """Numbers rounded to multiples of the largest power of two that is at most ``most_step``."""
+    step = 2.0 ** math.floor(math.log2(most_step))
+    return np.asarray(np.round(np.asarray(values, np.float64) / step) * step)
 
 
 TOUCHING = 1e-6

@@ -151,7 +151,7 @@ def run_tables(summary: RunSummary) -> dict[str, Any]:
         "rigid": None if summary.rigid is None else dataclasses.asdict(summary.rigid),
         "field_of_view": run.field_of_view,
         "start": run.start,
-        "notes": run.notes,
+        "notes": [*run.notes, *summary.measures.notes],
         "length_scale": run.length_scale,
         "config": config_to_dict(run.config),
         "versions": run.versions,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from iterreg.errors import GeometryError
 from iterreg.to_device import on_device
+
+CHUNK = 1 << 16
+"""Places sampled at once on a CPU. Temporaries of a whole volume take four times as long."""
 
 
 def sample(volume: torch.Tensor, index: torch.Tensor, outside: float | None = None) -> torch.Tensor:
@@ -43,11 +46,17 @@ def sample_nearest(labels: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         labels: (*shape), any type.
         index: (rank, ...) voxel indices, components in array order.
     """
-    size = on_device(labels.shape, index.device, index.dtype).view(-1, *[1] * (index.ndim - 1))
-    inside = is_inside(index, labels.shape)
-    nearest = torch.minimum((index + 0.5).floor().clamp(min=0), size - 1).long()
-    values = labels[tuple(nearest)]
-    return torch.where(inside, values, torch.zeros_like(values))
+    flat, values = index.reshape(labels.ndim, -1), labels.flatten()
+    out = labels.new_empty(flat.shape[1])
+    for chunk in _chunks(flat):
+        part = flat[:, chunk]
+        place = torch.zeros(part.shape[1], dtype=torch.int64, device=part.device)
+        for along, size in zip(part, labels.shape, strict=True):
+            nearest = (along + 0.5).floor_().clamp_(0, size - 1)
+            place.mul_(size).add_(nearest.nan_to_num_(0).long())
+        inside = _is_inside(part, labels.shape)
+        out[chunk] = values.index_select(0, place).masked_fill_(~inside, 0)
+    return out.view(index.shape[1:])
 
 
 def is_inside(index: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
@@ -57,5 +66,21 @@ def is_inside(index: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         index: (rank, ...), components in array order.
         shape: the array's shape.
     """
-    size = on_device(shape, index.device, index.dtype).view(-1, *[1] * (index.ndim - 1))
-    return ((index >= -0.5) & (index <= size - 0.5)).all(0)
+    flat = index.reshape(len(shape), -1)
+    out = torch.empty(flat.shape[1], dtype=torch.bool, device=flat.device)
+    for chunk in _chunks(flat):
+        out[chunk] = _is_inside(flat[:, chunk], shape)
+    return out.view(index.shape[1:])
+
+
+def _is_inside(flat: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    inside = torch.ones(flat.shape[1], dtype=torch.bool, device=flat.device)
+    for along, size in zip(flat, shape, strict=True):
+        inside &= (along >= -0.5) & (along <= size - 0.5)
+    return inside
+
+
+def _chunks(flat: torch.Tensor) -> Iterator[slice]:
+    """Slices of the columns, few enough for the temporaries to stay in a CPU's cache."""
+    step = CHUNK if flat.device.type == "cpu" else flat.shape[1]
+    return (slice(first, first + step) for first in range(0, flat.shape[1], max(1, step)))

@@ -68,8 +68,6 @@ class LengthScale:
 
     def inputs(self, given: Inputs) -> Inputs:
         """The inputs in the preset's lengths."""
-        if self.mm == 1:
-            return given
         labels = given.labels
         landmarks = given.landmarks
         return replace(
@@ -95,8 +93,6 @@ class LengthScale:
 
     def transform_back(self, transform: Transform, grid: Grid) -> Transform:
         """The transform in the image's own lengths, on its own grid."""
-        if self.mm == 1:
-            return transform
         return Transform(
             _with_shift(transform.affine_lps, self.mm), DisplacementField(transform.field.vox, grid)
         )
@@ -128,12 +124,12 @@ class LengthScale:
         )
 
     def grid(self, grid: Grid) -> Grid:
-        """A grid in the preset's lengths."""
+        """A grid in the preset's lengths, snapped: what readers round differently is one grid."""
         return replace(
             grid,
             spacing_xyz_mm=tuple(s / self.mm for s in grid.spacing_xyz_mm),
             origin_lps_mm=tuple(x / self.mm for x in grid.origin_lps_mm),
-        )
+        ).snapped()
 
     def _labels(self, labels: LabelMap) -> LabelMap:
         return self.labels_back(labels, self.grid(labels.grid))

@@ -252,3 +252,49 @@ def test_values_refuse_data_that_does_not_fill_their_grid():
         Image(torch.rand(1, 2, 3, 4), grid)
     with pytest.raises(GeometryError, match="do not fill"):
         LabelMap(torch.zeros(2, 3, 4, dtype=torch.int32), grid)
+
+
+def rounded_by_a_reader(grid: Grid, seed: int) -> Grid:
+    """The grid of the same file by another reader: lengths in float32, axes by a quaternion."""
+    noise = np.random.default_rng(seed).uniform(-6e-8, 6e-8, (2 + grid.rank, grid.rank))
+    return Grid(
+        grid.shape_zyx,
+        tuple(np.float32(grid.spacing_xyz_mm).astype(float)),
+        tuple(np.asarray(grid.origin_lps_mm) * (1 + noise[0])),
+        tuple(map(tuple, np.asarray(grid.direction_lps) + noise[2:])),
+    )
+
+
+def some_header(seed: int) -> Grid:
+    """Sizes, spacings and angles as scanners write them."""
+    draw = np.random.default_rng(seed)
+    spacing = (round(draw.uniform(0.4, 1.5), 3), 500 / 512, round(draw.uniform(0.5, 5), 1))
+    shape = tuple(draw.integers(1, 600, 3).tolist())
+    axes = rotation(3, draw.choice([0, 3, 30]), seed)
+    return Grid(shape, spacing, tuple(draw.uniform(-300, 300, 3)), tuple(map(tuple, axes.tolist())))
+
+
+def test_two_readers_of_one_header_snap_to_one_grid():
+    same = [
+        some_header(seed).snapped() == rounded_by_a_reader(some_header(seed), seed).snapped()
+        for seed in range(200)
+    ]
+    assert np.mean(same) > 0.9
+
+
+def test_a_snapped_grid_stays_in_place():
+    for seed in range(50):
+        grid = some_header(seed)
+        moved = apply_affine(grid.lps_to_index, grid.snapped().corners_lps_mm)
+        apart = np.abs(moved - apply_affine(grid.lps_to_index, grid.corners_lps_mm))
+        assert apart.max() < 0.02, (seed, grid)
+        assert grid.snapped().same_space(grid)
+
+
+def test_a_flipped_copy_snaps_to_the_same_place():
+    grid = some_grid(3, rotation(3, 33))
+    expected = canonical(grid.snapped())[0]
+    for axes, flips in all_orders(3):
+        stored = canonical(reoriented_grid(grid, axes, flips).snapped())[0]
+        assert stored.shape_zyx == expected.shape_zyx
+        np.testing.assert_allclose(stored.index_to_lps, expected.index_to_lps, atol=1e-9)

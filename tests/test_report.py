@@ -346,7 +346,7 @@ def test_region_rows_fill_what_the_tables_lack() -> None:
     given = tables()
     given["measures"]["regions"][0] |= {"coverage": 0.5, "volume_change": 1.25}
     row = region_rows(source(tables=given))[0]
-    assert (row.coverage, row.volume_change) == ("50.0 %", "x 1.250")
+    assert (row.coverage, row.volume_change) == ("50.0 %", "x 1.250 of x 1.000")
 
 
 def test_curves_leave_out_terms_that_are_zero() -> None:
@@ -455,9 +455,20 @@ def test_a_folder_that_is_no_result_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("[]", "utf-8")
     with pytest.raises(ImageReadError, match=r"expected the run\.json of a result"):
         read_folder(tmp_path)
-    (tmp_path / "run.json").write_text("{}", "utf-8")
+    (tmp_path / "run.json").write_text('{"schema": 2}', "utf-8")
     with pytest.raises(ImageReadError, match=r"transform\.h5: no such file"):
         read_folder(tmp_path)
+
+
+def test_a_good_page_outlives_a_spoiled_run_file(tmp_path: Path) -> None:
+    result_folder(tmp_path, source())
+    (tmp_path / "run.json").write_text("{}", "utf-8")
+    (tmp_path / "report.html").write_text("good", "utf-8")
+    ran = CliRunner().invoke(root_command, ["report", str(tmp_path), "--overwrite"])
+    assert ran.exit_code == ImageReadError.exit_code and "schema" in ran.output
+    assert (tmp_path / "report.html").read_text("utf-8") == "good"
+    gone = CliRunner().invoke(root_command, ["report", str(tmp_path / "nosuch")])
+    assert "nosuch: no such folder; expected the folder of a result" in gone.output
 
 
 def test_evaluate_writes_the_page(tmp_path: Path) -> None:

@@ -318,6 +318,7 @@ def test_the_command_writes_pairs_and_the_fit(tmp_path: Path, flood: Flood) -> N
     tables = json.loads((tmp_path / "out" / "run.json").read_text())
     assert tables["matching"]["fixed"]["encoded"] == 3
     assert tables["matching"]["settings"]["matching"]["threshold"] == 0.8
+    assert tables["start"].startswith("alignment by samreg")
     assert {"encode", "decode", "filter", "match", "link"} <= set(tables["matching"]["seconds"])
     assert all(region["dice_after"] > 0.95 for region in tables["measures"]["regions"])
     assert re.search(r"slices +6 encoded, 0 from the cache", result.output)
@@ -485,6 +486,14 @@ def test_prompts_on_the_command_line(tmp_path: Path, flood: Flood) -> None:
     found = run(tmp_path, "--no-fit", "--prompts", tmp_path / "inside.csv")
     assert found.exit_code == ExitCode.OK, found.output
     assert len(read_roi_pairs(tmp_path / "out" / "roi_pairs.json")) == 1
+    tables = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert tables["inputs"]["prompts"]["file"] == str(tmp_path / "inside.csv")
+    (tmp_path / "three.csv").write_text("x,y\n107,60\n5,5\n108,61\n")
+    some = run(tmp_path, "--no-fit", "--overwrite", "--prompts", tmp_path / "three.csv")
+    assert "2 of 3 have a pair; none at prompt 2" in " ".join(some.output.split())
+    assert "2 share pair 1" in " ".join(some.output.split())
+    tables = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert tables["matching"]["prompted"] == [1, None, 1]
     none = run(tmp_path, "--no-fit", "--overwrite", "--prompts", tmp_path / "nowhere.csv")
     assert none.exit_code == ExitCode.NO_ROI_PAIRS
     assert "expected a matched region at a prompt, got none at any of 1" in none.output

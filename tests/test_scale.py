@@ -331,3 +331,18 @@ def test_an_image_within_one_voxel_of_the_other(fixed_mm: float, labels: bool) -
         except IterregError:
             continue
         assert result.status.name != "OK"
+
+
+def test_a_header_rounded_by_another_reader_gives_the_same_field(pair):
+    fixed, moving = pair[:2]
+    rounded = replace(
+        fixed.grid,
+        spacing_xyz_mm=tuple(s * (1 + 6e-8) for s in fixed.grid.spacing_xyz_mm),
+        origin_lps_mm=tuple(x + 1e-6 for x in fixed.grid.origin_lps_mm),
+    )
+    results = [
+        optimize_pair(image, moving, preset="general", device="cpu")
+        for image in (fixed, replace(fixed, grid=rounded))
+    ]
+    vox = [total_displacement_vox(result.transform) for result in results]
+    assert float((vox[0] - vox[1]).abs().max()) < 1e-3

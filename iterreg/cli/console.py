@@ -113,7 +113,7 @@ class Console:
         self.print_measures(summary.measures, [*inverse, *shift])
         stages = [f"{stage} {s:.1f}" for stage, s in summary.timings_s.items() if s >= 0.05]
         self._facts([("seconds", stages), ("results", str(folder)), ("look at", _look_at(folder))])
-        self._notes(run.notes)
+        self._notes((*run.notes, *summary.measures.notes))
         if self._verbose:
             self._configuration(run)
 

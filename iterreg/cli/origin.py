@@ -30,6 +30,7 @@ INPUTS = (
     "moving_landmarks",
     "known_field",
     "roi_pairs",
+    "prompts",
     "label_table",
     "preset",
 )

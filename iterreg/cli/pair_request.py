@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,7 @@ class PairRequest:
         memory_gb: the most memory to use, in GB; None for all.
         overwrite: replace results that exist.
         quiet, verbose: how much to print.
+        also_read: other files that the command reads, by role, for the record.
     """
 
     out: Path
@@ -72,6 +73,7 @@ class PairRequest:
     overwrite: bool = False
     quiet: bool = False
     verbose: bool = False
+    also_read: Mapping[str, Path | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> PairRequest:
@@ -113,7 +115,7 @@ class PairRequest:
 
     def provenance(self) -> Provenance:
         """Record the command line and the files, and begin to hash them."""
-        return provenance_of({**self.arguments, "preset": self.preset})
+        return provenance_of({**self.arguments, **self.also_read, "preset": self.preset})
 
 
 def _let_be_rigid(asked: bool, isocentre: Any, overrides: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -43,12 +44,14 @@ def report(
     after a file such as expected_error_mm.nii.gz was added to the folder.
     """
     both_or_neither("--fixed", "--moving", fixed, moving)
-    page = folder / PAGE if out is None else out
-    refuse_existing(page, overwrite)
     from iterreg.cli.console import Console
     from iterreg.errors import ImageReadError
     from iterreg.report import ODD_VALUES, read_folder, write_report
 
+    if not os.path.isdir(folder):
+        raise ImageReadError(f"{folder}: no such folder; expected the folder of a result")
+    page = folder / PAGE if out is None else out
+    refuse_existing(page, overwrite)
     try:
         source = read_folder(folder, fixed, moving)
         write_report(page, source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -73,7 +74,7 @@ def samreg(fit: bool, **values: Any) -> None:
     """Run the command; click shows its ``help`` instead of this text."""
     names = MatchRequest.__dataclass_fields__
     matching = MatchRequest(**{name: values.pop(name) for name in names})
-    request = PairRequest.of(values)
+    request = replace(PairRequest.of(values), also_read={"prompts": matching.prompts})
     from iterreg.atomic import OutputFolder
     from iterreg.cli.console import Console
 
@@ -143,11 +144,13 @@ def _match_and_write(
 
 
 def _checked(found: RoiMatching, registration: Registration) -> Registration:
-    """The result of a fit to pictures, judged by patches of them; volumes stay as they are."""
+    """The result of a fit, with its start named; to pictures, judged by patches of them."""
     from iterreg.samreg.fit import check_fit, unsupported
     from iterreg.samreg.patches import LEAST_PATCHES, LEAST_SHARE
     from iterreg.verdict import judge
 
+    if found.start is not None:
+        registration = replace(registration, start=f"alignment by samreg ({found.alignment.kind})")
     if found.choice is None or found.fixed.stack.axis is not None:
         return registration
     fit = check_fit((found.fixed.stack, found.moving.stack), registration.transform)
@@ -199,6 +202,7 @@ def _print(
     console.print_facts(
         [
             ("pairs", f"{len(found.pairs)} ROI pairs, of {regions}"),
+            *([("prompts", _prompted(found.prompted))] if found.prompted else []),
             ("confidence", _confidence(found)),
             ("slices", f"{encoded} encoded, {cached} from the cache, {seconds:.1f} s"),
             ("aligned", found.alignment.summary if found.choice is None else found.choice.summary),
@@ -209,6 +213,16 @@ def _print(
         raise NoRoiPairsError(found.reason_for_none)
     if summary is not None:
         exit_by_verdict(summary.registration.status)
+
+
+def _prompted(prompted: Sequence[int | None]) -> str:
+    """Which prompts have no pair, and which share one."""
+    without = [str(k) for k, number in enumerate(prompted, 1) if number is None]
+    words = f"{len(prompted) - len(without)} of {len(prompted)} have a pair"
+    if without:
+        words += f"; none at prompt {', '.join(without)} (boxes are counted after points)"
+    several = {n for n in prompted if n is not None and prompted.count(n) > 1}
+    return words + "".join(f"; {prompted.count(n)} share pair {n}" for n in sorted(several))
 
 
 def _confidence(found: RoiMatching) -> str:

@@ -232,7 +232,7 @@ class Evaluation:
             landmarks=self.landmarks,
             known=None if known is None else known.on(grid),
         )
-        return replace(measures, notes=notes)
+        return replace(measures, notes=(*notes, *measures.notes))
 
     @property
     def shown(self) -> Transform:

@@ -22,6 +22,7 @@ from iterreg.displacement import (
     warp_labels,
 )
 from iterreg.evaluation.values import Measures, RegionMeasures
+from iterreg.evaluation.volumes import volume_notes
 from iterreg.geometry import Grid, Points, fixed_to_moving_index
 from iterreg.image import LabelMap
 from iterreg.index_maps import affine_of_index
@@ -118,11 +119,12 @@ def measure(
     del after, seen_after, mapped  # a volume each
     measures = replace(
         measures,
-        regions=_measure_regions(fixed, values, compared, reached, sizes),
+        regions=_measure_regions(fixed, values, compared, reached, sizes, moving.grid),
         without_partner=_without_partner(fixed, moving),
         sdlogj_l2r=sdlogj_l2r_of(_learn2reg_displacement(transform, moving.grid)),
     )
-    return _measure_field(measures, total_displacement_vox(transform), fixed.data, values)
+    measures = _measure_field(measures, total_displacement_vox(transform), fixed.data, values)
+    return replace(measures, notes=(*measures.notes, *volume_notes(measures.regions, labels, fovs)))
 
 
 def measure_landmarks(
@@ -236,9 +238,11 @@ def _measure_regions(
     compared: Sequence[_Compared],
     reached: dict[int, float],
     sizes: Sequence[dict[int, int]],
+    moving: Grid,
 ) -> tuple[RegionMeasures, ...]:
     """The measures of each region; its change of volume is not known yet."""
     spacing = fixed.grid.spacing_zyx_mm
+    larger = moving.voxel_volume_mm3 / fixed.grid.voxel_volume_mm3
     overlaps = [dice(*both, values) for both in compared]
     distances = [surface_distance_by_label(*both, values, spacing) for both in compared]
     return tuple(
@@ -253,7 +257,10 @@ def _measure_regions(
             distances[1][v].mean_mm,
             reached[v],
             float("nan"),
-            *(counts.get(v, 0) for counts in sizes),
+            sizes[0][v],
+            sizes[1].get(v, 0),
+            sizes[2].get(v, 0),
+            larger * sizes[1].get(v, 0) / sizes[0][v],
         )
         for v in values
     )

@@ -24,7 +24,7 @@ Fact = tuple[str, str | Sequence[str]]
 def region_table(measures: Measures) -> tuple[Row, list[Row]]:
     """The header and a row for each region."""
     errors = measures.field_error_before, measures.field_error_after
-    header: Row = ("region", "Dice", "HD95 (mm)", "coverage (%)", "volume")
+    header: Row = ("region", "Dice", "HD95 (mm)", "coverage (%)", "volume, mapped", "partner's")
     header += () if None in errors else ("error (mm)",)
     rows = []
     for region in measures.regions:
@@ -34,6 +34,7 @@ def region_table(measures: Measures) -> tuple[Row, list[Row]]:
             f"{number(region.hd95_before_mm, 1)} -> {number(region.hd95_after_mm, 1)}",
             number(100 * region.coverage, 1),
             f"x {number(region.volume_change, 3)}",
+            f"x {number(region.volume_partner, 3)}",
         )
         found = [e.by_label[region.value].mean_mm for e in errors if e is not None]
         row += (" -> ".join(number(mean, 2) for mean in found),) if found else ()

@@ -22,9 +22,12 @@ class RegionMeasures:
         hd95_before_mm, hd95_after_mm: 95th percentile of the surface distance.
         mean_surface_before_mm, mean_surface_after_mm: mean distance of the surfaces.
         coverage: share of the moving region that is reached, 0 to 1.
-        volume_change: volume in the moving image over volume in the fixed image, as mapped.
+        volume_change: volume of the fixed region as mapped into the moving image, over its own.
         voxels_fixed, voxels_moving: of the region in its image.
-        voxels_warped: of the moving region, warped onto the fixed grid.
+        voxels_warped: of the moving region, warped onto the fixed grid. Where the regions overlap
+            it is near ``voxels_fixed``, however the volume changes.
+        volume_partner: volume of the moving region over that of the fixed one. ``volume_change`` is
+            the same where the whole region meets its partner.
     """
 
     value: int
@@ -40,6 +43,7 @@ class RegionMeasures:
     voxels_fixed: int
     voxels_moving: int
     voxels_warped: int
+    volume_partner: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from iterreg.errors import DeviceError
 from iterreg.kernels import reference
 from iterreg.kernels._fork import use_threads
 from iterreg.kernels.lattice import Lattice
-from iterreg.kernels.reach import padded_index
 from iterreg.kernels.samples import SampleGroup, Samples
 from iterreg.kernels.types import (
     PAIRS,
@@ -45,7 +44,6 @@ __all__ = [
     "SampleGroup",
     "Samples",
     "Workspace",
-    "padded_index",
     "set_threads",
 ]
 

@@ -1,21 +1,29 @@
-"""What the mapped parts of voxels reach, in plain torch: the definition of the kernel."""
+"""What mapped voxels reach, in plain torch: the definition of the kernel."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-SEAM_VOX = 1e-3
-"""Overlap of neighbouring parts, in moving voxels, so that rounding opens no seam between them."""
+SEAM = 0.01
+"""A voxel is so much larger on each side, as a share of its length. Where the map bends, the faces
+of neighbours would leave a gap of some thousandths."""
 
 LONGEST_STEP_VOX = 2.0
 """A voxel whose region has no neighbour there borrows a step, but not a jump with it."""
 
-NOWHERE_VOX, LONGEST_REACH_VOX = 1e6, 1e5
-"""Stands for a place that is not a number, and what no step to such a place falls below. Compiled
-loops are made for numbers alone."""
+LARGEST_HALF_VOX = 32.0
+"""Half the extent, in moving voxels, of what one fixed voxel reaches. More is torn, not
+stretched."""
+
+LEAST_VOLUME = 1e-6
+"""Moving voxels. What is mapped onto less is flat and holds no centre."""
+
+NOWHERE_VOX = 1e6
+"""Stands for a place that is not a number. Compiled loops are made for numbers alone."""
 
 CHUNK_VOXELS = 1 << 15
 """Fixed voxels mapped at once, few enough for temporaries to stay in the cache."""
@@ -24,74 +32,84 @@ DEVICE_CHUNK_VOXELS = 1 << 20
 """On a GPU, where each operation costs the same few microseconds however small it is."""
 
 
-def mark_reached(
-    region: Tensor, mapped: Tensor, goal: Tensor, sources: Tensor, parts: int, reached: Tensor
-) -> None:
-    """Mark the moving voxels of the same region that lie in a mapped part of a fixed voxel.
+def mark_reached(region: Tensor, mapped: Tensor, goal: Tensor, reached: Tensor) -> None:
+    """Mark the moving voxels whose centre lies in a mapped fixed voxel of the same region.
 
-    A voxel is cut into parts along each axis, and each part is mapped by the differences to the
-    voxel's neighbours of the same region. A part reaches the moving voxel that is nearest to it if
-    its bounding box holds that voxel's centre.
+    A fixed voxel is a box of eight octants. Each is mapped by the differences to the neighbours of
+    the same region on its three sides. A centre is first drawn back by the mean differences, which
+    tells its octant, and then by that octant's own.
 
     Args:
-        region: (Z, Y, X) int64, the fixed regions.
+        region: (Z, Y, X) int32, the fixed regions; 0 is none. Along an axis of one voxel the extent
+            is unknown, and a voxel reaches the nearest moving one.
         mapped: (3, Z, Y, X), index in the moving grid that each fixed voxel maps to; a voxel next
             to one that is not finite reaches nothing.
-        goal: (moving shape + 2) int64, the moving regions with a border of one voxel.
-        sources: (N,) int64, flat indices of the fixed voxels to map.
-        parts: along each axis of more than one voxel; along the others a voxel's extent is
-            unknown, and it reaches the nearest moving voxel.
+        goal: (*moving shape) int32, the moving regions.
         reached: as ``goal``, bool; marked.
     """
     flat = numbers(mapped).reshape(3, -1)
+    sources = region.flatten().nonzero().squeeze(1)
     at_once = CHUNK_VOXELS if sources.device.type == "cpu" else DEVICE_CHUNK_VOXELS
     for chunk in torch.split(sources, at_once):
-        _mark(region, flat, goal, chunk, parts, reached)
+        _mark(region, flat, goal, chunk, reached)
 
 
 def numbers(mapped: Tensor) -> Tensor:
     """The same places, float32; what is not finite lies far outside."""
-    return torch.nan_to_num(mapped.float(), NOWHERE_VOX, NOWHERE_VOX, -NOWHERE_VOX)
+    mapped = mapped.float()
+    if bool(mapped.sum().isfinite()):
+        return mapped
+    return torch.nan_to_num(mapped, NOWHERE_VOX, NOWHERE_VOX, -NOWHERE_VOX)
 
 
-def padded_index(goal: Tensor, position: Tensor) -> Tensor:
-    """Flat index, in an array with a border of one voxel, of positions in the array without it.
+class _Columns(NamedTuple):
+    """(3, n) each: how far the map goes per voxel along z, y and x."""
 
-    Args:
-        goal: the array with its border.
-        position: (3, N), in voxels of the array without it.
-
-    Returns:
-        (N,) int64.
-    """
-    index = torch.zeros(position.shape[1], dtype=torch.int64, device=position.device)
-    for axis, size in enumerate(goal.shape):
-        nearest = position[axis].round().clamp_(-1, size - 2)
-        index.mul_(size).add_(nearest.to(torch.int64) + 1)
-    return index
+    z: Tensor
+    y: Tensor
+    x: Tensor
 
 
-def _mark(
-    region: Tensor, flat: Tensor, goal: Tensor, chunk: Tensor, parts: int, reached: Tensor
-) -> None:
+def _mark(region: Tensor, flat: Tensor, goal: Tensor, chunk: Tensor, reached: Tensor) -> None:
     own = region.flatten()[chunk]
     steps = [_steps(region, flat, chunk, own, axis) for axis in range(3)]
-    offsets = [(2 * k + 1 - parts) / (2 * parts) for k in range(parts)]
-    positions = [flat[:, chunk]]
-    for axis, (forward, backward) in enumerate(steps):
-        used = offsets if region.shape[axis] > 1 else [0.0]
-        shifts = [(forward if o > 0 else backward) * o for o in used]
-        positions = [position + shift for position in positions for shift in shifts]
-    least = [[0.5 if n == 1 else SEAM_VOX] for n in region.shape]
-    reach = torch.tensor(least, dtype=flat.dtype, device=flat.device)
-    for forward, backward in steps:
-        reach = reach + torch.maximum(forward.abs(), backward.abs()) / (2 * parts)
-    within = torch.where(reach.amax(0) > LONGEST_REACH_VOX, -1, reach)
-    goal_flat, reached_flat = goal.view(-1), reached.view(-1)
-    for position in positions:
-        target = padded_index(goal, position)
-        hit = (goal_flat[target] == own) & ((position - position.round()).abs() <= within).all(0)
-        reached_flat[target[hit]] = True
+    longest = torch.stack([torch.maximum(f.abs(), b.abs()) for f, b in steps])
+    half = (0.5 + SEAM) * longest.sum(0)
+    size = torch.tensor(goal.shape, device=flat.device).unsqueeze(1)
+    centre = flat[:, chunk]
+    low = (centre - half).ceil().long().clamp(min=0)
+    high = torch.minimum((centre + half).floor().long(), size - 1)
+    counts = (high - low + 1).clamp_(min=0)
+    counts[:, half.amax(0) > LARGEST_HALF_VOX] = 0
+    number = counts.prod(0)
+    # One candidate a row: the voxels of the bounding box of each mapped fixed voxel.
+    source = torch.repeat_interleave(number)
+    rest = torch.arange(len(source), device=flat.device) - (number.cumsum(0) - number)[source]
+    _, ny, nx = counts[:, source]
+    candidate = low[:, source] + torch.stack((rest // (ny * nx), rest // nx % ny, rest % nx))
+    target = (candidate[0] * goal.shape[1] + candidate[1]) * goal.shape[2] + candidate[2]
+    same = goal.flatten()[target] == own[source]
+    source, target = source[same], target[same]
+    apart = candidate[:, same] - centre[:, source]
+    mean = _Columns(*[((f + b) / 2)[:, source] for f, b in steps])
+    ahead = _drawn_back(mean, apart) > 0
+    octant = _Columns(
+        *[
+            torch.where(ahead[axis], forward[:, source], backward[:, source])
+            for axis, (forward, backward) in enumerate(steps)
+        ]
+    )
+    inside = (_drawn_back(octant, apart).abs() <= 0.5 + SEAM).all(0)
+    reached.view(-1)[target[inside]] = True
+
+
+def _drawn_back(columns: _Columns, apart: Tensor) -> Tensor:
+    """(3, n), the fixed voxels whose steps add up to a vector; infinite where the map is flat."""
+    z, y, x = columns
+    across = [torch.linalg.cross(a, b, dim=0) for a, b in ((y, x), (x, z), (z, y))]
+    volume = (z * across[0]).sum(0)
+    solved = torch.stack([(apart * normal).sum(0) for normal in across]) / volume
+    return torch.where(volume.abs() < LEAST_VOLUME, torch.inf, solved)
 
 
 def _steps(
@@ -99,6 +117,10 @@ def _steps(
 ) -> tuple[Tensor, Tensor]:
     """The map's forward and backward differences, each (3, n), within the voxel's own region."""
     size = region.shape[axis]
+    if size == 1:
+        along = torch.zeros(3, len(chunk), device=flat.device)
+        along[axis] = 1
+        return along, along
     stride = math.prod(region.shape[axis + 1 :])
     index = chunk.div(stride, rounding_mode="floor").remainder(size)
     region_flat = region.flatten()

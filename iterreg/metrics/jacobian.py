@@ -7,6 +7,7 @@ averaged here. Those of *simplices* decide where the map folds: see ``folding.py
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iterreg.kernels.simplices import moving_axes
+from iterreg.kernels.simplices import moving_axes, slab_bounds
 from iterreg.labels import compact_labels, label_counts
 from iterreg.metrics._determinants import central_determinants
 from iterreg.metrics._shared import ratio, require_shape
@@ -107,10 +108,7 @@ def spread_of_logs(det: Tensor, mask: Tensor | None = None) -> float:
         det: (*shape), from :func:`det_jacobian`.
         mask: as in :func:`sdlogj`.
     """
-    used = (det if mask is None else det[mask]).to(torch.float64, copy=True)
-    if used.numel() == 0:
-        return float("nan")
-    return float(used.clamp_(min=LOG_FLOOR).log_().std(correction=0))
+    return _spread(det, mask)
 
 
 def sdlogj_l2r(
@@ -149,10 +147,25 @@ def sdlogj_l2r_of(field: Tensor, mask: Tensor | None = None) -> float:
         return float("nan")
     inner = (slice(2, -2),) * (field.ndim - 1)
     det = central_determinants(field, [None], torch.float64)[0][inner]
-    used = det if mask is None else det[mask[inner]]
-    if used.numel() == 0:
+    return _spread(det.add_(3).clamp_(max=1 / LOG_FLOOR), None if mask is None else mask[inner])
+
+
+def _spread(det: Tensor, mask: Tensor | None) -> float:
+    """Standard deviation of the logarithm, slab by slab; NaN if no voxel is used."""
+    count, about, sums = 0, None, det.new_zeros(2, dtype=torch.float64)
+    for start, stop in slab_bounds(det.unsqueeze(0)):
+        part = det[start:stop] if mask is None else det[start:stop][mask[start:stop]]
+        if part.numel() == 0:
+            continue
+        logs = part.to(torch.float64, copy=True).clamp_(min=LOG_FLOOR).log_().flatten()
+        about = logs[0].clone() if about is None else about
+        logs.sub_(about)
+        count += len(logs)
+        sums += torch.stack((logs.sum(), logs.dot(logs)))
+    if count == 0:
         return float("nan")
-    return float((used + 3).clamp_(LOG_FLOOR, 1 / LOG_FLOOR).log_().std(correction=0))
+    mean, square = (sums / count).tolist()
+    return math.sqrt(max(0.0, square - mean**2))
 
 
 def volume_change(

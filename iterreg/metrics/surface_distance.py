@@ -3,7 +3,8 @@
 A surface element sits at a corner of voxels. Its weight is its area, and its distance is the one to
 the nearest element of the other surface. Elements, areas and percentile are those of
 ``surface_distance.compute_robust_hausdorff``. The distances come from a k-d tree of the elements
-instead of two dense distance maps, which gives the same numbers faster.
+instead of two dense distance maps, which gives the same numbers faster. A volume of one slice is
+measured as a picture: its cut faces are no surface.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def hd95_mm(fixed_mask: Tensor, warped_mask: Tensor, spacing_zyx_mm: Sequence[fl
     if box is None:
         return float("nan")
     spacing = tuple(float(s) for s in spacing_zyx_mm)
-    return _distance_of_crop(fixed[box], warped[box], spacing).hd95_mm
+    crops = fixed[box], warped[box]
+    return _distance_of_crop(*crops, spacing, _without_slices(fixed.shape)).hd95_mm
 
 
 def hd95_by_label_mm(
@@ -142,8 +144,19 @@ def surface_distance_by_label(
         box = tuple(
             slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(*both, strict=True)
         )
-        result[value] = _distance_of_crop(first[box] == number, second[box] == number, spacing)
+        crops = first[box] == number, second[box] == number
+        result[value] = _distance_of_crop(*crops, spacing, _without_slices(first.shape))
     return result
+
+
+def _without_slices(shape: Sequence[int]) -> tuple[int, ...]:
+    """The axes along which an image has surfaces: not those of one voxel, but at least two.
+
+    A volume of one slice is cut off at both of its faces: they say nothing of what it shows.
+    """
+    axes = [axis for axis, n in enumerate(shape) if n > 1]
+    single = [axis for axis, n in enumerate(shape) if n == 1]
+    return tuple(sorted(axes + single[: max(0, 2 - len(axes))]))
 
 
 def _boxes(labels: Tensor, count: int) -> dict[int, Box]:
@@ -155,10 +168,12 @@ def _boxes(labels: Tensor, count: int) -> dict[int, Box]:
 
 
 def _distance_of_crop(
-    fixed: Tensor, warped: Tensor, spacing_mm: tuple[float, ...]
+    fixed: Tensor, warped: Tensor, spacing_mm: tuple[float, ...], axes: tuple[int, ...]
 ) -> SurfaceDistance:
     if not fixed.any() or not warped.any():
         return NO_SURFACE
+    fixed, warped = (crop.reshape([crop.shape[axis] for axis in axes]) for crop in (fixed, warped))
+    spacing_mm = tuple(spacing_mm[axis] for axis in axes)
     surfaces = [_Surface.of(codes, spacing_mm) for codes in _codes_of_both(fixed, warped)]
     worst = weighted_sum = total_area = 0.0
     for here, there in (surfaces, reversed(surfaces)):

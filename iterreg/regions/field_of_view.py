@@ -2,22 +2,25 @@
 
 Constant voxels at the border of an image are of two kinds. Air (or a masked background) around a
 body is measured: there is nothing there. Padding is not: the body went on, and the scanner did not
-see it. They differ in shape. Padding cuts through anatomy along a plane or a circle, and a body
-ends by tapering. A cone beam ends by cones, beyond which everything is darker. In doubt the whole
-image counts as measured.
+see it. They differ in shape. Padding cuts through anatomy along a circle or a plane, which may be
+slanted, and a body ends by tapering. A cone beam ends by cones, beyond which everything is darker.
+In doubt the whole image counts as measured.
 """
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from iterreg.image import Image
 from iterreg.neighbourhood import dilate
 from iterreg.regions._cone_ends import cone_ends
+from iterreg.regions._cut_planes import cut_planes
 from iterreg.regions._round_view import content_of, round_view
 from iterreg.regions.cone_beam import ConeBeam, view_of
 from iterreg.regions.picture_view import picture_view
@@ -45,6 +48,9 @@ FLAT_CUT_CONTENT = 0.2
 
 FULL_FACE_SHARE = 0.9
 """Within the axial plane, where backs lie flat on tables, a cut fills this share of its box."""
+
+_FOUND: MutableMapping[torch.Tensor, tuple[object, FieldOfView]] = WeakTensorKeyDictionary()
+"""Of voxels that are still held: what was found in them, and for which scanner and grid."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,10 @@ def field_of_view(image: Image, scanner: ConeBeam | None = None) -> FieldOfView:
     """Find the field of view of an image from its voxels, or from the scanner's geometry.
 
     Looks for voxels that are not finite, for values that no scanner measures (CT below
-    ``NO_CT_BELOW_HU``), for constant slices at the ends, for a constant surround of a circle in
-    the axial plane (a cone-beam's cylinder, a picture's round view), and for the cones that end
-    this cylinder.
+    ``NO_CT_BELOW_HU``), for constant slices at the ends, for one value beyond slanted planes (what
+    a resampled image has outside its first grid), for a constant surround of a circle in the axial
+    plane (a cone-beam's cylinder, a picture's round view), and for the cones that end this
+    cylinder.
 
     Args:
         image: rank 2 or 3, any number of channels, any orientation.
@@ -102,11 +109,11 @@ def field_of_view(image: Image, scanner: ConeBeam | None = None) -> FieldOfView:
         FieldOfView(non-finite, 66.7% of the image measured)
     """
     # It is asked for by the regions, the figures, the report and the expected error.
-    known: dict[str, tuple[object, FieldOfView]] = image.__dict__
-    key = (scanner, image.data._version)
-    if "_field_of_view" not in known or known["_field_of_view"][0] != key:
-        known["_field_of_view"] = key, _found(image, scanner)
-    return known["_field_of_view"][1]
+    key = scanner, image.data._version, image.grid.snapped()
+    known = _FOUND.get(image.data)
+    if known is None or known[0] != key:
+        known = _FOUND[image.data] = key, _found(image, scanner)
+    return known[1]
 
 
 def partial_views(fixed: Image, moving: Image) -> Fovs:
@@ -147,6 +154,10 @@ def _found(image: Image, scanner: ConeBeam | None) -> FieldOfView:
         kinds.append("padding")
     box = np.zeros(measured.shape, bool)
     box[padding] = True
+    if "surround" not in kinds:
+        slanted = cut_planes(data[(slice(None), *padding)], spacing_mm)
+        if slanted is not None:
+            box[padding] = slanted
     if not box.all():
         measured &= box
         kinds = ["padding", *[kind for kind in kinds if kind != "padding"]]

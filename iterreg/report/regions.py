@@ -9,7 +9,7 @@ from typing import Any
 from iterreg.evaluation import measure
 from iterreg.geometry import Grid
 from iterreg.report.source import Source
-from iterreg.report.words import number, rows_of, table
+from iterreg.report.words import amount, number, rows_of, table
 
 ML = 1000.0
 """Cubic millimetres in a millilitre."""
@@ -27,7 +27,7 @@ class RegionRow:
         dice, hd95, mean_surface: before and after.
         coverage: share of the moving region that is reached.
         volumes: of the fixed region, the moving region before, and the warped one after.
-        volume_change: volume as mapped over volume in the fixed image.
+        volume_change: volume of the fixed region as mapped, over its own; then the moving region's.
     """
 
     name: str
@@ -79,23 +79,30 @@ def _row(row: Mapping[str, Any], source: Source) -> RegionRow:
         mean_surface=both("mean_surface_{}_mm", 2, "mm"),
         coverage=number(None if reached is None else 100 * reached, 1, "%"),
         volumes=_volumes(row, source),
-        volume_change=_times(row.get("volume_change")),
+        volume_change=_change(row),
     )
 
 
 def _volumes(row: Mapping[str, Any], source: Source) -> tuple[str, str, str]:
     """Of the fixed, the moving and the warped region, in ml; in a picture, areas in mm²."""
     if source.labels is None:
-        none = number(None, 1, "ml")
+        none = amount(None, "ml")
         return none, none, none
     fixed, moving = (labels.grid for labels in source.labels)
     divisor, unit = (1.0, "mm²") if fixed.rank == 2 else (ML, "ml")
 
     def volume(name: str, grid: Grid) -> str:
         voxels = row.get(f"voxels_{name}")
-        return number(None if voxels is None else voxels * grid.voxel_volume_mm3 / divisor, 1, unit)
+        return amount(None if voxels is None else voxels * grid.voxel_volume_mm3 / divisor, unit)
 
     return volume("fixed", fixed), volume("moving", moving), volume("warped", fixed)
+
+
+def _change(row: Mapping[str, Any]) -> str:
+    """The change as mapped, and what it would be if the whole region met its partner."""
+    mapped = _times(row.get("volume_change"))
+    partner = row.get("volume_partner")
+    return mapped if partner is None else f"{mapped} of {_times(partner)}"
 
 
 def _times(value: Any) -> str:

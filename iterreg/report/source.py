@@ -127,8 +127,8 @@ def _read_tables(path: Path) -> Mapping[str, Any]:
         raise ImageReadError(message) from error
     except (OSError, ValueError) as error:
         raise ImageReadError(f"{path}: expected the run.json of a result: {error}") from error
-    if not isinstance(tables, dict):
-        raise ImageReadError(f"{path}: expected the run.json of a result")
+    if not isinstance(tables, dict) or "schema" not in tables:
+        raise ImageReadError(f"{path}: expected the run.json of a result, got one without schema")
     return tables
 
 

@@ -25,6 +25,18 @@ def number(value: Any, digits: int, unit: str = "") -> str:
     return f"{value:.{digits}f} {unit}".rstrip()
 
 
+def amount(value: Any, unit: str = "") -> str:
+    """A number to three significant digits, without an exponent, whole if it is large.
+
+    Example:
+        >>> amount(0.01234, "ml"), amount(5.678, "ml"), amount(12345.6, "ml"), amount(0, "ml")
+        ('0.0123 ml', '5.68 ml', '12346 ml', '0 ml')
+    """
+    if not is_number(value) or value == 0:
+        return number(value, 0, unit)
+    return number(value, max(0, 2 - math.floor(math.log10(abs(value)))), unit)
+
+
 def short(value: Any, unit: str = "") -> str:
     """A number to four significant digits with its unit; words stay as they are.
 

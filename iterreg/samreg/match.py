@@ -243,6 +243,7 @@ def _about(found: RoiMatching, segmenter: Segmenter, settings: RoiSettings) -> d
         "moving": found.moving.counts | {"window": dataclasses.asdict(found.moving.stack.window)},
         "matches": sum(len(chain) for chain in found.chains),
         "pairs": len(found.pairs),
+        "prompted": list(found.prompted),
         "best_similarity": round(best, 4) if np.isfinite(best) else None,
         "alignment": {
             "kind": found.alignment.kind,

@@ -44,7 +44,8 @@ class RoiMatching:
         about: the section on matching of ``run.json``: variant, settings, counts, seconds.
         choice: the hypotheses for the alignment, and the one that is supported; None if the
             centroids of the regions alone decided.
-        prompts: how many points and boxes the user set.
+        prompted: for each point and box that the user set the number of its pair, from 1; None
+            for one without a pair.
     """
 
     pairs: tuple[RoiPair, ...]
@@ -57,7 +58,7 @@ class RoiMatching:
     seconds: dict[str, float]
     about: dict[str, Any] = field(default_factory=dict)
     choice: Choice | None = None
-    prompts: int = 0
+    prompted: tuple[int | None, ...] = ()
 
     def __repr__(self) -> str:
         return (
@@ -86,7 +87,7 @@ class RoiMatching:
 
         If the user asked for regions around prompts, an alignment is no answer.
         """
-        return bool(self.pairs) or (self.is_supported and not self.prompts)
+        return bool(self.pairs) or (self.is_supported and not self.prompted)
 
     @property
     def start(self) -> Transform | None:
@@ -120,8 +121,8 @@ class RoiMatching:
                     f"{segmented} slices segmented, {found.counts['survivors']} masks, "
                     "none of an allowed area"
                 )
-        if self.prompts and self.best_similarity >= self.threshold:
-            return f"expected a matched region at a prompt, got none at any of {self.prompts}"
+        if self.prompted and self.best_similarity >= self.threshold:
+            return f"expected a matched region at a prompt, got none at any of {len(self.prompted)}"
         return (
             f"expected two regions of interest with a similarity of at least {self.threshold:g}, "
             f"got {self.best_similarity:.3f} at best (of {len(self.fixed)} fixed and "
@@ -180,10 +181,11 @@ def match_candidates(
         matches = verified(matches, fixed, moving, alignment.affine_lps)
     matched = time.perf_counter()
     chains = _chains(matches, fixed, moving)
-    if places:
-        groups = [[(int(fixed.slices[m.fixed]), fixed.masks[m.fixed]) for m in c] for c in chains]
-        chains = [chains[k] for k in chosen_by(places, groups)]
-    chains = chains[: rules.pairs]
+    groups = [[(int(fixed.slices[m.fixed]), fixed.masks[m.fixed]) for m in c] for c in chains]
+    asked = chosen_by(places, groups)
+    kept = sorted({k for k in asked if k is not None}) if places else range(len(chains))
+    number_of = {k: number for number, k in enumerate(kept[: rules.pairs], 1)}
+    chains = [chains[k] for k in number_of]
     pairs = tuple(
         _roi_pair(number, chain, fixed, moving, images) for number, chain in enumerate(chains, 1)
     )
@@ -199,7 +201,7 @@ def match_candidates(
         rules.threshold,
         seconds,
         choice=choice,
-        prompts=len(places),
+        prompted=tuple(None if k is None else number_of.get(k) for k in asked),
     )
     if not matching.is_supported:
         return matching

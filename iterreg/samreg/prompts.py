@@ -156,7 +156,7 @@ def pixels_of(
 
 def chosen_by(
     places: Sequence[Place], groups: Sequence[Sequence[tuple[int, RunLengthMask]]]
-) -> list[int]:
+) -> list[int | None]:
     """For each point the group with the smallest mask around it, for each box that which fills it.
 
     Args:
@@ -164,10 +164,9 @@ def chosen_by(
         groups: (slice, mask) of each region.
 
     Returns:
-        Indices of groups in their order, each once; a prompt without a region has none.
+        The index of each prompt's group; None for a prompt without a region.
     """
-    found = (_in_box(p, groups) if p.is_box else _around(p, groups) for p in places)
-    return sorted({k for k in found if k is not None})
+    return [_in_box(p, groups) if p.is_box else _around(p, groups) for p in places]
 
 
 def _around(place: Place, groups: Sequence[Sequence[tuple[int, RunLengthMask]]]) -> int | None:

@@ -219,12 +219,10 @@ def region_slope(
     return out
 
 
-def mark_reached(
-    region: Tensor, mapped: Tensor, goal: Tensor, sources: Tensor, parts: int, reached: Tensor
-) -> None:
+def mark_reached(region: Tensor, mapped: Tensor, goal: Tensor, reached: Tensor) -> None:
     """See :func:`iterreg.kernels.reference.mark_reached`."""
-    arrays = (region.int(), numbers(mapped).contiguous(), goal.int(), sources)
-    reach.mark_reached(len(sources), *[t.numpy() for t in arrays], parts, reached.numpy())
+    arrays = (region.contiguous(), numbers(mapped).contiguous(), goal.contiguous(), reached)
+    reach.mark_reached(region.numel(), *[t.numpy() for t in arrays])
 
 
 def nearest_along(

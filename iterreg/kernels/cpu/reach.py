@@ -1,14 +1,18 @@
-"""The compiled loop that marks what the mapped parts of voxels reach."""
+"""The compiled loop that marks what mapped voxels reach."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iterreg.kernels.cpu._compile import Array, Indices, Rows, compiled, inlined
-from iterreg.kernels.reach import LONGEST_REACH_VOX, LONGEST_STEP_VOX, SEAM_VOX
+from iterreg.kernels.reach import LARGEST_HALF_VOX, LEAST_VOLUME, LONGEST_STEP_VOX, SEAM
 
 Mask = NDArray[np.bool_]
+
+HALF = np.float32(0.5 + SEAM)
 
 
 @inlined
@@ -16,6 +20,10 @@ def _differences(
     region: Rows, mapped: Array, at: Indices, axis: int, forward: Array, backward: Array
 ) -> None:
     """Set the map's differences along an axis: see ``_steps`` of the definition."""
+    if region.shape[axis] == 1:
+        for c in range(3):
+            forward[axis, c] = backward[axis, c] = np.float32(c == axis)
+        return
     z, y, x = at[0], at[1], at[2]
     dz, dy, dx = int(axis == 0), int(axis == 1), int(axis == 2)
     own = region[z, y, x]
@@ -36,69 +44,81 @@ def _differences(
 
 @compiled
 def mark_reached(
-    begin: int,
-    end: int,
-    region: Rows,
-    mapped: Array,
-    goal: Rows,
-    sources: Indices,
-    parts: int,
-    reached: Mask,
+    begin: int, end: int, region: Rows, mapped: Array, goal: Rows, reached: Mask
 ) -> None:
     """See :func:`iterreg.kernels.reach.mark_reached`: the same voxel by voxel.
 
     Two threads may mark the same voxel; both write True.
     """
     ny, nx = region.shape[1:]
-    cut_z = parts if region.shape[0] > 1 else 1
-    cut_y, cut_x = parts if ny > 1 else 1, parts if nx > 1 else 1
     at = np.empty(3, np.int64)
+    low, high = np.empty(3, np.int64), np.empty(3, np.int64)
     forward, backward = np.empty((3, 3), np.float32), np.empty((3, 3), np.float32)
-    reach, position = np.empty(3, np.float32), np.empty(3, np.float32)
-    slab, row = np.empty(3, np.float32), np.empty(3, np.float32)
+    columns, back = np.empty((3, 3), np.float32), np.empty(3, np.float32)
+    apart = np.empty(3, np.float32)
     for n in range(begin, end):
-        at[0], at[1], at[2] = sources[n] // (ny * nx), sources[n] // nx % ny, sources[n] % nx
+        at[0], at[1], at[2] = n // (ny * nx), n // nx % ny, n % nx
+        own = region[at[0], at[1], at[2]]
+        if own == 0:
+            continue
         for axis in range(3):
             _differences(region, mapped, at, axis, forward, backward)
-        for c in range(3):
-            reach[c] = np.float32(0.5 if region.shape[c] == 1 else SEAM_VOX)
-            for axis in range(3):
-                longest = max(abs(forward[axis, c]), abs(backward[axis, c]))
-                reach[c] += longest / np.float32(2 * parts)
-        if max(reach[0], reach[1], reach[2]) > LONGEST_REACH_VOX:
+        centre = mapped[:, at[0], at[1], at[2]]
+        if not _box(centre, forward, backward, goal, low, high):
             continue
-        own = region[at[0], at[1], at[2]]
-        for i in range(cut_z):
-            _move(mapped[:, at[0], at[1], at[2]], forward[0], backward[0], i, cut_z, slab)
-            for j in range(cut_y):
-                _move(slab, forward[1], backward[1], j, cut_y, row)
-                for k in range(cut_x):
-                    _move(row, forward[2], backward[2], k, cut_x, position)
-                    _mark(position, reach, goal, own, reached)
+        for z in range(low[0], high[0] + 1):
+            for y in range(low[1], high[1] + 1):
+                for x in range(low[2], high[2] + 1):
+                    if goal[z, y, x] != own or reached[z, y, x]:
+                        continue
+                    apart[0], apart[1], apart[2] = z - centre[0], y - centre[1], x - centre[2]
+                    if _holds(forward, backward, apart, columns, back):
+                        reached[z, y, x] = True
 
 
 @inlined
-def _move(
-    start: Array, forward: Array, backward: Array, part: int, parts: int, into: Array
-) -> None:
-    """Set ``into`` to the centre of a part along one axis."""
-    offset = np.float32(2 * part + 1 - parts) / np.float32(2 * parts)
+def _box(
+    centre: Array, forward: Array, backward: Array, goal: Rows, low: Indices, high: Indices
+) -> bool:
+    """Set the bounding box of a mapped voxel; return whether it holds any, and is not torn."""
+    fits = True
     for c in range(3):
-        into[c] = start[c] + (forward[c] if offset > 0 else backward[c]) * offset
+        half = np.float32(0)
+        for axis in range(3):
+            half += max(abs(forward[axis, c]), abs(backward[axis, c]))
+        half *= HALF
+        if half > LARGEST_HALF_VOX:
+            fits = False
+        else:
+            low[c] = max(math.ceil(centre[c] - half), 0)
+            high[c] = min(math.floor(centre[c] + half), goal.shape[c] - 1)
+    return fits
 
 
 @inlined
-def _mark(position: Array, reach: Array, goal: Rows, own: int, reached: Mask) -> None:
-    """Mark the voxel nearest to a part, if it is of the same region and within reach."""
-    z, y, x = np.rint(position[0]), np.rint(position[1]), np.rint(position[2])
-    if not (abs(position[0] - z) <= reach[0] and abs(position[1] - y) <= reach[1]):
-        return
-    if not abs(position[2] - x) <= reach[2]:
-        return
-    if not (0 <= z < goal.shape[0] - 2 and 0 <= y < goal.shape[1] - 2):
-        return
-    if not 0 <= x < goal.shape[2] - 2:
-        return
-    iz, iy, ix = int(z) + 1, int(y) + 1, int(x) + 1
-    if goal[iz, iy, ix] == own:
-        reached[iz, iy, ix] = True
+def _holds(forward: Array, backward: Array, apart: Array, columns: Array, back: Array) -> bool:
+    """Whether the octant that a centre lies in reaches it: the mean tells which, and it whether."""
+    for attempt in range(2):
+        for axis in range(3):
+            for c in range(3):
+                ahead, behind = forward[axis, c], backward[axis, c]
+                octant = ahead if back[axis] > 0 else behind
+                columns[axis, c] = (ahead + behind) / 2 if attempt == 0 else octant
+        volume = np.float32(0)
+        for axis in range(3):
+            a, b = (axis + 1) % 3, (axis + 2) % 3
+            # The cross product of the two other columns: a plane that the third one rises from.
+            along = np.float32(0)
+            rise = np.float32(0)
+            for c in range(3):
+                d, e = (c + 1) % 3, (c + 2) % 3
+                normal = columns[a, d] * columns[b, e] - columns[a, e] * columns[b, d]
+                along += apart[c] * normal
+                rise += columns[axis, c] * normal
+            back[axis] = along
+            volume = rise
+        if abs(volume) < LEAST_VOLUME:
+            return False
+        for axis in range(3):
+            back[axis] /= volume
+    return bool(max(abs(back[0]), abs(back[1]), abs(back[2])) <= HALF)
