@@ -170,7 +170,7 @@ def test_the_command_prompts_slices_of_a_turned_heart(tmp_path: Path) -> None:
     assert done.exit_code == ExitCode.OK, done.output
     matching = json.loads((tmp_path / "out" / "run.json").read_text())["matching"]
     assert matching["settings"]["matcher"] == "prompted"
-    assert matching["moving"]["points"] < matching["fixed"]["points"] / 2
+    assert matching["moving"]["points"] < matching["fixed"]["points"]
     pairs = read_roi_pairs(tmp_path / "out" / "roi_pairs.json")
     overlaps = [
         min(
