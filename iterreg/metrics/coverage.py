@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from iterreg.kernels import mark_reached
-from iterreg.labels import compact_labels, label_counts
+from iterreg.labels import label_counts
 from iterreg.metrics._shared import ratio, require_shape
 
 
@@ -50,15 +50,14 @@ def coverage(
         {1: 0.75}
     """
     require_shape("coverage", "mapped_index", mapped_index[0], fixed_labels.shape)
-    found = [v for v in label_counts(moving_labels) if v != 0]
-    wanted = sorted(set(found if values is None else values))
+    size = label_counts(moving_labels)
+    wanted = sorted({v for v in size if v != 0} if values is None else set(values))
     more = 3 - fixed_labels.ndim
-    moving, region = (
-        compact_labels(data, wanted)[(None,) * more] for data in (moving_labels, fixed_labels)
-    )
-    along_more = mapped_index.new_zeros(more, *fixed_labels.shape)
-    mapped = torch.cat((along_more, mapped_index)).view(3, *region.shape)
+    moving, region = (data.int()[(None,) * more] for data in (moving_labels, fixed_labels))
+    mapped = mapped_index
+    if more:
+        mapped = torch.cat((mapped.new_zeros(more, *mapped.shape[1:]), mapped))
     reached = torch.zeros_like(moving, dtype=torch.bool)
-    mark_reached(region, mapped, moving, reached)
-    size, hit = label_counts(moving), label_counts(moving[reached])
-    return {value: ratio(hit.get(k, 0), size.get(k, 0)) for k, value in enumerate(wanted, start=1)}
+    mark_reached(region, mapped.view(3, *region.shape), moving, reached)
+    hit = label_counts(torch.where(reached, moving, 0))
+    return {value: ratio(hit.get(value, 0), size.get(value, 0)) for value in wanted}
