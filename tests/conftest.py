@@ -44,6 +44,12 @@ def pair_folder() -> Path:
     return Path(str(resources.files("iterreg") / "data" / "thorax4dct_mini"))
 
 
+@pytest.fixture(scope="session")
+def segmented_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of regions for tests that segment the same two frames of a heart."""
+    return tmp_path_factory.mktemp("regions")
+
+
 @pytest.fixture(autouse=True)
 def _own_locale() -> Iterator[None]:
     """SimpleITK's DICOM writer leaves the locale C behind, in which texts are read as ASCII."""

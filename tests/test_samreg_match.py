@@ -432,7 +432,7 @@ def test_small_pictures_end_in_one_line(tmp_path: Path, flood: Flood) -> None:
 
 
 @pytest.mark.skipif(not WEIGHTS.exists(), reason=f"{WEIGHTS}: no MobileSAM weights here")
-def test_mobile_sam_matches_two_frames_of_a_heart(tmp_path: Path) -> None:
+def test_mobile_sam_matches_two_frames_of_a_heart(segmented_once: Path) -> None:
     folder = DATA / "samreg2d" / "cardiac_mr"
     found = iterreg.match_rois(
         folder / "image1_R.png",
@@ -440,7 +440,7 @@ def test_mobile_sam_matches_two_frames_of_a_heart(tmp_path: Path) -> None:
         checkpoint=WEIGHTS,
         points=8,
         device="cpu",
-        cache=tmp_path,
+        cache=segmented_once,
     )
     labels = [iterreg.read_label_map(folder / f"label1_{k}.png").data != 0 for k in "RT"]
 

@@ -149,7 +149,7 @@ def matching_options(function: Callable[..., Any]) -> Callable[..., Any]:
             default="everything",
             show_default=True,
             help="Segment everything in both images, or in the moving one only what regions of "
-            "the fixed one ask for, in three quarters of the time.",
+            "the fixed one ask for.",
         ),
         click.option(
             "--area",

@@ -21,6 +21,10 @@ from iterreg.samreg.variants import VariantSpec, VitSize
 UPSCALED_CHANNELS = EMBEDDING // 8
 """Channels of the embedding after upscaling."""
 
+ONE_MASK, THREE_MASKS = slice(0, 1), slice(1, None)
+"""The first mask token is for prompts without ambiguity, the others for a part, a structure and the
+whole."""
+
 
 def build_decoder(spec: VariantSpec) -> Any:
     """Build a variant's mask decoder, segment-anything's, with random weights.
@@ -90,18 +94,11 @@ def decode(
         predicted IoU, refined.
     """
     side = int(len(image.features) ** 0.5)
-    output_tokens = [decoder.iou_token.weight, decoder.mask_tokens.weight]
-    output_tokens += [decoder.hf_token.weight] if hq_features else []
-    own = torch.cat(output_tokens)
-    tokens = torch.cat([own.expand(len(prompts), -1, -1), prompts], 1)
-    tokens, keys = two_way_transformer(decoder.transformer, image, tokens)
-    # The first mask token is for prompts without ambiguity.
-    chosen = slice(0, 1) if single else slice(1, None)
+    tokens, keys = _attend(decoder, image, prompts)
+    chosen = ONE_MASK if single else THREE_MASKS
     iou = decoder.iou_prediction_head(tokens[:, 0])[:, chosen]
     upscaled = upscale(decoder.output_upscaling, keys)
-    heads = list(enumerate(decoder.output_hypernetworks_mlps))[chosen]
-    weights = [mlp(tokens[:, 1 + k]) for k, mlp in heads]
-    masks = torch.bmm(upscaled.flatten(1, 3), torch.stack(weights, -1).to(upscaled.dtype))
+    masks = torch.bmm(upscaled.flatten(1, 3), _weights(decoder, tokens, chosen, upscaled.dtype))
     masks = to_pictures(masks.unflatten(1, upscaled.shape[1:4]), (side, side)).float()
     if not hq_features:
         return masks, iou
@@ -109,25 +106,45 @@ def decode(
     masks = masks.gather(1, best[:, :, None, None].expand(-1, -1, *masks.shape[2:]))
     detail = to_pictures(upscaled.float(), (side, side))
     detail = decoder.embedding_maskfeature(detail) + hq_features[0]
-    weight = decoder.hf_mlp(tokens[:, len(own) - 1])
+    weight = decoder.hf_mlp(tokens[:, len(_own_tokens(decoder)) - 1])
     return masks + torch.einsum("nc,nchw->nhw", weight, detail)[:, None], iou
 
 
-def upscale(layers: nn.Sequential, keys: Tensor) -> Tensor:
+def glance(decoder: Any, image: ImageTerms, prompts: Tensor) -> tuple[Tensor, Tensor]:
+    """Decode as :func:`decode`, but of each position's 4 x 4 children the first alone.
+
+    Args:
+        decoder: from :func:`build_decoder`.
+        image: the picture's terms.
+        prompts: (N, P, C).
+
+    Returns:
+        Logits (N, 3, side, side) and predicted IoU (N, 3), without HQ-SAM's refinement.
+    """
+    side = int(len(image.features) ** 0.5)
+    tokens, keys = _attend(decoder, image, prompts)
+    first = upscale(decoder.output_upscaling, keys, children=1)[:, :, 0, 0]
+    masks = torch.bmm(first, _weights(decoder, tokens, THREE_MASKS, first.dtype))
+    iou = decoder.iou_prediction_head(tokens[:, 0])[:, THREE_MASKS]
+    return masks.transpose(1, 2).unflatten(2, (side, side)).float(), iou
+
+
+def upscale(layers: nn.Sequential, keys: Tensor, children: int = 4) -> Tensor:
     """Upscale the image features by 4 along both axes.
 
     Args:
         layers: segment-anything's ``output_upscaling``.
         keys: (N, L, C).
+        children: 4, or 1 for the first child of each position and the first child of that.
 
     Returns:
         (N, L, 4, 4, C / 8): each position's 2 x 2 children, and the 2 x 2 children of each of
-        these.
+        these; or (N, L, 1, 1, C / 8).
     """
     up1, norm, _, up2, _ = layers
-    x = nnf.gelu(layer_norm(_transposed_convolution(keys, up1), norm))
-    x = nnf.gelu(_transposed_convolution(x, up2))
-    return x.view(len(x), -1, 4, 4, x.shape[-1])
+    x = nnf.gelu(layer_norm(_transposed_convolution(keys, up1, children), norm))
+    x = nnf.gelu(_transposed_convolution(x, up2, children))
+    return x.view(len(x), -1, children, children, x.shape[-1])
 
 
 def to_pictures(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
@@ -159,8 +176,30 @@ def _upscale_by_four(channels: int, inner: int, norm: type[nn.Module]) -> nn.Seq
     )
 
 
-def _transposed_convolution(x: Tensor, layer: Any) -> Tensor:
-    """Apply a transposed convolution of kernel and stride 2: (N, L, C) to (N, 4 L, C')."""
-    weight = layer.weight.permute(2, 3, 1, 0).flatten(0, 2).to(x.dtype)
-    y = nnf.linear(x.flatten(0, 1), weight, layer.bias.repeat(4).to(x.dtype))
+def _own_tokens(decoder: Any) -> Tensor:
+    """The decoder's own tokens: predicted IoU, four masks, and HQ-SAM's one."""
+    tokens = [decoder.iou_token.weight, decoder.mask_tokens.weight]
+    tokens += [decoder.hf_token.weight] if hasattr(decoder, "hf_token") else []
+    return torch.cat(tokens)
+
+
+def _attend(decoder: Any, image: ImageTerms, prompts: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens (N, T, C), the decoder's own first, and positions (N, L, C) after the transformer."""
+    own = _own_tokens(decoder).expand(len(prompts), -1, -1)
+    return two_way_transformer(decoder.transformer, image, torch.cat([own, prompts], 1))
+
+
+def _weights(decoder: Any, tokens: Tensor, chosen: slice, precision: torch.dtype) -> Tensor:
+    """What upscaled features are multiplied by to become the logits of masks: (N, C / 8, M)."""
+    heads = list(enumerate(decoder.output_hypernetworks_mlps))[chosen]
+    return torch.stack([mlp(tokens[:, 1 + k]) for k, mlp in heads], -1).to(precision)
+
+
+def _transposed_convolution(x: Tensor, layer: Any, children: int = 4) -> Tensor:
+    """Apply a transposed convolution of kernel and stride 2: (N, L, C) to (N, 4 L, C').
+
+    With ``children`` 1 only the first of each position's four is computed: (N, L, C').
+    """
+    weight = layer.weight.permute(2, 3, 1, 0).flatten(0, 1)[:children].flatten(0, 1).to(x.dtype)
+    y = nnf.linear(x.flatten(0, 1), weight, layer.bias.repeat(children).to(x.dtype))
     return y.view(x.shape[0], -1, int(layer.bias.shape[0]))

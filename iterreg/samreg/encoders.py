@@ -6,7 +6,7 @@ Vision transformers consist of segment-anything's blocks; MobileSAM's encoder is
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -165,20 +165,82 @@ class TinyVitEncoder(nn.Module):
         return self.neck(x), x
 
 
+class Pointwise(nn.Module):
+    """A convolution of one pixel as the matrix product that it is.
+
+    With one thread torch's own would copy the picture, channel by channel.
+
+    Args:
+        convolution: of one pixel, without stride or groups.
+
+    Example:
+        >>> convolution, x = nn.Conv2d(2, 3, 1), torch.ones(1, 2, 4, 4)
+        >>> bool(torch.allclose(Pointwise(convolution)(x), convolution(x), atol=1e-6))
+        True
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        """Reuse the weights."""
+        super().__init__()
+        self.weight, self.bias = convolution.weight, convolution.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C', H, W)."""
+        y = nn.functional.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
+        return y.permute(0, 3, 1, 2)
+
+
+def gelu_in_place(x: Tensor) -> Tensor:
+    """Overwrite a tensor with its GELU: new memory for 67 MB takes as long as the function.
+
+    Example:
+        >>> x = torch.linspace(-3, 3, 7)
+        >>> y = nn.functional.gelu(x)
+        >>> gelu_in_place(x) is x and torch.equal(x, y)
+        True
+    """
+    result: Tensor = torch.ops.aten.gelu_.default(x)
+    return result
+
+
+class InPlaceGelu(nn.Module):
+    """A layer of :func:`gelu_in_place`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map any shape to itself."""
+        return gelu_in_place(x)
+
+
 def fold(encoder: nn.Module) -> None:
     """Fold batch normalisations into the convolutions before them, and keep channels together.
 
-    The embedding stays the same up to rounding, and costs a sixth less on the CPU.
+    On the CPU convolutions of one pixel become matrix products, GELU overwrites its input, and
+    attention is computed step by step: its fused form looks for rows that are masked as a whole,
+    and there are none. The embedding stays the same up to rounding, and costs a third less there.
 
     Args:
-        encoder: with its weights, in evaluation mode; it changes in place.
+        encoder: with its weights, in evaluation mode, on its device; it changes in place.
     """
+    on_cpu = next(encoder.parameters()).device.type == "cpu"
     for layer in encoder.modules():
         inner = dict(layer.named_children())
         convolution, norm = inner.get("conv"), inner.get("bn")
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             layer.conv, layer.bn = fuse_conv_bn_eval(convolution, norm), nn.Identity()
     encoder.to(memory_format=torch.channels_last)
+    if on_cpu:
+        _replace_layers(encoder)
+
+
+def _replace_layers(encoder: nn.Module) -> None:
+    for layer in list(encoder.modules()):
+        if hasattr(layer, "fused_attn"):
+            cast(Any, layer).fused_attn = False
+        for name, inner in list(layer.named_children()):
+            if isinstance(inner, nn.GELU):
+                setattr(layer, name, InPlaceGelu())
+            elif isinstance(inner, nn.Conv2d) and inner.kernel_size == inner.stride == (1, 1):
+                setattr(layer, name, Pointwise(inner))
 
 
 def build_encoder(spec: VariantSpec) -> VitEncoder | TinyVitEncoder:

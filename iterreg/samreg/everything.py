@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iterreg.samreg.glance import SLACKS, look_at
 from iterreg.samreg.rle import RunLengthMask, encode_mask
-from iterreg.samreg.segmenter import Embedding, Segmenter
+from iterreg.samreg.segmenter import Embedding, Masks, Segmenter
 
 BLANK_LEVELS = 4
 """A point is skipped if its cell of the grid shows only background: no pixel differs from the
@@ -43,6 +44,8 @@ class EverythingSettings:
         boxes: boxes (x, y, x2, y2), pixels of the picture. Their masks are kept whatever the
             decoder thinks of them.
         aimed: boxes in the same form whose masks have to be as reliable as those of the grid.
+        glance: look at the grid coarsely first, and decode only the points that promise a mask
+            which no other one gives (:mod:`iterreg.samreg.glance`); False decodes them all.
     """
 
     points: int = 16
@@ -54,6 +57,7 @@ class EverythingSettings:
     more: tuple[tuple[float, ...], ...] = ()
     boxes: tuple[tuple[float, ...], ...] = ()
     aimed: tuple[tuple[float, ...], ...] = ()
+    glance: bool = True
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Rois:
         prototypes: (N, C) float32, mean embedding of each.
         predicted_iou: (N,).
         mean: (C,) float32, mean embedding of the whole slice.
-        points: number of points decoded.
+        points: number of points decoded, not those that were only glanced at.
         candidates: number of masks before any filter.
         seconds: spent on encode and decode; empty for a slice from the cache.
     """
@@ -113,47 +117,69 @@ def segment_everything(
     Returns:
         The masks, highest predicted IoU first, with their prototypes.
     """
-    asked = torch.tensor(settings.more, dtype=torch.float32).reshape(-1, 2)
-    points = torch.cat((asked, grid_points(picture, settings.points)))
-    all_logits, all_iou, candidates, decoded_hw = [], [], 0, (0, 0)
+    found = _Found(segmenter, embedding, settings)
     kept_anyway = replace(settings, predicted_iou=-1.0, stability=0.0)
     for boxes, limits in ((settings.boxes, kept_anyway), (settings.aimed, settings)):
-        if not boxes:
-            continue
-        masks = segmenter.decode_boxes(embedding, torch.tensor(boxes))
-        candidates, decoded_hw = candidates + len(boxes), _size_hw(masks.logits)
-        logits, iou = _reliable(masks.logits, masks.predicted_iou, embedding, limits)
-        all_logits.append(logits)
-        all_iou.append(iou)
-    for begin, batch in _batches(points, settings.batch):
-        masks = segmenter.decode(embedding, batch.to(segmenter.device))
-        candidates += masks.predicted_iou.numel()
-        decoded_hw = _size_hw(masks.logits)
-        logits, iou = _reliable(masks.logits, masks.predicted_iou, embedding, settings)
-        all_logits.append(logits)
-        all_iou.append(iou)
-        on_fraction((begin + len(batch)) / len(points))
+        if boxes:
+            found.judge(segmenter.decode_boxes(embedding, torch.tensor(boxes)), limits)
+    found.decode(torch.tensor(settings.more, dtype=torch.float32).reshape(-1, 2))
+    grid = grid_points(picture, settings.points)
+    look = look_at(segmenter, embedding, grid, settings.glance)
+    for done, slack in enumerate(SLACKS):
+        on_fraction(done / len(SLACKS))
+        chosen = look.choose(settings.predicted_iou - slack)
+        look.tell(chosen, found.decode(grid[chosen]))
+    on_fraction(1.0)
     features = _crop_padding(embedding.features, embedding)
     mean = features.flatten(1).mean(1).float().cpu()
-    if not all_logits:
+    if not found.logits:
         empty = torch.zeros(0, len(mean))
         return Rois((), empty, torch.zeros(0), mean)
-    logits, iou = torch.cat(all_logits), torch.cat(all_iou)
+    logits, iou = torch.cat(found.logits), torch.cat(found.predicted_iou)
     chosen = _non_maximum_suppression(logits > 0, iou, settings.nms)
     logits, iou = logits[chosen], iou[chosen]
-    resized = _masks_at_size(logits, embedding, decoded_hw, shape)
+    resized = _masks_at_size(logits, embedding, found.decoded_hw, shape)
     return Rois(
         tuple(encode_mask(mask.cpu().numpy()) for mask in resized),
-        _prototypes(logits > 0, embedding, decoded_hw).float().cpu(),
+        _prototypes(logits > 0, embedding, found.decoded_hw).float().cpu(),
         iou.float().cpu(),
         mean,
-        len(points) + len(settings.aimed),
-        candidates,
+        found.points + len(settings.aimed),
+        found.candidates,
     )
 
 
-def _size_hw(maps: Tensor) -> tuple[int, int]:
-    return maps.shape[-2], maps.shape[-1]
+class _Found:
+    """The reliable masks that were decoded so far, cropped, and their predicted IoU."""
+
+    def __init__(
+        self, segmenter: Segmenter, embedding: Embedding, settings: EverythingSettings
+    ) -> None:
+        self._segmenter, self._embedding, self._settings = segmenter, embedding, settings
+        self.logits: list[Tensor] = []
+        self.predicted_iou: list[Tensor] = []
+        self.points, self.candidates, self.decoded_hw = 0, 0, (0, 0)
+
+    def decode(self, points_xy: Tensor) -> Tensor:
+        """Decode points (N, 2); say which of their M masks are reliable: (N, M) bool."""
+        self.points += len(points_xy)
+        good = [torch.zeros(0, 1, dtype=torch.bool)] if not len(points_xy) else []
+        for batch in points_xy.split(self._settings.batch) if len(points_xy) else ():
+            masks = self._segmenter.decode(self._embedding, batch.to(self._segmenter.device))
+            good.append(self.judge(masks, self._settings))
+        return torch.cat(good)
+
+    def judge(self, masks: Masks, limits: EverythingSettings) -> Tensor:
+        """Keep the reliable ones of some masks, and say which they are: (N, M) bool."""
+        self.candidates += masks.predicted_iou.numel()
+        self.decoded_hw = masks.logits.shape[-2], masks.logits.shape[-1]
+        good = masks.predicted_iou > limits.predicted_iou
+        logits = _crop_padding(masks.logits[good], self._embedding)
+        stable = _is_stable(logits, limits)
+        good[good.clone()] = stable
+        self.logits.append(logits[stable].half())
+        self.predicted_iou.append(masks.predicted_iou[good])
+        return good.cpu()
 
 
 def grid_points(picture: Tensor, side: int) -> Tensor:
@@ -178,20 +204,11 @@ def differs_from_border(picture: Tensor) -> Tensor:
     return (picture.int() - blank).abs().amax(2) > BLANK_LEVELS
 
 
-def _batches(points: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
-    yield from zip(range(0, len(points), size), points.split(size), strict=False)
-
-
-def _reliable(
-    logits: Tensor, predicted_iou: Tensor, embedding: Embedding, settings: EverythingSettings
-) -> tuple[Tensor, Tensor]:
-    """Keep masks with a high predicted IoU that are stable, and crop the padding off them."""
-    good = predicted_iou > settings.predicted_iou
-    kept, iou = _crop_padding(logits[good], embedding), predicted_iou[good]
+def _is_stable(logits: Tensor, settings: EverythingSettings) -> Tensor:
+    """(K,) bool: whether masks (K, h, w) hardly change with the threshold of their logits."""
     offset = settings.stability_offset
-    inner = (kept > offset).sum((1, 2))
-    stable = inner >= settings.stability * (kept > -offset).sum((1, 2)).clamp(min=1)
-    return kept[stable].half(), iou[stable]
+    inner, outer = ((logits > at).sum((1, 2)) for at in (offset, -offset))
+    return inner >= settings.stability * outer.clamp(min=1)
 
 
 def _crop_padding(maps: Tensor, embedding: Embedding) -> Tensor:

@@ -80,8 +80,7 @@ def match_rois(
             fraction of the picture's diagonal; 0 compares by appearance alone.
         points: points of the grid along each side of a picture.
         matcher: ``everything`` segments everything in both images; ``prompted`` segments in the
-            moving image only what the regions of the fixed image ask for, in three quarters of the
-            time.
+            moving image only what the regions of the fixed image ask for.
         prompts: points in the fixed image, LPS mm, or a file of points and boxes, or
             :class:`~iterreg.samreg.prompts.Prompts`: only the smallest matched region around each
             point, and the one that fills each box, are returned. None returns all.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from iterreg.samreg.attention import image_terms
-from iterreg.samreg.decoder import build_decoder, decode, high_quality_features
+from iterreg.samreg.attention import ImageTerms, image_terms
+from iterreg.samreg.decoder import build_decoder, decode, glance, high_quality_features
 from iterreg.samreg.encoders import EMBEDDING, build_encoder, fold
 from iterreg.samreg.prepare import input_points, prepare
 from iterreg.samreg.segmenter import Embedding, Masks
@@ -21,6 +21,10 @@ attention of a vision transformer over 64 x 64 positions fills a GPU with one pi
 POINTS_AT_ONCE = {"cpu": 4, "cuda": 64}
 """Points per batch of the decoder, by device; a point takes about 40 MB. On the CPU a small batch
 stays in the caches, but with a smaller one the threads wait for each other."""
+
+LEAST_HALVED_PX = 64
+"""Side of the smallest embedding that is still useful at half its resolution: SAM-Med2D's of 16 x
+16 is not."""
 
 
 def native_precision(device: torch.device) -> torch.dtype:
@@ -131,10 +135,31 @@ class SamSegmenter:
             points_xy: (N, 2) pixels of the picture, x before y, the first pixel's centre at
                 (0.5, 0.5).
         """
-        points = input_points(points_xy.to(self._device), embedding, self._spec)
-        labels = torch.ones(len(points), 1, device=self._device)
-        prompts, _ = self._model.prompt_encoder((points[:, None], labels), None, None)
-        return self._decode(embedding, prompts, single=False)
+        return self._decode(embedding, self._prompts(embedding, points_xy), single=False)
+
+    @torch.no_grad()
+    def glance(self, embedding: Embedding, points_xy: Tensor) -> Masks | None:
+        """Decode coarse masks: on an embedding of half the resolution, at a sixth of the cost.
+
+        Args:
+            embedding: of the picture, by this segmenter.
+            points_xy: as for :meth:`decode`.
+
+        Returns:
+            Masks of half the embedding's resolution; None if it is too coarse to be halved.
+        """
+        if self._spec.grid_px < LEAST_HALVED_PX:
+            return None
+        halved = torch.nn.functional.avg_pool2d(embedding.features.to(self._device), 2)
+        side = halved.shape[-1]
+        encoding = self._model.prompt_encoder.pe_layer((side, side)).flatten(1).T.contiguous()
+        image = self._terms(halved, encoding)
+        at_once = 4 * POINTS_AT_ONCE.get(self._device.type, 16)
+        batches = self._prompts(embedding, points_xy).split(at_once)
+        logits, iou = zip(
+            *(glance(self._model.mask_decoder, image, batch) for batch in batches), strict=True
+        )
+        return Masks(torch.cat(logits), torch.cat(iou))
 
     @torch.no_grad()
     def decode_boxes(self, embedding: Embedding, boxes_xyxy: Tensor) -> Masks:
@@ -149,15 +174,24 @@ class SamSegmenter:
         prompts, _ = self._model.prompt_encoder(None, boxes, None)
         return self._decode(embedding, prompts, single=True)
 
-    def _decode(self, embedding: Embedding, prompts: Tensor, single: bool) -> Masks:
-        features = embedding.features.to(self._device)
+    def _prompts(self, embedding: Embedding, points_xy: Tensor) -> Tensor:
+        points = input_points(points_xy.to(self._device), embedding, self._spec)
+        labels = torch.ones(len(points), 1, device=self._device)
+        prompts: Tensor = self._model.prompt_encoder((points[:, None], labels), None, None)[0]
+        return prompts
+
+    def _terms(self, features: Tensor, encoding: Tensor) -> ImageTerms:
+        """The terms of features (C, h, w) with the encoding (h w, C) of their positions."""
         no_mask = self._model.prompt_encoder.no_mask_embed.weight
         # Row by row: otherwise every later sum and norm walks across the rows.
         positions = (features.flatten(1).T + no_mask).contiguous()
+        transformer = self._model.mask_decoder.transformer
+        return image_terms(transformer, positions, encoding, self._precision)
+
+    def _decode(self, embedding: Embedding, prompts: Tensor, single: bool) -> Masks:
+        image = self._terms(embedding.features.to(self._device), self._positional_encoding)
         hq_features = tuple(f.to(self._device) for f in embedding.intermediate)
         decoder = self._model.mask_decoder
-        encoding = self._positional_encoding
-        image = image_terms(decoder.transformer, positions, encoding, self._precision)
         batches = [
             decode(decoder, image, batch, hq_features, single)
             for batch in prompts.split(POINTS_AT_ONCE.get(self._device.type, 16))

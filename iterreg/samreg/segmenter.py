@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -67,3 +67,15 @@ class Segmenter(Protocol):
     def decode_boxes(self, embedding: Embedding, boxes_xyxy: Tensor) -> Masks:
         """Decode one mask for each box: (N, 4), two opposite corners as the points above. It is
         called only where a user sets boxes."""
+
+
+@runtime_checkable
+class Glancing(Protocol):
+    """A :class:`Segmenter` that can also look at points at a fraction of the cost of decoding.
+
+    It is no duty: without it every point is decoded.
+    """
+
+    def glance(self, embedding: Embedding, points_xy: Tensor) -> Masks | None:
+        """Guess the masks of points, (N, M, h, w) at any resolution, as :meth:`Segmenter.decode`
+        would find them; None if this picture's cannot be guessed."""
