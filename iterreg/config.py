@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -196,6 +196,10 @@ class Levels:
     """A level ends when a step lowers the energy by less than this share of it."""
 
 
+SURE_VOXELS = 1.5
+"""No part of an image is called off by less: a right pair of 8 mm voxels has 9 mm."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """Beyond these a result is not ok: see :mod:`iterreg.verdict`."""
@@ -208,6 +212,8 @@ class Limits:
     """Normalised mutual information."""
     most_inconsistency_mm: float = _number(5.0, 0, 1e6)
     """Median distance between a point and where it ends, there and back."""
+    most_inconsistency_p95_mm: float = _number(1e6, 0, 1e6)
+    """95th percentile of it, where this is far above the median: a part of the image is off."""
     most_affine_volume: float = _number(2.0, 1, 1e6)
     """Factor by which the affine part of the map may change the volume."""
     most_affine_stretch: float = _number(1.6, 1, 1e6)
@@ -226,6 +232,22 @@ class Limits:
     """Mean distance of the landmarks that guided the registration."""
     most_volume_change_percent: float = _number(1.0, 0, 1e6)
     """Change of the volume of a region in ``preserve_volume``."""
+
+    def for_voxels(self, spacing_mm: Iterable[float]) -> Limits:
+        """The same for images of some spacings: in large voxels a part of an image is less sure.
+
+        Args:
+            spacing_mm: of all axes of both images.
+
+        Example:
+            >>> limits = Limits(most_inconsistency_p95_mm=7.0)
+            >>> limits.for_voxels((1.0, 8.0)).most_inconsistency_p95_mm
+            12.0
+        """
+        least_mm = SURE_VOXELS * max(spacing_mm)
+        return dataclasses.replace(
+            self, most_inconsistency_p95_mm=max(self.most_inconsistency_p95_mm, least_mm)
+        )
 
 
 @dataclass(frozen=True)

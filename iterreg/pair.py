@@ -186,7 +186,11 @@ def optimize_pair(
                 pair = solution.pair if inputs.labels is None else pair
                 evidence = _evidence(pair, config, solution, initial, names)
                 regions, dissolved = regions.without(solution.mismatches)
-                verdict = judge(scale.evidence_back(evidence), scale.limits_back(config.verdict))
+                grids = own.fixed.grid, own.moving.grid
+                limits = scale.limits_back(config.verdict).for_voxels(
+                    s for grid in grids for s in grid.spacing_xyz_mm
+                )
+                verdict = judge(scale.evidence_back(evidence), limits)
             with timer.stage("finish", 0.98, "finishing"):
                 transform = solution.field.to_transform(solution.affine_lps, inputs.fixed.grid)
                 transform = scale.transform_back(transform, own.fixed.grid)

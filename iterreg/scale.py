@@ -120,6 +120,7 @@ class LengthScale:
         return replace(
             limits,
             most_inconsistency_mm=max(limits.most_inconsistency_mm * self.mm, self.least_limit_mm),
+            most_inconsistency_p95_mm=limits.most_inconsistency_p95_mm * self.mm,
             most_landmark_error_mm=limits.most_landmark_error_mm * self.mm,
         )
 

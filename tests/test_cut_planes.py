@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from iterreg.geometry import Grid
 from iterreg.image import Image
 from iterreg.io import read_image
+from iterreg.pair import optimize_pair
 from iterreg.regions.field_of_view import field_of_view
 
 MINI = Path(__file__).parents[1] / "iterreg" / "data" / "thorax4dct_mini"
@@ -42,6 +43,18 @@ def turned(
     inside = sitk.Resample(stored * 0 + 1, stored, turn, sitk.sitkNearestNeighbor, 0.0)
     data = torch.from_numpy(sitk.GetArrayFromImage(out))[None]
     return replace(image, data=data), sitk.GetArrayFromImage(inside) > 0
+
+
+def in_place(image: Image, degrees: tuple[float, ...]) -> Image:
+    """A turned image with a header that tells the turn."""
+    turn = sitk.Euler3DTransform()
+    turn.SetParameters([*np.deg2rad(degrees), 0.0, 0.0, 0.0])
+    matrix, centre = np.reshape(turn.GetMatrix(), (3, 3)), image.grid.centre_lps_mm
+    origin = centre + matrix @ (np.array(image.grid.origin_lps_mm) - centre)
+    rows = (matrix @ np.array(image.grid.direction_lps)).tolist()
+    direction = tuple(tuple(row) for row in rows)
+    grid = replace(image.grid, origin_lps_mm=tuple(origin.tolist()), direction_lps=direction)
+    return replace(image, grid=grid)
 
 
 def right(image: Image, seen: NDArray[np.bool_]) -> float:
@@ -130,3 +143,18 @@ def test_channels_are_padded_together() -> None:
     other = torch.where(torch.from_numpy(inside), -image.data, 7.0)
     both = replace(image, data=torch.cat((image.data, other)))
     assert right(both, inside) > 0.98
+
+
+def test_padding_that_is_not_found_is_not_ok() -> None:
+    turn = (15.0, 0.0, 0.0)
+    image, inside = turned(CT, turn, -1000.0)
+    noise = torch.randn(image.data.shape, generator=torch.Generator().manual_seed(0))
+    noisy = image.data + torch.where(torch.from_numpy(inside), 0.0, noise)
+    moving = read_image(MINI / "moving.nii.gz")
+    found = [
+        optimize_pair(in_place(replace(image, data=data), turn), moving, threads=1)
+        for data in (image.data, noisy)
+    ]
+    assert [run.field_of_view["fixed"].split(":")[0] for run in found] == ["padding", "whole"]
+    assert [run.verdict.status.value for run in found] == ["ok", "doubtful"]
+    assert "a part of the points" in found[1].verdict.headline

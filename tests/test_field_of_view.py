@@ -155,6 +155,13 @@ def test_background_around_a_stripped_brain_is_measured() -> None:
     assert field_of_view(as_image(brain())).kind == "whole"
 
 
+def test_a_round_body_that_touches_its_circle_in_one_slice_is_measured() -> None:
+    z, y, x = np.indices((60, 70, 64)) - np.array([30, 35, 32]).reshape(3, 1, 1, 1)
+    ball = z**2 + y**2 + x**2 < 25**2
+    tissue = 80 + 20 * np.random.default_rng(0).standard_normal(ball.shape)
+    assert field_of_view(as_image(np.where(ball, tissue, 0.0).astype(np.float32))).kind == "whole"
+
+
 def test_padded_slices_of_a_stripped_brain_are_outside() -> None:
     data = brain()
     data[:25] = 0.0

@@ -24,10 +24,20 @@ ALIKE = ImageSimilarity(0.98, 0.9, 0.3)
 GOOD = Evidence(ALIKE, ALIKE, 0.4, 1.0, 1.02, 1.05, 1.0, 0.9, {"lung": 0.95}, {"lung": 0.4})
 APART = ImageSimilarity(0.1, 0.1, 0.1)
 COARSE = {"levels.spacing_mm": [8.0], "levels.steps": [6]}
-LIMITS = Limits(least_ncc=0.8, least_lncc=0.5, least_nmi=0.1)
+LIMITS = Limits(least_ncc=0.8, least_lncc=0.5, least_nmi=0.1, most_inconsistency_p95_mm=7.0)
 
 
 # The judgement --------------------------------------------------------------------------------
+
+
+def test_the_95th_percentile_counts_where_the_median_hides_it():
+    assert judge(replace(GOOD, inconsistency_p95_mm=6.9), LIMITS).status is Status.OK
+    # All points are unsure alike, as on a cone-beam scan.
+    unsure = replace(GOOD, inconsistency_median_mm=3.3, inconsistency_p95_mm=9.2)
+    assert judge(unsure, LIMITS).status is Status.OK
+    part = replace(GOOD, inconsistency_median_mm=1.75, inconsistency_p95_mm=9.2)
+    assert judge(part, LIMITS).status is Status.DOUBTFUL
+    assert judge(part, Limits()).status is Status.OK
 
 
 def test_good_evidence_is_ok():
@@ -44,6 +54,7 @@ def test_good_evidence_is_ok():
         ({"region_dice_before": {"lung": 1.0}}, Kind.START, 0.05),
         ({"after": ImageSimilarity(0.98, 0.9, 0.05)}, Kind.SIMILARITY, 0.05),
         ({"inconsistency_median_mm": 6.0}, Kind.CONSISTENCY, 6.0),
+        ({"inconsistency_p95_mm": 9.0}, Kind.CONSISTENCY, 9.0),
         ({"affine_volume": 2.5}, Kind.AFFINE, 2.5),
         ({"affine_volume": 0.3}, Kind.AFFINE, 0.3),
         ({"affine_volume": -1.0}, Kind.AFFINE, -1.0),
