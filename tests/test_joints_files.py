@@ -239,8 +239,9 @@ def applied(files: Files, tmp_path: Path, *options: object, suffix: str = ".nii.
 def test_apply_warps_an_image_as_the_run_did(files, tmp_path):
     given = ("--image", files.given("moving"), "--reference", files.given("fixed"))
     out = applied(files, tmp_path, *given, "--fill", FILL)
+    # float32 places of a texture with 100 a voxel
     np.testing.assert_allclose(
-        array(sitk.ReadImage(str(out))), array(files.itk("warped")), atol=1e-3
+        array(sitk.ReadImage(str(out))), array(files.itk("warped")), atol=5e-3
     )
     lowest = applied(files, tmp_path, *given, "--overwrite")
     outside = array(files.itk("warped")) == FILL

@@ -57,12 +57,15 @@ MOST_SMEARED_VOX = 6
 a voxel differs from padding by less than this share of what the next one does."""
 
 
-def cut_planes(data: NDArray[np.float32], spacing_mm: tuple[float, ...]) -> Bools | None:
+def cut_planes(
+    data: NDArray[np.float32], spacing_mm: tuple[float, ...], known_below: float | None = None
+) -> Bools | None:
     """Find slanted planes that cut the content; None if there are none.
 
     Args:
         data: (channels, *shape), canonical axes.
         spacing_mm: along the array's axes.
+        known_below: padding of a value up to this is known voxel by voxel, and not looked for.
 
     Returns:
         (*shape) bool, True on the measured side of all planes.
@@ -73,6 +76,8 @@ def cut_planes(data: NDArray[np.float32], spacing_mm: tuple[float, ...]) -> Bool
     for value in np.unique(_corners(data), axis=1).T:
         content = content_of(data, value)
         if not np.isfinite(value).all() or 1 - content.mean() < LEAST_PADDING:
+            continue
+        if known_below is not None and value.max() <= known_below:
             continue
         planes = _cutting(hull_planes(content, spacing_mm), content, spacing_mm)
         inside = _inside(planes, shape)

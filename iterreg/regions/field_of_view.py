@@ -155,7 +155,8 @@ def _found(image: Image, scanner: ConeBeam | None) -> FieldOfView:
     box = np.zeros(measured.shape, bool)
     box[padding] = True
     if "surround" not in kinds:
-        slanted = cut_planes(data[(slice(None), *padding)], spacing_mm)
+        known = None if impossible is None else NO_CT_BELOW_HU
+        slanted = cut_planes(data[(slice(None), *padding)], spacing_mm, known)
         if slanted is not None:
             box[padding] = slanted
     if not box.all():
