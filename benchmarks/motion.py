@@ -9,7 +9,7 @@ the pair, times a course that goes there and back in one period, warps the first
 its own is added to each phase. The ``uneven`` course goes there faster than back, and back by
 another way. Compared are each phase by itself, each started from its neighbour's field, and all on
 one course, with the penalty of iterreg (on changes of the bend) and with one on bends; both weights
-are found by cross-validation. ``error`` is the mean distance of 400 landmarks from their true
+follow the errors of the phases. ``error`` is the mean distance of 400 landmarks from their true
 places, ``worst`` the worst phase's, ``jitter`` the root mean square of the bends in time of the
 error.
 """

@@ -45,7 +45,7 @@ REGISTERING = 0.9
     type=Finite(min=0),
     metavar="WEIGHT",
     help="Weight of smoothness of the course in time; 0 leaves each phase by itself.  [default: "
-    "found by cross-validation]",
+    "follows the errors of the phases]",
 )
 @click.option("--dicom-series", metavar="TEXT", help="Series of a DICOM folder, if it has several.")
 @click.option("--labels", type=PATH, help="Label map of the reference, to take along.")
@@ -133,7 +133,8 @@ def motion(
     console.say(f"motion: {len(phases)} phases ({words})")
     console.say(
         f"jitter {course['jitter_before_mm']:.3f} -> {course['jitter_after_mm']:.3f} mm "
-        f"(weight {course['weight']:g})"
+        f"(weight {course['weight']:g}), mean motion of the phase that moves most "
+        f"{course['largest_motion_before_mm']:.2f} -> {course['largest_motion_after_mm']:.2f} mm"
     )
     console.say(f"look at {out / 'motion.html' if not no_report else out}")
 

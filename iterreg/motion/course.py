@@ -10,9 +10,17 @@ with v = 0 at the reference. Its minimum is one linear map of the fields, the sa
 Bends themselves cost nothing, so that the turn of a breath stays: with a penalty on them, hearts
 and chests with a known course ended 0.004 to 0.035 mm farther from it (``benchmarks/motion.py``).
 
+The weight follows the errors, not the course: a breath that turns sharply bends as jitter does, and
+in time alone the two look the same. Motion is the same few courses at all voxels, larger here and
+smaller there; errors differ from phase to phase and from voxel to voxel. So the variance of the
+errors is the median of the eigenvalues of the phases' covariance, of which motion fills the largest
+few. The weight is the one with the least expected distance from the truth, given that variance, and
+no larger than that of cross-validation, which needs no variance and takes sharp turns for errors.
+
 Source:
+    C. L. Mallows, "Some comments on C_p", Technometrics 15, 1973: the expected distance.
     P. Craven and G. Wahba, "Smoothing noisy data with spline functions", Numerische Mathematik 31,
-    1979: the weight w by generalised cross-validation.
+    1979: generalised cross-validation.
 """
 
 from __future__ import annotations
@@ -43,12 +51,15 @@ class Course:
         fields: (phases, rank, *shape): the displacement of each phase, zero at the reference.
         weight: of the changes of the bend.
         jitter_before, jitter_after: root mean square of the bends, in the unit of the fields.
+        largest_before, largest_after: mean displacement of the phase that moves most, likewise.
     """
 
     fields: Tensor
     weight: float
     jitter_before: float
     jitter_after: float
+    largest_before: float
+    largest_after: float
 
 
 def fit_course(
@@ -65,7 +76,7 @@ def fit_course(
         fields: (phases, rank, *shape), each phase's displacement from the reference.
         reference: number of the reference, whose displacement is zero.
         periodic: whether the first phase follows the last.
-        weight: of the changes of the bend; None finds it by cross-validation. 0 leaves the fields.
+        weight: of the changes of the bend; None finds it by the errors. 0 leaves the fields.
         mask: (*shape) bool, the voxels that count for weight and jitter; None takes all.
 
     Returns:
@@ -94,7 +105,9 @@ def fit_course(
     smoother = torch.from_numpy(_smoother(changes, weight, reference)).to(fields)
     smooth = torch.einsum("st,t...->s...", smoother, fields) if weight > 0 else fields
     after = _samples(smooth, mask)
-    return Course(smooth, weight, _rms(bends, samples), _rms(bends, after))
+    jitter = _rms(bends, samples), _rms(bends, after)
+    rank = fields.shape[1]
+    return Course(smooth, weight, *jitter, _largest(samples, rank), _largest(after, rank))
 
 
 def _differences(count: int, order: int, periodic: bool) -> Matrix:
@@ -115,15 +128,27 @@ def _smoother(changes: Matrix, weight: float, reference: int) -> Matrix:
 
 
 def _weight_of(samples: Matrix, changes: Matrix, reference: int) -> float:
-    """The weight with the least generalised cross-validation score."""
+    """The weight with the least expected distance from the truth, or with the least score if lower.
+
+    The score is that of generalised cross-validation.
+    """
     free = np.arange(changes.shape[1]) != reference
-    scores = []
+    own = samples[free]
+    variance = _variance_of_errors(own)
+    scores, distances = [], []
     for weight in WEIGHTS:
         smoother = _smoother(changes, weight, reference)[np.ix_(free, free)]
-        left = samples[free] - smoother @ samples[free]
-        spare = 1 - np.trace(smoother) / free.sum()
-        scores.append(np.square(left).mean() / spare**2 if spare > 1e-9 else np.inf)
-    return float(WEIGHTS[int(np.argmin(scores))])
+        left = float(np.square(own - smoother @ own).mean())
+        kept = float(np.trace(smoother)) / len(own)
+        scores.append(left / (1 - kept) ** 2 if kept < 1 - 1e-9 else np.inf)
+        distances.append(left + 2 * variance * kept)
+    return float(WEIGHTS[min(int(np.argmin(scores)), int(np.argmin(distances)))])
+
+
+def _variance_of_errors(samples: Matrix) -> float:
+    """Of (phases, samples) without the reference: the median of the covariance's eigenvalues."""
+    covariance = samples @ samples.T / max(1, samples.shape[1])
+    return float(np.median(np.linalg.eigvalsh(covariance).clip(min=0)))
 
 
 def _samples(fields: Tensor, mask: Tensor | None) -> Matrix:
@@ -139,3 +164,8 @@ def _samples(fields: Tensor, mask: Tensor | None) -> Matrix:
 def _rms(bends: Matrix, samples: Matrix) -> float:
     bent = bends @ samples
     return float(np.sqrt(np.square(bent).mean())) if bent.size else 0.0
+
+
+def _largest(samples: Matrix, rank: int) -> float:
+    lengths = np.linalg.norm(samples.reshape(len(samples), rank, -1), axis=1)
+    return float(lengths.mean(1).max()) if lengths.size else 0.0

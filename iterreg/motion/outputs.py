@@ -121,6 +121,8 @@ def write_motion(
                 "weight": motion.course.weight,
                 "jitter_before_mm": motion.course.jitter_before,
                 "jitter_after_mm": motion.course.jitter_after,
+                "largest_motion_before_mm": motion.course.largest_before,
+                "largest_motion_after_mm": motion.course.largest_after,
             },
             "phases": rows,
             "config": _config(motion),
