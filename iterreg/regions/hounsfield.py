@@ -49,8 +49,9 @@ def hounsfield_offset(image: Image) -> float:
         >>> from iterreg.geometry import Grid
         >>> axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
         >>> grid = Grid((30, 40, 40), (4.0, 4.0, 4.0), (0.0, 0.0, 0.0), axes)
-        >>> ct = torch.full((1, 30, 40, 40), -1000.0)
-        >>> ct[:, :, 8:32, 5:35] = 50.0 + 10 * torch.randn(1, 30, 24, 30)
+        >>> ct = 10 * torch.randn((1, 30, 40, 40), generator=torch.Generator().manual_seed(0))
+        >>> ct[:, :, 8:32, 5:35] += 1050.0
+        >>> ct -= 1000.0
         >>> hounsfield_offset(Image(ct, grid)), hounsfield_offset(Image(ct + 1024, grid))
         (0.0, 1024.0)
     """
