@@ -34,6 +34,7 @@ LOG_FLOOR = 1e-9
 SLAB_VOXELS = 1 << 19
 
 Array = NDArray[Any]
+Offsets = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -293,8 +294,8 @@ def determinant(columns: list[Array]) -> Array:
 def simplex_slabs(total: Array) -> Iterator[tuple[slice, list[Array]]]:
     """Slabs along the first axis, with determinants of the tetrahedra of x + d(x), ten a voxel.
 
-    Eight corners, then two inner tetrahedra (2 if nothing moves). Beyond the image the displacement
-    goes on with its value at the border.
+    Eight corners, then two inner tetrahedra. At the border those beyond the image are 1, and the
+    others are scaled so that they stand for the whole voxel.
     """
     depth = total.shape[1]
     step = max(1, SLAB_VOXELS // int(np.prod(total.shape[2:])))
@@ -315,7 +316,25 @@ def simplex_slabs(total: Array) -> Iterator[tuple[slice, list[Array]]]:
             )
             rest = np.array(offset, float).reshape(3, 1, 1, 1)
             edges[offset] = (block[(slice(None), *there)] - middle + rest) * np.sign(sum(offset))
-        yield slice(start, stop), [determinant([edges[o] for o in s]) for s in corners + inner]
+        found = [determinant([edges[o] for o in s]) for s in corners + inner]
+        own = [1.0] * len(corners) + [2.0] * len(inner)
+        within = [simplex_within(total.shape[1:], start, stop, s) for s in corners + inner]
+        scale = sum(own) / sum(w * o for w, o in zip(within, own, strict=True))
+        yield (
+            slice(start, stop),
+            [np.where(w, d * scale, 1) for w, d in zip(within, found, strict=True)],
+        )
+
+
+def simplex_within(shape: tuple[int, ...], start: int, stop: int, ends: Offsets) -> Array:
+    """Where a simplex lies in the grid, in some rows; an axis of one voxel goes on."""
+    found = np.ones((stop - start, *shape[1:]), bool)
+    for axis, size in enumerate(shape):
+        place = np.arange(start, stop) if axis == 0 else np.arange(size)
+        reach = sum(offset[axis] for offset in ends)
+        there = (place + np.sign(reach) >= 0) & (place + np.sign(reach) < size) | (size == 1)
+        found &= there.reshape([-1 if k == axis else 1 for k in range(3)])
+    return found
 
 
 def jacobian(total: Array, labels: Array) -> dict[str, Any]:

@@ -14,8 +14,8 @@ counted by the regions that the run used. A row gives
 - NDV in voxels and in %, of these interior voxels and of the whole image.
 
 ``--oracle`` names a Python that has the authors' package ``digital-diffeomorphism``; the NDV that
-it prints is then set against ours. Names are those of ``_cases.py``; without any, the pairs of
-``DEFAULT``.
+it prints is then set against ours, which leaves out what lies beyond the image. Names are those of
+``_cases.py``; without any, the pairs of ``DEFAULT``.
 """
 
 from __future__ import annotations

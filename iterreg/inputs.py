@@ -188,7 +188,7 @@ class FieldsOfView:
                 )
             share = int(fov.count_nonzero()) / fov.numel()
             kind = view.kind if mask is None else f"{view.kind}, mask"
-            in_words[side] = f"{kind}: {100 * share:.0f} % of the image"
+            in_words[side] = f"{kind}: {100 * share:.0f} % of the image is seen"
             found.append(fov)
         return cls(found[0], found[1], in_words)
 

@@ -39,9 +39,9 @@ def ball(shape, centre, radius, spacing=None):
 
 
 def brute_simplices(total):
-    """Signed volumes of each voxel's simplices, from their vertices; the displacement goes on."""
+    """Signed volumes of each voxel's simplices in the grid and their own; 0 for those beyond it."""
     rank, *shape = total.shape
-    shift = np.pad(total.double().numpy(), [(0, 0)] + [(1, 1)] * rank, mode="edge")
+    shift = total.double().numpy()
     unit = np.eye(rank, dtype=int)
     simplices = [
         [sign * step for sign, step in zip(signs, unit, strict=True)]
@@ -49,14 +49,17 @@ def brute_simplices(total):
     ]
     if rank == 3:
         simplices += [[sign * (1 - step) for step in unit] for sign in (1, -1)]
-    volumes = np.empty((len(simplices), *shape))
+    volumes, own = np.zeros((2, len(simplices), *shape))
     for voxel in np.ndindex(*shape):
         for k, ends in enumerate(simplices):
             vertices = np.array([np.zeros(rank, int), *ends]) + voxel
-            moved = np.array([v + shift[(slice(None), *(v + 1))] for v in vertices])
+            if (vertices < 0).any() or (vertices >= shape).any():
+                continue
+            moved = np.array([v + shift[(slice(None), *v)] for v in vertices])
             before, after = (np.linalg.det(v[1:] - v[0]) for v in (vertices, moved))
             volumes[(k, *voxel)] = after * np.sign(before) / math.factorial(rank)
-    return volumes
+            own[(k, *voxel)] = abs(before) / math.factorial(rank)
+    return volumes, own
 
 
 # Overlap
@@ -165,11 +168,11 @@ def test_folds_and_their_volume_against_brute_force(shape, slab, monkeypatch):
     monkeypatch.setattr(simplices, "SLAB_VOXELS", slab)
     random = torch.Generator().manual_seed(2)
     total = torch.randn(len(shape), *shape, generator=random) * (1.0 if len(shape) == 1 else 0.5)
-    volumes = brute_simplices(total)
-    folds = volumes.min(0) <= 0
+    volumes, own = brute_simplices(total)
+    folds = volumes.min(0) < 0
     assert 0 < folds.sum() < folds.size
     np.testing.assert_array_equal(metrics.folding_mask(total).numpy(), folds)
-    lost = np.maximum(-volumes, 0).sum(0) / 2
+    lost = np.maximum(-volumes, 0).sum(0) / own.sum(0)
     labels = torch.zeros(shape, dtype=torch.int32)
     labels[len(labels) // 2 :] = 1
     found = metrics.folding(total, labels)
@@ -189,9 +192,10 @@ def test_the_simplices_fill_the_image_twice(shape):
     total = torch.zeros(len(shape), *shape)
     inner = (slice(None), *[slice(2, n - 2) for n in shape])
     total[inner] = torch.rand(total[inner].shape, generator=torch.Generator().manual_seed(6))
-    assert brute_simplices(total).sum() / 2 == pytest.approx(math.prod(shape), rel=1e-6)
+    within = math.prod(n - 1 for n in shape)
+    assert brute_simplices(total)[0].sum() / 2 == pytest.approx(within, rel=1e-6)
     found = [np.stack(dets).sum() for *_, dets in simplices.simplex_slabs(total)]
-    volume = sum(found) * simplices.simplex_volume(len(shape))
+    volume = sum(found) / 2 / math.factorial(len(shape))
     assert volume == pytest.approx(math.prod(shape), rel=1e-5)
 
 
@@ -285,6 +289,26 @@ def test_folding_counts_a_known_fold_where_it_is():
     mask[4, 4, 2:7] = True
     part = metrics.folding(total, labels, mask)
     assert (part.interior_folds, part.interior_voxels, part.interface_voxels) == (2, 3, 2)
+
+
+@pytest.mark.parametrize("shape", [(7, 6), (5, 6, 4), (2, 2, 2)])
+def test_no_angle_and_no_scale_folds_and_a_mirror_folds_everywhere(shape):
+    labels = torch.ones(shape, dtype=torch.int32)
+    for turned in itertools.combinations(range(len(shape)), 2):
+        for angle in np.radians([37.0, 90.0, 118.0, 180.0, 271.0]):
+            for scale in (0.3, 1.0, 1.9):
+                matrix = scale * np.eye(len(shape))
+                c, s = scale * np.cos(angle), scale * np.sin(angle)
+                matrix[np.ix_(turned, turned)] = [[c, -s], [s, c]]
+                total = affine_displacement(shape, torch.from_numpy(matrix).float())
+                assert not metrics.folding_mask(total).any()
+                assert metrics.folding(total, labels).ndv_vox == 0
+    for axis in range(len(shape)):
+        mirror = torch.eye(len(shape))
+        mirror[axis, axis] = -1
+        found = metrics.folding(affine_displacement(shape, mirror), labels)
+        assert found.interior_share == 1
+        assert found.ndv_percent == pytest.approx(100)
 
 
 def test_sliding_folds_only_at_the_interface():

@@ -528,7 +528,7 @@ def test_a_box_in_an_oblique_volume(tmp_path: Path) -> None:
     [
         ("x,y,x2,y2\n300,10,400,50\n", "boxes inside {a}, got (300, 10) to (400, 50)"),
         ("x,y,x2,y2\n20,20,20,50\n", "boxes of at least a voxel inside {a}, along both axes"),
-        ("x,y,z,x2,y2,z2\n1,1,1,9,9,9\n", "boxes of rank 2, got rank 3"),
+        ("x,y,z,x2,y2,z2\n1,1,1,9,9,9\n", "got rank 3; a picture has no z"),
         ("x,y,x2,y2\n20,20,40,\n", "prompts.csv, line 2: expected finite numbers in mm"),
         ("x,y,x2\n20,20,40\n", "expected the columns x2,y2 for a box's other corner, got 1 of"),
         ("x,y,x2,y2\n", "expected at least one point"),

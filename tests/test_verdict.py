@@ -51,7 +51,8 @@ def test_good_evidence_is_ok():
         ({"after": ImageSimilarity(0.7, 0.9, 0.3)}, Kind.SIMILARITY, 0.7),
         ({"before": APART, "after": ImageSimilarity(0.98, 0.4, 0.3)}, Kind.SIMILARITY, 0.4),
         ({"after": ImageSimilarity(0.98, 0.85, 0.3)}, Kind.START, 0.05),
-        ({"region_dice_before": {"lung": 1.0}}, Kind.START, 0.05),
+        ({"region_dice_before": {"lung": 0.997}}, Kind.START, 0.047),
+        ({"region_dice": {"a": 1.0}, "region_dice_before": {"a": 1.0}}, Kind.LABELS, 0.9),
         ({"after": ImageSimilarity(0.98, 0.9, 0.05)}, Kind.SIMILARITY, 0.05),
         ({"inconsistency_median_mm": 6.0}, Kind.CONSISTENCY, 6.0),
         ({"inconsistency_p95_mm": 9.0}, Kind.CONSISTENCY, 9.0),
@@ -73,6 +74,16 @@ def test_each_measure_has_a_reason_of_its_own(change, kind, figure):
     assert reason.kind is kind and reason.figure == pytest.approx(figure)
     assert reason.advice and f"{reason.limit:.3g}" in reason.words
     assert verdict.headline == f"doubtful: {reason.words}"
+
+
+def test_one_label_map_for_both_images_is_told(pair_folder):
+    """It holds the field where it begins, and its Dice is perfect."""
+    image, labels = pair_folder / "moving.nii.gz", pair_folder / "fixed_labels.nii.gz"
+    given = {"fixed_labels": labels, "moving_labels": labels, "device": "cpu"}
+    run = optimize_pair(pair_folder / "fixed.nii.gz", image, preset="general", **given)
+    assert run.verdict.reasons[0].kind is Kind.LABELS and not run.status.is_ok
+    itself = optimize_pair(image, image, preset="general", **given)
+    assert itself.status.is_ok
 
 
 def test_two_kinds_of_reason_fail_a_result_but_one_kind_twice_does_not():

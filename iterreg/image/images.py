@@ -150,7 +150,8 @@ class Image(ForOtherPackages):
         if not bool(self.data.sum().isfinite()) and not bool(torch.isfinite(self.data).all()):
             count = int((~torch.isfinite(self.data)).sum())
             raise ImageContentError(
-                f"{self.name}: expected finite intensities, got {count} NaN or infinite voxels"
+                f"{self.name}: expected finite intensities, got {count} NaN or infinite "
+                "voxels; put one value in their place"
             )
         if float(self.data.min()) == float(self.data.max()):
             raise ImageContentError(

@@ -11,7 +11,9 @@ The *simplices* of a voxel are the tetrahedra that decide whether the map folds 
 A cell of eight voxels can be cut into five tetrahedra, four corners and an inner one, in two ways;
 the two cuts use all ten, each once. In 2-D the two cuts of a cell into two triangles use the four
 corners, and in 1-D there are two intervals. Beyond the image the displacement goes on with its
-value at the border, so that every voxel has all its simplices.
+value at the border, so that every voxel has all its simplices. Those that leave the image are for
+the repair, which looks at more than it must; what is counted is what lies inside
+(:func:`simplices_inside`): in a map that turns by 90 degrees or more, all others are turned over.
 
 Source:
     Liu et al., On finite difference Jacobian computation in deformable image registration,
@@ -21,7 +23,6 @@ Source:
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -33,6 +34,9 @@ from iterreg.errors import GeometryError
 SLAB_VOXELS = 1 << 15
 """Voxels processed at once. Temporaries of this size stay in the cache, and torch does not split
 operations on them among threads, which would wait for each other on a busy machine."""
+
+INNER_DETERMINANT = 2
+"""Of an inner tetrahedron in a map that moves nothing; a corner's is 1."""
 
 DEVICE_SLAB_VOXELS = 1 << 22
 """On a GPU, where each operation costs the same few microseconds however small it is."""
@@ -113,6 +117,27 @@ def simplices_at(field: Tensor, at: Tensor) -> list[Tensor]:
     return [det.view(-1) for det in found]
 
 
+def simplices_inside(shape: Sequence[int], at: Tensor) -> list[Tensor]:
+    """Which simplices of some voxels lie in the grid with all their vertices.
+
+    Args:
+        shape: of the grid.
+        at: (n,) int64, flat indices of the voxels.
+
+    Returns:
+        In the order of :func:`simplices_at`, each (n,) bool.
+    """
+    places = at
+    sides: list[tuple[Tensor, Tensor]] = []
+    for size in reversed(shape):
+        own = places % size
+        sides.insert(0, (own < size - 1, own > 0))
+        places = torch.div(places, size, rounding_mode="floor")
+    # An inner tetrahedron reaches one way along all axes.
+    reached = [*itertools.product(*sides), *(zip(*sides, strict=True) if len(sides) == 3 else [])]
+    return [torch.stack(along).all(0) for along in reached]
+
+
 def _flat_index(index: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
     flat = torch.zeros_like(index[0])
     for along, size in zip(index, shape, strict=True):
@@ -128,11 +153,6 @@ def not_positive(determinants: list[Tensor], field: Tensor) -> Tensor:
     for det in determinants[1:]:
         lowest = torch.minimum(lowest, det)
     return ~(lowest > 0)
-
-
-def simplex_volume(rank: int) -> float:
-    """Volume in voxels of a simplex whose determinant is 1, halved: the two cuts are averaged."""
-    return 0.5 / math.factorial(rank)
 
 
 def _corners(block: Tensor) -> Iterator[Tensor]:

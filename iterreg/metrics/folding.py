@@ -2,7 +2,11 @@
 
 ``d`` is the total displacement in voxels. An axis of length 1 has no part in a determinant. The map
 is piecewise linear on ten tetrahedra per voxel in 3-D, four triangles in 2-D (see
-``_determinants.py``), and one to one if the determinants of all of them are positive.
+``kernels/simplices.py``), and one to one if the determinants of all of them are positive.
+
+Only simplices that lie in the grid count: of what lies beyond, a field says nothing. A voxel of the
+border is judged by those of its simplices that do, and they stand for its whole volume. So an
+affine map folds nowhere or, as a mirror, everywhere.
 """
 
 from __future__ import annotations
@@ -14,7 +18,13 @@ import torch
 from torch import Tensor
 
 from iterreg.kernels import folding_voxels
-from iterreg.kernels.simplices import moving_axes, require_field, simplex_volume, simplices_at
+from iterreg.kernels.simplices import (
+    INNER_DETERMINANT,
+    moving_axes,
+    require_field,
+    simplices_at,
+    simplices_inside,
+)
 from iterreg.metrics._shared import ratio, require_shape
 from iterreg.neighbourhood import face_pairs
 
@@ -35,8 +45,9 @@ class Folding:
         interior_folds, interface_folds: how many voxels fold.
         interior_voxels, interface_voxels: how many voxels there are.
         interior_ndv_vox, interface_ndv_vox: non-diffeomorphic volume, in voxels: the mapped volume
-            of all simplices that are turned over, averaged over the two ways to cut a cell; NaN if
-            the displacement is not finite.
+            of all simplices that are turned over, averaged over the two ways to cut a cell. At the
+            border the simplices in the grid stand for the whole voxel. NaN if the displacement is
+            not finite.
     """
 
     interior_share: float
@@ -92,8 +103,10 @@ def folding(total_vox: Tensor, labels: Tensor, mask: Tensor | None = None) -> Fo
         GeometryError: the shapes disagree.
 
     Source:
-        The non-diffeomorphic volume is that of Liu et al. (IJCV 2024). The whole field's agrees
-        with the number that the authors' package ``digital-diffeomorphism`` prints.
+        The non-diffeomorphic volume is that of Liu et al. (IJCV 2024). Off the border it agrees
+        with the number that the authors' package ``digital-diffeomorphism`` prints. At the border
+        the package repeats the last displacement beyond the grid, which turns simplices over in
+        any map that turns by 90 degrees or more; challenges leave the border out.
 
     Example:
         >>> folding(torch.zeros(2, 4, 5), torch.ones(4, 5, dtype=torch.int32))
@@ -106,8 +119,7 @@ def folding(total_vox: Tensor, labels: Tensor, mask: Tensor | None = None) -> Fo
     parts = [interior, ~interior]
     if mask is not None:
         parts = [part & mask.reshape(shape) for part in parts]
-    at = folding_voxels(total_vox).flatten().nonzero().flatten()
-    lost = _lost_volume(field, at)
+    at, lost = _folds(total_vox)
     kinds = [part.flatten()[at] for part in parts]
     counts = [int(torch.count_nonzero(kind)) for kind in kinds]
     volumes = [float(lost[kind].sum()) for kind in kinds]
@@ -116,18 +128,33 @@ def folding(total_vox: Tensor, labels: Tensor, mask: Tensor | None = None) -> Fo
     return Folding(shares[0], shares[1], *counts, *voxels, *volumes)
 
 
-def _lost_volume(field: Tensor, at: Tensor) -> Tensor:
-    """Volume in voxels of the simplices of some voxels that are turned over, (n,) float64."""
-    lost = torch.zeros(len(at), dtype=torch.float64, device=at.device)
-    for start in range(0, len(at), FOLDS_AT_ONCE):
-        part = slice(start, start + FOLDS_AT_ONCE)
-        for det in simplices_at(field, at[part]):
-            lost[part] += (-det).clamp(min=0)
-    return lost * simplex_volume(len(field))
+def _folds(total_vox: Tensor) -> tuple[Tensor, Tensor]:
+    """The voxels that fold, (n,) flat indices, and the volume lost in each, (n,) float64 voxels."""
+    field = moving_axes(total_vox)
+    at = folding_voxels(total_vox).flatten().nonzero().flatten()
+    parts = [_judged(field, part) for part in at.split(FOLDS_AT_ONCE) if len(part)]
+    if not parts:
+        return at, at.double()
+    folds, lost = (torch.cat(column) for column in zip(*parts, strict=True))
+    return at[folds], lost[folds]
+
+
+def _judged(field: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether some voxels fold in the grid, (n,) bool, and their lost volume, (n,) float64.
+
+    The kernel that found them looks beyond the grid too. Within the grid its word stands.
+    """
+    inside = torch.stack(simplices_inside(field.shape[1:], at))
+    found = torch.stack(simplices_at(field, at)).double()
+    corners = 2 ** len(field)
+    still = torch.ones(len(found), 1, dtype=torch.float64, device=at.device)
+    still[corners:] = INNER_DETERMINANT
+    lost = torch.where(inside, (-found).clamp(min=0), 0).sum(0) / (inside * still).sum(0)
+    return (inside & ~(found > 0)).any(0) | inside.all(0), lost
 
 
 def folding_mask(total_vox: Tensor) -> Tensor:
-    """Find where x + d(x) folds: a determinant of the voxel's simplices is <= 0 or NaN.
+    """Find where x + d(x) folds: a simplex of the voxel in the grid has a determinant <= 0 or NaN.
 
     Args:
         total_vox: (rank, *shape), total displacement in voxels of the fixed grid.
@@ -145,7 +172,10 @@ def folding_mask(total_vox: Tensor) -> Tensor:
         [False, False, True, True, False]
     """
     require_field(total_vox)
-    return folding_voxels(total_vox)
+    at, _ = _folds(total_vox)
+    found = torch.zeros(total_vox[0].numel(), dtype=torch.bool, device=total_vox.device)
+    found[at] = True
+    return found.view(total_vox.shape[1:])
 
 
 def simplices_in_one_region(labels: Tensor) -> Tensor:

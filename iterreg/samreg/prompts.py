@@ -108,7 +108,10 @@ def _place(corners_lps: Floats, stack: PictureStack, name: str, is_box: bool) ->
     what = "boxes" if is_box else "points"
     if corners_lps.shape[1] != rank:
         got = corners_lps.shape[1]
-        raise GeometryError(f"prompts: expected {what} of rank {rank}, got rank {got}")
+        less = "; a picture has no z" if rank < got else ""
+        raise GeometryError(
+            f"prompts: expected {what} of rank {rank} as {name}, got rank {got}{less}"
+        )
     index = apply_affine(stack.grid.lps_to_index, corners_lps)
     low, high = index.min(0), index.max(0)
     where = " to ".join(f"({', '.join(f'{v:g}' for v in c)})" for c in corners_lps[[0, -1]])

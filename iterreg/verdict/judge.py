@@ -15,6 +15,12 @@ PART_OFF = 4.0
 percentile is 4.7 to 6.1 times the median. It is 2.5 to 3.9 times as large where all points are
 equally unsure, as on a cone-beam scan."""
 
+ALIKE_DICE = 0.998
+"""Two people's contours, or two phases', never lie on each other so well before a registration."""
+
+ALIKE_LNCC = 0.95
+"""Images of one moment, which may have the same contours, correlate locally at least so well."""
+
 
 def judge(evidence: Evidence, limits: Limits) -> Verdict:
     """Judge a result.
@@ -54,6 +60,7 @@ def _reasons(found: Evidence, limits: Limits) -> Iterator[Reason]:
     if found.better_flip:
         message = f"the moving image fits better when it is {found.better_flip}"
         yield Reason(Kind.ORIENTATION, message)
+    yield from _same_labels(found)
     yield from _regions(found, limits)
     if found.common_view < limits.least_common_view:
         share = f"{100 * found.common_view:.0f} %"
@@ -82,6 +89,18 @@ def _reasons(found: Evidence, limits: Limits) -> Iterator[Reason]:
         message = f"{found.interior_folds} voxels fold inside a region"
         yield Reason(Kind.FOLDS, message, found.interior_folds, 0, "voxels")
     yield from _worse(found, limits)
+
+
+def _same_labels(found: Evidence) -> Iterator[Reason]:
+    """Labels of one image that were given for both: they hold the field where it begins."""
+    least = min(found.region_dice_before.values(), default=0.0)
+    alike = found.before.lncc
+    if least >= ALIKE_DICE and alike < ALIKE_LNCC:
+        message = (
+            "the regions of both images are the same before the registration, and the images are "
+            f"not: they correlate locally by {alike:.2f}"
+        )
+        yield Reason(Kind.LABELS, message, alike, ALIKE_LNCC)
 
 
 def _regions(found: Evidence, limits: Limits) -> Iterator[Reason]:

@@ -44,6 +44,7 @@ class Kind(Enum):
     AFFINE = "affine"
     VIEW = "view"
     REGIONS = "regions"
+    LABELS = "labels"
     LANDMARKS = "landmarks"
     VOLUME = "volume"
     ORIENTATION = "orientation"
@@ -58,6 +59,7 @@ ADVICE = {
     Kind.AFFINE: "check spacing and orientation in both headers, or allow less: start.affine=rigid",
     Kind.VIEW: "check origin and orientation in both headers, or give an initial transform",
     Kind.REGIONS: "look at the regions in the report: is each the same anatomy in both images?",
+    Kind.LABELS: "was the label map of one image given for both?",
     Kind.LANDMARKS: "check that both lists are in LPS mm and in the same order",
     Kind.VOLUME: "look at the region in both images: is its outline right?",
     Kind.ORIENTATION: "check how the moving image was exported, and correct its header",
