@@ -28,6 +28,9 @@ AFFINES = ("none", "translation", "rigid", "similarity", "affine")
 RENAMED = {"trust_mm": "robust_scale_mm"}
 """Version of the TOML and ``run.json`` layout."""
 
+IN_HOUNSFIELD = ("fill", "similarity.intensity_range")
+"""Settings that a preset may give in Hounsfield units."""
+
 
 def _one_of(*choices: str, default: str) -> Any:
     return field(default=default, metadata={"choices": choices})
@@ -259,6 +262,8 @@ class Config:
         segmenter: finds the regions if no label maps are given; some take more after a colon, such
             as ``nnunet:FOLDER``.
         fill: intensity outside the moving image; None takes the image's minimum.
+        hounsfield: which of ``IN_HOUNSFIELD`` are in Hounsfield units. They follow a CT that is
+            stored with an offset; the others hold as they are, in the image's own numbers.
         field_step_mm: written displacements are multiples of the largest power of two that is not
             above it, which makes the files half as large; 0 keeps float32 as it is.
         rigid: names of regions that must not bend, ``*`` standing for any; each region is one body.
@@ -280,6 +285,7 @@ class Config:
         "iterreg.regions.segmenters:SEGMENTERS", default="none", more_after=":"
     )
     fill: float | None = None
+    hounsfield: tuple[str, ...] = ()
     field_step_mm: float = _number(0.0, 0, 1)
     rigid: tuple[str, ...] = ()
     preserve_volume: tuple[str, ...] = ()
@@ -299,6 +305,11 @@ class Config:
     def __post_init__(self) -> None:
         if self.fill is not None and not math.isfinite(self.fill):
             raise ConfigError(f"fill: expected a finite number, got {self.fill}")
+        if not set(self.hounsfield) <= set(IN_HOUNSFIELD):
+            raise ConfigError(
+                f"hounsfield: expected some of {', '.join(IN_HOUNSFIELD)}, "
+                f"got {list(self.hounsfield)}"
+            )
         if not all(0 < spacing <= MOST_SPACING_MM for spacing in self.levels.spacing_mm):
             raise ConfigError(
                 f"levels.spacing_mm: expected 0 to {MOST_SPACING_MM:g}, "
@@ -387,7 +398,7 @@ def load_config(
             TOML and ``run.json``.
         overrides: dotted keys, such as ``{"smoothness.weight": 0.5}``. An override of
             ``similarity`` or ``start.affine`` also holds for images without regions: ``unguided``
-            is dropped.
+            is dropped. One of a setting in Hounsfield units is in the image's own numbers.
 
     Returns:
         The resolved configuration.
@@ -426,6 +437,12 @@ def load_config(
             if not isinstance(table, dict):
                 raise ConfigError(f"override {dotted}: {part} is a value, not a table")
         table[key] = value
+        if dotted != "hounsfield" and isinstance(tables.get("hounsfield"), list | tuple):
+            tables["hounsfield"] = [
+                setting
+                for setting in tables["hounsfield"]
+                if not f"{setting}.".startswith(f"{dotted}.")
+            ]
     tables.setdefault("name", Path(source).stem)
     config: Config = _build(Config, tables, source, "")
     return config

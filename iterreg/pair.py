@@ -27,6 +27,7 @@ from iterreg.optimize.register import Solution, register
 from iterreg.pair_features import FeatureFunction, check_features, with_features
 from iterreg.partition import overlapping_pairs
 from iterreg.progress import Progress, ProgressCallback, StageTimer, as_callback
+from iterreg.regions.hounsfield import Numbers
 from iterreg.regions.segmenters import package_of
 from iterreg.registration import Registration
 from iterreg.registry import used_plugins
@@ -164,6 +165,8 @@ def optimize_pair(
         with memory_errors_named(f"{inputs.fixed.name} and {inputs.moving.name}"):
             with timer.stage("regions", 0.05, "finding the regions"):
                 views = FieldsOfView.of(inputs)
+                numbers = Numbers.of(config, inputs.fixed, inputs.moving)
+                config = numbers.with_fill(config)
                 regions = find_regions(config, inputs, str(where))
                 guiding = (*inputs.roi_pairs, *overlapping_pairs(regions))
                 inputs = replace(inputs, roi_pairs=guiding)
@@ -174,7 +177,7 @@ def optimize_pair(
                     labels_given=inputs.labels is not None,
                     rois_given=bool(inputs.roi_pairs),
                 )
-                pair = pair_of(config, inputs, views, regions, where)
+                pair = pair_of(config, inputs, views, numbers, regions, where)
             pair = with_features(pair, config, (inputs.fixed, inputs.moving), features, timer)
             initial = on_grid_of(pair.fixed, inputs.initial)
             solution = register(pair, config, initial, timer)
@@ -205,7 +208,7 @@ def optimize_pair(
         config=config,
         start=solution.start,
         field_of_view=views.in_words,
-        notes=(*fitted, *regions.notes, *scale.notes, *inputs.notes),
+        notes=(*fitted, *numbers.notes, *regions.notes, *scale.notes, *inputs.notes),
         device=str(where),
         seed=seed,
         threads=used,

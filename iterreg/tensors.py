@@ -19,10 +19,16 @@ from iterreg.optimize.pair import Guidance, Pair
 from iterreg.optimize.side import Side
 from iterreg.partition import Regions, interfaces_of, values_named
 from iterreg.regions.field_of_view import field_of_view
+from iterreg.regions.hounsfield import Numbers, clip_limits
 
 
 def pair_of(
-    config: Config, inputs: Inputs, views: FieldsOfView, regions: Regions, device: torch.device
+    config: Config,
+    inputs: Inputs,
+    views: FieldsOfView,
+    numbers: Numbers,
+    regions: Regions,
+    device: torch.device,
 ) -> Pair:
     """The pair as tensors on the device.
 
@@ -30,6 +36,7 @@ def pair_of(
         config: resolved.
         inputs: in the preset's lengths.
         views: both fields of view.
+        numbers: what was added to both images' Hounsfield units.
         regions: of both images.
         device: of the tensors.
     """
@@ -38,9 +45,10 @@ def pair_of(
         by_labels=not inputs.roi_pairs or inputs.labels is not None,
         landmarks=inputs.landmarks,
     )
+    limits = clip_limits(config, numbers.fixed), clip_limits(config, numbers.moving)
     return Pair(
-        _side(config, inputs.fixed, regions.compact(regions.fixed), views.fixed, device),
-        _side(config, inputs.moving, regions.compact(regions.moving), views.moving, device),
+        _side(limits[0], inputs.fixed, regions.compact(regions.fixed), views.fixed, device),
+        _side(limits[1], inputs.moving, regions.compact(regions.moving), views.moving, device),
         interfaces_of(regions, config.smoothness).to(device),
         guidance,
         values_named("rigid", config.rigid, regions),
@@ -48,11 +56,13 @@ def pair_of(
     )
 
 
-def _side(config: Config, image: Image, labels: Tensor, fov: Tensor, device: torch.device) -> Side:
+def _side(
+    limits: tuple[float, ...], image: Image, labels: Tensor, fov: Tensor, device: torch.device
+) -> Side:
     """One image in canonical axis order, of rank 3, on the device."""
     grid, order = canonical(image.grid)
     data, labels, fov = (order.apply(t.to(device)) for t in (image.data, labels, fov))
-    intensities = normalise_intensities(data, config.similarity.intensity_range)
+    intensities = normalise_intensities(data, limits)
     if grid.rank == 2:
         intensities, labels, fov = (t.unsqueeze(-3) for t in (intensities, labels, fov))
     side = Side(intensities, labels, fov, grid)

@@ -175,6 +175,7 @@ def test_overrides_that_are_refused(overrides, told):
         ({"similarity.intensity_range": [5.0]}, "intensity_range"),
         ({"similarity.intensity_range": [500.0, -1000.0]}, "intensity_range"),
         ({"fill": float("nan")}, "fill"),
+        ({"hounsfield": ["air"]}, "hounsfield: expected some of fill, similarity.intensity_range"),
     ],
 )
 def test_values_that_cannot_work_are_refused(overrides, told):

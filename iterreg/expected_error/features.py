@@ -21,6 +21,7 @@ from iterreg.metrics import local_correlation
 from iterreg.neighbourhood import box_mean
 from iterreg.optimize.side import Side
 from iterreg.regions.field_of_view import field_of_view
+from iterreg.regions.hounsfield import clip_limits, hounsfield_offset
 from iterreg.registration import Registration
 
 NAMES = ("localisation", "inconsistency", "mismatch", "strain", "unseen")
@@ -93,7 +94,9 @@ def features_of(registration: Registration, back: WayBack, fixed: Image, moving:
 
 
 def _side(image: Image, registration: Registration) -> Side:
-    scaled = normalise_intensities(image.data, registration.config.similarity.intensity_range)
+    config = registration.config
+    offset = hounsfield_offset(image) if config.hounsfield else 0.0
+    scaled = normalise_intensities(image.data, clip_limits(config, offset))
     grey = _volume(scaled.mean(0, keepdim=True), image.grid.rank)
     view = _volume(field_of_view(image).mask, image.grid.rank)
     return Side(grey, torch.zeros(view.shape, dtype=torch.int32), view, image.grid)
