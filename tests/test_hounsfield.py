@@ -18,6 +18,7 @@ from iterreg.config import load_config
 from iterreg.expected_error.features import _side
 from iterreg.io import read_image, read_label_map
 from iterreg.regions.hounsfield import Numbers, clip_limits, hounsfield_offset
+from iterreg.samreg.pictures import cut_pictures
 
 ROOT = Path(__file__).parents[1]
 MINI = Path(iterreg.__file__).parent / "data" / "thorax4dct_mini"
@@ -162,3 +163,9 @@ def test_the_files_of_a_run_tell_it(tmp_path: Path) -> None:
     assert warped.dtype == "uint16"
     assert float(warped.data.median()) < 400, "air and lung lie at 24 and above"
     assert float(warped.data.max()) > 1500
+
+
+def test_segment_anything_sees_the_same_pictures() -> None:
+    in_hu, shifted = (cut_pictures(stored("fixed", offset), 0) for offset in (0.0, 1024.0))
+    for ours, theirs in zip(in_hu.pixels, shifted.pixels, strict=True):
+        assert ours is not None and theirs is not None and torch.equal(ours, theirs)

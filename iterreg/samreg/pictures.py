@@ -17,6 +17,7 @@ from torch import Tensor
 from iterreg.errors import GeometryError, ImageContentError
 from iterreg.geometry import AxisOrder, Grid, Matrix, apply_affine
 from iterreg.image import Image
+from iterreg.regions.hounsfield import hounsfield_offset
 
 AXES = ("z", "y", "x")
 """Slices across z are axial, across y coronal, across x sagittal; oblique images use the array axis
@@ -30,7 +31,8 @@ PERCENTILES = (1.0, 99.0)
 
 AIR_HU = -500.0
 TISSUE_HU = 100.0
-"""A grey image with values below ``AIR_HU`` and above ``TISSUE_HU`` counts as CT."""
+"""A grey image with values below ``AIR_HU`` and above ``TISSUE_HU`` counts as CT; so does a volume
+that is one behind an offset."""
 
 THICK_RATIO = 1.5
 """Slices are cut across the axis along which voxels are at least this much longer."""
@@ -185,6 +187,9 @@ def _window(image: Image, given: tuple[float, float] | None) -> Window:
         return Window("as stored", 0.0, 255.0)
     if len(data) == 1 and low <= AIR_HU and high >= TISSUE_HU:
         return Window("CT window, HU", *CT_WINDOW_HU)
+    if offset := hounsfield_offset(image):
+        black, white = (end + offset for end in CT_WINDOW_HU)
+        return Window(f"CT window, HU {offset:+g}", black, white)
     black, white = (float(v) for v in np.percentile(data.numpy(), PERCENTILES))
     black, white = (black, white) if white > black else (low, high)
     return Window(f"percentiles {PERCENTILES[0]:g} to {PERCENTILES[1]:g}", black, white)
