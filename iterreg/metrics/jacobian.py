@@ -102,13 +102,26 @@ def sdlogj(total_vox: Tensor, mask: Tensor | None = None) -> float:
 
 
 def spread_of_logs(det: Tensor, mask: Tensor | None = None) -> float:
-    """:func:`sdlogj` from determinants that are there already.
+    """:func:`sdlogj` from determinants that are there already, slab by slab.
 
     Args:
         det: (*shape), from :func:`det_jacobian`.
         mask: as in :func:`sdlogj`.
     """
-    return _spread(det, mask)
+    count, about, sums = 0, None, det.new_zeros(2, dtype=torch.float64)
+    for start, stop in slab_bounds(det.unsqueeze(0)):
+        part = det[start:stop] if mask is None else det[start:stop][mask[start:stop]]
+        if part.numel() == 0:
+            continue
+        logs = part.to(torch.float64, copy=True).clamp_(min=LOG_FLOOR).log_().flatten()
+        about = logs[0].clone() if about is None else about
+        logs.sub_(about)
+        count += len(logs)
+        sums += torch.stack((logs.sum(), logs.dot(logs)))
+    if count == 0:
+        return float("nan")
+    mean, square = (sums / count).tolist()
+    return math.sqrt(max(0.0, square - mean**2))
 
 
 def sdlogj_l2r(
@@ -147,25 +160,8 @@ def sdlogj_l2r_of(field: Tensor, mask: Tensor | None = None) -> float:
         return float("nan")
     inner = (slice(2, -2),) * (field.ndim - 1)
     det = central_determinants(field, [None], torch.float64)[0][inner]
-    return _spread(det.add_(3).clamp_(max=1 / LOG_FLOOR), None if mask is None else mask[inner])
-
-
-def _spread(det: Tensor, mask: Tensor | None) -> float:
-    """Standard deviation of the logarithm, slab by slab; NaN if no voxel is used."""
-    count, about, sums = 0, None, det.new_zeros(2, dtype=torch.float64)
-    for start, stop in slab_bounds(det.unsqueeze(0)):
-        part = det[start:stop] if mask is None else det[start:stop][mask[start:stop]]
-        if part.numel() == 0:
-            continue
-        logs = part.to(torch.float64, copy=True).clamp_(min=LOG_FLOOR).log_().flatten()
-        about = logs[0].clone() if about is None else about
-        logs.sub_(about)
-        count += len(logs)
-        sums += torch.stack((logs.sum(), logs.dot(logs)))
-    if count == 0:
-        return float("nan")
-    mean, square = (sums / count).tolist()
-    return math.sqrt(max(0.0, square - mean**2))
+    used = None if mask is None else mask[inner]
+    return spread_of_logs(det.add_(3).clamp_(max=1 / LOG_FLOOR), used)
 
 
 def volume_change(

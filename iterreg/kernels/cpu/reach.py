@@ -80,7 +80,7 @@ def mark_reached(
 def _box(
     centre: Array, forward: Array, backward: Array, goal: Rows, low: Indices, high: Indices
 ) -> bool:
-    """Set the bounding box of a mapped voxel; return whether it holds any, and is not torn."""
+    """Set the bounding box of a mapped voxel; return False if it is torn, not stretched."""
     fits = True
     for c in range(3):
         half = np.float32(0)
@@ -104,19 +104,17 @@ def _holds(forward: Array, backward: Array, apart: Array, columns: Array, back: 
                 ahead, behind = forward[axis, c], backward[axis, c]
                 octant = ahead if back[axis] > 0 else behind
                 columns[axis, c] = (ahead + behind) / 2 if attempt == 0 else octant
-        volume = np.float32(0)
         for axis in range(3):
             a, b = (axis + 1) % 3, (axis + 2) % 3
             # The cross product of the two other columns: a plane that the third one rises from.
             along = np.float32(0)
-            rise = np.float32(0)
+            volume = np.float32(0)  # the same by each of the three
             for c in range(3):
                 d, e = (c + 1) % 3, (c + 2) % 3
                 normal = columns[a, d] * columns[b, e] - columns[a, e] * columns[b, d]
                 along += apart[c] * normal
-                rise += columns[axis, c] * normal
+                volume += columns[axis, c] * normal
             back[axis] = along
-            volume = rise
         if abs(volume) < LEAST_VOLUME:
             return False
         for axis in range(3):
