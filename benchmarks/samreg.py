@@ -38,6 +38,7 @@ from iterreg.image import Image, LabelMap
 from iterreg.metrics import dice, folding
 from iterreg.samreg.cache import default_folder
 from iterreg.samreg.candidates import MATCHERS, RoiSettings
+from iterreg.samreg.everything import EverythingSettings
 from iterreg.samreg.fit import behind_alignment, check_fit, fitted_to_size
 from iterreg.samreg.match import find_rois, fit_preset, load
 from iterreg.samreg.matching import MatchSettings
@@ -55,7 +56,7 @@ PAPER = {
 }
 """SAMReg with SAM, journal's Table 1: Dice (%), TRE."""
 
-TABLES = ("pairs", "turned", "matchers", "retina", "cost", "ablations")
+TABLES = ("pairs", "turned", "matchers", "retina", "cost", "ablations", "glance")
 TURNS = ((0, 20, (12, -9), 0.0), (0, 45, (0, 0), 10.0), (1, -30, (-8, 14), -20.0))
 """Heart, degrees, shift within the slices (rows, columns), and along them (mm)."""
 COMPARED = (
@@ -100,6 +101,7 @@ def main() -> None:
         "retina": bench.retina,
         "cost": cost,
         "ablations": bench.ablations,
+        "glance": bench.glance,
     }
     file = RESULTS / "samreg.json"
     tables = json.loads(file.read_text()) if file.exists() else {}
@@ -353,6 +355,21 @@ class Bench:
                 key: float(np.mean([row[key] for row in rows]))
                 for key in ("dice", "tre", "folds", "pairs")
             }
+
+    def glance(self) -> Iterable[Row]:
+        """Every labelled pair with each point decoded, and behind a coarse look."""
+        from samreg_confidence import right_pairs
+
+        for case in labelled():
+            for glance in (False, True):
+                settings = RoiSettings(everything=EverythingSettings(glance=glance))
+                found = find_rois(*case.images, self.segmenter, settings, self.cache)
+                row = scores(case, "samreg", self.fitted(case.images, found))
+                row |= {"glance": glance, "pairs": len(found.pairs)}
+                row["points"] = sum(side.counts["points"] for side in (found.fixed, found.moving))
+                if case.kind == "cardiac":
+                    row["right"] = right_pairs(found, np.eye(4))
+                yield row
 
 
 def still(image: Image) -> Transform:

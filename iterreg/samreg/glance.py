@@ -19,7 +19,7 @@ chosen for the first time, the second and the third. The coarse look thinks less
 
 SAME = 0.7
 """Two coarse masks show the same if their intersection over union exceeds this: about where
-everything mode drops one of two masks that it decoded. With less a shape hides the one around it."""
+everything mode drops one of two masks that it decoded. With less a shape hides one around it."""
 
 
 class Look:
