@@ -259,10 +259,10 @@ def _large_bone(bone: Bools, ct: DownsampledCt, lungs: Bools) -> Bools:
 
 def _without_specks(mask: Bools, smallest_vox: float) -> Bools:
     """The mask without face-connected parts that are smaller than so many voxels."""
-    labels, count = parts_of(mask)
-    keep = np.bincount(labels[mask], minlength=count + 1) >= smallest_vox
-    keep[0] = False
-    return keep[labels]
+    part = parts_of(mask)[0][mask]
+    large = mask.copy()
+    large[mask] = (np.bincount(part) >= smallest_vox)[part]
+    return large
 
 
 def _enhanced_blood(bone: Bools, ct: DownsampledCt, lungs: Bools) -> Bools:
