@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from iterreg.errors import ConfigError
 
@@ -53,7 +52,7 @@ class ConeBeam:
     def radius_mm(self) -> float:
         """Radius of the cylinder that all projections see, or see from the other side."""
         reach = self.panel_width_mm / 2 + abs(self.panel_shift_mm)
-        return self.source_axis_mm * float(np.sin(np.arctan(reach / self.source_detector_mm)))
+        return self.source_axis_mm * math.sin(math.atan(reach / self.source_detector_mm))
 
     @property
     def half_height_mm(self) -> float:
