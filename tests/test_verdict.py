@@ -40,6 +40,14 @@ def test_the_95th_percentile_counts_where_the_median_hides_it():
     assert judge(part, Limits()).status is Status.OK
 
 
+def test_a_figure_that_just_misses_its_limit_is_told_from_it():
+    limits = replace(LIMITS, most_inconsistency_mm=3.8, least_region_dice=0.8)
+    near = replace(GOOD, inconsistency_median_mm=3.8004, region_dice={"lung": 0.7996})
+    regions, consistency = (reason.words for reason in judge(near, limits).reasons)
+    assert "Dice of 0.7996 after" in regions and "(limit 0.8)" in regions
+    assert "ends 3.8004 mm from where it began (limit 3.8 mm)" in consistency
+
+
 def test_good_evidence_is_ok():
     verdict = judge(GOOD, LIMITS)
     assert verdict.status is Status.OK and verdict.reasons == () and verdict.headline == "ok"

@@ -15,6 +15,9 @@ PART_OFF = 4.0
 percentile is 4.7 to 6.1 times the median. It is 2.5 to 3.9 times as large where all points are
 equally unsure, as on a cone-beam scan."""
 
+MOST_DIGITS = 6
+"""After the point, of a figure that just misses its limit."""
+
 ALIKE_DICE = 0.998
 """Two people's contours, or two phases', never lie on each other so well before a registration."""
 
@@ -63,32 +66,42 @@ def _reasons(found: Evidence, limits: Limits) -> Iterator[Reason]:
     yield from _same_labels(found)
     yield from _regions(found, limits)
     if found.common_view < limits.least_common_view:
-        share = f"{100 * found.common_view:.0f} %"
+        share = f"{_told(100 * found.common_view, 100 * limits.least_common_view, 0)} %"
         message = f"only {share} of the fixed image has a partner in the moving one"
         yield Reason(Kind.VIEW, message, found.common_view, limits.least_common_view)
     yield from _similarity(found.after, limits)
     error_mm, most_mm = found.inconsistency_median_mm, limits.most_inconsistency_mm
     if error_mm > most_mm:
-        message = f"there and back, a point ends {error_mm:.1f} mm from where it began"
+        message = (
+            f"there and back, a point ends {_told(error_mm, most_mm, 1)} mm from where it began"
+        )
         yield Reason(Kind.CONSISTENCY, message, error_mm, most_mm, "mm")
     part_mm, most_mm = found.inconsistency_p95_mm, limits.most_inconsistency_p95_mm
     if part_mm > most_mm and part_mm > PART_OFF * error_mm:
-        message = f"there and back, a part of the points ends {part_mm:.1f} mm from where it began"
+        part = _told(part_mm, most_mm, 1)
+        message = f"there and back, a part of the points ends {part} mm from where it began"
         yield Reason(Kind.CONSISTENCY, message, part_mm, most_mm, "mm")
     yield from _affine(found, limits)
     if found.landmarks_mm > limits.most_landmark_error_mm:
-        message = f"the landmarks stay {found.landmarks_mm:.1f} mm apart"
         limit_mm = limits.most_landmark_error_mm
+        message = f"the landmarks stay {_told(found.landmarks_mm, limit_mm, 1)} mm apart"
         yield Reason(Kind.LANDMARKS, message, found.landmarks_mm, limit_mm, "mm")
     for name, ratio in found.region_volume.items():
         percent, most = 100 * abs(ratio - 1), limits.most_volume_change_percent
         if percent > most:
-            message = f"the volume of {name} changes by {percent:.1f} %"
+            message = f"the volume of {name} changes by {_told(percent, most, 1)} %"
             yield Reason(Kind.VOLUME, message, percent, most, "%")
     if found.interior_folds:
         message = f"{found.interior_folds} voxels fold inside a region"
         yield Reason(Kind.FOLDS, message, found.interior_folds, 0, "voxels")
     yield from _worse(found, limits)
+
+
+def _told(value: float, limit: float, digits: int) -> str:
+    """A value in so many digits after the point, or in as many as tell it from its limit."""
+    while digits < MOST_DIGITS and f"{value:.{digits}f}" == f"{limit:.{digits}f}":
+        digits += 1
+    return f"{value:.{digits}f}"
 
 
 def _same_labels(found: Evidence) -> Iterator[Reason]:
@@ -109,7 +122,8 @@ def _regions(found: Evidence, limits: Limits) -> Iterator[Reason]:
     for name, value in by_dice:
         if value < limits.least_region_dice:
             apart_mm = found.region_distance_mm.get(name, math.nan)
-            message = f"the regions {name} have a Dice of {value:.2f} after the registration"
+            dice = _told(value, limits.least_region_dice, 2)
+            message = f"the regions {name} have a Dice of {dice} after the registration"
             if math.isfinite(apart_mm):
                 message += f", their centres are {apart_mm:.0f} mm apart"
             yield Reason(Kind.REGIONS, message, value, limits.least_region_dice)
@@ -138,7 +152,7 @@ def _similarity(after: ImageSimilarity, limits: Limits) -> Iterator[Reason]:
     for name, words in names.items():
         value, least = getattr(after, name), getattr(limits, f"least_{name}")
         if value < least:
-            message = f"after the registration the images {words} only {value:.2f}"
+            message = f"after the registration the images {words} only {_told(value, least, 2)}"
             yield Reason(Kind.SIMILARITY, message, value, least)
 
 
@@ -152,7 +166,8 @@ def _affine(found: Evidence, limits: Limits) -> Iterator[Reason]:
         message = f"the affine stretches an axis by a factor of {found.affine_stretch:.3g}"
         yield Reason(Kind.AFFINE, message, found.affine_stretch, limits.most_affine_stretch)
     if found.affine_shear_deg > limits.most_affine_shear_deg:
-        message = f"the affine shears by {found.affine_shear_deg:.0f} degrees"
+        degrees = _told(found.affine_shear_deg, limits.most_affine_shear_deg, 0)
+        message = f"the affine shears by {degrees} degrees"
         yield Reason(
             Kind.AFFINE, message, found.affine_shear_deg, limits.most_affine_shear_deg, "degrees"
         )
