@@ -16,11 +16,7 @@ from iterreg.optimize.problem import middle_of
 from iterreg.optimize.side import Side
 
 SHAPE, SPACING_MM = (16, 18, 17), 3.0
-SETTINGS = {
-    "similarity.kind": "mse",
-    "similarity.weight": 20.0,
-    "start.affine": "rigid",
-}
+SETTINGS = {"similarity.kind": "mse", "similarity.weight": 20.0, "start.affine": "rigid"}
 
 
 def test_each_start_is_judged_where_it_leads():
