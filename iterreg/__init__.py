@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from iterreg.samreg.match import match_rois as match_rois
     from iterreg.samreg.propagating import propagate_labels as propagate_labels
     from iterreg.saved_runs import load_run as load_run
+    from iterreg.scanner import ConeBeam as ConeBeam
     from iterreg.verdict import Evidence as Evidence
     from iterreg.verdict import Reason as Reason
     from iterreg.verdict import Status as Status
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 _HOMES = {
+    "ConeBeam": "scanner",
     "Config": "config",
     "DisplacementField": "displacement",
     "Evidence": "verdict",

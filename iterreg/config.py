@@ -11,13 +11,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from iterreg.errors import ConfigError
 from iterreg.preset_folders import preset_plugins
+from iterreg.scanner import ConeBeam
 from iterreg.tables import load
 from iterreg.texts import TextError, parse_toml
 
@@ -275,6 +276,8 @@ class Config:
         features: what the similarities ``sam`` and ``features`` compare.
         unguided: the similarity used if there are no regions; None keeps ``similarity``. Regions
             carry a motion that the images must then carry alone.
+        fixed_scanner, moving_scanner: the cone beam that an image comes from, if its geometry is
+            known; None finds the image's field of view in its voxels.
         verdict: the limits of a result that is ok.
         verdict_guided: the limits if label maps or ROI pairs were given; None keeps ``verdict``.
 
@@ -302,6 +305,8 @@ class Config:
     landmarks: Landmarks = Landmarks()
     start: Start = Start()
     levels: Levels = Levels()
+    fixed_scanner: ConeBeam | None = None
+    moving_scanner: ConeBeam | None = None
     verdict: Limits = Limits()
     verdict_guided: Limits | None = None
 
@@ -505,6 +510,9 @@ def _build(kind: type, table: Mapping[str, Any], source: str, prefix: str) -> An
             values[key] = _build(cast(type, inner[0]), value, source, f"{key}.")
         else:
             values[key] = _checked(value, hints[key], fields[key].metadata, where)
+    missing = [f.name for f in fields.values() if f.default is MISSING and f.name not in values]
+    if missing:
+        raise ConfigError(f"preset {source}: {prefix[:-1]}: expected also {', '.join(missing)}")
     return kind(**values)
 
 
@@ -537,6 +545,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             "iterreg.register_similarity or iterreg.register_segmenter, and choose that"
         )
     value = value.tolist() if hasattr(value, "tolist") else value
+    if value is not None and get_origin(hint) is not tuple:
+        hint = next((kind for kind in get_args(hint) if get_origin(kind) is tuple), hint)
     if get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where}: expected a list, got {value!r}")

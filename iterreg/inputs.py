@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +61,17 @@ class Inputs:
         files = [self.fixed, self.moving, *(self.labels or ()), *self.masks]
         read = dict.fromkeys(n for file in files if file is not None for n in file.notes)
         return (*read, *self.landmark_notes)
+
+    def with_scanners(self, config: Config) -> tuple[Inputs, Config]:
+        """Inputs and configuration that both name the scanners that either of them names."""
+        fixed = config.fixed_scanner or self.fixed.scanner
+        moving = config.moving_scanner or self.moving.scanner
+        inputs = replace(
+            self,
+            fixed=replace(self.fixed, scanner=fixed),
+            moving=replace(self.moving, scanner=moving),
+        )
+        return inputs, replace(config, fixed_scanner=fixed, moving_scanner=moving)
 
 
 @dataclass(frozen=True)

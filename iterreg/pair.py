@@ -159,7 +159,7 @@ def optimize_pair(
                 initial_transform,
                 label_table,
             ).read()
-            own = inputs
+            own, config = inputs.with_scanners(config)
             scale, config, fitted = plan(config, own.fixed, own.moving, memory_gb)
             inputs = scale.inputs(own)
         with memory_errors_named(f"{inputs.fixed.name} and {inputs.moving.name}"):

@@ -72,8 +72,8 @@ class LengthScale:
         landmarks = given.landmarks
         return replace(
             given,
-            fixed=replace(given.fixed, grid=self.grid(given.fixed.grid)),
-            moving=replace(given.moving, grid=self.grid(given.moving.grid)),
+            fixed=self._image(given.fixed),
+            moving=self._image(given.moving),
             labels=None if labels is None else (self._labels(labels[0]), self._labels(labels[1])),
             masks=(self._mask_map(given.masks[0]), self._mask_map(given.masks[1])),
             landmarks=None
@@ -85,6 +85,10 @@ class LengthScale:
             ],
             initial=None if given.initial is None else self._transform(given.initial),
         )
+
+    def _image(self, image: Image) -> Image:
+        scanner = image.scanner and image.scanner.in_units_of(self.mm)
+        return replace(image, grid=self.grid(image.grid), scanner=scanner)
 
     def labels_back(self, labels: LabelMap, grid: Grid) -> LabelMap:
         """A label map of the scaled pair on the image's own grid."""

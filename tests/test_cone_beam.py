@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from iterreg.cli import iterreg
-from iterreg.errors import ExitCode
+from iterreg.errors import ConfigError, ExitCode
 from iterreg.evaluation import identity, measure
 from iterreg.formats.itk import write_affine
 from iterreg.geometry import Grid
@@ -20,9 +20,10 @@ from iterreg.io import read_image, read_label_map
 from iterreg.regions import thorax_ct
 from iterreg.regions._ct_intensity import downsample
 from iterreg.regions._ct_unevenness import find_unevenness
-from iterreg.regions.cone_beam import ConeBeam, view_of
+from iterreg.regions.cone_beam import view_of
 from iterreg.regions.field_of_view import field_of_view
 from iterreg.regions.thorax_ct import BONE, segment_thorax_ct
+from iterreg.scanner import ConeBeam
 
 SCANS = Path(__file__).parent / "data" / "simulated_cbct"
 MINI = Path(__file__).parents[1] / "iterreg" / "data" / "thorax4dct_mini"
@@ -58,7 +59,7 @@ def test_cylinder_and_cones_are_found_in_the_voxels(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCANNERS)
 def test_the_view_is_that_of_the_geometry_where_it_is_known(name: str) -> None:
-    view = field_of_view(scan(name), SCANNERS[name])
+    view = field_of_view(replace(scan(name), scanner=SCANNERS[name]))
     assert view.is_cone_beam
     assert agreement(view.mask, true_view(name)) == 1
 
@@ -90,9 +91,9 @@ def test_an_isocentre_off_the_middle_moves_the_view() -> None:
 
 def test_a_scanner_that_sees_nothing_of_the_image_is_refused() -> None:
     scanner = replace(SCANNERS["half_fan"], isocentre_lps_mm=(0.0, 0.0, 5000.0))
-    with pytest.raises(ValueError, match="expected an image that meets the view"):
-        field_of_view(scan("half_fan"), scanner)
-    with pytest.raises(ValueError, match="beyond the axis"):
+    with pytest.raises(ConfigError, match="expected an image that meets the view"):
+        field_of_view(replace(scan("half_fan"), scanner=scanner))
+    with pytest.raises(ConfigError, match="beyond the axis"):
         ConeBeam(1500.0, 1000.0, 400.0, 300.0)
 
 

@@ -236,15 +236,15 @@ def test_configuration_keys_exist(page):
 @pytest.mark.parametrize("page", PAGES, ids=each_page)
 def test_values_that_are_shown_are_accepted(page):
     lines = [*literals(page), *shell_lines(page)]
-    shown = [s for line in lines for s in re.findall(r"--set (\w+(?:\.\w+)?)=([\w.]+)", line)]
+    shown = [re.findall(r"--set (\w+(?:\.\w+)?)=([\w.]+)", line) for line in lines]
     if page in CURRENT:
-        shown += [s for text in lines for s in re.findall(r"^(\w+\.\w+) = (.+)$", text)]
-    for key, value in shown:
-        if not key.isupper():
-            try:
-                load_config("general", {key: value_of(value)})
-            except ConfigError as error:
-                pytest.fail(f"{key} = {value}: {error}")
+        shown += [re.findall(r"^(\w+\.\w+) = (.+)$", text) for text in lines]
+    for together in shown:
+        overrides = {key: value_of(value) for key, value in together if not key.isupper()}
+        try:
+            load_config("general", overrides)
+        except ConfigError as error:
+            pytest.fail(f"{overrides}: {error}")
 
 
 def value_of(text: str) -> object:

@@ -28,6 +28,7 @@ ROOMS = (
     "plugins",
     "preset_folders",
     "progress",
+    "scanner",
     "config",
     "to_device",
     "geometry",

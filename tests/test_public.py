@@ -17,6 +17,7 @@ from iterreg.versions import own_version
 ROOT = Path(__file__).parents[1]
 
 PROMISED = {
+    "ConeBeam",
     "Config",
     "DisplacementField",
     "ExitCode",

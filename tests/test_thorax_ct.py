@@ -409,6 +409,17 @@ def test_small_voxels_use_a_coarser_working_grid(scan: Image, plain: LabelMap) -
         assert millilitres(found, value) == pytest.approx(millilitres(plain, value), rel=0.15)
 
 
+def test_specks_of_noise_are_no_bone(scan: Image) -> None:
+    fine = torch.nn.functional.interpolate(scan.data[None], scale_factor=2, mode="trilinear")[0]
+    spacing = tuple(s / 2 for s in scan.grid.spacing_xyz_mm)
+    grid = replace(scan.grid, shape_zyx=tuple(fine.shape[1:]), spacing_xyz_mm=spacing)
+    bone = segment_thorax_ct(replace(scan, data=fine, grid=grid)).data == BONE
+    specks = torch.rand(fine.shape, generator=torch.Generator().manual_seed(1)) < 0.05
+    speckled = torch.where(specks & (fine > 0) & (fine < 80), 200.0, fine)
+    found = segment_thorax_ct(replace(scan, data=speckled, grid=grid)).data == BONE
+    assert dice(found, bone) > 0.95
+
+
 def not_a_thorax(kind: str, scan: Image) -> Image:
     """Images that must be refused."""
     array = values(scan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -190,9 +191,14 @@ def _warn_if_empty(options: dict[str, Any], role: str, is_empty: bool, fill: str
 
 
 def _reference(options: dict[str, Any]) -> Image:
+    """The reference, with the scanner that the run of the first transform names for it."""
     from iterreg.io import read_image, series_of
+    from iterreg.report import scanner_of_run
 
-    return read_image(options["reference"], series_of("reference"))
+    image = read_image(options["reference"], series_of("reference"))
+    if options["unseen"] == "keep":
+        return image
+    return replace(image, scanner=scanner_of_run(options["transforms"][0].parent, "fixed"))
 
 
 def _transform(reference: Grid, options: dict[str, Any]) -> Transform:

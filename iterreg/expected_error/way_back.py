@@ -77,12 +77,18 @@ def register_back(registration: Registration, fixed: Image, moving: Image) -> Wa
     if registration.fixed_labels.values:
         labels = (registration.moving_labels, warp_labels(registration.fixed_labels, stirred))
     pulled = warp_image(fixed, stirred, float(fixed.data.min()))
+    config = registration.config
     back = optimize_pair(
         moving,
         replace(pulled, name=fixed.name),
         fixed_labels=None if labels is None else labels[0],
         moving_labels=None if labels is None else labels[1],
-        preset=replace(registration.config, segmenter="none"),
+        preset=replace(
+            config,
+            segmenter="none",
+            fixed_scanner=config.moving_scanner,
+            moving_scanner=config.fixed_scanner,
+        ),
         device=registration.device,
         seed=registration.seed,
         threads=registration.threads,

@@ -15,6 +15,7 @@ from iterreg.geometry import AxisOrder, Grid, canonical
 from iterreg.image.arrays import STORED_AS, as_numpy, ordered, place
 from iterreg.image.handing_on import ForOtherPackages
 from iterreg.image.space import OnGrid
+from iterreg.scanner import ConeBeam
 
 UNNAMED = "image"
 
@@ -32,6 +33,8 @@ class Image(ForOtherPackages):
             the argument it is given as.
         notes: what the user should know about how the file was read.
         series: UID of its DICOM series, if it comes from one.
+        scanner: of a cone-beam scan, if its geometry is known; else its view is found in the
+            voxels.
 
     Raises:
         GeometryError: data and grid have different shapes.
@@ -54,6 +57,7 @@ class Image(ForOtherPackages):
     name: str = UNNAMED
     notes: tuple[str, ...] = ()
     series: str = ""
+    scanner: ConeBeam | None = None
 
     def __post_init__(self) -> None:
         require_tensor(self.data, self.name)

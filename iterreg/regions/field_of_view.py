@@ -17,13 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from iterreg.errors import ConfigError
 from iterreg.image import Image
 from iterreg.neighbourhood import dilate
 from iterreg.regions._cone_ends import cone_ends
 from iterreg.regions._cut_planes import cut_planes
 from iterreg.regions._round_view import content_of, round_view
-from iterreg.regions.cone_beam import ConeBeam, view_of
+from iterreg.regions.cone_beam import view_of
 from iterreg.regions.picture_view import picture_view
+from iterreg.scanner import ConeBeam
 
 Bools = NDArray[np.bool_]
 
@@ -80,7 +82,7 @@ class FieldOfView:
         return int(torch.count_nonzero(self.mask)) / self.mask.numel()
 
 
-def field_of_view(image: Image, scanner: ConeBeam | None = None) -> FieldOfView:
+def field_of_view(image: Image) -> FieldOfView:
     """Find the field of view of an image from its voxels, or from the scanner's geometry.
 
     Looks for voxels that are not finite, for values that no scanner measures (CT below
@@ -90,15 +92,14 @@ def field_of_view(image: Image, scanner: ConeBeam | None = None) -> FieldOfView:
     cylinder.
 
     Args:
-        image: rank 2 or 3, any number of channels, any orientation.
-        scanner: of a cone-beam scan, where its distances are known; its view then counts in place
-            of what the voxels say of cylinder and cones. Rank 3 alone.
+        image: rank 2 or 3, any number of channels, any orientation. The view of its ``scanner``, if
+            it has one, counts in place of what the voxels say of cylinder and cones.
 
     Returns:
         The mask on the image's own array, and its kind. The mask is never empty.
 
     Raises:
-        ValueError: the scanner sees nothing of the image.
+        ConfigError: the scanner sees nothing of the image, or the image is a picture.
 
     Example:
         >>> from iterreg.geometry import Grid
@@ -109,10 +110,10 @@ def field_of_view(image: Image, scanner: ConeBeam | None = None) -> FieldOfView:
         FieldOfView(non-finite, 66.7% of the image measured)
     """
     # It is asked for by the regions, the figures, the report and the expected error.
-    key = scanner, image.data._version, image.grid.snapped()
+    key = image.scanner, image.data._version, image.grid.snapped()
     known = _FOUND.get(image.data)
     if known is None or known[0] != key:
-        known = _FOUND[image.data] = key, _found(image, scanner)
+        known = _FOUND[image.data] = key, _found(image)
     return known[1]
 
 
@@ -127,7 +128,7 @@ def partial_views(fixed: Image, moving: Image) -> Fovs:
     return ours, theirs
 
 
-def _found(image: Image, scanner: ConeBeam | None) -> FieldOfView:
+def _found(image: Image) -> FieldOfView:
     canonical, order = image.to_canonical()
     data = canonical.data.numpy()
     measured = np.ones(data.shape[1:], bool)
@@ -140,10 +141,8 @@ def _found(image: Image, scanner: ConeBeam | None) -> FieldOfView:
     spacing_mm = canonical.grid.spacing_zyx_mm
     padding = _padded_ends(data, spacing_mm)
     shapes: tuple[Bools, list[str]]
-    if scanner is not None:
-        shapes = view_of(scanner, canonical.grid)[padding], ["geometry"]
-        if not shapes[0].any():
-            raise ValueError(f"{image.name}: expected an image that meets the view of {scanner}")
+    if image.scanner is not None:
+        shapes = _seen_by(image.scanner, canonical)[padding], ["geometry"]
     else:
         shapes = _cylinder_and_cones(data[(slice(None), *padding)], spacing_mm)
     if not shapes[1] and image.dtype == "uint8" and image.grid.rank == 2:
@@ -165,6 +164,16 @@ def _found(image: Image, scanner: ConeBeam | None) -> FieldOfView:
     if not measured.any() or not kinds:
         return FieldOfView(torch.ones(image.grid.shape_zyx, dtype=torch.bool))
     return FieldOfView(order.undo(torch.from_numpy(measured)), "+".join(kinds))
+
+
+def _seen_by(scanner: ConeBeam, image: Image) -> Bools:
+    """(*shape) bool: what a scanner sees of an image in canonical axes."""
+    if image.grid.rank != 3:
+        raise ConfigError(f"{image.name}: expected no scanner for a picture, got {scanner}")
+    seen = view_of(scanner, image.grid)
+    if not seen.any():
+        raise ConfigError(f"{image.name}: expected an image that meets the view of {scanner}")
+    return seen
 
 
 def _cylinder_and_cones(

@@ -9,6 +9,7 @@ full resolution, by each voxel's own intensity.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -76,6 +77,10 @@ between both sides, and scatter lifts the lung's median to 0.3."""
 
 SMALLEST_BONE_ML = 1.0
 """Volume of a piece of rib; smaller bright parts are calcifications, contrast or noise."""
+
+SMALLEST_SLICE_OF_BONE_ML = 0.2
+"""Volume of one slice of a piece of rib. Smaller bright parts are specks of noise, which coarse
+voxels would join to the bone beside them."""
 
 BLOOD_DEPTH_MM = 12.0
 """A bright part deeper than this between the lungs is contrast in the heart, not a sternum."""
@@ -235,6 +240,7 @@ def _tissue_and_air(
 
 def _large_bone(bone: Bools, ct: DownsampledCt, lungs: Bools) -> Bools:
     """Select the bright voxels of pieces of bone, not of noise, calcification or contrast."""
+    bone = _without_specks(bone, SMALLEST_SLICE_OF_BONE_ML / ct.voxel_ml * math.prod(ct.factor))
     part = pooled(torch.from_numpy(bone).float(), ct.factor).numpy()
     blood = _enhanced_blood(part > 0.5, ct, lungs)
     part[blood] = 0.0
@@ -249,6 +255,14 @@ def _large_bone(bone: Bools, ct: DownsampledCt, lungs: Bools) -> Bools:
         beside[int(np.argmax(size))] = False
         keep &= ~beside
     return bone & enlarged(keep[labels], ct.factor, bone.shape)
+
+
+def _without_specks(mask: Bools, smallest_vox: float) -> Bools:
+    """The mask without face-connected parts that are smaller than so many voxels."""
+    part = parts_of(mask)[0][mask]
+    large = mask.copy()
+    large[mask] = (np.bincount(part) >= smallest_vox)[part]
+    return large
 
 
 def _enhanced_blood(bone: Bools, ct: DownsampledCt, lungs: Bools) -> Bools:

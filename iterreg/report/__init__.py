@@ -13,6 +13,19 @@ physicist asks: verdict, position of the images, slices, regions, energy, field,
 from __future__ import annotations
 
 from iterreg.report.page import write_report
-from iterreg.report.source import ODD_VALUES, Source, read_expected_error, read_folder
+from iterreg.report.source import (
+    ODD_VALUES,
+    Source,
+    read_expected_error,
+    read_folder,
+    scanner_of_run,
+)
 
-__all__ = ["ODD_VALUES", "Source", "read_expected_error", "read_folder", "write_report"]
+__all__ = [
+    "ODD_VALUES",
+    "Source",
+    "read_expected_error",
+    "read_folder",
+    "scanner_of_run",
+    "write_report",
+]

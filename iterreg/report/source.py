@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from iterreg.config import SCHEMA, load_config
 from iterreg.displacement import Transform, resample_transform
 from iterreg.errors import ImageReadError, IterregError
 from iterreg.formats.reading import read_transform
@@ -19,6 +20,7 @@ from iterreg.image import Image, LabelMap
 from iterreg.io import read_channels, read_image, read_label_map, series_of
 from iterreg.regions.field_of_view import field_of_view
 from iterreg.report.words import table
+from iterreg.scanner import ConeBeam
 from iterreg.texts import parse_json, without_controls
 
 ODD_VALUES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
@@ -116,7 +118,28 @@ def read_folder(
 
 def _read_image(path: Path | None, tables: Mapping[str, Any], side: str) -> Image:
     """An image, of a DICOM folder the series that the user or else the run took."""
-    return read_image(str(path), series_of(side) or table(tables, side).get("series"))
+    image = read_image(str(path), series_of(side) or table(tables, side).get("series"))
+    return replace(image, scanner=_scanner(tables, side))
+
+
+def scanner_of_run(folder: Path, side: str) -> ConeBeam | None:
+    """The scanner that the run in a folder names for an image; None too if there is no run.
+
+    Args:
+        folder: may hold ``run.json``.
+        side: fixed or moving.
+
+    Raises:
+        ImageReadError: ``run.json`` is none.
+    """
+    path = folder / "run.json"
+    return _scanner(_read_tables(path), side) if os.path.exists(path) else None
+
+
+def _scanner(tables: Mapping[str, Any], side: str) -> ConeBeam | None:
+    named = f"{side}_scanner"
+    given = table(tables, "config", named)
+    return getattr(load_config({"schema": SCHEMA, named: given}), named) if given else None
 
 
 def _read_tables(path: Path) -> Mapping[str, Any]:
