@@ -25,8 +25,12 @@ from iterreg.regions._round_view import DIRECTIONS, is_cut
 
 Doubles = NDArray[np.float64]
 
-LEAST_OF_IMAGE, MOST_VALUES = 0.03, 500_000
-"""What lies around a scan takes this share of the image's voxels, exactly. Some are looked at."""
+LEAST_OF_IMAGE, LEAST_OF_FACES = 0.03, 0.02
+"""What lies around a scan takes this share of the image's voxels, exactly, or of its four faces
+beside the body."""
+
+MOST_VALUES = 500_000
+"""As many voxels are looked at."""
 
 LEAST_OUTSIDE = 0.03
 """A cylinder that leaves less of the image outside is not looked for."""
@@ -138,9 +142,13 @@ def turned_view(volume: Floats, spacing_mm: tuple[float, ...]) -> tuple[Bools, l
 
 def _surrounds(volume: Floats) -> Floats:
     """The values that take much of the image: of what was not measured, and of padding."""
-    some = volume.ravel()[:: max(1, volume.size // MOST_VALUES)]
-    values, counts = np.unique(some, return_counts=True)
-    return np.asarray(values[counts >= LEAST_OF_IMAGE * len(some)])
+    faces = np.concatenate([volume[:, (0, -1)].ravel(), volume[:, :, (0, -1)].ravel()])
+    found = []
+    for voxels, least in ((volume.ravel(), LEAST_OF_IMAGE), (faces, LEAST_OF_FACES)):
+        some = voxels[:: max(1, len(voxels) // MOST_VALUES)]
+        values, counts = np.unique(some, return_counts=True)
+        found.append(values[counts >= least * len(some)])
+    return np.unique(np.concatenate(found))
 
 
 def _thick(share: Floats) -> Bools:
