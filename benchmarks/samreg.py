@@ -5,7 +5,8 @@
 Labels and control points are never shown to the method. Images are those of ITERREG_DATA (default:
 ../shared/data beside the project), the weights ``../weights/mobile_sam.pt`` beside them. What is
 found in a slice is kept in the cache, so that the ablations encode nothing again and a second run
-takes minutes. ``--only`` replaces some tables of the results and keeps the others.
+takes minutes. ``--only`` replaces some tables of the results and keeps the others, ``--of`` only
+the rows of some pairs in them.
 
 The papers' Table 1 is printed beside: SAM ViT-H-scale weights, hundreds of cases that are not here,
 TRE of the labels' centroids in their units. Read it as a goal, not as a comparison.
@@ -38,6 +39,7 @@ from iterreg.image import Image, LabelMap
 from iterreg.metrics import dice, folding
 from iterreg.samreg.cache import default_folder
 from iterreg.samreg.candidates import MATCHERS, RoiSettings
+from iterreg.samreg.everything import EverythingSettings
 from iterreg.samreg.fit import behind_alignment, check_fit, fitted_to_size
 from iterreg.samreg.match import find_rois, fit_preset, load
 from iterreg.samreg.matching import MatchSettings
@@ -55,7 +57,7 @@ PAPER = {
 }
 """SAMReg with SAM, journal's Table 1: Dice (%), TRE."""
 
-TABLES = ("pairs", "turned", "matchers", "retina", "cost", "ablations")
+TABLES = ("pairs", "turned", "matchers", "retina", "cost", "ablations", "glance")
 TURNS = ((0, 20, (12, -9), 0.0), (0, 45, (0, 0), 10.0), (1, -30, (-8, 14), -20.0))
 """Heart, degrees, shift within the slices (rows, columns), and along them (mm)."""
 COMPARED = (
@@ -88,25 +90,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, default=default_folder())
     parser.add_argument("--only", nargs="+", choices=TABLES, default=TABLES)
+    parser.add_argument("--of", default="", help="only pairs whose name begins with this")
     asked = parser.parse_args()
     for needed in (DATA / "samreg2d", DATA / "acdc", WEIGHTS):
         if not needed.exists():
             sys.exit(f"{needed}: not there; set ITERREG_DATA")
-    bench = Bench(asked.cache)
+    bench = Bench(asked.cache, asked.of)
     ways: dict[str, Callable[[], Iterable[Row]]] = {
-        "pairs": lambda: (row for case in labelled() for row in bench.judged(case)),
+        "pairs": bench.pairs,
         "turned": lambda: (row for case, _ in turned() for row in bench.turned(case)),
         "matchers": bench.matchers,
         "retina": bench.retina,
         "cost": cost,
         "ablations": bench.ablations,
+        "glance": bench.glance,
     }
     file = RESULTS / "samreg.json"
     tables = json.loads(file.read_text()) if file.exists() else {}
     for name in asked.only:
-        tables[name] = shown(ways[name]())
+        rows = shown(ways[name]())
+        tables[name] = replaced(tables.get(name, []), rows) if asked.of else rows
         RESULTS.mkdir(exist_ok=True)
         file.write_text(json.dumps(tables | {"papers": PAPER}, indent=2) + "\n")
+
+
+def replaced(old: list[Row], new: list[Row]) -> list[Row]:
+    """Rows of some pairs put in the places of the old ones of these pairs."""
+    names = {row["pair"] for row in new}
+    places = [k for k, row in enumerate(old) if row["pair"] in names]
+    at = places[0] if places else len(old)
+    kept = [row for row in old if row["pair"] not in names]
+    return kept[:at] + new + kept[at:]
 
 
 def shown(rows: Iterable[Row]) -> list[Row]:
@@ -212,10 +226,15 @@ def read_labels(path: Path) -> LabelMap:
 class Bench:
     """One segmenter, one cache."""
 
-    def __init__(self, cache: Path | None) -> None:
-        """Load the weights."""
+    def __init__(self, cache: Path | None, of: str = "") -> None:
+        """Load the weights; ``of`` begins the names of the pairs that are asked for."""
+        self.of = of
         self.segmenter = load("mobile_sam", WEIGHTS, "auto")
         self.cache = cache or False
+
+    def takes(self, case: Case) -> bool:
+        """Whether a pair is asked for."""
+        return case.name.startswith(self.of)
 
     def matching(self, images: tuple[Image, Image], rules: MatchSettings) -> RoiMatching:
         """ROI pairs by some rules."""
@@ -238,6 +257,11 @@ class Bench:
             return run.transform
         checked = check_fit((found.fixed.stack, found.moving.stack), run.transform)
         return run.transform if checked is None else checked.transform
+
+    def pairs(self) -> Iterable[Row]:
+        """Every labelled pair."""
+        for case in filter(self.takes, labelled()):
+            yield from self.judged(case)
 
     def judged(self, case: Case) -> Iterable[Row]:
         """A pair before, after, and by others."""
@@ -273,7 +297,7 @@ class Bench:
         pairs = [(k.name, k.images, k.truth) for k in known() if k.name.startswith(COMPARED)]
         pairs += [(k.name, k.images, k.truth) for k in known() if k.name in cases]
         pairs += [(c.name, c.images, None) for c in cases.values() if c.kind != "cardiac"]
-        for name, images, truth in pairs:
+        for name, images, truth in (p for p in pairs if p[0].startswith(self.of)):
             for matcher in MATCHERS:
                 begun = time.process_time()
                 settings = RoiSettings(matcher=matcher)
@@ -353,6 +377,21 @@ class Bench:
                 key: float(np.mean([row[key] for row in rows]))
                 for key in ("dice", "tre", "folds", "pairs")
             }
+
+    def glance(self) -> Iterable[Row]:
+        """Every labelled pair with each point decoded, and behind a coarse look."""
+        from samreg_confidence import right_pairs
+
+        for case in filter(self.takes, labelled()):
+            for glance in (False, True):
+                settings = RoiSettings(everything=EverythingSettings(glance=glance))
+                found = find_rois(*case.images, self.segmenter, settings, self.cache)
+                row = scores(case, "samreg", self.fitted(case.images, found))
+                row |= {"glance": glance, "pairs": len(found.pairs)}
+                row["points"] = sum(side.counts["points"] for side in (found.fixed, found.moving))
+                if case.kind == "cardiac":
+                    row["right"] = right_pairs(found, np.eye(4))
+                yield row
 
 
 def still(image: Image) -> Transform:

@@ -111,15 +111,20 @@ def test_noise_and_a_lower_fill_hide_no_offset() -> None:
     assert hounsfield_offset(replace(image, data=floor + 1024)) == pytest.approx(1024, abs=24)
 
 
+def padded(data: torch.Tensor, padding: float) -> torch.Tensor:
+    """A volume with padding around the round view of its slices."""
+    y, x = (torch.arange(n) - (n - 1) / 2 for n in data.shape[2:])
+    round_view = y[:, None] ** 2 + x**2 < (min(len(y), len(x)) / 2 - 1) ** 2
+    return torch.where(round_view, data, padding)
+
+
 @pytest.mark.parametrize("padding", [-3024.0, -2000.0, -1024.0])
 def test_padding_is_no_air(padding: float) -> None:
     image = stored("moving")
-    y, x = (torch.arange(n) - (n - 1) / 2 for n in image.data.shape[2:])
-    round_view = y[:, None] ** 2 + x**2 < (min(len(y), len(x)) / 2 - 1) ** 2
-    padded = torch.where(round_view, image.data, padding)
-    assert hounsfield_offset(replace(image, data=padded)) == 0
-    assert hounsfield_offset(replace(image, data=padded + 1024)) == 1024
-    assert hounsfield_offset(replace(image, data=(padded + 1024).clamp(min=0))) == 1024
+    data = padded(image.data, padding)
+    assert hounsfield_offset(replace(image, data=data)) == 0
+    assert hounsfield_offset(replace(image, data=data + 1024)) == 1024
+    assert hounsfield_offset(replace(image, data=(data + 1024).clamp(min=0))) == 1024
 
 
 @pytest.mark.parametrize("name", ["half_fan", "short_panel"])
@@ -165,7 +170,13 @@ def test_the_files_of_a_run_tell_it(tmp_path: Path) -> None:
     assert float(warped.data.max()) > 1500
 
 
-def test_segment_anything_sees_the_same_pictures() -> None:
-    in_hu, shifted = (cut_pictures(stored("fixed", offset), 0) for offset in (0.0, 1024.0))
+@pytest.mark.parametrize("padding", [None, -2000.0])
+def test_segment_anything_sees_the_same_pictures(padding: float | None) -> None:
+    """Also where padding makes numbers with an offset reach below -500."""
+    image = stored("fixed")
+    if padding is not None:
+        image = replace(image, data=padded(image.data, padding))
+    both = (image, replace(image, data=image.data + 1024))
+    in_hu, shifted = (cut_pictures(one, 0) for one in both)
     for ours, theirs in zip(in_hu.pixels, shifted.pixels, strict=True):
         assert ours is not None and theirs is not None and torch.equal(ours, theirs)

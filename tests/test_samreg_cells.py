@@ -266,6 +266,10 @@ def test_a_field_that_spoils_a_supported_start_is_dropped() -> None:
     waves = torch.stack([8 * torch.sin(rows / 15), 8 * torch.cos(rows.T / 15)])
     spoilt = check_fit(pair, Transform(np.eye(3), DisplacementField(waves, grid)))
     assert spoilt is not None and spoilt.is_start and "dropped" in spoilt.note
+    told = spoilt.to_dict()
+    assert told["field_dropped"] and spoilt.support is spoilt.before
+    assert told["after_fit"]["patches_agree"] < told["before_fit"]["patches_agree"] / 2
+    assert f"{spoilt.after.agree} with the fitted field, which was dropped" in spoilt.summary
     assert not bool(spoilt.transform.field.vox.any())
 
 

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from test_samreg_match import Flood, save, scene
+from test_samreg_match import Flood, save, scene, volume
 from test_samreg_variants import loaded, picture, read, small, small_state
 from torch import Tensor
 from torch.nn import functional as nnf
 
 import iterreg
 from iterreg.samreg.attention import image_terms
+from iterreg.samreg.candidates import MATCHERS, RoiSettings
 from iterreg.samreg.decoder import build_decoder, decode, glance
 from iterreg.samreg.everything import EverythingSettings, Rois, grid_points, segment_everything
-from iterreg.samreg.glance import Look, look_at
+from iterreg.samreg.glance import SAME, Look, look_at
 from iterreg.samreg.loading import load_segmenter
+from iterreg.samreg.match import find_rois
 from iterreg.samreg.segmenter import Embedding, Glancing, Masks
 from iterreg.samreg.variants import VARIANTS
 
 DATA = Path(os.environ.get("ITERREG_DATA", Path(__file__).parents[2] / "shared" / "data"))
 WEIGHTS = DATA.parent / "weights" / "mobile_sam.pt"
-EVERY_POINT = EverythingSettings(glance=False)
+EVERY_POINT, COARSELY = (EverythingSettings(glance=way) for way in (False, True))
 
 
 class GlancingFlood(Flood):
@@ -57,7 +60,7 @@ def everything(segmenter: Flood, settings: EverythingSettings) -> Rois:
 
 def test_one_point_of_each_shape_is_decoded() -> None:
     flood = GlancingFlood()
-    found, every = everything(flood, EverythingSettings()), everything(Flood(), EVERY_POINT)
+    found, every = everything(flood, COARSELY), everything(Flood(), EVERY_POINT)
     assert set(found.masks) == set(every.masks) and len(found) >= 3
     assert flood.decoded == found.points == len(found) < every.points / 4
 
@@ -66,26 +69,40 @@ def test_without_a_glance_each_point_is_decoded() -> None:
     flood = GlancingFlood()
     assert everything(flood, EVERY_POINT).points == flood.decoded
     assert not isinstance(Flood(), Glancing)
-    assert everything(Flood(), EverythingSettings()).points == flood.decoded
+    assert everything(Flood(), COARSELY).points == flood.decoded
 
 
 def test_points_of_the_user_are_decoded_whatever_the_glance_says() -> None:
     flood = GlancingFlood(worth=0.1)
     asked = ((40.0, 35.0), (41.0, 36.0))
-    found = everything(flood, EverythingSettings(more=asked))
+    found = everything(flood, replace(COARSELY, more=asked))
     assert flood.decoded == found.points == 2 and [m.area for m in found.masks] == [1200]
 
 
 def test_slices_are_matched_after_a_glance(tmp_path: Path) -> None:
-    fixed, moving = save(scene(), tmp_path / "a.png"), save(scene((6, 4)), tmp_path / "b.png")
+    fixed = save(volume((1, 2, 3)), tmp_path / "a.nii.gz")
+    moving = save(volume((1, 2, 3), shift=(6, 4)), tmp_path / "b.nii.gz")
+    floods = GlancingFlood(), Flood()
     found, usual = (
-        iterreg.match_rois(fixed, moving, segmenter=flood, cache=False)
-        for flood in (GlancingFlood(), Flood())
+        iterreg.match_rois(fixed, moving, segmenter=flood, cache=False) for flood in floods
     )
-    assert len(found) == len(usual) == 3
+    assert floods[0].decoded == 6 * 4 and len(found) == len(usual) == 3
     for one, other in zip(found, usual, strict=True):
         assert torch.equal(one.fixed.data, other.fixed.data)
         assert torch.equal(one.moving.data, other.moving.data)
+
+
+@pytest.mark.parametrize("matcher", MATCHERS)
+def test_each_point_of_a_picture_is_decoded(tmp_path: Path, matcher: str) -> None:
+    fixed, moving = save(scene(), tmp_path / "a.png"), save(scene((6, 4)), tmp_path / "b.png")
+    images, decoded = 2 if matcher == "everything" else 1, {}
+    for way in (None, True):
+        flood, usual = GlancingFlood(), EverythingSettings(glance=way)
+        settings = RoiSettings(everything=usual, matcher=matcher)
+        found = find_rois(fixed, moving, flood, settings, cache=False)
+        assert len(found.pairs) == 3
+        decoded[way] = flood.decoded
+    assert decoded[None] - decoded[True] > images * 50
 
 
 def squares(places: Sequence[tuple[int, int, int]]) -> Tensor:
@@ -109,7 +126,7 @@ def test_each_mask_is_covered_by_one_of_a_chosen_point() -> None:
     chosen = Look(masks, iou).choose(0.5)
     flat = masks.flatten(2)
     found = overlaps(flat[iou > 0.5], flat[chosen][iou[chosen] > 0.5])
-    assert float(found.amax(1).min()) > 0.6
+    assert float(found.amax(1).min()) > SAME
     assert len(chosen) < 40 and chosen.tolist() == sorted(set(chosen.tolist()))
 
 
@@ -124,11 +141,18 @@ def test_the_best_point_of_a_shape_is_chosen_and_what_is_poor_or_empty_is_not() 
     assert Look(both, iou).choose(0.6).tolist() == [2]
 
 
+def test_a_shape_around_another_is_another() -> None:
+    """They overlap less than those of which everything mode drops one."""
+    masks = squares([(2, 2, 10), (3, 3, 8), (2, 2, 9)])[:, None]
+    look = Look(masks, torch.tensor([[0.9], [0.8], [0.7]]))
+    assert look.choose(0.6).tolist() == [0, 1]
+    assert EverythingSettings().nms == SAME
+
+
 @pytest.mark.parametrize("each", [1, 2])
 def test_a_point_whose_mask_is_not_good_enough_gives_way_to_another(each: int) -> None:
-    masks = squares([(2, 2, 8), (2, 3, 8), (3, 3, 8), (20, 20, 6)])[:, None].expand(
-        -1, each, -1, -1
-    )
+    places = [(2, 2, 12), (2, 3, 12), (3, 3, 12), (20, 20, 6)]
+    masks = squares(places)[:, None].expand(-1, each, -1, -1)
     look = Look(masks, torch.tensor([0.7, 0.8, 0.6, 0.9])[:, None].expand(-1, each))
     first = look.choose(0.5)
     assert first.tolist() == [1, 3]
@@ -150,7 +174,7 @@ class Strict(GlancingFlood):
 
 def test_a_shape_is_not_lost_with_the_first_point_that_shows_it() -> None:
     flood = Strict()
-    found, every = everything(flood, EverythingSettings()), everything(Flood(), EVERY_POINT)
+    found, every = everything(flood, COARSELY), everything(Flood(), EVERY_POINT)
     assert set(found.masks) == set(every.masks)
     assert flood.decoded == 2 * len(found)
 

@@ -356,6 +356,25 @@ def test_the_command_writes_pairs_and_the_fit(tmp_path: Path, flood: Flood) -> N
     assert len(regions) == 3 and all(region["dice_after"] > 0.9 for region in regions)
 
 
+def test_the_command_tells_the_patches_that_agree_before_and_after_the_fit(
+    tmp_path: Path, flood: Flood
+) -> None:
+    waves = 40 * ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(130, 170)), 2.5)
+    for name, (y, x) in {"a": (0, 0), "b": (5, 3)}.items():
+        shown = scene((y, x)) + 20 + waves[10 - y : 130 - y, 10 - x : 170 - x]
+        save(shown.clip(0, 255).astype(np.uint8), tmp_path / f"{name}.png")
+    result = run(tmp_path)
+    assert result.exit_code in (ExitCode.OK, ExitCode.DOUBTFUL), result.output
+    told = json.loads((tmp_path / "out" / "run.json").read_text())["matching"]["support"]
+    before, after = (told[when] for when in ("before_fit", "after_fit"))
+    assert before["patches"] >= 20 and after["patches_agree"] > 0.9 * after["patches"]
+    words = f"{before['patches_agree']} of {before['patches']} agree with the alignment"
+    assert re.search(
+        rf"patches +{words}, {after['patches_agree']} .*with the\s+fitted field", result.output
+    )
+    assert re.search(r"aligned +by [a-zA-Z ]+\n", result.output), "its patches are told beside"
+
+
 def test_labels_and_roi_pairs_together(tmp_path: Path, flood: Flood) -> None:
     save(volume((1, 2, 3)), tmp_path / "a.nii.gz")
     save(volume((1, 2, 3), shift=(5, 3)), tmp_path / "b.nii.gz")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from iterreg.outputs import RunSummary
     from iterreg.progress import ProgressCallback
     from iterreg.registration import Registration
+    from iterreg.samreg.fit import CheckedFit
     from iterreg.samreg.pairing import RoiMatching
 
 RESULTS = """
@@ -80,8 +80,8 @@ def samreg(fit: bool, **values: Any) -> None:
 
     console = Console(quiet=request.quiet, verbose=request.verbose)
     with console.progress() as report, OutputFolder(request.out, request.overwrite) as folder:
-        found, summary = _match_and_write(matching, request, fit, folder, report)
-    _print(console, request, found, summary)
+        found, summary, checked = _match_and_write(matching, request, fit, folder, report)
+    _print(console, request, found, summary, checked)
 
 
 def _match_and_write(
@@ -90,7 +90,7 @@ def _match_and_write(
     fit: bool,
     folder: OutputFolder,
     report: ProgressCallback,
-) -> tuple[RoiMatching, RunSummary | None]:
+) -> tuple[RoiMatching, RunSummary | None, CheckedFit | None]:
     from iterreg.cli.console import portion
     from iterreg.cli.register import read_arguments, register_and_write
     from iterreg.devices import threads_used
@@ -127,7 +127,7 @@ def _match_and_write(
     report(Progress("write pairs", matched, "writing the ROI pairs"))
     write_roi_files(folder, found.pairs, (images[0].grid, images[1].grid), found.about)
     draw_roi_pairs(found, images, folder.path("roi_pairs.png"))
-    summary = None
+    summary, check = None, _Check(found)
     if fit and found.is_usable:
         arguments |= {"roi_pairs": found.guidance, "initial_transform": found.start}
         if found.is_refined and request.preset is None and not request.overrides:
@@ -137,26 +137,40 @@ def _match_and_write(
             config = fitted_to_size(config, images[0].grid)
         fitting = portion(report, MATCHING_FRACTION, FITTED_FRACTION)
         writing = portion(report, FITTED_FRACTION, 1.0)
-        check = partial(_checked, found)
         summary = register_and_write(request, config, arguments, folder, (fitting, writing), check)
     _add_matching(folder.path("run.json"), found, request)
-    return found, summary
+    return found, summary, check.fit
 
 
-def _checked(found: RoiMatching, registration: Registration) -> Registration:
-    """The result of a fit, with its start named; to pictures, judged by patches of them."""
-    from iterreg.samreg.fit import check_fit, unsupported
+class _Check:
+    """Names the start of a fit; patches of pictures judge the result, and are kept in ``fit``."""
+
+    def __init__(self, found: RoiMatching) -> None:
+        self._found = found
+        self.fit: CheckedFit | None = None
+
+    def __call__(self, registration: Registration) -> Registration:
+        from iterreg.samreg.fit import check_fit
+
+        found = self._found
+        if found.start is not None:
+            start = f"alignment by samreg ({found.alignment.kind})"
+            registration = replace(registration, start=start)
+        if found.choice is None or found.fixed.stack.axis is not None:
+            return registration
+        self.fit = check_fit((found.fixed.stack, found.moving.stack), registration.transform)
+        if self.fit is None:
+            return registration
+        found.about["support"] = self.fit.to_dict()
+        return _judged(registration, self.fit)
+
+
+def _judged(registration: Registration, fit: CheckedFit) -> Registration:
+    """The result of a fit as patches leave it."""
+    from iterreg.samreg.fit import unsupported
     from iterreg.samreg.patches import LEAST_PATCHES, LEAST_SHARE
     from iterreg.verdict import judge
 
-    if found.start is not None:
-        registration = replace(registration, start=f"alignment by samreg ({found.alignment.kind})")
-    if found.choice is None or found.fixed.stack.axis is not None:
-        return registration
-    fit = check_fit((found.fixed.stack, found.moving.stack), registration.transform)
-    if fit is None:
-        return registration
-    found.about["after_fit"] = fit.to_dict()
     notes = registration.notes if not fit.is_start else (*registration.notes, fit.note)
     verdict = registration.verdict
     if fit.support.of >= LEAST_PATCHES and not fit.support.is_enough:
@@ -183,7 +197,11 @@ def _add_matching(run: Path, found: RoiMatching, request: PairRequest) -> None:
 
 
 def _print(
-    console: Console, request: PairRequest, found: RoiMatching, summary: RunSummary | None
+    console: Console,
+    request: PairRequest,
+    found: RoiMatching,
+    summary: RunSummary | None,
+    checked: CheckedFit | None,
 ) -> None:
     """Print the tables.
 
@@ -205,7 +223,7 @@ def _print(
             *([("prompts", _prompted(found.prompted))] if found.prompted else []),
             ("confidence", _confidence(found)),
             ("slices", f"{encoded} encoded, {cached} from the cache, {seconds:.1f} s"),
-            ("aligned", found.alignment.summary if found.choice is None else found.choice.summary),
+            *_support(found, checked),
             ("look at", f"{request.out / 'roi_pairs.png'}"),
         ]
     )
@@ -213,6 +231,15 @@ def _print(
         raise NoRoiPairsError(found.reason_for_none)
     if summary is not None:
         exit_by_verdict(summary.registration.status)
+
+
+def _support(found: RoiMatching, checked: CheckedFit | None) -> list[tuple[str, str]]:
+    """What was aligned, and the patches that agree with it and with the fit that follows."""
+    if found.choice is None:
+        return [("aligned", found.alignment.summary)]
+    if checked is None:
+        return [("aligned", found.choice.summary)]
+    return [("aligned", found.choice.words), ("patches", checked.summary)]
 
 
 def _prompted(prompted: Sequence[int | None]) -> str:

@@ -35,15 +35,13 @@ SURE_TO = 40.0
 
 
 def hounsfield_offset(image: Image) -> float:
-    """Find what was added to the Hounsfield units of a CT.
-
-    Air and soft tissue are found as the thorax segmenter finds them. In doubt nothing was added.
+    """Find what was added to the Hounsfield units of a CT; in doubt nothing was.
 
     Args:
-        image: any; only one of rank 3 with one channel is looked at.
+        image: any.
 
     Returns:
-        0 for a CT in HU, and for an image that is not surely a CT with other numbers.
+        :func:`ct_offset`; 0 also for an image that is not surely a CT.
 
     Example:
         >>> from iterreg.geometry import Grid
@@ -55,8 +53,39 @@ def hounsfield_offset(image: Image) -> float:
         >>> hounsfield_offset(Image(ct, grid)), hounsfield_offset(Image(ct + 1024, grid))
         (0.0, 1024.0)
     """
-    if image.grid.rank != 3 or image.data.shape[0] != 1:
-        return 0.0
+    return ct_offset(image) or 0.0
+
+
+def ct_offset(image: Image) -> float | None:
+    """Tell whether an image is a CT, and what was added to its Hounsfield units.
+
+    A CT whose numbers have an offset has to be of rank 3: its air and soft tissue are found as the
+    thorax segmenter finds them. One in HU reaches from air to tissue.
+
+    Args:
+        image: any.
+
+    Returns:
+        0 for a CT in HU; None for an image that is not surely a CT.
+
+    Example:
+        >>> from iterreg.geometry import Grid
+        >>> grid = Grid((2, 2), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> ct_offset(Image(torch.tensor([[[-1000.0, 0.0], [60.0, 900.0]]]), grid))
+        0.0
+        >>> print(ct_offset(Image(torch.tensor([[[0.0, 0.0], [60.0, 900.0]]]), grid)))
+        None
+    """
+    if image.data.shape[0] != 1:
+        return None
+    if image.grid.rank == 3 and (added := _added(image)):
+        return added
+    low, high = float(image.data.min()), float(image.data.max())
+    return 0.0 if low <= NEARER_TO_ZERO_HU and high >= TISSUE_HU else None
+
+
+def _added(image: Image) -> float:
+    """What was added to the HU of a volume; 0 if it is not surely a CT with other numbers."""
     fov = field_of_view(image).mask
     air = (image.data[0] < NEARER_TO_ZERO_HU) & fov
     if int(air.count_nonzero()) > LEAST_SHARE_OF_AIR * fov.numel():

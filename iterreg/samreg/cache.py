@@ -26,7 +26,7 @@ from iterreg.folders import cache_folder, tell_once
 from iterreg.samreg.everything import EverythingSettings, Rois
 from iterreg.samreg.rle import RunLengthMask
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Part of the key. Raise it when the files, or the meaning of their numbers, change."""
 
 

@@ -118,12 +118,15 @@ def find_candidates(
     """
     shown = stack.shown
     kept = set() if stack.axis is None else set(aligning(stack))
+    usual = settings.everything
+    if usual.glance is None:
+        usual = replace(usual, glance=stack.axis is not None)
 
     def segment(number: int, on_share: Callable[[float], None]) -> tuple[Rois, Features | None]:
         picture = stack.pixels[number]
         assert picture is not None, "blank slices are left out"
         more, boxes = (pixels_of(places, number, stack, boxes) for boxes in (False, True))
-        everything = replace(settings.everything, more=more, boxes=boxes)
+        everything = replace(usual, more=more, boxes=boxes)
         asked = _Asked(picture, stack.slice_shape, everything, number in kept)
         return _segment(asked, segmenter, cache, on_share)
 

@@ -45,7 +45,8 @@ class EverythingSettings:
             decoder thinks of them.
         aimed: boxes in the same form whose masks have to be as reliable as those of the grid.
         glance: look at the grid coarsely first, and decode only the points that promise a mask
-            which no other one gives (:mod:`iterreg.samreg.glance`); False decodes them all.
+            which no other one gives (:mod:`iterreg.samreg.glance`); False decodes them all. None
+            looks coarsely at the slices of a volume, which are many, and not at pictures.
     """
 
     points: int = 16
@@ -57,7 +58,7 @@ class EverythingSettings:
     more: tuple[tuple[float, ...], ...] = ()
     boxes: tuple[tuple[float, ...], ...] = ()
     aimed: tuple[tuple[float, ...], ...] = ()
-    glance: bool = True
+    glance: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def segment_everything(
             found.judge(segmenter.decode_boxes(embedding, torch.tensor(boxes)), limits)
     found.decode(torch.tensor(settings.more, dtype=torch.float32).reshape(-1, 2))
     grid = grid_points(picture, settings.points)
-    look = look_at(segmenter, embedding, grid, settings.glance)
+    look = look_at(segmenter, embedding, grid, bool(settings.glance))
     for done, slack in enumerate(SLACKS):
         on_fraction(done / len(SLACKS))
         chosen = look.choose(settings.predicted_iou - slack)

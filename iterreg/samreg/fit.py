@@ -51,15 +51,38 @@ class CheckedFit:
 
     Args:
         transform: the fitted one, or its start if that is supported better.
-        support: of that transform.
         before: support of the start.
+        after: support of the fitted one, even if its field was dropped.
         is_start: whether the field was dropped.
+
+    Example:
+        >>> from iterreg.geometry import Grid
+        >>> grid = Grid((16, 16), (1.0, 1.0), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.0)))
+        >>> still = Transform(np.eye(3), DisplacementField.zero(grid))
+        >>> CheckedFit(still, Support(50, 90, 0.02), Support(70, 90, 0.02), False).summary
+        '50 of 90 agree with the alignment, 70 with the fitted field (by chance 2)'
     """
 
     transform: Transform
-    support: Support
     before: Support
+    after: Support
     is_start: bool
+
+    @property
+    def support(self) -> Support:
+        """Support of the transform."""
+        return self.before if self.is_start else self.after
+
+    @property
+    def summary(self) -> str:
+        """Both in words."""
+        before, after = self.before, self.after
+        of = "" if after.of == before.of else f" of {after.of}"
+        dropped = ", which was dropped" if self.is_start else ""
+        return (
+            f"{before.agree} of {before.of} agree with the alignment, {after.agree}{of} with the "
+            f"fitted field{dropped} (by chance {self.support.by_chance:.0f})"
+        )
 
     @property
     def note(self) -> str:
@@ -72,9 +95,8 @@ class CheckedFit:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in ``run.json``."""
         return {
-            "patches_agree": self.support.agree,
-            "patches": self.support.of,
-            "agree_with_start": self.before.agree,
+            "before_fit": self.before.to_dict(),
+            "after_fit": self.after.to_dict(),
             "field_dropped": self.is_start,
         }
 
@@ -157,8 +179,8 @@ def check_fit(stacks: tuple[PictureStack, PictureStack], transform: Transform) -
     before, after = both(COARSE_PX, LOCAL_SHARE)
     fine = both(FINE_PX, FINE_LOCAL_SHARE, FINE_PATCH_CELLS, FINE_REACH_CELLS)
     if _is_worse(before, after) or _is_worse(*fine):
-        return CheckedFit(start, before, before, True)
-    return CheckedFit(transform, after, before, False)
+        return CheckedFit(start, before, after, True)
+    return CheckedFit(transform, before, after, False)
 
 
 def _is_worse(before: Support, after: Support) -> bool:

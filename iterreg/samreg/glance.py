@@ -17,8 +17,9 @@ SLACKS = (0.3, 0.05, 0.05)
 """A coarse mask counts if its predicted IoU is higher than the limit less this: when points are
 chosen for the first time, the second and the third. The coarse look thinks less of small masks."""
 
-SAME = 0.6
-"""Two coarse masks show the same if their intersection over union exceeds this."""
+SAME = 0.7
+"""Two coarse masks show the same if their intersection over union exceeds this: about where
+everything mode drops one of two masks that it decoded. With less a shape hides one around it."""
 
 
 class Look:

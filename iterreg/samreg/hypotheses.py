@@ -83,10 +83,7 @@ class Hypothesis:
             "affine_lps": self.affine_lps.tolist(),
             "matches": self.matches,
             "inliers": self.inliers,
-            "patches_agree": self.support.agree,
-            "patches": self.support.of,
-            "patches_by_chance": round(self.support.chance * self.support.of, 1),
-        }
+        } | self.support.to_dict()
 
 
 @dataclass(frozen=True)
@@ -110,15 +107,24 @@ class Choice:
         return self.best or self.ahead
 
     @property
-    def summary(self) -> str:
-        """What was chosen, and by how much."""
+    def words(self) -> str:
+        """What was chosen."""
         if self.best is not None:
-            return f"by {self.best.source}: {self.best.support.summary}"
+            return f"by {self.best.source}"
         if not self.tried:
             return "no alignment was tried"
         if self.ahead is not None:
-            return f"by {self.ahead.source}, hardly supported: {self.ahead.support.summary}"
-        return f"no alignment is supported: at best {self.tried[0].support.summary}"
+            return f"by {self.ahead.source}, hardly supported"
+        return "no alignment is supported"
+
+    @property
+    def summary(self) -> str:
+        """What was chosen, and by how much."""
+        if not self.tried:
+            return self.words
+        if self.taken is not None:
+            return f"{self.words}: {self.taken.support.summary}"
+        return f"{self.words}: at best {self.tried[0].support.summary}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain tables, as in ``run.json``."""

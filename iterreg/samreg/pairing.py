@@ -181,11 +181,7 @@ def match_candidates(
         matches = verified(matches, fixed, moving, alignment.affine_lps)
     matched = time.perf_counter()
     chains = _chains(matches, fixed, moving)
-    groups = [[(int(fixed.slices[m.fixed]), fixed.masks[m.fixed]) for m in c] for c in chains]
-    asked = chosen_by(places, groups)
-    kept = sorted({k for k in asked if k is not None}) if places else range(len(chains))
-    number_of = {k: number for number, k in enumerate(kept[: rules.pairs], 1)}
-    chains = [chains[k] for k in number_of]
+    chains, prompted = _asked_for(chains, fixed, places, rules.pairs)
     pairs = tuple(
         _roi_pair(number, chain, fixed, moving, images) for number, chain in enumerate(chains, 1)
     )
@@ -201,7 +197,7 @@ def match_candidates(
         rules.threshold,
         seconds,
         choice=choice,
-        prompted=tuple(None if k is None else number_of.get(k) for k in asked),
+        prompted=prompted,
     )
     if not matching.is_supported:
         return matching
@@ -254,6 +250,19 @@ def _chains(matches: list[Match], fixed: Candidates, moving: Candidates) -> list
     return link(
         matches, (fixed.masks, moving.masks), (fixed.slices, moving.slices), (steps[0], steps[1])
     )
+
+
+def _asked_for(
+    chains: list[list[Match]], fixed: Candidates, places: Sequence[Place], most: int | None
+) -> tuple[list[list[Match]], tuple[int | None, ...]]:
+    """The chains that prompts ask for, or all, at most so many; each prompt's, counted from 1."""
+    if not places:
+        return chains[:most], ()
+    groups = [[(int(fixed.slices[m.fixed]), fixed.masks[m.fixed]) for m in c] for c in chains]
+    asked = chosen_by(places, groups)
+    kept = sorted({k for k in asked if k is not None})[:most]
+    number_of = {k: number for number, k in enumerate(kept, 1)}
+    return [chains[k] for k in kept], tuple(None if k is None else number_of.get(k) for k in asked)
 
 
 def _roi_pair(

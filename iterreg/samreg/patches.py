@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import pi
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,9 +84,22 @@ class Support:
         return self.of >= LEAST_PATCHES and self.share >= LEAST_SHARE
 
     @property
+    def by_chance(self) -> float:
+        """How many would agree by chance."""
+        return self.chance * self.of
+
+    @property
     def summary(self) -> str:
         """In words."""
-        return f"{self.agree} of {self.of} patches agree (by chance {self.chance * self.of:.0f})"
+        return f"{self.agree} of {self.of} patches agree (by chance {self.by_chance:.0f})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as in ``run.json``."""
+        return {
+            "patches_agree": self.agree,
+            "patches": self.of,
+            "patches_by_chance": round(self.by_chance, 1),
+        }
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from iterreg.errors import GeometryError, ImageContentError
 from iterreg.geometry import AxisOrder, Grid, Matrix, apply_affine
 from iterreg.image import Image
-from iterreg.regions.hounsfield import hounsfield_offset
+from iterreg.regions.hounsfield import ct_offset
 
 AXES = ("z", "y", "x")
 """Slices across z are axial, across y coronal, across x sagittal; oblique images use the array axis
@@ -28,11 +28,6 @@ CT_WINDOW_HU = (-160.0, 240.0)
 
 PERCENTILES = (1.0, 99.0)
 """Percentiles that become black and white."""
-
-AIR_HU = -500.0
-TISSUE_HU = 100.0
-"""A grey image with values below ``AIR_HU`` and above ``TISSUE_HU`` counts as CT; so does a volume
-that is one behind an offset."""
 
 THICK_RATIO = 1.5
 """Slices are cut across the axis along which voxels are at least this much longer."""
@@ -185,11 +180,10 @@ def _window(image: Image, given: tuple[float, float] | None) -> Window:
         return Window("given", *given)
     if image.grid.rank == 2 and image.dtype == "uint8":
         return Window("as stored", 0.0, 255.0)
-    if len(data) == 1 and low <= AIR_HU and high >= TISSUE_HU:
-        return Window("CT window, HU", *CT_WINDOW_HU)
-    if offset := hounsfield_offset(image):
+    offset = ct_offset(image)
+    if offset is not None:
         black, white = (end + offset for end in CT_WINDOW_HU)
-        return Window(f"CT window, HU {offset:+g}", black, white)
+        return Window("CT window, HU" + (f" {offset:+g}" if offset else ""), black, white)
     black, white = (float(v) for v in np.percentile(data.numpy(), PERCENTILES))
     black, white = (black, white) if white > black else (low, high)
     return Window(f"percentiles {PERCENTILES[0]:g} to {PERCENTILES[1]:g}", black, white)
