@@ -1,12 +1,15 @@
 """Accuracy over many pairs at once, so that no change is judged by one of them.
 
     python benchmarks/accuracy.py [--only GLOB ...] [--every N] [--json ROWS.json]
+    python benchmarks/accuracy.py --peer greedy=PYTHON [--only GLOB ...] [--json ROWS.json]
     python benchmarks/accuracy.py --compare OLD.json NEW.json
 
 A group is a kind of pair and of guidance. Its line holds the mean and the worst of each figure:
 Dice (the mean over a pair's labels, and the least of any label), HD95, landmark error, error
 against a true field, folds inside the run's own regions, how many results are not ok, and CPU
-seconds. ``--set KEY=VALUE`` changes a setting of all runs, to try it.
+seconds. ``--set KEY=VALUE`` changes a setting of all runs, to try it. ``--peer`` runs another
+program of ``_peers/`` in iterreg's place, by images alone, on the same pairs: its rows compare with
+iterreg's by ``--compare``.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from _accuracy_peers import peer_of, run_peer
 from _accuracy_trials import Trial, trials
 
 import iterreg
@@ -49,6 +53,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="of the hippocampus pairs")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--set", nargs="+", metavar="KEY=VALUE", default=[])
+    parser.add_argument("--peer", metavar="METHOD=PYTHON")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--compare", type=Path, nargs="+", metavar="ROWS.json")
     parser.add_argument("--list", action="store_true")
@@ -60,6 +65,7 @@ def main() -> None:
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     warnings.simplefilter("ignore")
     settings = {key: read(value) for key, _, value in (s.partition("=") for s in asked.set)}
+    peer = peer_of(asked.peer) if asked.peer else None
     rows: list[Row] = []
     for trial in trials(asked.every, asked.only):
         if any(fnmatch.fnmatch(trial.group, pattern) for pattern in asked.leave):
@@ -67,7 +73,12 @@ def main() -> None:
         if asked.list:
             print(f"{trial.group}: {trial.name}")
             continue
-        rows.append(measured(trial, settings, asked.threads))
+        if peer and (trial.guided or trial.fixed.grid.rank == 2):
+            continue
+        if peer:
+            rows.append(measured_peer(trial, peer, asked.threads))
+        else:
+            rows.append(measured(trial, settings, asked.threads))
         print(line(rows[-1]), flush=True)
         if asked.json:
             asked.json.write_text(json.dumps(rows, indent=1) + "\n")
@@ -101,17 +112,32 @@ def measured(trial: Trial, settings: dict[str, Any], threads: int) -> Row:
     except iterreg.IterregError as error:
         return row | {"status": "refused", "message": str(error)[:100]}
     row |= {"cpu_s": time.process_time() - begun, "status": run.status.value, "start": run.start}
-    row |= overlap(trial, run) | points(trial, run) | truth(trial, run)
+    row |= judged(trial, run.transform)
     total = total_displacement_vox(run.transform)
     return row | {"folds": folding(total, run.fixed_labels.data).interior_folds}
 
 
-def overlap(trial: Trial, run: iterreg.Registration) -> Row:
+def measured_peer(trial: Trial, peer: tuple[str, str], threads: int) -> Row:
+    """Register a pair with a peer and judge it; a peer has no verdict and no regions."""
+    row: Row = {"group": trial.group, "pair": trial.name, "method": peer[0]}
+    pair = trial.fixed, trial.moving
+    transform, said, cpu_s = run_peer(peer, pair, trial.preset, threads)
+    if transform is None:
+        return row | {"status": "failed", "message": said[:100]}
+    return row | {"status": "ok", "cpu_s": cpu_s} | judged(trial, transform)
+
+
+def judged(trial: Trial, transform: iterreg.Transform) -> Row:
+    """Every figure that the transform alone decides."""
+    return overlap(trial, transform) | points(trial, transform) | truth(trial, transform)
+
+
+def overlap(trial: Trial, transform: iterreg.Transform) -> Row:
     """Dice and HD95 of the label maps, by the transform alone."""
     if trial.truth is None:
         return {}
     ours, theirs = trial.truth
-    warped = warp_labels(theirs, run.transform)
+    warped = warp_labels(theirs, transform)
     values = [v for v in ours.values if int((ours.data == v).sum()) >= LEAST_VOXELS]
     scores = dice(ours.data, warped.data, values)
     spacing = ours.grid.spacing_zyx_mm
@@ -125,20 +151,20 @@ def overlap(trial: Trial, run: iterreg.Registration) -> Row:
     }
 
 
-def points(trial: Trial, run: iterreg.Registration) -> Row:
+def points(trial: Trial, transform: iterreg.Transform) -> Row:
     """Mean error of the landmarks."""
     if trial.landmarks is None:
         return {}
     fixed, moving = trial.landmarks
-    error = np.linalg.norm(run.transform.map_points(fixed).lps - moving.lps, axis=1)
+    error = np.linalg.norm(transform.map_points(fixed).lps - moving.lps, axis=1)
     return {"tre_mm": float(error.mean()), "tre_p95_mm": float(np.percentile(error, 95))}
 
 
-def truth(trial: Trial, run: iterreg.Registration) -> Row:
+def truth(trial: Trial, transform: iterreg.Transform) -> Row:
     """Mean distance from the true field."""
     if trial.field_lps is None:
         return {}
-    ours = np.moveaxis(total_displacement_mm(run.transform).numpy(), 0, -1)
+    ours = np.moveaxis(total_displacement_mm(transform).numpy(), 0, -1)
     error = np.linalg.norm(ours - trial.field_lps, axis=-1)
     if trial.where is not None:
         error = error[trial.where]

@@ -64,13 +64,16 @@ CASES = {
     "blur": ["--projections", "240", "--share", "0.3"],
     "couch": ["--projections", "240", *COUCH],
     "couch-far": ["--projections", "240", "--shift", "22", "-14", "16", "--turn", "3", "-2", "6"],
+    "on-ct": ["--projections", "240", "--shift", "22", "-14", "16", "--turn", "3", "-2", "6"],
     "full-fan": ["--projections", "240", "--panel-shift", "0", "--padding", "-3024"],
     "short-panel": ["--projections", "240", "--rows", "110"],
     "back-p360": ["--projections", "360", "--seed", "5"],
     "back-p120": ["--projections", "120", "--seed", "6", *COUCH],
     "back-blur": ["--projections", "240", "--share", "0.3", "--seed", "7"],
 }
-"""Options of the simulation. ``back``: of the other breathing state; nothing was tuned on these."""
+"""Options of the simulation. ``back``: of the other breathing state; nothing was tuned on these.
+``on-ct``: resampled onto the CT's voxels as the patient lies, as some systems export it, so that
+the scanner's axis leans in the array; padded with -1000."""
 COLUMNS = (
     ("TRE before", "tre_before_mm", "{:.2f}"),
     ("TRE", "tre_mm", "{:.3f}"),
@@ -167,9 +170,17 @@ def make(name: str, scan: Path, folder: Path) -> None:
     about = json.loads(scan.with_name(f"{name}.json").read_text())
     truth = np.array(about["truth_lps"])
     fixed_state, moving_state = states(name)
+    labels = sitk.ReadImage(str(SOURCE / f"{fixed_state}_labels.nii.gz"))
+    lain = sitk.Image(labels)  # the CT's grid, moved with the patient
+    axes = truth[:3, :3] @ np.array(labels.GetDirection()).reshape(3, 3)
+    lain.SetDirection(axes.ravel().tolist())
+    lain.SetOrigin((truth[:3, :3] @ labels.GetOrigin() + truth[:3, 3]).tolist())
     image = sitk.ReadImage(str(scan))
-    sitk.WriteImage(image, str(folder / "fixed.nii.gz"))
     view = sitk.ReadImage(str(scan.with_name(f"{name}_view.nii.gz")))
+    if name == "on-ct":
+        image = sitk.Resample(image, lain, sitk.Transform(), sitk.sitkLinear, -1000)
+        view = sitk.Resample(view, lain, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+    sitk.WriteImage(image, str(folder / "fixed.nii.gz"))
     sitk.WriteImage(view, str(folder / "view.nii.gz"))
     for what in ("", "_labels"):
         moving = sitk.ReadImage(str(SOURCE / f"{moving_state}{what}.nii.gz"))
@@ -178,13 +189,9 @@ def make(name: str, scan: Path, folder: Path) -> None:
     transform = sitk.AffineTransform(3)
     transform.SetMatrix(back[:3, :3].ravel().tolist())
     transform.SetTranslation(back[:3, 3].tolist())
-    labels = sitk.ReadImage(str(SOURCE / f"{fixed_state}_labels.nii.gz"))
     coarse = sitk.Resample(labels, image, transform, sitk.sitkNearestNeighbor, 0)
     sitk.WriteImage(coarse, str(folder / "fixed_labels.nii.gz"))
-    axes = truth[:3, :3] @ np.array(labels.GetDirection()).reshape(3, 3)
-    labels.SetDirection(axes.ravel().tolist())
-    labels.SetOrigin((truth[:3, :3] @ labels.GetOrigin() + truth[:3, 3]).tolist())
-    sitk.WriteImage(labels, str(folder / "truth.nii.gz"))
+    sitk.WriteImage(lain, str(folder / "truth.nii.gz"))
     points, _ = landmarks_of(SOURCE)
     if fixed_state == "moving":
         points = np.hstack([points[:, 3:], points[:, :3]])

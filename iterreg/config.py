@@ -184,6 +184,9 @@ class Start:
     unguided: str = _one_of("same", *AFFINES, default="same")
     """The same without regions; ``same`` keeps ``affine``. In a small crop an affine fits what
     differs between two people."""
+    middle: float = _number(1.0, 0.3, 1)
+    """Without regions the affine is refined once more in an ellipsoid of this share of the fixed
+    image's sides; 1: not. The middle of a crop holds what it was cut for."""
     search_mm: float = _number(24.0, 0, 500)
     """Reach of the discrete search for large motion; 0 leaves the search out."""
 

@@ -8,6 +8,7 @@ motions of the rung.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,12 +17,12 @@ from torch import Tensor
 
 from iterreg.config import Config
 from iterreg.energy.terms import NormalEquations
-from iterreg.geometry import Matrix, apply_affine
+from iterreg.geometry import Matrix
 from iterreg.kernels import apply_blocks
-from iterreg.labels import centroids
+from iterreg.optimize.centres import centred
 from iterreg.optimize.mapped import Mapped
 from iterreg.optimize.pair import Pair
-from iterreg.optimize.problem import Problem
+from iterreg.optimize.problem import Problem, middle_of
 from iterreg.optimize.side import Side
 from iterreg.to_device import on_device
 
@@ -45,9 +46,6 @@ field brings it back. Asking for a gain made the error of two chests that slide 
 REFINED_MM = 8.0
 """Centres that lie nearer than this to a start that the user gave do not replace it: the rungs get
 there from it."""
-
-TRIMMED = 0.25
-"""Share of region pairs that may disagree with the rest when centres are aligned."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +77,34 @@ def find_affine(config: Config, level: Pair, given: Matrix | None = None) -> Aff
     base = np.eye(level.fixed.grid.rank + 1) if given is None else given
     how = "identity" if given is None else "given initial transform"
     energies = _Energies(Problem.for_affine(config, level, None), level)
-    best = AffineStart(base, energies.at(base), how)
+    first = AffineStart(base, energies.at(base), how)
     if config.start.affine == "none":
-        return best
-    how, candidate = _centred(level, base)
-    energy = energies.at(candidate)
+        return first
+    how, candidate = centred(level, base)
     apart_mm = float(np.linalg.norm(candidate[:-1, -1] - base[:-1, -1]))
-    is_news = given is None or apart_mm > REFINED_MM
-    if is_news and energy < best.energy * (1 - LEAST_ADVANTAGE):
-        best = AffineStart(candidate, energy, how)
+    starts = [first]
+    if given is None or apart_mm > REFINED_MM:
+        starts.append(AffineStart(candidate, energies.at(candidate), how))
     if max(level.fixed.shape) == 1:
-        return best  # nothing can be told of one voxel but where it lies
-    return _climbed(config, level, best)
+        return _better(starts)  # nothing can be told of one voxel but where it lies
+    by_regions = level.interfaces.label_count > 1 or bool(level.guidance.rois)
+    if by_regions:
+        return _climbed(config, level, _better(starts))
+    if apart_mm < level.fixed.least_spacing_mm:
+        starts = [_better(starts)]
+    # Far from the right place the images tell little: each start is judged where it leads.
+    climbed = [_climbed(config, level, start) for start in starts]
+    best = _better([replace(c, energy=energies.at(c.affine_lps)) for c in climbed])
+    return _centred_on_middle(config, level, best) if config.start.middle < 1 else best
+
+
+def _better(starts: Sequence[AffineStart]) -> AffineStart:
+    """The first, unless the second is clearly better."""
+    first, *others = starts
+    for other in others:
+        if other.energy < first.energy * (1 - LEAST_ADVANTAGE):
+            return other
+    return first
 
 
 def _climbed(config: Config, level: Pair, start: AffineStart) -> AffineStart:
@@ -112,7 +126,24 @@ def _climbed(config: Config, level: Pair, start: AffineStart) -> AffineStart:
     return best
 
 
-def _is_supported(config: Config, level: Pair, before: Matrix, after: Matrix) -> bool:
+def _centred_on_middle(config: Config, level: Pair, start: AffineStart) -> AffineStart:
+    """The start refined once more by the middle of the fixed image alone.
+
+    From afar the middle would mislead: the surroundings bring it near.
+    """
+    problem = Problem.for_affine(config, level, start.affine_lps, config.start.middle)
+    middle = _Energies(problem, level)
+    refined, energy = _refine(config.start.affine, middle, start.affine_lps)
+    fits = energy < middle.at(start.affine_lps) * (1 - LEAST_ADVANTAGE)
+    share = config.start.middle
+    if not fits or not _is_supported(config, level, start.affine_lps, refined, share):
+        return start
+    return AffineStart(refined, energy, f"{start.how}, {config.start.affine} refined at the middle")
+
+
+def _is_supported(
+    config: Config, level: Pair, before: Matrix, after: Matrix, middle: float = 1.0
+) -> bool:
     """Whether an affine is plausible, and the images confirm it in what was not fitted.
 
     Regions, if there are any, decide without the images: their boundaries are what is fitted.
@@ -128,6 +159,8 @@ def _is_supported(config: Config, level: Pair, before: Matrix, after: Matrix) ->
         return plausible
     old, new = Mapped.still(level, before), Mapped.still(level, after)
     both = old.common_fov & new.common_fov
+    if middle < 1:
+        both = both & middle_of(both, middle)
     return new.similarity(both).nmi >= LEAST_NMI_KEPT * old.similarity(both).nmi
 
 
@@ -157,42 +190,6 @@ class _Energies:
     def at(self, affine_lps: Matrix) -> float:
         """The energy behind an affine."""
         return self.equations_at(affine_lps)[0]
-
-
-def _centred(level: Pair, base: Matrix) -> tuple[str, Matrix]:
-    """The translation that brings centres together: of the regions, or else of the images."""
-    fixed, moving = level.fixed, level.moving
-    shifts = _region_shifts(fixed, moving, base)
-    if len(shifts):
-        keep = max(1, int(np.ceil(len(shifts) * (1 - TRIMMED))))
-        middle = np.median(shifts, axis=0)
-        order = np.argsort(np.linalg.norm(shifts - middle, axis=1))
-        how, shift = "centres of the regions", shifts[order[:keep]].mean(0)
-    else:
-        how = "centres of the images"
-        shift = moving.grid.centre_lps_mm - apply_affine(base, fixed.grid.centre_lps_mm)
-    matrix = base.copy()
-    matrix[:-1, -1] += shift
-    return how, matrix
-
-
-def _region_shifts(fixed: Side, moving: Side, base: Matrix) -> Matrix:
-    """For each region that neither image cuts, moving centroid minus mapped fixed one, LPS mm."""
-    shifts = []
-    fixed_centroids, moving_centroids = _centroids(fixed), _centroids(moving)
-    for value in sorted(fixed_centroids.keys() & moving_centroids.keys()):
-        here = apply_affine(fixed.grid.index_to_lps, fixed_centroids[value])
-        there = apply_affine(moving.grid.index_to_lps, moving_centroids[value])
-        shifts.append(there - apply_affine(base, here))
-    return np.array(shifts)
-
-
-def _centroids(side: Side) -> dict[int, Matrix]:
-    """Centroid (array order) of each region that stays inside the field of view."""
-    first = 3 - side.grid.rank
-    # One transfer from the device for all.
-    table = centroids(side.labels, 1 + max(side.boxes, default=0)).cpu().numpy()
-    return {value: table[value, first:] for value in side.uncut_regions}
 
 
 def _refine(kind: str, energies: _Energies, affine: Matrix) -> tuple[Matrix, float]:

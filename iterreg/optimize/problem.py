@@ -101,7 +101,9 @@ class Problem:
         )
 
     @classmethod
-    def for_affine(cls, config: Config, level: Pair, affine_lps: Matrix | None) -> Problem:
+    def for_affine(
+        cls, config: Config, level: Pair, affine_lps: Matrix | None, middle: float = 1.0
+    ) -> Problem:
         """The energy that compares affines: without motion of its own, so without smoothness.
 
         Regions that the edge of either view cuts are left out, and leaving the moving image costs
@@ -112,6 +114,7 @@ class Problem:
             level: the pair at the resolution of the search.
             affine_lps: evidence is gathered where both images see behind this affine; None: in
                 all of the fixed image's field of view.
+            middle: share of the fixed image's sides that count, around its middle; 1: all of it.
         """
         if affine_lps is None:
             mapping, common_fov = (
@@ -122,6 +125,8 @@ class Problem:
             mapping = level.index_map(affine_lps)
             common_fov = level.common_fov(mapping, None)
         common_fov = _with_anatomy(level, common_fov)
+        if middle < 1:
+            common_fov = common_fov & middle_of(common_fov, middle)
         uncut = level.fixed.uncut_regions & level.moving.uncut_regions
         pairs = {value: pair for value, pair in level.region_pairs().items() if value in uncut}
         frame = overlap_frame(level, common_fov)
@@ -219,6 +224,20 @@ def _with_anatomy(level: Pair, common_fov: Tensor) -> Tensor:
     if not level.interfaces.empty_background:
         return common_fov
     return common_fov & dilate(level.fixed.labels > 0, 1)
+
+
+def middle_of(volume: Tensor, share: float) -> Tensor:
+    """(Z, Y, X) bool: the ellipsoid around the middle of a volume.
+
+    Args:
+        volume: (Z, Y, X), for its shape and device.
+        share: of each side.
+    """
+    squared = torch.zeros(volume.shape, device=volume.device)
+    for axis, n in enumerate(volume.shape):
+        across = torch.arange(n, device=volume.device) * 2 - (n - 1)
+        squared += (across / n).square().view([-1 if a == axis else 1 for a in range(3)])
+    return squared <= share**2
 
 
 def _similarity(

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
@@ -96,9 +97,12 @@ class ConeEnd:
             spacing_z_mm: between slices.
         """
         z = np.arange(shape[0])[:, None, None]
-        cut = self.slope * radius_mm / spacing_z_mm + HALF_STEP_VOX
-        seen = z <= self.apex_vox - cut if self.upper else z >= self.apex_vox + cut
-        return np.asarray(seen)
+        return self.sees(z, radius_mm / spacing_z_mm)
+
+    def sees(self, z: NDArray[Any], radius: Doubles) -> NDArray[np.bool_]:
+        """Whether points are on the seen side; heights and distances in slices."""
+        cut = self.slope * radius + HALF_STEP_VOX
+        return np.asarray(z <= self.apex_vox - cut if self.upper else z >= self.apex_vox + cut)
 
 
 def cone_ends(
@@ -116,7 +120,27 @@ def cone_ends(
         None, one or two ends. Where no circle cuts the image there is less to go by, and only two
         cones that belong together count.
     """
-    columns, radii = _columns(volume, disc, radius_mm, spacing_mm)
+    columns, radii_mm = _columns(volume, disc, radius_mm, spacing_mm)
+    measured = np.ones(columns.shape, bool)
+    return ends_of_columns(columns, measured, radii_mm, spacing_mm[0], is_cut=not disc.all())
+
+
+def ends_of_columns(
+    columns: Floats, measured: Bools, radii_mm: Doubles, spacing_z_mm: float, *, is_cut: bool
+) -> list[ConeEnd]:
+    """Find the cones in columns of the image.
+
+    Args:
+        columns: (Z, N) intensities along the axis of the gantry.
+        measured: (Z, N), where they are none of what surrounds the scan.
+        radii_mm: (N,), their distances from it.
+        spacing_z_mm: of their places.
+        is_cut: whether a circle cuts the image.
+
+    Returns:
+        None, one or two ends, as of :func:`cone_ends`.
+    """
+    radii = radii_mm / spacing_z_mm
     if columns.shape[0] < 8 or columns.shape[1] < LEAST_COLUMNS:
         return []
     low, high = (float(v) for v in np.percentile(columns, [2, 90]))
@@ -125,19 +149,19 @@ def cone_ends(
     levels = np.clip((columns - low) / (high - low), -0.5, 2.0)
     found = {}
     for upper in (False, True):
-        facing = levels if upper else levels[::-1]
-        end = _end(facing, radii / spacing_mm[0], spacing_mm[0], SLOPES)
+        turn = slice(None, None, 1 if upper else -1)
+        end = _end(levels[turn], measured[turn], radii, spacing_z_mm, SLOPES)
         if end is not None:
             found[upper] = end
     slopes = [end.slope for end in found.values()]
-    if disc.all() and (len(slopes) < 2 or abs(slopes[0] - slopes[1]) > SAME_SLOPE):
+    if not is_cut and (len(slopes) < 2 or abs(slopes[0] - slopes[1]) > SAME_SLOPE):
         return []
     if len(found) == 2:
         # One panel makes both cones. The end of which more is in the image tells its height.
         surer = max(found, key=lambda upper: found[upper].score)
-        facing = levels[::-1] if surer else levels
+        turn = slice(None, None, -1 if surer else 1)
         slope = np.array([found[surer].slope])
-        other = _end(facing, radii / spacing_mm[0], spacing_mm[0], slope)
+        other = _end(levels[turn], measured[turn], radii, spacing_z_mm, slope)
         found[not surer] = other or found[not surer]
     last = len(levels) - 1
     return [
@@ -173,11 +197,14 @@ def _columns(
     return levels, pooled(radius_mm).ravel()[whole].astype(np.float64)
 
 
-def _end(levels: Floats, radii_vox: Doubles, spacing_z_mm: float, slopes: Doubles) -> _Fit | None:
+def _end(
+    levels: Floats, measured: Bools, radii_vox: Doubles, spacing_z_mm: float, slopes: Doubles
+) -> _Fit | None:
     """The upper end, or None.
 
     Args:
         levels: (Z, N), 0 air and about 1 tissue, in columns.
+        measured: (Z, N), where they count.
         radii_vox: (N,), distance of the columns from the axis, in slices' distances.
         spacing_z_mm: between slices.
         slopes: to choose from; a single one is kept.
@@ -189,8 +216,9 @@ def _end(levels: Floats, radii_vox: Doubles, spacing_z_mm: float, slopes: Double
     fall = np.zeros((depth + margin, count), np.float32)
     fall[step : depth - step] = np.clip(levels[: -2 * step] - levels[2 * step :], -0.2, 0.4)
     solid, known = np.zeros(fall.shape, bool), np.zeros(fall.shape, bool)
-    known[step : depth - step] = True
+    known[step : depth - step] = measured[: -2 * step] & measured[2 * step :]
     solid[step : depth - step] = levels[: -2 * step] > SOLID
+    solid &= known
     falling = solid & (fall > STILL)
     darker = np.zeros(fall.shape, bool)
     darker[step : depth - step] = levels[2 * step :] > DARKER

@@ -114,10 +114,25 @@ def _circle_around(plane: Bools) -> tuple[float, float, float] | None:
 
 def _cuts(plane: Bools, circle: tuple[float, float, float]) -> bool:
     """Whether content runs into the circle along enough of the circle that lies in the image."""
-    cut, in_image = _along(plane, circle)
+    return _is_enough(*_along(plane, circle))
+
+
+def _is_enough(cut: Bools, in_image: Bools) -> bool:
     hidden = in_image.mean() < CIRCLE_MOSTLY_HIDDEN
     needed = CIRCLE_ARC_SHARE_HIDDEN if hidden else CIRCLE_ARC_SHARE
     return bool(in_image.sum() >= 8 and cut.sum() >= needed * in_image.sum())
+
+
+def is_cut(cut: Bools, in_image: Bools) -> bool:
+    """Whether a cylinder cuts the content, all in all and along its length.
+
+    Args:
+        cut: (Z, DIRECTIONS), where content of a slice runs into it.
+        in_image: (Z, DIRECTIONS), where the slice reaches it.
+    """
+    length = cut.sum() / max(1, in_image.sum())
+    union, reached = np.asarray(cut.any(0)), np.asarray(in_image.any(0))
+    return bool(length >= SLICES_CUT and _is_enough(union, reached))
 
 
 def _length_cut(slices: Bools, circle: tuple[float, float, float]) -> float:

@@ -23,6 +23,7 @@ from iterreg.neighbourhood import dilate
 from iterreg.regions._cone_ends import cone_ends
 from iterreg.regions._cut_planes import cut_planes
 from iterreg.regions._round_view import content_of, round_view
+from iterreg.regions._turned_view import turned_view
 from iterreg.regions.cone_beam import view_of
 from iterreg.regions.picture_view import picture_view
 from iterreg.scanner import ConeBeam
@@ -182,6 +183,10 @@ def _cylinder_and_cones(
     """The view of a cone beam, (*shape) bool, and which parts of it end within the image."""
     shape = data.shape[1:]
     view = round_view(data)
+    if view is None and data.ndim == 4 and data.shape[0] == 1:
+        turned = turned_view(data[0], spacing_mm)
+        if turned is not None:
+            return turned
     seen = np.ones(shape, bool) if view is None else view.seen
     kinds = [] if view is None else ["cylinder"]
     if data.ndim == 4 and data.shape[0] == 1 and min(shape) >= 8:
