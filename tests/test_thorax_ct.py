@@ -317,6 +317,16 @@ def test_cone_beam_look(
     assert dice(found.mask(BONE), healthy_labels.mask(BONE) & seen) > 0.65
 
 
+def test_air_before_a_body_whose_sides_are_cut_is_no_lung(scan: Image, plain: LabelMap) -> None:
+    # The missing sides lift everything near them: air looks like lung.
+    lifted = torch.where(plain.data == 0, -700.0, scan.data[0]).numpy()
+    narrow, seen = cone_beam(with_values(scan, lifted), 125.0, -1000.0)
+    found = segment_thorax_ct(narrow)
+    lungs = found.mask(LEFT_LUNG) | found.mask(RIGHT_LUNG)
+    true = (plain.mask(LEFT_LUNG) | plain.mask(RIGHT_LUNG)) & seen
+    assert int((lungs & (plain.data == 0)).sum()) < 0.01 * int(true.sum())
+
+
 def test_given_view_is_respected(scan: Image) -> None:
     view = torch.ones(scan.grid.shape_zyx, dtype=torch.bool)
     view[:, :, :30] = False

@@ -25,6 +25,9 @@ TABLE_THICK_MM = 60.0
 TABLE_OVERHANG_MM = 24.0
 """A table that touches the patient is recognised by this much of it at both sides."""
 
+LEAST_AROUND = 0.2
+"""Of a lung that the view cuts, this share lies within the convex hull of the wall."""
+
 
 def find_body(ct: DownsampledCt) -> Bools:
     """Find the patient, with everything inside, without table, cables and outside air.
@@ -100,8 +103,10 @@ def _enclosed(ct: DownsampledCt, gaps: Bools) -> Bools:
     """Find the gaps in the body wall that lie inside the body: lungs, airways, bowel.
 
     Each slice is judged alone, because mouth and nose connect the lungs to the outside. A gap that
-    the field of view cuts is inside if it looks like lung, or if only a small part of it is cut.
+    the field of view cuts is inside if it looks like lung and the wall lies around it, or if only a
+    small part of it is cut.
     """
+    wall = ct.fov & ~gaps
     labels, count = parts_of(gaps, in_plane=True)
     flat = labels.ravel()
     area = np.maximum(np.bincount(flat, minlength=count + 1), 1)
@@ -115,10 +120,28 @@ def _enclosed(ct: DownsampledCt, gaps: Bools) -> Bools:
     # Half of the voxels of a thin strip of outside air are blurred by the skin into the lung's
     # range; it still holds gas, and it lies along the edge with more than a third of its outline.
     sliver = (edge > 0.6 * area) | ((gas > 0.25) & (cut > 0.35))
-    inside = (edge == 0) | ((lung > 0.4) & (cut < 1.5) & ~sliver) | (cut < 0.1)
+    around = np.bincount(flat, _hulls(wall).ravel(), count + 1) / area
+    lunglike = (lung > 0.4) & (cut < 1.5) & ~sliver & (around > LEAST_AROUND)
+    inside = (edge == 0) | lunglike | (cut < 0.1)
     outside = _carry_outside(labels, ~inside, area, gas > 0.8)
     outside[0] = True
     return ~outside[labels]
+
+
+def _hulls(wall: Bools) -> Bools:
+    """The convex hull of each slice of the wall.
+
+    Air in front of a chest whose sides the view cuts looks like lung; but a body is convex.
+    """
+    import cv2
+
+    hulls = np.zeros(wall.shape, np.uint8)
+    for plane, hull in zip(wall, hulls, strict=True):
+        y, x = np.nonzero(plane)
+        if len(y):
+            corners = cv2.convexHull(np.stack([x, y], 1).astype(np.int32))
+            cv2.fillConvexPoly(hull, corners, 1)
+    return hulls > 0
 
 
 def _fov_edge(fov: Bools) -> Bools:
