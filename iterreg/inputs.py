@@ -13,7 +13,7 @@ from torch import Tensor
 from iterreg.config import Config
 from iterreg.devices import side_by_side
 from iterreg.displacement import Transform
-from iterreg.errors import GeometryError, ImageContentError
+from iterreg.errors import ConfigError, GeometryError, ImageContentError
 from iterreg.formats.reading import as_transform
 from iterreg.geometry import Grid, Points, apply_affine
 from iterreg.image import Image, LabelMap, RoiPair, require_same_space
@@ -23,6 +23,7 @@ from iterreg.partition import Regions, regions_of_rois
 from iterreg.regions.field_of_view import field_of_view
 from iterreg.regions.label_tables import label_names
 from iterreg.samreg.roi_files import read_roi_pairs
+from iterreg.scanner import ConeBeam
 
 if TYPE_CHECKING:
     from iterreg.formats.reading import TransformLike as TransformLike
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from iterreg.image.kinds import LabelsLike as LabelsLike
     from iterreg.image.kinds import PointsLike as PointsLike
     from iterreg.regions.label_tables import NamesLike as NamesLike
+
+
+MOST_APART = 0.05
+"""A scanner's view and the one that is found may differ by this share of the image."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,8 @@ class Inputs:
 
     def with_scanners(self, config: Config) -> tuple[Inputs, Config]:
         """Inputs and configuration that both name the scanners that either of them names."""
-        fixed = config.fixed_scanner or self.fixed.scanner
-        moving = config.moving_scanner or self.moving.scanner
+        fixed = _placed(config.fixed_scanner or self.fixed.scanner, self.fixed)
+        moving = _placed(config.moving_scanner or self.moving.scanner, self.moving)
         inputs = replace(
             self,
             fixed=replace(self.fixed, scanner=fixed),
@@ -131,6 +136,15 @@ class Given:
         return both[0], both[1]
 
 
+def _placed(scanner: ConeBeam | None, image: Image) -> ConeBeam | None:
+    """A scanner whose isocentre is known, since who reads the result may have part of the image."""
+    if scanner is None:
+        return None
+    if image.grid.rank != 3:
+        raise ConfigError(f"{image.name}: expected no scanner for a picture, got {scanner}")
+    return scanner.about(image.grid.centre_lps_mm)
+
+
 def _read_images(fixed: ImageLike, moving: ImageLike) -> tuple[Image, Image]:
     first = as_image(fixed, "fixed").checked()
     second = as_image(moving, "moving").checked()
@@ -174,11 +188,13 @@ class FieldsOfView:
     Args:
         fixed, moving: (*shape) bool, the field of view inside the user's mask.
         in_words: how each was found, and its share of the image.
+        notes: scanners that the images contradict.
     """
 
     fixed: Tensor
     moving: Tensor
     in_words: dict[str, str]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, inputs: Inputs) -> FieldsOfView:
@@ -187,10 +203,11 @@ class FieldsOfView:
         Raises:
             ImageContentError: a mask does not meet its image's field of view.
         """
-        found, in_words = [], {}
+        found, in_words, notes = [], {}, []
         images = (inputs.fixed, inputs.moving)
         side_by_side(field_of_view, images)  # an image keeps what was found
         for side, image, mask in zip(("fixed", "moving"), images, inputs.masks, strict=True):
+            notes += _contradictions(image, f"{side}_scanner")
             view = field_of_view(image)
             fov = view.mask if mask is None else view.mask & (mask.data > 0)
             if not bool(fov.any()):
@@ -201,7 +218,21 @@ class FieldsOfView:
             kind = view.kind if mask is None else f"{view.kind}, mask"
             in_words[side] = f"{kind}: {100 * share:.0f} % of the image is seen"
             found.append(fov)
-        return cls(found[0], found[1], in_words)
+        return cls(found[0], found[1], in_words, tuple(notes))
+
+
+def _contradictions(image: Image, setting: str) -> list[str]:
+    """What to tell of a scanner that does not see what the voxels show."""
+    if image.scanner is None:
+        return []
+    shown = field_of_view(replace(image, scanner=None))
+    apart = float((shown.mask != field_of_view(image).mask).float().mean())
+    if not shown.is_cone_beam or apart <= MOST_APART:
+        return []
+    return [
+        f"{image.name}: {setting} and the view that its voxels show differ in {100 * apart:.0f} % "
+        "of the image: check isocentre_lps_mm and axis_lps"
+    ]
 
 
 def find_regions(config: Config, inputs: Inputs, device: str) -> Regions:

@@ -208,7 +208,7 @@ def optimize_pair(
         config=config,
         start=solution.start,
         field_of_view=views.in_words,
-        notes=(*fitted, *numbers.notes, *regions.notes, *scale.notes, *inputs.notes),
+        notes=(*fitted, *views.notes, *numbers.notes, *regions.notes, *scale.notes, *inputs.notes),
         device=str(where),
         seed=seed,
         threads=used,

@@ -46,9 +46,15 @@ def pair_of(
         landmarks=inputs.landmarks,
     )
     limits = clip_limits(config, numbers.fixed), clip_limits(config, numbers.moving)
+    grey = len(inputs.fixed.data) != len(inputs.moving.data)
+    fixed, moving = (
+        image.data.mean(0, keepdim=True) if grey else image.data
+        for image in (inputs.fixed, inputs.moving)
+    )
+    labels = regions.compact(regions.fixed), regions.compact(regions.moving)
     return Pair(
-        _side(limits[0], inputs.fixed, regions.compact(regions.fixed), views.fixed, device),
-        _side(limits[1], inputs.moving, regions.compact(regions.moving), views.moving, device),
+        _side(limits[0], fixed.to(device), inputs.fixed, labels[0], views.fixed),
+        _side(limits[1], moving.to(device), inputs.moving, labels[1], views.moving),
         interfaces_of(regions, config.smoothness).to(device),
         guidance,
         values_named("rigid", config.rigid, regions),
@@ -57,11 +63,12 @@ def pair_of(
 
 
 def _side(
-    limits: tuple[float, ...], image: Image, labels: Tensor, fov: Tensor, device: torch.device
+    limits: tuple[float, ...], data: Tensor, image: Image, labels: Tensor, fov: Tensor
 ) -> Side:
-    """One image in canonical axis order, of rank 3, on the device."""
+    """One image in canonical axis order, of rank 3, on the device of its data."""
     grid, order = canonical(image.grid)
-    data, labels, fov = (order.apply(t.to(device)) for t in (image.data, labels, fov))
+    device = data.device
+    data, labels, fov = (order.apply(t.to(device)) for t in (data, labels, fov))
     intensities = normalise_intensities(data, limits)
     if grid.rank == 2:
         intensities, labels, fov = (t.unsqueeze(-3) for t in (intensities, labels, fov))

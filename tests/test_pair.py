@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_erosion, gaussian_filter
 
 from iterreg import (
     DisplacementField,
@@ -372,6 +372,20 @@ def test_registering_an_image_with_itself_moves_nothing(pair):
 
 
 # Refusals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["samreg", "general", "photograph"])
+@pytest.mark.parametrize("colour_first", [True, False])
+def test_a_colour_picture_and_a_grey_one(preset, colour_first):
+    noise = np.random.default_rng(0).random((48, 48, 3))
+    colours = (255 * gaussian_filter(noise, (3, 3, 0))).astype(np.uint8)
+    pictures = [
+        Image.from_array(colours, axes="yxc", spacing_xyz_mm=(1.0, 1.0)),
+        Image.from_array(colours.mean(-1).astype(np.uint8), axes="yx", spacing_xyz_mm=(1.0, 1.0)),
+    ]
+    fixed, moving = pictures if colour_first else pictures[::-1]
+    result = optimize_pair(fixed, moving, preset=preset, overrides={"similarity.kind": "mse"})
+    assert float(result.transform.field.vox.abs().max()) < 1.0
 
 
 def test_bad_calls_are_refused(pair):

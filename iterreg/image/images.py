@@ -61,6 +61,11 @@ class Image(ForOtherPackages):
 
     def __post_init__(self) -> None:
         require_tensor(self.data, self.name)
+        if not isinstance(self.scanner, ConeBeam | None):
+            raise TypeError(
+                f"{self.name}: scanner: expected an iterreg.ConeBeam, got "
+                f"{type(self.scanner).__name__}"
+            )
         if tuple(self.data.shape[1:]) != self.grid.shape_zyx:
             raise GeometryError(
                 f"{self.name}: data of shape {tuple(self.data.shape)} does not fill a grid of "

@@ -10,23 +10,21 @@ In doubt the whole image counts as measured.
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from iterreg.errors import ConfigError
 from iterreg.image import Image
 from iterreg.neighbourhood import dilate
 from iterreg.regions._cone_ends import cone_ends
 from iterreg.regions._cut_planes import cut_planes
 from iterreg.regions._round_view import content_of, round_view
 from iterreg.regions._turned_view import turned_view
-from iterreg.regions.cone_beam import view_of
+from iterreg.regions.cone_beam import seen_by
 from iterreg.regions.picture_view import picture_view
-from iterreg.scanner import ConeBeam
 
 Bools = NDArray[np.bool_]
 
@@ -130,7 +128,8 @@ def partial_views(fixed: Image, moving: Image) -> Fovs:
 
 
 def _found(image: Image) -> FieldOfView:
-    canonical, order = image.to_canonical()
+    # Two programs read one header with spacings that differ by rounding.
+    canonical, order = replace(image, grid=image.grid.snapped()).to_canonical()
     data = canonical.data.numpy()
     measured = np.ones(data.shape[1:], bool)
     if not np.isfinite(data.sum()):
@@ -143,7 +142,7 @@ def _found(image: Image) -> FieldOfView:
     padding = _padded_ends(data, spacing_mm)
     shapes: tuple[Bools, list[str]]
     if image.scanner is not None:
-        shapes = _seen_by(image.scanner, canonical)[padding], ["geometry"]
+        shapes = seen_by(image.scanner, canonical)[padding], ["geometry"]
     else:
         shapes = _cylinder_and_cones(data[(slice(None), *padding)], spacing_mm)
     if not shapes[1] and image.dtype == "uint8" and image.grid.rank == 2:
@@ -165,16 +164,6 @@ def _found(image: Image) -> FieldOfView:
     if not measured.any() or not kinds:
         return FieldOfView(torch.ones(image.grid.shape_zyx, dtype=torch.bool))
     return FieldOfView(order.undo(torch.from_numpy(measured)), "+".join(kinds))
-
-
-def _seen_by(scanner: ConeBeam, image: Image) -> Bools:
-    """(*shape) bool: what a scanner sees of an image in canonical axes."""
-    if image.grid.rank != 3:
-        raise ConfigError(f"{image.name}: expected no scanner for a picture, got {scanner}")
-    seen = view_of(scanner, image.grid)
-    if not seen.any():
-        raise ConfigError(f"{image.name}: expected an image that meets the view of {scanner}")
-    return seen
 
 
 def _cylinder_and_cones(
