@@ -32,7 +32,7 @@ beside the body."""
 MOST_VALUES = 500_000
 """As many voxels are looked at."""
 
-LEAST_OUTSIDE = 0.03
+LEAST_OUTSIDE = 0.003
 """A cylinder that leaves less of the image outside is not looked for."""
 
 WORK_MM = 4.0
