@@ -105,6 +105,19 @@ def test_planes_pass_through_the_motion() -> None:
     assert 7 <= at[2] <= 15
 
 
+@pytest.mark.parametrize("side", [0, 1])
+def test_planes_pass_through_what_both_images_see(side: int) -> None:
+    where = grid()
+    vox = torch.zeros(3, *SHAPE)
+    vox[2, 8:11, 24:30, 9:14] = 5
+    transform = Transform(np.eye(4), DisplacementField(vox, where))
+    image = Image(body(where)[None], where)
+    fovs = [torch.ones(SHAPE, dtype=torch.bool) for _ in range(2)]
+    fovs[side][:13] = False
+    pair = CanonicalPair.of((image, image), transform, fovs=(fovs[0], fovs[1]))
+    assert plane_positions(pair, Background(-1000.0, 50.0))[0] >= 13
+
+
 def test_shared_motion_does_not_choose_the_planes() -> None:
     where = grid()
     affine = np.eye(4)

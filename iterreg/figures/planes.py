@@ -86,7 +86,10 @@ def cut_planes(pair: CanonicalPair) -> list[Plane]:
 
 
 def plane_positions(pair: CanonicalPair, background: Background) -> list[int]:
-    """For each axis the plane with most motion, apart from the motion all of the body shares."""
+    """For each axis the plane with most motion, apart from the motion all of the body shares.
+
+    What one image does not see does not count.
+    """
     from scipy.ndimage import gaussian_filter1d
 
     grid = pair.grid
@@ -101,7 +104,10 @@ def plane_positions(pair: CanonicalPair, background: Background) -> list[int]:
     u = pair.transform.field.vox[(slice(None), *thin)].permute(1, 2, 3, 0).numpy()
     matrix = fixed_to_moving_index(grid, pair.transform.affine_lps, grid)
     total_mm = (apply_affine(matrix, index + u) - index) * grid.spacing_zyx_mm
-    inside = body.numpy()
+    to_moving = fixed_to_moving_index(grid, pair.transform.affine_lps, pair.moving.grid)
+    at = torch.from_numpy(np.moveaxis(apply_affine(to_moving, index + u), -1, 0)).float()
+    seen = body & sample_nearest(pair.moving_fov, at) & pair.fixed_fov[thin]
+    inside = (seen if bool(seen.any()) else body).numpy()
     motion = np.square(total_mm - np.median(total_mm[inside], axis=0)).sum(-1) * inside
     positions = []
     for axis, step in enumerate(steps):
