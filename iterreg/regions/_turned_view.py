@@ -38,6 +38,9 @@ LEAST_OUTSIDE = 0.003
 WORK_MM = 4.0
 """The cylinder is found on voxels of about this size."""
 
+LEAST_SIDE = 8
+"""An image of fewer work voxels along an axis is not looked at."""
+
 TURNS = 8
 """Of the fit; in each, points farther from it than ``FAR`` times the median leave."""
 
@@ -46,7 +49,8 @@ FAR = 3.0
 MOST_LEAN = 0.36
 """Tangent of 20 degrees."""
 
-LEAST_RADIUS_MM = 60.0
+LEAST_RADIUS_MM, LEAST_RADIUS_VOX = 60.0, 30
+"""On fewer work voxels a rounded body looks like a circle."""
 
 NEAR_VOX = 1.0
 """Points this close to the cylinder, in work voxels, lie on it."""
@@ -110,12 +114,12 @@ def turned_view(volume: Floats, spacing_mm: tuple[float, ...]) -> tuple[Bools, l
     Returns:
         (Z, Y, X) bool, what the scan saw, and which parts of its view end within the image.
     """
-    if min(volume.shape) < 8:
+    factor = tuple(max(1, round(WORK_MM / s)) for s in spacing_mm)
+    if any(n < LEAST_SIDE * f for n, f in zip(volume.shape, factor, strict=True)):
         return None
     around = np.isin(volume, _surrounds(volume))
     if around.mean() < LEAST_OUTSIDE:
         return None
-    factor = tuple(max(1, round(WORK_MM / s)) for s in spacing_mm)
     content = _thick(pooled(torch.from_numpy(~around).float(), factor).numpy())
     work_mm = tuple(s * f for s, f in zip(spacing_mm, factor, strict=True))
     cylinder = _fitted(content, work_mm)
@@ -164,15 +168,18 @@ def _fitted(content: Bools, spacing_mm: tuple[float, ...]) -> Cylinder | None:
     points = _outermost(content) * spacing_mm
     if len(points) < 50:
         return None
-    kept = points
+    voxel_mm = max(spacing_mm[1:])
+    cylinder = _least_squares(points)
     for _ in range(TURNS):
-        cylinder = _least_squares(kept)
         if cylinder is None:
             return None
         off = np.abs(cylinder.places(*points.T)[0] - cylinder.radius)
-        kept = points[off <= max(FAR * float(np.median(off)), NEAR_VOX * max(spacing_mm[1:]))]
-    near = float((off <= NEAR_VOX * max(spacing_mm[1:])).mean())
-    return cylinder if near >= LEAST_NEAR else None
+        near = off <= max(FAR * float(np.median(off)), NEAR_VOX * voxel_mm)
+        cylinder = _least_squares(points[near])
+    if cylinder is None or cylinder.radius < LEAST_RADIUS_VOX * voxel_mm:
+        return None
+    off = np.abs(cylinder.places(*points.T)[0] - cylinder.radius)
+    return cylinder if (off <= NEAR_VOX * voxel_mm).mean() >= LEAST_NEAR else None
 
 
 def _outermost(content: Bools) -> Doubles:
