@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from cone_beam_scans import SCANNERS, SCANS
 
 from iterreg.cli import iterreg
 from iterreg.errors import ConfigError, ExitCode
@@ -25,13 +26,7 @@ from iterreg.regions.field_of_view import field_of_view
 from iterreg.regions.thorax_ct import BONE, segment_thorax_ct
 from iterreg.scanner import ConeBeam
 
-SCANS = Path(__file__).parent / "data" / "simulated_cbct"
 MINI = Path(__file__).parents[1] / "iterreg" / "data" / "thorax4dct_mini"
-PIXEL_MM = 1.55
-SCANNERS = {
-    "half_fan": ConeBeam(1000.0, 1500.0, 256 * PIXEL_MM, 192 * PIXEL_MM, -148.0),
-    "short_panel": ConeBeam(1000.0, 1500.0, 256 * PIXEL_MM, 120 * PIXEL_MM),
-}
 TOLD_RIGHT = 0.98
 
 

@@ -13,6 +13,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from click.testing import CliRunner
+from cone_beam_scans import SCANNERS, SCANS
 from scipy.spatial.transform import Rotation
 
 from iterreg import (
@@ -39,7 +40,6 @@ GEOMETRY = {
     "panel_height_mm": 200.0,
 }
 SCANNER = ConeBeam(**GEOMETRY)
-SCANS = Path(__file__).parent / "data" / "simulated_cbct"
 FEW_STEPS = {"levels.spacing_mm": [8.0], "levels.steps": [2]}
 
 
@@ -105,7 +105,7 @@ def test_an_image_takes_a_scanner_alone() -> None:
 
 def test_a_scanner_that_the_image_contradicts_is_told() -> None:
     scan = read_image(SCANS / "half_fan.nii.gz")
-    true = ConeBeam(1000.0, 1500.0, 256 * 1.55, 192 * 1.55, -148.0)
+    true = SCANNERS["half_fan"]
     right = optimize_pair(replace(scan, scanner=true), scan, preset="general", overrides=FEW_STEPS)
     assert not any("differ" in note for note in right.notes)
     moved = replace(true, isocentre_lps_mm=(0.0, 0.0, 40.0))

@@ -8,19 +8,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from cone_beam_scans import SCANNERS, SCANS
 
-from iterreg import ConeBeam, Image, read_image
+from iterreg import Image, read_image
 from iterreg.regions._turned_view import turned_view
 from iterreg.regions.cone_beam import view_of
 from iterreg.regions.field_of_view import field_of_view
 
-SCANS = Path(__file__).parent / "data" / "simulated_cbct"
 MINI = Path(__file__).parents[1] / "iterreg" / "data" / "thorax4dct_mini"
-PIXEL_MM = 1.55
-SCANNERS = {
-    "half_fan": ConeBeam(1000.0, 1500.0, 256 * PIXEL_MM, 192 * PIXEL_MM, -148.0),
-    "short_panel": ConeBeam(1000.0, 1500.0, 256 * PIXEL_MM, 120 * PIXEL_MM),
-}
 TURNS = [(0, 0, 0), (2, -1, 3), (-4, 3, 2), (6, 0, 0), (0, 8, -5)]
 TOLD_RIGHT = 0.97
 """A voxel of these scans is 4 mm, and the rim of the view is mixed with what lies around."""
